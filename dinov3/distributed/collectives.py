@@ -1,0 +1,63 @@
+"""Sums and gathers over processes that cost nothing when there is only one."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather as all_gather_with_grad
+
+from dinov3.distributed.context import is_initialized, world_size
+
+Group = dist.ProcessGroup | None
+
+
+def all_reduce_sum(x: Tensor, group: Group = None) -> Tensor:
+    """Sum of ``x`` over processes, as a new tensor when there are several; no gradient."""
+    if not is_initialized():
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total, group=group)
+    return total
+
+
+def all_reduce_min(x: Tensor) -> Tensor:
+    """Elementwise minimum of ``x`` over processes; no gradient."""
+    if not is_initialized():
+        return x
+    lowest = x.detach().clone()
+    dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
+    return lowest
+
+
+def all_reduce_max(x: Tensor) -> Tensor:
+    """Elementwise maximum of ``x`` over processes; no gradient."""
+    if not is_initialized():
+        return x
+    highest = x.detach().clone()
+    dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+    return highest
+
+
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Mean of ``x`` over processes; no gradient."""
+    return all_reduce_sum(x) / world_size()
+
+
+def gather_rows(x: Tensor, group: Group = None) -> Tensor:
+    """Rows of all processes of ``group`` ``[sum of N, ...]``, in rank order, with gradients to every process's rows.
+
+    Every process must hold the same number of rows.
+    """
+    if not is_initialized():
+        return x
+    return torch.cat(all_gather_with_grad(x, group=group), dim=0)  # type: ignore[arg-type]
+
+
+def broadcast_object(value: object) -> object:
+    """Rank 0's ``value`` on every process."""
+    if not is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

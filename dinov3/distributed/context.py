@@ -1,0 +1,55 @@
+"""The process group, and what a process knows about itself. One process is a cluster of one: no group is needed."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+
+
+def is_initialized() -> bool:
+    """True when a process group exists. Asked for only inside ``dinov3.distributed``."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's number, 0 when alone."""
+    return dist.get_rank() if is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together, 1 when alone."""
+    return dist.get_world_size() if is_initialized() else 1
+
+
+def is_main() -> bool:
+    """True in the one process that writes files and prints."""
+    return rank() == 0
+
+
+def local_rank() -> int:
+    """This process's number on its machine, as torchrun gives it."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def setup() -> torch.device:
+    """Join the group torchrun describes, if it describes one, and return the device to use."""
+    device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def teardown() -> None:
+    """Leave the group."""
+    if is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for every process."""
+    if is_initialized():
+        dist.barrier()
