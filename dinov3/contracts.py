@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Features(NamedTuple):
@@ -72,6 +72,7 @@ class StudentView:
     cls_pre_head: Tensor  # [n_crops, B, D]
     cls_after_head: Tensor  # [n_crops, B, K]
     patches: Tensor  # [n_crops*B, P, D] normed patch tokens
+    grid: tuple[int, int]  # (rows, cols) of patches
     masked_patch_pre_head: Tensor | None = None  # [M, D]
     masked_patch_after_head: Tensor | None = None  # [M, K_ibot]
 
@@ -82,10 +83,10 @@ class StepContext:
 
     iteration: int
     batch: CropBatch
-    teacher_temp: float
     student_global: StudentView
     student_local: StudentView
-    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name: "ema", "gram", "da3"
+    student_heads: nn.ModuleDict  # trained heads by name, for objectives that have one of their own
+    teachers: dict[str, dict[str, Any]]  # by name: "ema" always, "gram" and "da3" when there is one
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,18 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def setup() -> torch.device:
-    """Join the group torchrun describes, if it describes one, and return the device to use."""
-    device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+def setup(device: str = "auto") -> torch.device:
+    """Join the group torchrun describes, if it describes one, and return the device to use.
+
+    ``auto`` is the GPU of this process's local rank when there is one, the CPU otherwise.
+    """
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    chosen = torch.device(kind, local_rank()) if kind == "cuda" else torch.device(kind)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return device
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return chosen
 
 
 def teardown() -> None:

@@ -1,0 +1,81 @@
+"""``dinov3 <command>``: parse, call."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dinov3 import __version__
+from dinov3.config.errors import EXIT_CONFIG, EXIT_IO, ConfigError
+from dinov3.train import command as train_command
+
+
+def _config(args: argparse.Namespace) -> int:
+    from dinov3.config.explain import explain
+    from dinov3.config.default_yaml import default_yaml
+
+    try:
+        print(explain(args.key) if args.action == "explain" else default_yaml(), end="")
+    except ConfigError as error:
+        return train_command.fail(error, EXIT_CONFIG)
+    return 0
+
+
+def _models(args: argparse.Namespace) -> int:
+    from dinov3.models.build import model_table
+
+    print(model_table())
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from dinov3.engine.checkpoint import CheckpointError
+    from dinov3.engine.export import export_official
+    from utility.weights import WeightsError
+
+    try:
+        print(export_official(args.run, args.out, heads=args.heads))
+    except (CheckpointError, WeightsError, OSError) as error:
+        return train_command.fail(error, EXIT_IO)
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    parser = argparse.ArgumentParser(prog="dinov3", description="Pretrain vision backbones without labels.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    train = commands.add_parser("train", help="train a backbone from a YAML", description="Train a backbone without labels.")
+    train_command.add_arguments(train)
+    train.set_defaults(call=train_command.execute)
+
+    config = commands.add_parser("config", help="what a key means; all keys with their defaults")
+    actions = config.add_subparsers(required=True, dest="action", metavar="action")
+    explain = actions.add_parser("explain", help="meaning, unit, default and readers of a key or block")
+    explain.add_argument("key", help="for example optim.lr, or a block: optim")
+    actions.add_parser("default", help="print the default config with comments")
+    config.set_defaults(call=_config)
+
+    models = commands.add_parser("models", help="architectures: dimensions, parameters, FLOPs")
+    models.set_defaults(call=_models)
+
+    export = commands.add_parser("export", help="the EMA backbone of a run as an official .pth")
+    export.add_argument("run", type=Path, help="run folder, or one checkpoint folder in it")
+    export.add_argument("--out", type=Path, required=True, help="file to write, for example backbone.pth")
+    export.add_argument("--heads", action="store_true", help='write {"teacher": ...} with backbone and heads')
+    export.set_defaults(call=_export)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``dinov3``; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    code: int = args.call(args)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

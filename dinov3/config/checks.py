@@ -1,0 +1,176 @@
+"""What must hold between keys. Each check yields (key, what is wrong and what to do)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+from dinov3.config.errors import KeyProblem
+from dinov3.config.names import hint_of
+from dinov3.config.schema import Config, ScheduleConfig
+
+Problems = Iterator[tuple[str, str]]
+
+
+def check(cfg: Config) -> None:
+    """Raise KeyProblem for the first thing that does not fit together."""
+    for rule in CHECKS:
+        for key, problem in rule(cfg):
+            raise KeyProblem(key, problem)
+
+
+def _schedules(cfg: Config) -> dict[str, ScheduleConfig]:
+    """Every schedule that is on, by its key."""
+    found = {}
+    if cfg.schedules is not None:
+        found = {f"schedules.{f.name}": getattr(cfg.schedules, f.name) for f in fields(cfg.schedules)}
+    if cfg.dino.reweight_dino_local_loss:
+        found["dino.local_loss_weight_schedule"] = cfg.dino.local_loss_weight_schedule
+    if cfg.gram.use_loss and cfg.gram.loss_weight_schedule is not None:
+        found["gram.loss_weight_schedule"] = cfg.gram.loss_weight_schedule
+    return found
+
+
+def crops_are_whole_patches(cfg: Config) -> Problems:
+    patch = cfg.student.patch_size
+    for name in ("global_crops_size", "local_crops_size", "gram_teacher_crops_size"):
+        size = getattr(cfg.crops, name)
+        if size is not None and size % patch:
+            low, high = size // patch * patch, (size // patch + 1) * patch
+            use = f"{low} or {high}" if low else f"{high}"
+            yield f"crops.{name}", f"{size} is not a multiple of student.patch_size {patch}: use {use}"
+
+
+def local_crops_fit_into_global_ones(cfg: Config) -> Problems:
+    crops = cfg.crops
+    if crops.localcrops_subset_of_globalcrops and crops.local_crops_size > crops.global_crops_size:
+        yield (
+            "crops.localcrops_subset_of_globalcrops",
+            f"true, but crops.local_crops_size {crops.local_crops_size} cannot be cut out of "
+            f"crops.global_crops_size {crops.global_crops_size}: lower it, or set this to false",
+        )
+
+
+def schedules_fit_into_training(cfg: Config) -> Problems:
+    total, optim, teacher = cfg.optim.epochs, cfg.optim, cfg.teacher
+    lengths: dict[str, float] = {}
+    if cfg.schedules is None:
+        lengths = {
+            "optim.warmup_epochs": optim.warmup_epochs,
+            "optim.freeze_last_layer_epochs": optim.freeze_last_layer_epochs,
+            "teacher.warmup_teacher_temp_epochs": teacher.warmup_teacher_temp_epochs,
+        }
+    for name, schedule in _schedules(cfg).items():
+        lengths[f"{name}.warmup_epochs"] = schedule.warmup_epochs
+        lengths[f"{name}.cosine_epochs"] = schedule.warmup_epochs + (schedule.cosine_epochs or 0)
+        lengths[f"{name}.freeze_last_layer_epochs"] = schedule.freeze_last_layer_epochs
+    for key, length in lengths.items():
+        if length > total:
+            what = "ends at epoch" if key.endswith("cosine_epochs") else "is"
+            yield key, f"{what} {length:g}, training only has optim.epochs {total}: shorten it or train longer"
+
+
+def only_the_learning_rate_is_frozen(cfg: Config) -> Problems:
+    for name, schedule in _schedules(cfg).items():
+        if schedule.freeze_last_layer_epochs and name != "schedules.lr":
+            yield f"{name}.freeze_last_layer_epochs", "only schedules.lr can freeze the last layers: set it to 0"
+
+
+def schedule_values_make_sense(cfg: Config) -> Problems:
+    if cfg.schedules is None:
+        if cfg.optim.min_lr > cfg.optim.lr:
+            yield "optim.min_lr", f"{cfg.optim.min_lr:g} is above optim.lr {cfg.optim.lr:g}: lower it"
+    else:
+        lr = cfg.schedules.lr
+        if not max(lr.peak, lr.end) > 0:
+            yield "schedules.lr.peak", f"{lr.peak:g} leaves the learning rate at 0 or below: it must be > 0"
+    for name, schedule in _schedules(cfg).items():
+        for point in ("start", "peak", "end"):
+            value = getattr(schedule, point)
+            if value < 0 or (name == "schedules.teacher_temp" and value == 0):
+                need = "> 0" if name == "schedules.teacher_temp" else ">= 0"
+                yield f"{name}.{point}", f"{value:g} is out of range: it must be {need}"
+            if name == "schedules.momentum" and value > 1:
+                yield f"{name}.{point}", f"{value:g} is out of range: it must be <= 1"
+
+
+def rope_has_one_source_of_periods(cfg: Config) -> Problems:
+    low, high = cfg.student.pos_embed_rope_min_period, cfg.student.pos_embed_rope_max_period
+    base = cfg.student.pos_embed_rope_base
+    if base is not None and (low is not None or high is not None):
+        yield "student.pos_embed_rope_base", f"{base:g} and a period are both given: set one of them to null"
+    if base is None and (low is None or high is None):
+        yield "student.pos_embed_rope_base", "null needs pos_embed_rope_min_period and pos_embed_rope_max_period"
+    if low is not None and high is not None and low >= high:
+        yield "student.pos_embed_rope_min_period", f"{low:g} is not below pos_embed_rope_max_period {high:g}"
+
+
+def heads_divide_the_width(cfg: Config) -> Problems:
+    width, heads = cfg.student.embed_dim, cfg.student.num_heads
+    if width is not None and heads is not None and width % (4 * heads):
+        step = 4 * heads
+        low, high = width // step * step, (width // step + 1) * step
+        yield (
+            "student.embed_dim",
+            f"{width} is not a multiple of 4 * student.num_heads = {step}, which RoPE needs: "
+            f"use {f'{low} or {high}' if low else high}",
+        )
+
+
+def statistics_match_the_channels(cfg: Config) -> Problems:
+    for name in ("rgb_mean", "rgb_std"):
+        values = getattr(cfg.crops, name)
+        if len(values) != cfg.student.in_chans:
+            yield f"crops.{name}", f"{values} has {len(values)} values, student.in_chans is {cfg.student.in_chans}"
+
+
+def koleo_has_neighbours(cfg: Config) -> Problems:
+    if cfg.dino.koleo_loss_weight > 0 and not cfg.dino.koleo_loss_distributed and cfg.train.batch_size_per_gpu == 1:
+        yield (
+            "train.batch_size_per_gpu",
+            "1 leaves KoLeo without neighbours: use 2 or more, dino.koleo_loss_distributed=true, "
+            "or dino.koleo_loss_weight=0",
+        )
+
+
+def gram_teacher_has_a_source(cfg: Config) -> Problems:
+    gram = cfg.gram
+    if not gram.use_loss:
+        return
+    if not gram.ema_teacher and gram.ckpt is None and gram.it_load_ema_teacher < 0:
+        yield "gram.ckpt", "null leaves the Gram teacher without weights: give a file, or gram.ema_teacher=true"
+    if gram.tokens_used != "all" and gram.img_level:
+        yield "gram.tokens_used", f"{gram.tokens_used} differs in number from image to image: set gram.img_level=false"
+
+
+def knn_has_both_sets(cfg: Config) -> Problems:
+    knn = cfg.evaluation.knn
+    for given, other in (("train", "test"), ("test", "train")):
+        if getattr(knn, given) is not None and getattr(knn, other) is None:
+            yield f"evaluation.knn.{other}", f"null, but evaluation.knn.{given} is given: give both or none"
+    if knn.max_train is not None and knn.max_train < knn.k:
+        yield "evaluation.knn.max_train", f"{knn.max_train} is fewer than evaluation.knn.k {knn.k} neighbours"
+
+
+def allowed_changes_are_keys(cfg: Config) -> Problems:
+    for name in cfg.resume.allow:
+        try:
+            hint_of(name)
+        except KeyProblem as problem:
+            yield "resume.allow", f"{name}: {problem.problem}"
+
+
+CHECKS = (
+    crops_are_whole_patches,
+    local_crops_fit_into_global_ones,
+    schedules_fit_into_training,
+    only_the_learning_rate_is_frozen,
+    schedule_values_make_sense,
+    rope_has_one_source_of_periods,
+    heads_divide_the_width,
+    statistics_match_the_channels,
+    koleo_has_neighbours,
+    gram_teacher_has_a_source,
+    knn_has_both_sets,
+    allowed_changes_are_keys,
+)

@@ -1,0 +1,153 @@
+"""Defaults <- YAML <- ``key=value`` arguments <- checks -> a Config of plain dataclasses."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dinov3.config.checks import check
+from dinov3.config.convert import as_text, convert_block
+from dinov3.config.default_yaml import default_yaml
+from dinov3.config.dump import to_dict, to_yaml
+from dinov3.config.errors import ConfigError, KeyProblem
+from dinov3.config.names import accepts_text, hint_of, types_of_keys
+from dinov3.config.published import IGNORED
+from dinov3.config.references import flat, resolve_references
+from dinov3.config.schema import Config
+from dinov3.config.spec import block_of, is_optional, leaves
+from dinov3.config.unbuilt import refuse_lists_of_sizes, refuse_unbuilt
+from dinov3.config.yaml_file import Tree, parse_yaml, read_yaml
+
+__all__ = ["default_yaml", "load_config", "parse_override", "to_dict", "to_yaml"]
+
+log = logging.getLogger(__name__)
+COMMAND_LINE = "command line"
+OVERRIDE = re.compile(r"([A-Za-z]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
+NULL_WORDS = {"null", "Null", "NULL", "~"}
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The config of a run.
+
+    ``path``: a YAML in DINOv3's keys, None for the defaults; ``overrides``: ``optim.lr=1e-4`` and the like.
+    Raises ConfigError for anything that cannot be used.
+    """
+    layers: list[tuple[str, Tree]] = []
+    if path is not None:
+        layers.append((str(path), read_yaml(Path(path))))
+    layers += [(COMMAND_LINE, parse_override(text)) for text in overrides]
+    tree: Tree = asdict(Config())
+    origin: dict[str, str] = {}  # key -> who gave its value
+    ignored: list[str] = []
+    for source, values in layers:
+        try:
+            dropped = _check_names(values, "")
+        except KeyProblem as problem:
+            raise ConfigError(source, problem.key, problem.problem) from None
+        ignored += dropped
+        _merge(tree, values)
+        origin |= dict.fromkeys([*dropped, *(key for key, _ in flat(values))], source)
+    try:
+        resolve_references(tree)
+        cfg = _typed(tree, origin)
+    except KeyProblem as problem:
+        raise ConfigError(_source_of(problem.key, origin, layers), problem.key, problem.problem) from None
+    _tell_what_does_nothing(cfg, origin, ignored)
+    return cfg
+
+
+def _source_of(key: str, origin: dict[str, str], layers: list[tuple[str, Tree]]) -> str:
+    """Who gave a key, or the block it is in; for a default, the file."""
+    while key and key not in origin:
+        key = key.rpartition(".")[0]
+    return origin[key] if key else layers[0][0]
+
+
+def parse_override(text: str) -> Tree:
+    """``a.b=value`` as ``{"a": {"b": value}}``. The value is YAML, but bare text where the key holds text."""
+    match = OVERRIDE.fullmatch(text)
+    if match is None:
+        raise ConfigError(COMMAND_LINE, text, "is not key=value")
+    key, raw = match.groups()
+    value: Any = raw
+    try:
+        is_text = key not in IGNORED and accepts_text(hint_of(key))
+    except KeyProblem as problem:
+        raise ConfigError(COMMAND_LINE, problem.key, problem.problem) from None
+    if is_text and raw in NULL_WORDS:
+        value = None
+    elif not is_text or raw[:1] in {'"', "'"}:
+        value = parse_yaml(raw, COMMAND_LINE, key)
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    nested: Tree = value
+    return nested
+
+
+def _check_names(values: Tree, prefix: str) -> list[str]:
+    """Raise for unknown keys; drop ignored ones and empty blocks. Returns the ignored keys that ask for something."""
+    ignored: list[str] = []
+    for name in list(values):
+        key, value = prefix + name, values[name]
+        if key in IGNORED:
+            if as_text(values.pop(name)) not in IGNORED[key]:
+                ignored.append(key)
+            continue
+        if isinstance(value, dict) and any(i.startswith(f"{key}.") for i in IGNORED) and key not in types_of_keys():
+            ignored += _check_names(values.pop(name), f"{key}.")
+            continue
+        hint = hint_of(key)
+        if "." in name:
+            raise KeyProblem(key, f"dots are for the command line; in a file write a block {name.partition('.')[0]}")
+        if block_of(hint) is None:
+            continue
+        if isinstance(value, dict):
+            ignored += _check_names(value, f"{key}.")
+        elif value is None and not is_optional(hint):
+            del values[name]  # a heading with nothing under it
+    return ignored
+
+
+def _merge(base: Tree, values: Tree) -> None:
+    for name, value in values.items():
+        if isinstance(value, dict) and isinstance(base.get(name), dict):
+            _merge(base[name], value)
+        else:
+            base[name] = value
+
+
+def _typed(tree: Tree, origin: dict[str, str]) -> Config:
+    """The dataclasses, with all limits and checks held."""
+    default = Config()
+    specs = {leaf.key: leaf for leaf in leaves(Config, default)}
+    if tree["schedules"] is not None:
+        for key, value in list(flat(tree)):
+            if key in specs and specs[key].spec.replaced_by:
+                _set_aside(tree, key, value, specs[key].default, specs[key].spec.replaced_by, origin)
+    refuse_lists_of_sizes(dict(flat(tree)))
+    cfg = convert_block(tree, Config, "")
+    refuse_unbuilt(dict(flat(asdict(cfg))), dict(flat(asdict(default))))
+    check(cfg)
+    return cfg
+
+
+def _set_aside(tree: Tree, key: str, value: Any, default: Any, replaced_by: str, origin: dict[str, str]) -> None:
+    """A key of the first schedule style in a config of the second: null is legal, an argument would be lost."""
+    if origin.get(key) == COMMAND_LINE:
+        raise KeyProblem(key, f"does nothing while `schedules` is given; set {replaced_by}")
+    if value is None:
+        block, name = key.split(".")
+        tree[block][name] = default
+
+
+def _tell_what_does_nothing(cfg: Config, origin: dict[str, str], ignored: list[str]) -> None:
+    """One warning a source for published keys that were set and change nothing here."""
+    values = dict(flat(asdict(cfg)))
+    dead = [x.key for x in leaves(Config, Config()) if x.spec.dead and values.get(x.key) != x.default]
+    for source in dict.fromkeys(origin[key] for key in (*ignored, *dead)):
+        keys = sorted(key for key in (*ignored, *dead) if origin[key] == source)
+        log.warning("%s: these published keys do nothing here: %s", source, ", ".join(keys))

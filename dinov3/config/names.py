@@ -1,0 +1,65 @@
+"""The names of all keys, and the nearest one to a misspelt one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
+from typing import Any, get_args, get_origin
+
+from dinov3.config.errors import KeyProblem
+from dinov3.config.schema import Config
+from dinov3.config.spec import block_of, hints, without_null
+
+
+def _walk(block: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    for f in fields(block):
+        hint = hints(block)[f.name]
+        yield prefix + f.name, hint
+        if inner := block_of(hint):
+            yield from _walk(inner, f"{prefix}{f.name}.")
+
+
+@cache
+def types_of_keys() -> dict[str, Any]:
+    """Type of every key and block, by dotted name, in the order of the schema."""
+    return dict(_walk(Config, ""))
+
+
+def hint_of(key: str) -> Any:
+    """The type of a key; for an entry of a free dict, that of its values. Raises KeyProblem when there is no such key."""
+    types = types_of_keys()
+    parent = key.rpartition(".")[0]
+    if key not in types and get_origin(types.get(parent)) is dict:
+        return get_args(types[parent])[1]
+    if key not in types:
+        parts = key.split(".")
+        raise unknown(next(p for i in range(len(parts)) if (p := ".".join(parts[: i + 1])) not in types))
+    return types[key]
+
+
+def accepts_text(hint: Any) -> bool:
+    """True when a bare word is a legal value: text and named choices."""
+    inner = without_null(hint)
+    return inner is str or any(isinstance(choice, str) for choice in get_args(inner) if not isinstance(choice, type))
+
+
+def nearest(key: str) -> list[str]:
+    """Up to three keys that ``key`` may have meant: the nearest of its block, or the same name in another block."""
+    known = list(types_of_keys())
+    block, _, name = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == block}
+    if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.75):
+        return [siblings[close[0]]]
+    same_name = [k for k in known if k.rpartition(".")[2] == name]
+    if 0 < len(same_name) <= 3:
+        return same_name
+    return difflib.get_close_matches(key, known, n=1)
+
+
+def unknown(key: str) -> KeyProblem:
+    """The error for a key that does not exist."""
+    if names := nearest(key):
+        return KeyProblem(key, f"unknown key (did you mean {' or '.join(names)}?)")
+    return KeyProblem(key, "unknown key (`dinov3 config default` shows all)")

@@ -1,0 +1,76 @@
+"""What the schema has and this project does not do yet. Switching it on is an error, never a silent nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dinov3.config.convert import as_text
+from dinov3.config.errors import KeyProblem
+
+
+@dataclass(frozen=True)
+class Unbuilt:
+    """A feature and the key that switches it on, by any value but its default."""
+
+    key: str
+    feature: str
+    covers: tuple[str, ...] = ()  # other keys that matter only with it; a block ends in a dot
+
+
+UNBUILT = (
+    Unbuilt(
+        "gram.use_loss",
+        "Gram anchoring",
+        ("gram.", "crops.gram_teacher_crops_size", "crops.gram_teacher_no_distortions"),
+    ),
+    Unbuilt("gram.compute_stats", "Gram statistics"),
+    Unbuilt("distillation.enabled", "distillation from a frozen model", ("distillation.",)),
+    Unbuilt("multidistillation.enabled", "distillation into several students", ("multidistillation.",)),
+    Unbuilt("hrft.enabled", "high-resolution fine-tuning", ("hrft.",)),
+    Unbuilt("da3.enabled", "the Depth Anything 3 teacher", ("da3.",)),
+    Unbuilt("feature_anchor.enabled", "the feature anchor", ("feature_anchor.",)),
+    Unbuilt("wandb.enabled", "Weights & Biases", ("wandb.",)),
+    Unbuilt("student.fp8_enabled", "fp8", ("student.fp8_filter",)),
+    Unbuilt("train.cudagraphs", "CUDA graphs"),
+    Unbuilt("student.pretrained_weights", "starting from given weights"),
+    Unbuilt("student.resume_from_teacher_chkpt", "starting from a teacher checkpoint"),
+    Unbuilt("train.data_config", "mixing data sets by a file"),
+)
+# Published YAMLs of the high-resolution stage give lists here, one item a resolution.
+ONE_SIZE = (
+    "crops.global_crops_size",
+    "crops.local_crops_size",
+    "crops.gram_teacher_crops_size",
+    "crops.global_local_crop_pairs_ratios",
+)
+
+
+def feature_of(key: str) -> str | None:
+    """The unbuilt feature that alone gives ``key`` a meaning, None for all other keys."""
+    for unbuilt in UNBUILT:
+        if (
+            key == unbuilt.key
+            or key in unbuilt.covers
+            or key.startswith(tuple(c for c in unbuilt.covers if c[-1] == "."))
+        ):
+            return unbuilt.feature
+    return None
+
+
+def refuse_lists_of_sizes(values: Mapping[str, Any]) -> None:
+    """Raise KeyProblem for training at several resolutions. ``values``: key to value, not yet typed."""
+    for key in ONE_SIZE:
+        if isinstance(values.get(key), list):
+            raise KeyProblem(key, "a list asks for several resolutions, which is not built yet; give one size")
+
+
+def refuse_unbuilt(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise KeyProblem for the first feature that is on and unbuilt. Both map keys to typed values."""
+    for u in UNBUILT:
+        if values[u.key] != defaults[u.key]:
+            off = repr(defaults[u.key]) if defaults[u.key] == "" else as_text(defaults[u.key])
+            raise KeyProblem(
+                u.key, f"{as_text(values[u.key])} asks for {u.feature}, which is not built yet; set it to {off}"
+            )

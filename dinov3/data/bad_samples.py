@@ -1,0 +1,69 @@
+"""Images that could not be read: counted, written down once, and the end of the run when there are too many."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dinov3.data.errors import TooManyBadSamples
+
+LEAST_SAMPLES = 300  # the share is taken over at least so many, so that one bad file of the first ten ends nothing
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """One unreadable image."""
+
+    name: str
+    reason: str
+
+
+class BadSampleLog:
+    """Appends each bad image to a file of JSON lines once, whoever wrote the earlier lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read = 0  # bytes
+        self._names: set[str] = set()
+
+    def __call__(self, bad: BadSample) -> None:
+        self._catch_up()
+        if bad.name not in self._names:
+            with self.path.open("a") as file:
+                file.write(json.dumps(asdict(bad)) + "\n")
+
+    def _catch_up(self) -> None:
+        """Learn the names that this or another process has written; a half-written last line waits."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._names.add(json.loads(line)["name"])
+                self._read += len(line)
+
+
+class BadSampleCount:
+    """How many of this process's samples were bad. Ends the run above ``limit``, a share of all samples.
+
+    Chance is allowed for: the run ends when there are more than three standard deviations above the limit.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.bad = self.samples = 0
+
+    def add(self, samples: int, bad: list[BadSample]) -> None:
+        """Count one batch. Raises TooManyBadSamples."""
+        self.samples += samples
+        self.bad += len(bad)
+        expected = self.limit * max(self.samples, LEAST_SAMPLES)
+        if self.bad > expected + 3 * math.sqrt(expected):
+            raise TooManyBadSamples(
+                f"{self.bad} unreadable images among {self.samples} samples, the last {bad[-1].name}: {bad[-1].reason}; "
+                f"data.max_bad_frac is {self.limit:g}: mend the data or raise it"
+            )

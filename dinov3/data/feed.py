@@ -1,0 +1,155 @@
+"""From full slots to batches on the device of the model, on a GPU one batch ahead of the consumer."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from dinov3.config.schema import Config
+from dinov3.contracts import CropBatch
+from dinov3.data.augmentation import Augmentation, crop_params
+from dinov3.data.bad_samples import BadSample
+from dinov3.data.collate import assemble
+from dinov3.data.crops import GLOBAL_CROPS
+from dinov3.data.errors import DataError
+from dinov3.data.photometric import Normalization, render
+from dinov3.data.sampler import rank_positions
+from dinov3.data.samples import SampleWriter
+from dinov3.data.workers import Filler
+
+log = logging.getLogger(__name__)
+
+
+class BatchRenderer:
+    """A full slot to a CropBatch: everything after the crops are cut."""
+
+    def __init__(self, cfg: Config, writer: SampleWriter, device: torch.device, dtype: torch.dtype) -> None:
+        crops, channels = cfg.crops, cfg.student.in_chans
+        for key, values in (("rgb_mean", crops.rgb_mean), ("rgb_std", crops.rgb_std)):
+            if len(values) != channels:
+                raise DataError(f"crops.{key} has {len(values)} values, student.in_chans is {channels}: give one a channel")
+        self.writer, self.layout, self.geometry = writer, writer.layout, writer.geometry
+        self.augmentation = Augmentation.from_config(cfg)
+        self.normalization = Normalization(crops.rgb_mean, crops.rgb_std, dtype, device)
+        wants_clean = crops.global_crops_clean or cfg.da3.enabled
+        self.clean_size = (crops.global_crops_clean_size or crops.global_crops_size) if wants_clean else None
+        self.gram_distortions = not crops.gram_teacher_no_distortions
+        self.largest = max(self.geometry.global_size, self.geometry.gram_size or 0)
+        self.upperbound = writer.masks.upperbound(writer.batch_size)
+
+    def __call__(self, slot: Tensor, crops: Tensor, position: int) -> CropBatch:
+        """The batch at ``position`` from its ``slot`` on the host and its ``crops`` (the slot's head) on the device.
+
+        Upstream blurs the largest crop of a box and shrinks it afterwards, so sigma counts in that crop's pixels.
+        """
+        writer, layout, geometry = self.writer, self.layout, self.geometry
+        params = crop_params(layout.draws.within(slot).numpy(), self.augmentation, geometry)
+        n_global = GLOBAL_CROPS * writer.batch_size
+        for_global, for_local = params[:n_global], params[n_global:]
+        global_crops, clean = render(
+            layout.global_crops.within(crops).flatten(0, 1),
+            for_global.with_sigma_scaled(geometry.global_size / self.largest),
+            self.normalization,
+            clean_size=self.clean_size,
+        )
+        local_crops, _ = render(layout.local_crops.within(crops).flatten(0, 1), for_local, self.normalization)
+        gram = None
+        if layout.gram_crops is not None:
+            gram, _ = render(
+                layout.gram_crops.within(crops).flatten(0, 1),
+                for_global.with_sigma_scaled(layout.gram_crops.shape[2] / self.largest),
+                self.normalization,
+                photometric=self.gram_distortions,
+            )
+        return assemble(
+            global_crops,
+            local_crops,
+            layout.masks.within(slot).flatten(0, 1).numpy().copy(),
+            upperbound=self.upperbound,
+            global_batch_size=writer.global_batch,
+            clean=clean,
+            gram=gram,
+            sample_ids=rank_positions(position, writer.batch_size, writer.rank, writer.world_size),
+        )
+
+
+class HostFeed:
+    """Renders where the slots are."""
+
+    def __init__(self, filler: Filler, renderer: BatchRenderer) -> None:
+        self.filler, self.renderer = filler, renderer
+
+    def get(self, number: int, position: int) -> tuple[CropBatch, list[BadSample]]:
+        """Batch ``number``, which starts at ``position``, and the images that could not be read."""
+        bad = self.filler.wait(number)
+        slot = self.filler.slot(number)
+        batch = self.renderer(slot, slot, position)
+        self.filler.release()
+        return batch, bad
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class DeviceFeed:
+    """Copies and renders on a stream of its own; the next batch is on its way while the consumer computes.
+
+    The ring is page-locked, so copies do not stop the host. A slot is released when its copy has finished.
+    """
+
+    def __init__(self, filler: Filler, renderer: BatchRenderer, device: torch.device) -> None:
+        self.filler, self.renderer, self.device = filler, renderer, device
+        self.stream = torch.cuda.Stream(device)
+        self.staged: deque[tuple[CropBatch, list[BadSample], torch.cuda.Event]] = deque()
+        self.copies: deque[torch.cuda.Event] = deque()  # of slots not yet released
+        self.locked = lock_pages(filler.memory, device)
+
+    def get(self, number: int, position: int) -> tuple[CropBatch, list[BadSample]]:
+        """Batch ``number``, which starts at ``position``, and the images that could not be read."""
+        if not self.staged:
+            self._stage(number, position)
+        batch, bad, rendered = self.staged.popleft()
+        consumer = torch.cuda.current_stream(self.device)
+        consumer.wait_event(rendered)
+        for value in vars(batch).values():
+            if isinstance(value, Tensor):
+                value.record_stream(consumer)
+        self._release_copied()
+        if self.filler.ready(number + 1):
+            self._stage(number + 1, position + self.renderer.writer.global_batch)
+        return batch, bad
+
+    def _stage(self, number: int, position: int) -> None:
+        self._release_copied()
+        bad = self.filler.wait(number)
+        slot = self.filler.slot(number)
+        with torch.cuda.stream(self.stream):
+            crops = slot[: self.renderer.layout.crop_bytes].to(self.device, non_blocking=True)
+            self.copies.append(self.stream.record_event())
+            batch = self.renderer(slot, crops, position)
+            self.staged.append((batch, bad, self.stream.record_event()))
+
+    def _release_copied(self) -> None:
+        """Release the slots whose copies have finished; wait for the oldest when workers have none left."""
+        while self.copies and (self.copies[0].query() or len(self.copies) >= self.filler.slots):
+            self.copies.popleft().synchronize()
+            self.filler.release()
+
+    def close(self) -> None:
+        """Unlock the ring's pages."""
+        if self.locked:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.cudart().cudaHostUnregister(self.filler.memory.data_ptr())
+            self.locked = False
+
+
+def lock_pages(memory: Tensor, device: torch.device) -> bool:
+    """Page-lock ``memory`` for fast copies to ``device``. False, with a warning, where the driver refuses."""
+    with torch.cuda.device(device):
+        error = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0))
+    if error:
+        log.warning("the loader's memory cannot be page-locked (CUDA error %d): copies to the GPU are slower", error)
+    return error == 0

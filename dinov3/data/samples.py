@@ -1,0 +1,123 @@
+"""The work of one worker: read an image, cut its crops, draw its masks, all into a slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinov3.config.schema import Config
+from dinov3.data.augmentation import PHOTOMETRIC_DRAWS
+from dinov3.data.bad_samples import BadSample
+from dinov3.data.crops import (
+    BOX_DRAWS,
+    GLOBAL_CROPS,
+    CropGeometry,
+    cut_and_resize,
+    random_resized_box,
+    window_offset,
+)
+from dinov3.data.decode import fit_channels, read_image
+from dinov3.data.errors import BadImage, TooManyBadSamples
+from dinov3.data.masking import MaskPlan
+from dinov3.data.randomness import generator
+from dinov3.data.sampler import rank_positions, samples_at
+from dinov3.data.slots import SlotLayout
+from dinov3.data.sources.source import Source
+
+ATTEMPTS = 10  # images tried for one sample before the data is called unusable
+
+
+@dataclass(frozen=True)
+class SampleWriter:
+    """Fills slots with the samples of one process. A function of the position alone: it keeps no state."""
+
+    source: Source
+    geometry: CropGeometry
+    layout: SlotLayout
+    masks: MaskPlan
+    seed: int
+    batch_size: int
+    rank: int
+    world_size: int
+
+    @classmethod
+    def from_config(cls, cfg: Config, source: Source, rank: int, world_size: int) -> SampleWriter:
+        geometry, batch_size = CropGeometry.from_config(cfg), cfg.train.batch_size_per_gpu
+        masks = MaskPlan.make(
+            cfg.train.seed,
+            batch_size * world_size,
+            geometry.grid,
+            probability=cfg.ibot.mask_sample_probability,
+            ratio=(cfg.ibot.mask_ratio_min_max[0], cfg.ibot.mask_ratio_min_max[1]),
+            random_circular_shift=cfg.ibot.mask_random_circular_shift,
+        )
+        layout = SlotLayout.make(geometry, batch_size)
+        return cls(source, geometry, layout, masks, cfg.train.seed, batch_size, rank, world_size)
+
+    @property
+    def global_batch(self) -> int:
+        """Images over all processes."""
+        return self.batch_size * self.world_size
+
+    def fill(
+        self, slot: Tensor, position: int, start: int, stop: int, at_work_on: Tensor | None = None
+    ) -> list[BadSample]:
+        """Write images ``start`` to ``stop`` of this process's share of the batch at ``position`` into ``slot``.
+
+        Returns the images that could not be read; others, drawn for the purpose, are in their place. The position of
+        the sample in work is kept in ``at_work_on`` (a scalar), for those who watch.
+        """
+        positions = rank_positions(position, self.batch_size, self.rank, self.world_size)[start:stop]
+        epochs, indices = samples_at(positions, len(self.source), self.seed)
+        draws_there = self.layout.draws.within(slot).numpy()  # [views, B, PHOTOMETRIC_DRAWS]
+        bad: list[BadSample] = []
+        for i, epoch, index in zip(range(start, stop), epochs.tolist(), indices.tolist(), strict=True):
+            if at_work_on is not None:
+                at_work_on.fill_(int(positions[i - start]))
+            rng = generator(self.seed, "crops", epoch, index)
+            draws = rng.random((self.geometry.views, BOX_DRAWS + PHOTOMETRIC_DRAWS))  # a row is a view's alone
+            draws_there[:, i] = draws[:, BOX_DRAWS:]
+            self._cut(slot, i, self._readable(epoch, index, bad), draws[:, :BOX_DRAWS].tolist())
+        first = self.rank * self.batch_size
+        masks = self.masks.draw(position, range(first + start, first + stop))
+        self.layout.masks.within(slot).numpy()[:, start:stop] = masks
+        return bad
+
+    def _readable(self, epoch: int, index: int, bad: list[BadSample]) -> Tensor:
+        """The image ``[H, W, C]`` at ``index``, or the first readable one of those drawn in its place."""
+        for attempt in range(ATTEMPTS):
+            chosen = index
+            if attempt:
+                chosen = int(generator(self.seed, "substitute", epoch, index, attempt).integers(len(self.source)))
+            try:
+                pixels = fit_channels(read_image(self.source, chosen), self.geometry.channels)
+            except BadImage as error:
+                bad.append(BadSample(self.source.name(chosen), str(error)))
+                continue
+            return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+        raise TooManyBadSamples(
+            f"{ATTEMPTS} images in a row were unreadable, the last {bad[-1].name}: {bad[-1].reason}"
+        )
+
+    def _cut(self, slot: Tensor, i: int, image: Tensor, draws: list[list[float]]) -> None:
+        height, width, _ = image.shape
+        geometry, layout = self.geometry, self.layout
+        global_crops, local_crops = layout.global_crops.within(slot), layout.local_crops.within(slot)
+        for crop in range(GLOBAL_CROPS):
+            box = random_resized_box(draws[crop], height, width, geometry.global_scale)
+            cut_and_resize(image, box, global_crops[crop, i])
+            if layout.gram_crops is not None:
+                cut_and_resize(image, box, layout.gram_crops.within(slot)[crop, i])
+        size = geometry.local_size
+        for crop in range(geometry.local_number):
+            own = draws[GLOBAL_CROPS + crop]
+            if geometry.locals_in_globals:
+                parent = global_crops[geometry.parent_of(crop), i]
+                top, left = window_offset(own, geometry.global_size, size, geometry.patch_size)
+                local_crops[crop, i].copy_(parent[top : top + size, left : left + size])
+            else:
+                box = random_resized_box(own, height, width, geometry.local_scale)
+                cut_and_resize(image, box, local_crops[crop, i])

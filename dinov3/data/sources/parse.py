@@ -1,0 +1,66 @@
+"""Dataset strings: ``Name:key=value:key=value``, or a path.
+
+``Name`` is the module of this folder that defines ``open_source(options)``, in any case: ``Synthetic:n=1000``,
+``ImageFolder:root=/photos``, ``ImageNet:split=TRAIN:root=/imagenet``. A ``:`` begins a new option only before
+``word=``, so paths may contain it; ``\\:`` is a plain colon anywhere. A path is a folder of images, or tar shards.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from importlib import import_module
+from types import ModuleType
+
+import dinov3.data.sources as here
+from dinov3.data.errors import DataError
+from dinov3.data.sources.options import Options, local_path
+from dinov3.data.sources.source import Source
+
+NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_]*)((?::[A-Za-z_]\w*=.*)?)", re.DOTALL)
+NEXT_OPTION = re.compile(r"(?<!\\):(?=[A-Za-z_]\w*=)")
+
+
+def parse_dataset(text: str) -> Source:
+    """Open the dataset that ``text`` names. Raises DataError."""
+    match = NAMED.fullmatch(text)
+    module = module_of(match.group(1)) if match else None
+    if match and module is not None:
+        pairs = NEXT_OPTION.split(match.group(2))[1:]
+        values: dict[str, str] = {}
+        for pair in pairs:
+            key, value = pair.split("=", 1)
+            if key in values:
+                raise DataError(f"{text}: {key}= is given twice")
+            values[key] = value.replace("\\:", ":")
+        options = Options(text, values)
+        source: Source = module.open_source(options)
+        return source
+    if match and match.group(2):
+        raise DataError(f"{text}: there is no dataset {match.group(1)!r}; there is {', '.join(source_names())}, or a path")
+    return open_path(text)
+
+
+def open_path(text: str) -> Source:
+    """A folder of images, a folder of tar shards, one shard, or shards as ``name-{0000..0041}.tar`` or ``*.tar``."""
+    path = local_path(text)
+    is_tar = ".tar" in path.name or (path.is_dir() and next(path.glob("*.tar"), None) is not None)
+    if not is_tar and not path.exists() and re.fullmatch(r"\w+", text):
+        raise DataError(f"{text}: there is no such path, and no dataset of that name; there is {', '.join(source_names())}")
+    name, key = ("tar", "root") if is_tar else ("imagefolder", "root")
+    source: Source = import_module(f"{here.__name__}.{name}").open_source(Options(text, {key: text}))
+    return source
+
+
+def module_of(name: str) -> ModuleType | None:
+    """The module that opens datasets called ``name``, if there is one."""
+    if name.lower() not in {info.name for info in pkgutil.iter_modules(here.__path__)}:
+        return None
+    module = import_module(f"{here.__name__}.{name.lower()}")
+    return module if hasattr(module, "open_source") else None
+
+
+def source_names() -> list[str]:
+    """The datasets there are, as their modules spell them."""
+    modules = [module_of(info.name) for info in pkgutil.iter_modules(here.__path__)]
+    return sorted(module.NAME for module in modules if module is not None)

@@ -1,0 +1,32 @@
+"""What a dataset is: an index to image bytes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Source(Protocol):
+    """A dataset with random access. It must pickle small: every worker process gets a copy."""
+
+    def __len__(self) -> int:
+        """Images."""
+        ...
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """The encoded image, or its pixels ``[H, W, C]`` uint8. Raises OSError or BadImage."""
+        ...
+
+    def label(self, index: int) -> int | None:
+        """Its class, None when it has none."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What to call it in a message: a path where there is one."""
+        ...
+
+    def fingerprint(self) -> str:
+        """The same text for the same images in the same order."""
+        ...

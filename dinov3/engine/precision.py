@@ -1,0 +1,45 @@
+"""Which number format the matrix products run in, decided once from the config and the hardware."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The decision and its reason. Weights, losses and the optimizer stay in fp32 whatever ``dtype`` is."""
+
+    dtype: torch.dtype
+    device: torch.device
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return next(n for n, d in DTYPES.items() if d == self.dtype)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context the forward pass runs in."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def resolve(param_dtype: str, device: torch.device) -> Precision:
+    """bf16 where it was asked for and the hardware has it, fp32 otherwise.
+
+    fp16 would need loss scaling, which this project does not do: asking for it on a GPU that has bf16 gives bf16,
+    and on one that has not (compute capability below 8.0) fp32.
+    """
+    if param_dtype == "fp32":
+        return Precision(torch.float32, device, "compute_precision.param_dtype is fp32")
+    if device.type != "cuda":
+        return Precision(torch.float32, device, f"{param_dtype} autocast is for GPUs, {device.type} runs in fp32")
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        why = "the GPU has bf16" if param_dtype == "bf16" else "fp16 needs loss scaling, the GPU has bf16"
+        return Precision(torch.bfloat16, device, why)
+    return Precision(torch.float32, device, f"{torch.cuda.get_device_name(device)} has no bf16")

@@ -1,0 +1,46 @@
+"""The whole state of a training run as one flat table of tensors, and back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+def named_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """AdamW's ``step``, ``exp_avg`` and ``exp_avg_sq`` as ``optimizer.state.<parameter name>.<key>``, DINOv3's names."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for parameter, state in optimizer.state.items():
+        for key, tensor in state.items():
+            yield f"optimizer.state.{names[parameter]}.{key}", tensor
+
+
+def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give every parameter its AdamW state at once, so that a checkpoint has the same names at every step.
+
+    Zeros are what AdamW itself starts from at a parameter's first gradient.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            on_device = group.get("fused") or group.get("capturable")
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device if on_device else "cpu"),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+
+
+def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor a resumed run needs; the values are the live ones, so filling them in place restores the run."""
+    return {**model.state_dict(), **dict(named_optimizer_tensors(model, optimizer))}
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names and bytes: equal digests are bit-identical states."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode())
+        total.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,80 @@
+"""Pictures of a run: principal components of patch features, and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+INK, MUTED = "#1f2933", "#7b8794"
+
+
+@torch.inference_mode()
+def pca_colours(backbone: nn.Module, images: Tensor) -> Tensor:
+    """The first three principal components of all patch tokens as RGB in [0, 1]: ``[N, 3, rows, cols]``.
+
+    One projection for the whole batch, so a colour means the same thing in every image; each component is scaled to
+    its 2nd to 98th percentile.
+    """
+    out = backbone(images, is_training=True)
+    tokens = out.patches.float()  # [N, P, D]
+    flat = tokens.flatten(0, 1)
+    centred = flat - flat.mean(0)
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    scores = centred @ directions[:3].T  # [N*P, 3]
+    # a singular vector's sign is arbitrary: make the larger tail positive, so that pictures of two steps compare
+    scores = scores * torch.sign((scores**3).sum(0))
+    low, high = scores.quantile(0.02, dim=0), scores.quantile(0.98, dim=0)
+    colours = ((scores - low) / (high - low).clamp_min(1e-8)).clamp(0, 1)
+    return colours.reshape(len(images), *out.grid, 3).permute(0, 3, 1, 2)
+
+
+def pca_sheet(backbone: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float], path: Path) -> None:
+    """Write a PNG: one row of images, below it their patch features as colours."""
+    colours = pca_colours(backbone, images).cpu()
+    size = max(128, images.shape[-1])
+    shown = images.cpu() * torch.tensor(std).reshape(1, -1, 1, 1) + torch.tensor(mean).reshape(1, -1, 1, 1)
+    rows = [F.interpolate(x, (size, size), mode=m) for x, m in ((shown, "bilinear"), (colours, "nearest"))]
+    gap = 6
+    canvas = torch.ones(3, 2 * size + gap, len(images) * (size + gap) - gap)
+    for r, row in enumerate(rows):
+        for i, tile in enumerate(row.clamp(0, 1)):
+            canvas[:, r * (size + gap) : r * (size + gap) + size, i * (size + gap) : i * (size + gap) + size] = tile
+    Image.fromarray((canvas.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(path)
+
+
+def curves(rows: Sequence[dict[str, Any]], path: Path, knn: Sequence[dict[str, Any]] = ()) -> None:
+    """Write a PNG of loss terms, gradient norms, schedules and k-NN accuracy over steps."""
+    steps = [r["iteration"] for r in rows]
+    losses = [k for k in rows[0] if k.endswith("_loss") and k != "total_loss"]
+    norms = [k for k in rows[0] if k.endswith("_grad_norm")]
+    panels: list[tuple[str, list[str]]] = [("loss", ["total_loss", *losses]), ("gradient norm before clipping", norms)]
+    panels += [("learning rate", ["lr"]), ("teacher: momentum, temperature", ["mom", "teacher_temp"])]
+    figure, axes = plt.subplots(1, len(panels) + bool(knn), figsize=(4.2 * (len(panels) + bool(knn)), 3.2))
+    for axis, (title, keys) in zip(axes, panels, strict=False):
+        for key in keys:
+            axis.plot(steps, [r.get(key, float("nan")) for r in rows], label=key.replace("_", " "), linewidth=1.4)
+        axis.set_title(title, loc="left", fontsize=10, color=INK)
+        if len(keys) > 1:
+            axis.legend(fontsize=7, frameon=False)
+    if knn:
+        axes[-1].plot([k["step"] for k in knn], [100 * k["knn_accuracy"] for k in knn], marker="o", color="#d64545")
+        axes[-1].set_title("k-NN accuracy of the EMA backbone, %", loc="left", fontsize=10, color=INK)
+    for axis in axes:
+        axis.set_xlabel("step", fontsize=8, color=MUTED)
+        axis.tick_params(labelsize=8, colors=MUTED)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,59 @@
+"""Multi-head self-attention over a packed token matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinov3.models.packing import Sizes, pack, unpack
+from dinov3.models.rope import Rotation
+
+
+class KeyBiasMaskedLinear(nn.Linear):
+    """The qkv projection without a bias on the keys.
+
+    softmax(q k^T) does not change when every key moves by the same vector, so the key bias is a free parameter that
+    only drifts. A buffer of 1 (queries, values) and 0 (keys) multiplies the bias; published weights contain it.
+    """
+
+    bias_mask: Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.register_buffer("bias_mask", torch.empty(out_features))
+
+    @torch.no_grad()
+    def init_mask(self) -> None:
+        self.bias_mask.fill_(1.0)
+        self.bias_mask.chunk(3)[1].zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias * self.bias_mask.to(self.bias.dtype))
+
+
+class SelfAttention(nn.Module):
+    """Softmax attention with rotary positions (Vaswani et al. 2017), every entry of the packed matrix for itself."""
+
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool, proj_bias: bool, mask_k_bias: bool) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
+        masked = qkv_bias and mask_k_bias
+        self.qkv = KeyBiasMaskedLinear(dim, 3 * dim) if masked else nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias)
+
+    def forward(self, x: Tensor, sizes: Sizes, rotations: Sequence[Rotation]) -> Tensor:
+        """``x`` [S, D] packed as ``sizes`` says; one rotation an entry."""
+        qkv = unpack(self.qkv(x), sizes)  # per entry [N, T, 3*D]
+        return self.proj(pack([self._attend(*pair) for pair in zip(qkv, rotations, strict=True)]))  # [S, D]
+
+    def _attend(self, qkv: Tensor, rotation: Rotation) -> Tensor:
+        qkv = qkv.unflatten(2, (3, self.num_heads, self.head_dim))  # [N, T, 3, heads, D_head]
+        qk, v = qkv.split([2, 1], dim=2)
+        q, k = rotation.apply(qk).unbind(2)  # [N, T, heads, D_head]
+        if torch.is_grad_enabled():
+            v = v.clone()  # as a view it would keep all of qkv alive until the backward pass: 10 % of a block's memory
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.squeeze(2).transpose(1, 2)  # [N, heads, T, D_head]
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [N, T, D]

@@ -1,0 +1,52 @@
+"""The feed-forward networks ``student.ffn_layer`` can name."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FFN(Protocol):
+    """Builds one feed-forward network."""
+
+    def __call__(self, dim: int, ratio: float, bias: bool) -> nn.Module: ...
+
+
+class Mlp(nn.Module):
+    """Linear, exact (erf) GELU, Linear; hidden width int(dim * ratio)."""
+
+    def __init__(self, dim: int, ratio: float, bias: bool) -> None:
+        super().__init__()
+        hidden = int(dim * ratio)
+        self.fc1 = nn.Linear(dim, hidden, bias=bias)
+        self.fc2 = nn.Linear(hidden, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))  # [N, D]
+
+
+class SwiGLU(nn.Module):
+    """w3(silu(w1 x) * w2 x) (Shazeer 2020); hidden width int(dim * ratio) * 2/3, rounded up to ``align_to``."""
+
+    def __init__(self, dim: int, ratio: float, bias: bool, *, align_to: int) -> None:
+        super().__init__()
+        narrow = int(int(dim * ratio) * 2 / 3)
+        hidden = -(-narrow // align_to) * align_to
+        self.w1 = nn.Linear(dim, hidden, bias=bias)
+        self.w2 = nn.Linear(dim, hidden, bias=bias)
+        self.w3 = nn.Linear(hidden, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w3(F.silu(self.w1(x)) * self.w2(x))  # [N, D]
+
+
+FFN_LAYERS: dict[str, FFN] = {
+    "mlp": Mlp,
+    "swiglu": partial(SwiGLU, align_to=8),
+    "swiglu32": partial(SwiGLU, align_to=32),
+    "swiglu64": partial(SwiGLU, align_to=64),
+    "swiglu128": partial(SwiGLU, align_to=128),
+}

@@ -1,0 +1,128 @@
+"""Rotary position embedding over the patch grid."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+NORMALIZERS = ("separate", "max", "min")
+
+
+class RopeTable(NamedTuple):
+    """Sine and cosine of every patch's angles, row by row."""
+
+    sin: Tensor  # [P, D_head]
+    cos: Tensor  # [P, D_head]
+
+
+class Rotation:
+    """What turns the queries and keys of one crop size: ``n_prefix`` tokens without a position, then the patches.
+
+    A plain class on purpose: FSDP2 casts every tensor it finds in a block's arguments to the parameter dtype, looking
+    into tuples and dataclasses too, and an fp32 table must stay fp32.
+    """
+
+    def __init__(self, table: RopeTable, n_prefix: int) -> None:
+        first, second = table.sin.chunk(2, dim=-1)
+        signed_sin = torch.cat((-first, second), dim=-1)
+        self.cos = F.pad(table.cos, (0, 0, n_prefix, 0), value=1.0)  # [T, D_head]
+        self.signed_sin = F.pad(signed_sin, (0, 0, n_prefix, 0))  # [T, D_head], the first half negated
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Turn each pair (i, i + D_head/2) of ``x`` [N, T, ..., D_head] by its angle, in the table's dtype."""
+        shape = (x.shape[1], *(1 for _ in x.shape[2:-1]), x.shape[-1])
+        wide = x.to(self.cos.dtype)
+        swapped = wide.roll(x.shape[-1] // 2, -1)  # one pass forward and one backward; slices would need zero fills
+        return (wide * self.cos.view(shape) + swapped * self.signed_sin.view(shape)).to(x.dtype)  # [N, T, ..., D_head]
+
+
+class RopePositionEmbedding(nn.Module):
+    """Axial rotary embedding (Su et al. 2021; two axes as in DINOv3): half of a head's angles for rows, half for columns.
+
+    Give either ``base`` or both ``min_period`` and ``max_period`` (in units of the normalised coordinate, -1 to 1).
+    In training mode the coordinates are shifted by U(-shift, shift) an axis, stretched by exp(U(-ln jitter, ln jitter))
+    an axis and rescaled alike for both, each when its argument is not None; the draws use the device's generator.
+    """
+
+    periods: Tensor
+
+    def __init__(
+        self,
+        head_dim: int,
+        *,
+        base: float | None = 100.0,
+        min_period: float | None = None,
+        max_period: float | None = None,
+        normalize_coords: str = "separate",
+        shift_coords: float | None = None,
+        jitter_coords: float | None = None,
+        rescale_coords: float | None = None,
+        dtype: str = "bf16",
+    ) -> None:
+        super().__init__()
+        if head_dim % 4:
+            raise ValueError(f"embed_dim / num_heads = {head_dim} must be a multiple of 4: two axes, sine and cosine")
+        if (base is None) == (min_period is None or max_period is None):
+            raise ValueError(
+                "give either pos_embed_rope_base or both pos_embed_rope_min_period and pos_embed_rope_max_period, "
+                f"not base={base}, min_period={min_period}, max_period={max_period}"
+            )
+        if normalize_coords not in NORMALIZERS:
+            raise ValueError(f"pos_embed_rope_normalize_coords {normalize_coords!r}: choose from {NORMALIZERS}")
+        if dtype not in DTYPES:
+            raise ValueError(f"pos_embed_rope_dtype {dtype!r}: choose from {tuple(DTYPES)}")
+        self.head_dim, self.base, self.min_period, self.max_period = head_dim, base, min_period, max_period
+        self.normalize_coords, self.dtype = normalize_coords, DTYPES[dtype]
+        self.shift_coords, self.jitter_coords, self.rescale_coords = shift_coords, jitter_coords, rescale_coords
+        self.register_buffer("periods", torch.empty(head_dim // 4, dtype=self.dtype))
+
+    @property
+    def augments(self) -> bool:
+        """True when every call draws new coordinates."""
+        return self.training and any(
+            a is not None for a in (self.shift_coords, self.jitter_coords, self.rescale_coords)
+        )
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        like = {"device": self.periods.device, "dtype": self.dtype}
+        n = self.head_dim // 4
+        if self.base is not None:
+            periods = self.base ** (2 * torch.arange(n, **like) / (self.head_dim // 2))  # type: ignore[call-overload]
+        else:
+            assert self.min_period is not None
+            assert self.max_period is not None
+            spread = self.max_period / self.min_period
+            periods = spread ** torch.linspace(0, 1, n, **like) / spread * self.max_period  # type: ignore[call-overload]
+        self.periods.copy_(periods)
+
+    def forward(self, rows: int, cols: int) -> RopeTable:
+        """The table of a grid of ``rows`` x ``cols`` patches, row by row."""
+        like = {"device": self.periods.device, "dtype": self.dtype}
+        longest, shortest = max(rows, cols), min(rows, cols)
+        units = {"separate": (rows, cols), "max": (longest, longest), "min": (shortest, shortest)}[
+            self.normalize_coords
+        ]
+        axes = [torch.arange(0.5, n, **like) / unit for n, unit in zip((rows, cols), units, strict=True)]  # type: ignore[call-overload]
+        coords = torch.stack(torch.meshgrid(axes, indexing="ij"), dim=-1).flatten(0, 1)  # [P, 2]
+        coords = self._augment(2.0 * coords - 1.0) if self.augments else 2.0 * coords - 1.0
+        angles = 2 * math.pi * coords[:, :, None] / self.periods.to(self.dtype)  # [P, 2, D_head/4]
+        angles = angles.flatten(1).tile(2)  # [P, D_head]
+        return RopeTable(sin=angles.sin(), cos=angles.cos())
+
+    def _augment(self, coords: Tensor) -> Tensor:
+        """Shift, jitter and rescale, drawn in this order (golden A08 depends on it)."""
+        if self.shift_coords is not None:
+            coords = coords + coords.new_empty(2).uniform_(-self.shift_coords, self.shift_coords)
+        if self.jitter_coords is not None:
+            bound = math.log(self.jitter_coords)
+            coords = coords * coords.new_empty(2).uniform_(-bound, bound).exp()
+        if self.rescale_coords is not None:
+            bound = math.log(self.rescale_coords)
+            coords = coords * coords.new_empty(1).uniform_(-bound, bound).exp()
+        return coords  # [P, 2]

@@ -1,0 +1,52 @@
+"""Every argument of DinoVisionTransformer, with its default and check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dinov3.models.ffn import FFN_LAYERS
+from dinov3.models.norms import NORM_LAYERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitConfig:
+    """Names and defaults are DINOv3's."""
+
+    img_size: int = 224  # px, the size it is meant for; forward takes any size of at least one patch
+    patch_size: int = 16  # px
+    in_chans: int = 3
+    pos_embed_rope_base: float | None = 100.0  # None: periods from min_period to max_period instead
+    pos_embed_rope_min_period: float | None = None
+    pos_embed_rope_max_period: float | None = None
+    pos_embed_rope_normalize_coords: str = "separate"
+    pos_embed_rope_shift_coords: float | None = None  # training only, like jitter and rescale
+    pos_embed_rope_jitter_coords: float | None = None
+    pos_embed_rope_rescale_coords: float | None = None
+    pos_embed_rope_dtype: str = "bf16"  # of tables and rotation
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    ffn_ratio: float = 4.0  # hidden width of the mlp / embed_dim; SwiGLU takes 2/3 of it, rounded up
+    qkv_bias: bool = True
+    drop_path_rate: float = 0.0  # share of samples a branch skips, the same in every block
+    layerscale_init: float | None = None  # None or 0: no LayerScale
+    norm_layer: str = "layernorm"
+    ffn_layer: str = "mlp"
+    ffn_bias: bool = True
+    proj_bias: bool = True
+    n_storage_tokens: int = 0
+    mask_k_bias: bool = False  # without effect when qkv_bias is off
+    untie_cls_and_patch_norms: bool = False  # last norm: one for cls and storage tokens, one for patches
+    untie_global_and_local_cls_norm: bool = False  # in training the second list entry has its own cls norm
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown layer name or numbers that do not fit."""
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        for key, choices in (("norm_layer", NORM_LAYERS), ("ffn_layer", FFN_LAYERS)):
+            if getattr(self, key) not in choices:
+                raise ValueError(f"{key} {getattr(self, key)!r}: choose from {sorted(choices)}")
+        if not 0.0 <= self.drop_path_rate < 1.0:
+            raise ValueError(f"drop_path_rate {self.drop_path_rate} is not in [0, 1)")
+        if self.img_size < self.patch_size:
+            raise ValueError(f"img_size {self.img_size} is smaller than patch_size {self.patch_size}")

@@ -1,0 +1,41 @@
+"""What a loss term is."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from dinov3.contracts import LossTerm, StepContext
+
+
+class Objective(nn.Module):
+    """One loss term: its settings, the heads it needs, its formula.
+
+    The heads live in ``SSLMetaArch.student`` and ``.model_ema`` under the names the two methods below give them;
+    an objective's own state is what neither has (a centre). ``state_name`` is its attribute name in SSLMetaArch,
+    hence the prefix of that state in checkpoints, and is DINOv3's.
+    """
+
+    state_name: ClassVar[str]
+
+    def student_modules(self) -> dict[str, nn.Module]:
+        """Heads trained with the student, uninitialised."""
+        return {}
+
+    def ema_modules(self) -> dict[str, nn.Module]:
+        """Heads of the EMA teacher, uninitialised; each name also stands in ``student_modules``."""
+        return {}
+
+    def weight_at(self, iteration: int) -> float:
+        """Factor of this term in the total loss at a step."""
+        raise NotImplementedError
+
+    def init_weights(self) -> None:
+        """Fill own buffers (they may come from the meta device)."""
+
+    def after_step(self) -> None:
+        """Called once a step was taken (not when it was skipped as non-finite)."""
+
+    def forward(self, ctx: StepContext) -> LossTerm:
+        raise NotImplementedError

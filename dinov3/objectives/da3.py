@@ -1,0 +1,72 @@
+"""Make masked patch tokens predict, through a small MLP, the tokens Depth Anything 3 gives the clean crop there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dinov3.config.schema import Config
+from dinov3.contracts import LossTerm, StepContext
+from dinov3.losses.cosine import cosine_loss
+from dinov3.objectives.base import Objective
+
+
+class Da3Projector(nn.Sequential):
+    """Linear, GELU, Linear from the student's width to the teacher's; initialised as the other heads are."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
+        super().__init__(nn.Linear(in_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, out_dim))
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Truncated normal, std 0.02; zero bias."""
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02, generator=generator)
+                nn.init.zeros_(layer.bias)
+
+
+class Da3(Objective):
+    """Masked-image-modelling distillation: 1 - mean cosine of L2-normalised tokens, in fp32."""
+
+    state_name = "da3_mim_loss"
+
+    def __init__(self, cfg: Config, embed_dim: int, teacher_dim: int) -> None:
+        super().__init__()
+        self.cfg = cfg.da3
+        self.embed_dim = embed_dim
+        self.teacher_dim = teacher_dim
+
+    def student_modules(self) -> dict[str, nn.Module]:
+        return {"da3_projector": Da3Projector(self.embed_dim, self.cfg.projector_hidden_dim, self.teacher_dim)}
+
+    def weight_at(self, iteration: int) -> float:
+        return self.cfg.loss_weight
+
+    def forward(self, ctx: StepContext) -> LossTerm:
+        teacher: Tensor = ctx.teachers["da3"]["tokens"]  # [M, D'] or [G*B*P, D']
+        if self.cfg.loss_on == "masked":
+            tokens = ctx.student_global.masked_patch_pre_head  # [M, D]
+            weights = ctx.batch.masks_weight if self.cfg.weighting == "per_image" else None
+        else:  # every crop has equally many tokens: the mean over tokens is the mean over images
+            tokens = ctx.student_global.patches.flatten(0, 1)  # [G*B*P, D]
+            weights = None
+        projected = ctx.student_heads["da3_projector"](tokens)  # [M, D']
+        if projected.shape != teacher.shape:
+            raise ValueError(f"DA3 tokens {tuple(teacher.shape)} and projected student tokens {tuple(projected.shape)} differ")
+        loss = cosine_loss(projected, teacher, weights)
+        return LossTerm(loss, {"da3_mim_loss": loss.detach(), **_statistics(projected, teacher)})
+
+
+@torch.no_grad()
+def _statistics(projected: Tensor, teacher: Tensor) -> dict[str, Tensor | float]:
+    cosines = torch.cosine_similarity(projected.float(), teacher.float(), dim=-1)  # [M]
+    norms = teacher.float().norm(dim=-1)
+    if not len(cosines):
+        return {}
+    return {
+        "da3_cos_mean": cosines.mean(),
+        "da3_cos_std": cosines.std(correction=0),
+        "da3_teacher_norm_mean": norms.mean(),
+        "da3_teacher_norm_std": norms.std(correction=0),
+    }

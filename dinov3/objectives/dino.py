@@ -1,0 +1,62 @@
+"""Let the class token of each crop predict the prototypes the EMA teacher assigns to the other global crops."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dinov3.config.schema import Config
+from dinov3.contracts import LossTerm, StepContext
+from dinov3.engine.schedules import local_loss_weight_schedule
+from dinov3.losses.cross_entropy import dino_cross_entropy
+from dinov3.losses.sinkhorn import Targets
+from dinov3.models.head import DINOHead
+from dinov3.objectives.centering import CenteredObjective
+
+STUDENT_TEMP = 0.1
+
+
+class Dino(CenteredObjective):
+    """Global crops against each other, local crops against the global ones (Oquab et al. 2023; Caron et al. 2021)."""
+
+    state_name = "dino_loss"
+
+    def __init__(self, cfg: Config, embed_dim: int) -> None:
+        super().__init__(cfg.train.centering, (1, cfg.dino.head_n_prototypes))
+        self.cfg = cfg.dino
+        self.embed_dim = embed_dim
+        self.local_weight = local_loss_weight_schedule(cfg)
+
+    def student_modules(self) -> dict[str, nn.Module]:
+        return {"dino_head": self._head()}
+
+    def ema_modules(self) -> dict[str, nn.Module]:
+        return {"dino_head": self._head()}
+
+    def _head(self) -> DINOHead:
+        return DINOHead(
+            self.embed_dim,
+            self.cfg.head_n_prototypes,
+            hidden_dim=self.cfg.head_hidden_dim,
+            bottleneck_dim=self.cfg.head_bottleneck_dim,
+            nlayers=self.cfg.head_nlayers,
+        )
+
+    def weight_at(self, iteration: int) -> float:
+        return self.cfg.loss_weight
+
+    def forward(self, ctx: StepContext) -> LossTerm:
+        targets: Targets = ctx.teachers["ema"]["cls_centered"]  # [G, B, K]
+        student_global, student_local = ctx.student_global.cls_after_head, ctx.student_local.cls_after_head
+        n_global, n_local = student_global.shape[0], student_local.shape[0]
+        ignore_diagonal = self.cfg.global_ignore_diagonal
+        global_loss = dino_cross_entropy(student_global, targets, STUDENT_TEMP, ignore_diagonal=ignore_diagonal)
+        global_terms = n_global * (n_global - 1 if ignore_diagonal else n_global)
+        local_terms = n_global * n_local
+        local_weight = 1.0 if self.local_weight is None else self.local_weight[ctx.iteration]
+        metrics: dict[str, Tensor | float] = {"dino_global_crops_loss": global_loss.detach()}
+        value = global_loss * (global_terms / (global_terms + local_terms))
+        if n_local:
+            local_loss = dino_cross_entropy(student_local, targets, STUDENT_TEMP, ignore_diagonal=False)
+            value = value + local_weight * local_loss * (local_terms / (global_terms + local_terms))
+            metrics |= {"dino_local_crops_loss": local_loss.detach(), "dino_local_loss_weight": local_weight}
+        return LossTerm(value, metrics)

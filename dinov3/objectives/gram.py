@@ -1,0 +1,58 @@
+"""Keep the student's patch-to-patch similarities close to those of an older teacher."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dinov3.config.schema import Config
+from dinov3.contracts import LossTerm, StepContext
+from dinov3.engine.schedules import loss_weight_schedule
+from dinov3.losses.gram import gram_loss, negatives_rule
+from dinov3.objectives.base import Objective
+
+
+class Gram(Objective):
+    """Gram anchoring (Siméoni et al. 2025, section 4): stops patch features from decaying in long training."""
+
+    state_name = "gram_loss"
+
+    def __init__(self, cfg: Config, embed_dim: int) -> None:
+        super().__init__()
+        self.cfg = cfg.gram
+        self.schedule = loss_weight_schedule(cfg)
+        self.negatives = negatives_rule(self.cfg.remove_neg, self.cfg.remove_only_teacher_neg)
+
+    def weight_at(self, iteration: int) -> float:
+        return self.cfg.loss_weight if self.schedule is None else self.schedule[iteration]
+
+    def forward(self, ctx: StepContext) -> LossTerm:
+        student = ctx.student_global.patches  # [G*B, P, D]
+        if "gram" not in ctx.teachers:  # the teacher has no weights yet
+            return LossTerm(student.sum() * 0, {})
+        teacher: Tensor = ctx.teachers["gram"]["patches"]  # [G*B, P, D]
+        chosen = select(student, teacher, ctx.batch.collated_masks, self.cfg.tokens_used)
+        value = self._loss(*chosen, img_level=self.cfg.img_level)
+        metrics: dict[str, Tensor | float] = {
+            "gram_loss_weight": self.weight_at(ctx.iteration),
+            "gram_loss": value.detach(),
+        }
+        if self.cfg.compute_stats:
+            with torch.no_grad():
+                for tokens in ("masked", "unmasked"):
+                    pair = select(student, teacher, ctx.batch.collated_masks, tokens)
+                    metrics[f"stats_only/{tokens}_gram_loss"] = self._loss(*pair, img_level=False)
+        return LossTerm(value, metrics)
+
+    def _loss(self, student: Tensor, teacher: Tensor, *, img_level: bool) -> Tensor:
+        return gram_loss(
+            student, teacher, normalize=self.cfg.normalized, img_level=img_level, negatives=self.negatives
+        )
+
+
+def select(student: Tensor, teacher: Tensor, masks: Tensor, tokens: str) -> tuple[Tensor, Tensor]:
+    """All tokens ``[N, P, D]``, or the masked or unmasked ones of the whole batch ``[M, D]``."""
+    if tokens == "all":
+        return student, teacher
+    chosen = masks if tokens == "masked" else ~masks
+    return student[chosen], teacher[chosen]

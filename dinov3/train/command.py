@@ -1,0 +1,67 @@
+"""The training command: DINOv3's arguments, one line for every foreseeable mistake, a documented exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dinov3.config.errors import EXIT_CONFIG, EXIT_IO, EXIT_NON_FINITE, ConfigError
+from dinov3.config.dump import to_yaml
+from dinov3.config.load import load_config
+
+EPILOG = """\
+The same command run again continues the run; a finished run says so and ends with 0.
+exit codes: 0 done, 70 too many non-finite steps, 74 checkpoint or file error, 78 config or data, 85 stopped and saved
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``python -m dinov3.train`` and ``dinov3 train``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("--config-file", type=Path, help="YAML; what it leaves out has its default")
+    parser.add_argument("--output-dir", type=Path, help="run folder (default: train.output_dir)")
+    parser.add_argument("--no-resume", action="store_true", help="start again; an earlier run is moved aside")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. optim.epochs=10")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the command; foreseeable errors become one line on stderr and an exit code."""
+    try:
+        cfg = load_config(args.config_file, args.opts)
+    except ConfigError as error:
+        return fail(error, EXIT_CONFIG)
+    if args.print_config:
+        print(to_yaml(cfg), end="")
+        return 0
+    # Imported late: a wrong config is reported before torch is loaded.
+    from dinov3.data.sources import DataError
+    from dinov3.data.loader import TooManyBadSamples
+    from dinov3.engine.checkpoint import CheckpointError
+    from dinov3.train.loop import NonFiniteAbort
+    from dinov3.train.run import run
+
+    try:
+        return run(cfg, args.output_dir or Path(cfg.train.output_dir), resume=not args.no_resume)
+    except (ConfigError, DataError) as error:
+        return fail(error, EXIT_CONFIG)
+    except NonFiniteAbort as error:
+        return fail(error, EXIT_NON_FINITE)
+    except (CheckpointError, TooManyBadSamples) as error:
+        return fail(error, EXIT_IO)
+
+
+def fail(error: Exception, code: int) -> int:
+    """Print one line, return ``code``."""
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m dinov3.train``."""
+    parser = argparse.ArgumentParser(prog="python -m dinov3.train", description="Train a backbone without labels.")
+    add_arguments(parser)
+    return execute(parser.parse_args(argv))

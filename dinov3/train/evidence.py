@@ -1,0 +1,83 @@
+"""Does it learn? k-NN accuracy of the EMA backbone, patch features as colours, curves: written into the run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinov3.config.schema import Config
+from dinov3.data.sources import Source, parse_dataset
+from dinov3.distributed.context import is_main
+from dinov3.engine.metrics import read_metrics
+from dinov3.eval.knn import knn_accuracy
+from dinov3.eval.visualize import curves, pca_sheet
+from dinov3.features.extract import class_tokens, eval_batch
+from dinov3.train.loop import Training
+
+N_PICTURES = 6
+
+
+def input_size(cfg: Config) -> int:
+    """Side of the square images a backbone of this run was trained on, in pixels."""
+    size = cfg.crops.global_crops_size
+    return size if isinstance(size, int) else max(size)
+
+
+def spread(n: int, wanted: int) -> range:
+    """At most ``wanted`` indices, evenly spread over ``range(n)``: sources are often sorted by class."""
+    return range(0, n, max(1, -(-n // wanted)))
+
+
+def knn(cfg: Config, backbone: torch.nn.Module) -> float:
+    """k-NN accuracy on ``evaluation.knn.test`` from neighbours in ``evaluation.knn.train``."""
+    settings = cfg.evaluation.knn
+    parts = []
+    for text, limit in ((settings.train, settings.max_train), (settings.test, settings.max_test)):
+        source = parse_dataset(text)
+        size, mean, std = input_size(cfg), cfg.crops.rgb_mean, cfg.crops.rgb_std
+        parts.append(class_tokens(backbone, source, spread(len(source), limit), size=size, mean=mean, std=std))
+    (train, train_labels), (test, test_labels) = parts
+    return knn_accuracy(train, train_labels, test, test_labels, k=settings.k, temperature=settings.temperature)
+
+
+def look(training: Training, out: Path) -> None:
+    """Measure and write down the k-NN accuracy of this step, if it is wanted and not there yet."""
+    settings, step = training.cfg.evaluation.knn, training.counters.step
+    if settings.train is None or not is_main():
+        return
+    path = out / "evaluation.jsonl"
+    due = step == 0 or step == training.until or (settings.period > 0 and step % settings.period == 0)
+    if not due or any(row["step"] == step for row in read_metrics(path)):
+        return
+    row = {"step": step, "knn_accuracy": knn(training.cfg, training.model.model_ema["backbone"])}
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def draw(training: Training, source: Source, out: Path) -> None:
+    """``curves.png`` and ``pca.png``."""
+    cfg = training.cfg
+    rows = read_metrics(out / "metrics.jsonl")
+    if rows:
+        curves(rows, out / "curves.png", read_metrics(out / "evaluation.jsonl"))
+    if cfg.student.in_chans == 3:
+        # twice the training size: a finer grid of patches to look at, and RoPE has no table to interpolate
+        size, mean, std = 2 * input_size(cfg), cfg.crops.rgb_mean, cfg.crops.rgb_std
+        chosen = list(spread(len(source), N_PICTURES))[:N_PICTURES]
+        images = eval_batch(source, chosen, size=size, mean=mean, std=std)
+        backbone = training.model.model_ema["backbone"]
+        pca_sheet(backbone, images.to(next(backbone.parameters()).device), mean, std, out / "pca.png")
+
+
+def print_last_line(out: Path) -> None:
+    """Both accuracies, when they were measured."""
+    rows: list[dict[str, Any]] = read_metrics(out / "evaluation.jsonl")
+    if len(rows) > 1:
+        first, last = rows[0], rows[-1]
+        print(
+            f"k-NN accuracy of the EMA backbone: {100 * first['knn_accuracy']:.1f} % untrained, "
+            f"{100 * last['knn_accuracy']:.1f} % after {last['step']} steps"
+        )

@@ -1,0 +1,183 @@
+"""The training loop: everything that changes state is a line in ``train``."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinov3.config.schema import Config
+from dinov3.contracts import CropBatch
+from dinov3.data.loader import CropLoader
+from dinov3.distributed.collectives import all_reduce_mean, all_reduce_min
+from dinov3.distributed.context import rank
+from dinov3.engine.metrics import MetricsFile, ProgressLine
+from dinov3.engine.optim import apply_schedules, clip_per_submodule
+from dinov3.engine.schedules import Schedules, StepSchedule
+from dinov3.engine.signals import StopRequest
+from dinov3.train.ssl_meta_arch import SSLMetaArch
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteAbort(Exception):
+    """Too many steps in a row had a loss or gradient that is not finite."""
+
+
+@dataclass
+class Counters:
+    """What a resumed run must know besides tensors. Positions are counted in images, so they survive a new batch size."""
+
+    step: int = 0
+    samples: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+
+
+@dataclass
+class Training:
+    """A run in progress."""
+
+    cfg: Config
+    model: SSLMetaArch
+    optimizer: torch.optim.Optimizer
+    schedules: Schedules
+    loader: CropLoader
+    metrics: MetricsFile | None  # None on all processes but the main one
+    progress: ProgressLine
+    stop: StopRequest
+    global_batch: int  # images a step over all processes
+    until: int  # the step the run ends at
+    counters: Counters = field(default_factory=Counters)
+
+
+def seed_model_randomness(seed: int, step: int) -> None:
+    """Drop path and RoPE augmentation draw from torch's generators: a function of (seed, step, process)."""
+    key = hashlib.blake2b(f"{seed}/model/{step}/{rank()}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(key, "little") >> 1)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did."""
+
+    loss: Tensor  # scalar
+    terms: dict[str, Tensor | float]  # every loss term and gradient norm, by its name in metrics.jsonl
+    taken: bool  # False: skipped, nothing has changed
+    stop: bool  # a process was asked to stop
+
+
+def train_step(
+    model: SSLMetaArch,
+    optimizer: torch.optim.Optimizer,
+    now: StepSchedule,
+    batch: CropBatch,
+    *,
+    iteration: int,
+    clip_grad: float | None,
+    stop_requested: bool = False,
+) -> StepResult:
+    """One batch through the model: the update is taken on all processes or, when anything is not finite, on none."""
+    apply_schedules(optimizer, lr=now.lr, wd=now.wd, last_layer_lr=now.last_layer_lr)
+    optimizer.zero_grad(set_to_none=True)
+    model.before_step(iteration)
+    loss, terms = model.forward_backward(batch, teacher_temp=now.teacher_temp, iteration=iteration)
+    norms = clip_per_submodule(model.student, clip_grad)
+    finite, stop = _agree(loss, norms, stop_requested)
+    if finite:
+        optimizer.step()
+        model.after_step(iteration, now.momentum)
+    return StepResult(loss, terms | {f"{name}_grad_norm": norm for name, norm in norms.items()}, finite, stop)
+
+
+def train(run: Training, until: int) -> bool:
+    """Train up to step ``until`` (exclusive). False when a signal asked to stop first; the state is whole either way."""
+    counters, cfg = run.counters, run.cfg
+    window = _Window()
+    batches = iter(run.loader)
+    while counters.step < until:
+        step = counters.step
+        batch = next(batches)
+        seed_model_randomness(cfg.train.seed, step)
+        result = train_step(
+            run.model,
+            run.optimizer,
+            run.schedules.at(step),
+            batch,
+            iteration=step,
+            clip_grad=cfg.optim.clip_grad,
+            stop_requested=run.stop.signal_name is not None,
+        )
+        if result.taken:
+            counters.skipped_in_a_row = 0
+        else:
+            _count_skip(run, step, result.loss)
+        counters.step += 1
+        counters.samples += run.global_batch
+        run.progress.step()
+        if step % cfg.train.log_every == 0 or counters.step == run.until:
+            _write_metrics(run, step, result, window.close(run))
+        if result.stop and counters.step < run.until:
+            return False
+    return True
+
+
+def _agree(loss: Tensor, norms: dict[str, Tensor], stop_requested: bool) -> tuple[bool, bool]:
+    """Whether loss and gradients are finite on every process, and whether any process was asked to stop.
+
+    This is the loop's one wait for the device.
+    """
+    finite = torch.stack([torch.isfinite(loss), *[torch.isfinite(n) for n in norms.values()]]).all().float()
+    both = all_reduce_min(torch.stack([finite, torch.full_like(finite, -float(stop_requested))])).tolist()
+    return both[0] > 0, both[1] < 0
+
+
+def _count_skip(run: Training, step: int, loss: Tensor) -> None:
+    counters = run.counters
+    counters.skipped_steps += 1
+    counters.skipped_in_a_row += 1
+    log.warning("step %d skipped: loss %s or its gradient is not finite", step, float(loss))
+    if counters.skipped_in_a_row > run.cfg.nan.max_consecutive:
+        raise NonFiniteAbort(
+            f"{counters.skipped_in_a_row} steps in a row were not finite (nan.max_consecutive: "
+            f"{run.cfg.nan.max_consecutive}); the last checkpoint is good: lower optim.lr or look at the data, then resume"
+        )
+
+
+class _Window:
+    """Speed since the last logged step."""
+
+    def __init__(self) -> None:
+        self._time = time.perf_counter()
+        self._samples: int | None = None
+        self._wait = 0.0
+
+    def close(self, run: Training) -> dict[str, float]:
+        now, wait, samples = time.perf_counter(), run.loader.wait_seconds, run.counters.samples
+        before = self._samples if self._samples is not None else samples - run.global_batch
+        elapsed = max(now - self._time, 1e-9)
+        speed = {"images_per_second": (samples - before) / elapsed, "data_wait": (wait - self._wait) / elapsed}
+        self._time, self._samples, self._wait = now, samples, wait
+        return speed
+
+
+def _write_metrics(run: Training, step: int, result: StepResult, speed: dict[str, float]) -> None:
+    """One line of metrics.jsonl (means over processes) and the text of the progress bar."""
+    terms = result.terms
+    tensors = {k: v.detach().float() for k, v in terms.items() if isinstance(v, Tensor)}
+    values = all_reduce_mean(torch.stack([result.loss.float(), *tensors.values()])).tolist()
+    row: dict[str, Any] = {"iteration": step, "samples": run.counters.samples, "total_loss": values[0]}
+    row |= {k: v for k, v in terms.items() if k not in tensors} | dict(zip(tensors, values[1:], strict=True))
+    now = run.schedules.at(step)
+    row |= {"lr": now.lr, "last_layer_lr": now.last_layer_lr, "wd": now.wd, "mom": now.momentum}
+    row |= {"teacher_temp": now.teacher_temp, "skipped_steps": run.counters.skipped_steps, **speed}
+    if run.metrics is not None:
+        run.metrics.write(row)
+    run.progress.describe(
+        loss=values[0], images_per_second=speed["images_per_second"], data_wait=speed["data_wait"]
+    )

@@ -1,0 +1,235 @@
+"""A run from its command line to its last checkpoint: set up, resume, train, evaluate, save."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinov3 import __version__
+from dinov3.config.errors import EXIT_DONE, EXIT_PREEMPTED, ConfigError
+from dinov3.config.dump import to_dict, to_yaml
+from dinov3.config.schema import Config
+from dinov3.data.loader import CropLoader
+from dinov3.data.sources import DataError, Source, parse_dataset
+from dinov3.distributed import context
+from dinov3.engine import precision
+from dinov3.engine.checkpoint import Checkpointer, load_tensors, newest_valid, step_of
+from dinov3.engine.export import write_backbone
+from dinov3.engine.metrics import MetricsFile, ProgressLine
+from dinov3.engine.optim import build_optimizer
+from dinov3.engine.schedules import Schedules, build_schedules
+from dinov3.engine.signals import StopRequest
+from dinov3.engine.state import allocate_optimizer_state, training_tensors
+from dinov3.train import evidence
+from dinov3.train.loop import Counters, Training, train
+from dinov3.train.resume import changed_keys, refuse_fixed
+from dinov3.train.ssl_meta_arch import SSLMetaArch
+
+log = logging.getLogger("dinov3")
+
+
+def run(cfg: Config, out: Path, *, resume: bool) -> int:
+    """Train ``cfg`` in the folder ``out``, continuing what is there unless ``resume`` is False."""
+    device = context.setup(cfg.train.device)
+    if context.world_size() > 1:
+        raise ConfigError("command line", "WORLD_SIZE", "several processes are not supported yet; start one")
+    source = checked_source(cfg, context.world_size())
+    schedules = build_schedules(cfg, context.world_size())
+    until = min(schedules.total_steps, cfg.train.max_steps or schedules.total_steps)
+    if not resume:
+        put_aside(out)
+    found = newest_valid(out)
+    changes = compare_with_start(cfg, out) if found else {}
+    if found and step_of(found) >= until:
+        print(f"{out}: finished at step {step_of(found)}; the backbone is in {found}")
+        evidence.print_last_line(out)
+        return EXIT_DONE
+    prepare_folder(cfg, out, changes)
+    training = build(cfg, out, source, schedules, device, until, found)
+    try:
+        return train_and_save(training, source, out, until)
+    finally:
+        training.loader.close()
+        training.progress.close()
+        if training.metrics is not None:
+            training.metrics.close()
+        context.teardown()
+
+
+def checked_source(cfg: Config, world: int) -> Source:
+    """The dataset, opened before anything is built or written; DataError when it cannot fill one batch."""
+    source = parse_dataset(cfg.train.dataset_path)
+    batch = cfg.train.batch_size_per_gpu * world
+    if len(source) < batch:
+        raise DataError(
+            f"{cfg.train.dataset_path}: {len(source)} images, fewer than one batch of {batch}: "
+            "lower train.batch_size_per_gpu or add images"
+        )
+    return source
+
+
+def put_aside(out: Path) -> None:
+    """--no-resume: rename what an earlier run left, so that nothing is lost and nothing is continued."""
+    earlier = [out / name for name in ("ckpt", "metrics.jsonl", "evaluation.jsonl", "config.yaml") if (out / name).exists()]
+    if not earlier or not context.is_main():
+        return
+    number = 1 + len(list(out.glob("before-*")))
+    aside = out / f"before-{number}"
+    aside.mkdir()
+    for path in earlier:
+        os.rename(path, aside / path.name)
+    print(f"--no-resume: the earlier run is now in {aside}")
+
+
+def compare_with_start(cfg: Config, out: Path) -> dict[str, tuple[Any, Any]]:
+    """What changed since the run was started; ConfigError when it is something that must not."""
+    start = out / "config.json"
+    changes = changed_keys(json.loads(start.read_text()), to_dict(cfg)) if start.exists() else {}
+    changes = {k: v for k, v in changes.items() if not k.startswith("resume.")}
+    refuse_fixed(changes, cfg.resume.allow, str(out))
+    return changes
+
+
+def prepare_folder(cfg: Config, out: Path, changes: dict[str, tuple[Any, Any]]) -> None:
+    """Folder, log file and config; a resumed run with changed keys adds to ``config_history``."""
+    if not context.is_main():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(out / "run.log")
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    log.setLevel(logging.INFO)
+    if not (out / "config.yaml").exists():
+        (out / "config.yaml").write_text(to_yaml(cfg))
+        (out / "config.json").write_text(json.dumps(to_dict(cfg)))
+    elif changes:
+        history = out / "config_history"
+        history.mkdir(exist_ok=True)
+        number = 1 + len(list(history.glob("*.yaml")))
+        (history / f"{number:04d}.yaml").write_text(to_yaml(cfg))
+        for key, (old, new) in changes.items():
+            log.info("config changed since the start: %s: %r -> %r", key, old, new)
+
+
+def build(
+    cfg: Config, out: Path, source: Source, schedules: Schedules, device: torch.device, until: int, found: Path | None
+) -> Training:
+    """Model, optimizer and loader, at the start of training or where ``found`` left off."""
+    chosen = precision.resolve(cfg.compute_precision.param_dtype, device)
+    model = SSLMetaArch(cfg, device, chosen)
+    model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
+    done = model.prepare_for_distributed_training()
+    optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
+    allocate_optimizer_state(optimizer)
+    counters = Counters()
+    if found is not None:
+        load_tensors(training_tensors(model, optimizer), found / "state")
+        counters = Counters(**json.loads((found / "train_state.json").read_text())["counters"])
+    batch = cfg.train.batch_size_per_gpu * context.world_size()
+    loader = CropLoader(
+        cfg,
+        source,
+        position=counters.samples,
+        rank=context.rank(),
+        world_size=context.world_size(),
+        device=device,
+        dtype=torch.float32,
+    )
+    if context.is_main():
+        print(start_up_block(cfg, out, source, schedules, chosen, model, done, counters, until, batch))
+    return Training(
+        cfg=cfg,
+        model=model,
+        optimizer=optimizer,
+        schedules=schedules,
+        loader=loader,
+        metrics=MetricsFile(out / "metrics.jsonl", counters.step) if context.is_main() else None,
+        progress=ProgressLine(until, counters.step, shown=context.is_main()),
+        stop=StopRequest(),
+        global_batch=batch,
+        until=until,
+        counters=counters,
+    )
+
+
+def start_up_block(
+    cfg: Config,
+    out: Path,
+    source: Source,
+    schedules: Schedules,
+    chosen: precision.Precision,
+    model: SSLMetaArch,
+    done: list[str],
+    counters: Counters,
+    until: int,
+    batch: int,
+) -> str:
+    """What is about to happen, in the units people think in."""
+    millions = sum(p.numel() for p in model.student["backbone"].parameters()) / 1e6
+    device = torch.cuda.get_device_name(chosen.device) if chosen.device.type == "cuda" else platform.machine()
+    lines = [
+        f"dinov3 {__version__} in {out}",
+        f"  device     {chosen.device.type} ({device}), {torch.get_num_threads()} threads, {chosen.name}: {chosen.reason}",
+        f"  processes  {context.world_size()}, batch {cfg.train.batch_size_per_gpu} each, effective batch {batch}",
+        f"  data       {cfg.train.dataset_path}: {len(source):,} images, {cfg.train.num_workers} workers",
+        f"  student    {cfg.student.arch}, width {model.embed_dim}, {millions:.1f} M parameters",
+        *[f"  {line}" for line in done],
+        *[f"  {line}" for line in schedules.table().splitlines()],
+    ]
+    if counters.step:
+        lines.append(f"  resumed    at step {counters.step} of {until}, {counters.samples:,} images seen")
+    return "\n".join(lines)
+
+
+def save(training: Training, checkpointer: Checkpointer) -> None:
+    """Commit the state as it is between two steps."""
+    cfg, model = training.cfg, training.model
+    preprocess = {"mean": cfg.crops.rgb_mean, "std": cfg.crops.rgb_std, "size": evidence.input_size(cfg)}
+    info = {
+        "counters": dataclasses.asdict(training.counters),
+        "global_batch": training.global_batch,
+        "world_size": context.world_size(),
+        "versions": {"dinov3": __version__, "torch": torch.__version__},
+    }
+    checkpointer.save(
+        training.counters.step,
+        training_tensors(model, training.optimizer),
+        info,
+        lambda folder: write_backbone(folder, model.model_ema["backbone"], preprocess),
+    )
+
+
+def train_and_save(training: Training, source: Source, out: Path, until: int) -> int:
+    """Train to the end, stopping to save and to look at the backbone when due."""
+    cfg, counters = training.cfg, training.counters
+    keep = cfg.checkpointing
+    checkpointer = Checkpointer(out, max_to_keep=keep.max_to_keep, keep_every=keep.keep_every)
+    evidence.look(training, out)
+    while counters.step < until:
+        due = min(until, next_multiple(counters.step, keep.period), next_multiple(counters.step, cfg.evaluation.knn.period))
+        finished = train(training, due)
+        if not finished or counters.step == until or counters.step % keep.period == 0:
+            save(training, checkpointer)
+        if not finished:
+            print(f"\n{training.stop.signal_name}: saved at step {counters.step}; the same command continues")
+            return EXIT_PREEMPTED
+        evidence.look(training, out)
+    training.progress.close()
+    if context.is_main():
+        evidence.draw(training, source, out)
+        print(f"done: {counters.step} steps, {counters.samples:,} images; backbone in {checkpointer.folder}/step-{counters.step:08d}")
+        evidence.print_last_line(out)
+    return EXIT_DONE
+
+
+def next_multiple(step: int, period: int) -> int:
+    """The first multiple of ``period`` after ``step``; far away when the period is 0."""
+    return (step // period + 1) * period if period > 0 else 2**62

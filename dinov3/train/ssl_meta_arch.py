@@ -1,0 +1,289 @@
+"""Student, EMA teacher, frozen teachers and objectives, put together into one training step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dinov3.config.schema import Config
+from dinov3.contracts import CropBatch, Features, StepContext, StudentView
+from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
+from dinov3.engine.precision import Precision
+from dinov3.models.build import build_backbone
+from dinov3.objectives.base import Objective
+from dinov3.objectives.dino import Dino
+from dinov3.objectives.gram import Gram
+from dinov3.objectives.ibot import Ibot
+from dinov3.objectives.koleo import Koleo
+from dinov3.teachers.gram import GramTeacher, Grid, resized_patches
+
+if TYPE_CHECKING:
+    from dinov3.teachers.da3 import Da3Teacher
+
+N_GLOBAL_CROPS = 2
+
+
+def build_objectives(cfg: Config, embed_dim: int, da3_teacher: Da3Teacher | None) -> list[Objective]:
+    """The loss terms this config switches on, in the order they are logged."""
+    objectives: list[Objective] = [Dino(cfg, embed_dim), Koleo(cfg, embed_dim), Ibot(cfg, embed_dim)]
+    if cfg.gram.use_loss:
+        objectives.append(Gram(cfg, embed_dim))
+    if da3_teacher is not None:
+        from dinov3.objectives.da3 import Da3
+
+        objectives.append(Da3(cfg, embed_dim, da3_teacher.embed_dim))
+    return objectives
+
+
+def build_da3_teacher(cfg: Config, device: torch.device) -> Da3Teacher | None:
+    """The frozen DA3 teacher, None when it is off; then nothing of DA3 is even imported."""
+    if not cfg.da3.enabled:
+        return None
+    from dinov3.teachers.da3 import Da3Teacher
+
+    return Da3Teacher(cfg, device)
+
+
+class SSLMetaArch(nn.Module):
+    """The trainable whole. ``student`` learns; ``model_ema`` follows it and teaches.
+
+    State-dict names are DINOv3's: ``student.*``, ``model_ema.*``, ``dino_loss.center``, ``ibot_patch_loss.center``.
+    Built with storage but without values: call ``init_weights`` before use.
+    """
+
+    def __init__(
+        self, cfg: Config, device: torch.device | str = "cpu", precision: Precision | None = None
+    ) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.precision = precision or Precision(torch.float32, torch.device(device), "default")
+        self.da3_teacher = build_da3_teacher(cfg, torch.device(device))
+        self.gram = GramTeacher(cfg.gram)
+        with torch.device("meta"):
+            self.student = nn.ModuleDict({"backbone": self._backbone(drop_path=True)})
+            self.model_ema = nn.ModuleDict({"backbone": self._backbone(drop_path=False)})
+            self.embed_dim: int = self.student["backbone"].embed_dim  # type: ignore[assignment]
+            if cfg.gram.use_loss and not cfg.gram.ema_teacher:
+                self.gram_teacher = nn.ModuleDict({"backbone": self._backbone(drop_path=False)})
+            self.objectives = build_objectives(cfg, self.embed_dim, self.da3_teacher)
+            for objective in self.objectives:
+                self.student.update(objective.student_modules())
+                self.model_ema.update(objective.ema_modules())
+                self.add_module(objective.state_name, objective)
+        self.to_empty(device=device)
+        self._fill_with_nan()
+        for frozen in self._frozen():
+            frozen.requires_grad_(False)
+        self.train()
+
+    def _backbone(self, *, drop_path: bool) -> nn.Module:
+        return build_backbone(self.cfg.student, img_size=self.cfg.crops.global_crops_size, drop_path=drop_path)
+
+    @torch.no_grad()
+    def _fill_with_nan(self) -> None:
+        """A tensor that init_weights forgets shows at once."""
+        for tensor in [*self.parameters(), *self.buffers()]:
+            if tensor.is_floating_point():
+                tensor.fill_(float("nan"))
+
+    @property
+    def teacher(self) -> nn.ModuleDict:
+        """The model whose outputs are the targets."""
+        return self.model_ema
+
+    def train(self, mode: bool = True) -> SSLMetaArch:
+        """Training mode for the student; teachers stay in eval mode whatever ``mode`` is."""
+        super().train(mode)
+        for frozen in self._frozen():
+            frozen.eval()
+        return self
+
+    def _frozen(self) -> list[nn.ModuleDict]:
+        """Models inside the module tree that learn nothing by gradient."""
+        return [self.model_ema, *([self.gram_teacher] if hasattr(self, "gram_teacher") else [])]
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Random student (drawn from ``generator``), teacher equal to it, buffers at their start values."""
+        for name, module in self.student.items():
+            module.init_weights(generator=generator)
+            if name in self.model_ema:
+                self.model_ema[name].load_state_dict(module.state_dict())
+        if hasattr(self, "gram_teacher"):
+            self._copy_ema_to_gram_teacher()
+        for objective in self.objectives:
+            objective.init_weights()
+
+    # ------------------------------------------------------------------ one step
+
+    def forward_backward(
+        self, batch: CropBatch, *, teacher_temp: float, iteration: int
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """Losses and gradients of one batch.
+
+        Returns the weighted total (scalar, detached) and every loss term, unweighted, under its DINOv3 name.
+        """
+        with self.precision.autocast():
+            ema = self.get_teacher_output(
+                batch.collated_global_crops, teacher_temp=teacher_temp, mask_indices_list=batch.mask_indices_list
+            )
+            student_global, student_local = self.get_student_output(batch)
+            teachers = {"ema": ema}
+            if self.cfg.gram.use_loss and self.gram.ready(iteration):
+                teachers["gram"] = self.get_gram_teacher_output(batch, ema, student_global.grid)
+            if self.da3_teacher is not None:
+                teachers["da3"] = self.get_da3_teacher_output(
+                    batch.collated_global_crops_clean, batch.mask_indices_list, student_global.grid
+                )
+            context = StepContext(iteration, batch, student_global, student_local, self.student, teachers)
+            total, terms = self.compute_losses(context)
+        total.backward()
+        sizes = {"local_batch_size": float(batch.batch_size), "global_batch_size": float(batch.global_batch_size)}
+        return total.detach(), {**sizes, **terms}
+
+    @torch.no_grad()
+    def get_teacher_output(self, images: Tensor, *, teacher_temp: float, mask_indices_list: Tensor) -> dict[str, Any]:
+        """Targets from the unmasked global crops ``[G*B, C, H, W]``.
+
+        Returns ``cls_pre_head [G, B, D]``, ``cls_centered`` (Targets ``[G, B, K]``), ``masked_patch_centered``
+        (Targets ``[M, K]``) and ``patches [G*B, P, D]``.
+        """
+        features: Features = self.teacher["backbone"](images, is_training=True)
+        cls = features.cls.unflatten(0, (N_GLOBAL_CROPS, -1))  # [G, B, D]
+        cls_logits = self.teacher["dino_head"](features.cls).unflatten(0, (N_GLOBAL_CROPS, -1))  # [G, B, K]
+        masked = features.patches.flatten(0, 1).index_select(0, mask_indices_list)  # [M, D]
+        masked_logits = self.teacher["ibot_head"](masked)  # [M, K]
+        return {
+            "cls_pre_head": cls,
+            "cls_centered": self.dino_loss.targets(cls_logits, teacher_temp),
+            "masked_patch_centered": self.ibot_patch_loss.targets(masked_logits, teacher_temp),
+            "patches": features.patches,
+            "grid": features.grid,
+        }
+
+    @torch.no_grad()
+    def get_gram_teacher_output(self, batch: CropBatch, ema: dict[str, Any], grid: Grid) -> dict[str, Tensor]:
+        """``patches [G*B, P, D]`` of the Gram teacher on the student's grid.
+
+        From the Gram crops when the batch has them, else from the global crops; with ``gram.ema_teacher`` and no Gram
+        crops they are what the EMA teacher has just computed.
+        """
+        crops = batch.collated_gram_teacher_crops
+        if self.cfg.gram.ema_teacher and crops is None:
+            return {"patches": resized_patches(ema["patches"], ema["grid"], grid, self.cfg.gram)}
+        model = self.model_ema if self.cfg.gram.ema_teacher else self.gram_teacher
+        views = batch.collated_global_crops if crops is None else crops
+        return {"patches": self.gram.patches(model["backbone"], views, grid)}
+
+    @torch.no_grad()
+    def get_da3_teacher_output(
+        self, clean_global_crops: Tensor, mask_indices_list: Tensor, grid: Grid
+    ) -> dict[str, Tensor]:
+        """DA3 ``tokens [M, D']`` at the masked positions, or of every patch with ``da3.loss_on: all``.
+
+        ``clean_global_crops [G*B, 3, H, W]``; ``mask_indices_list [M]`` indexes their flattened student grid.
+        """
+        assert self.da3_teacher is not None
+        tokens = self.da3_teacher.tokens(clean_global_crops, grid).flatten(0, 1)  # [G*B*P, D']
+        return {"tokens": tokens if self.cfg.da3.loss_on == "all" else tokens.index_select(0, mask_indices_list)}
+
+    def get_student_output(self, batch: CropBatch) -> tuple[StudentView, StudentView]:
+        """What the student makes of the masked global crops and of the local crops, in one pass."""
+        crops = [batch.collated_global_crops, batch.collated_local_crops]
+        masks = [batch.collated_masks, None]
+        if crops[1].shape[0] == 0:
+            crops, masks = crops[:1], masks[:1]
+        features: list[Features] = self.student["backbone"](crops, masks, is_training=True)
+        logits = self.student["dino_head"](torch.cat([f.cls for f in features]))  # [(G+L)*B, K]
+        n_global = batch.collated_global_crops.shape[0]
+        masked = features[0].patches.flatten(0, 1).index_select(0, batch.mask_indices_list)  # [M, D]
+        b = batch.batch_size
+        student_global = StudentView(
+            cls_pre_head=features[0].cls.unflatten(0, (-1, b)),
+            cls_after_head=logits[:n_global].unflatten(0, (-1, b)),
+            patches=features[0].patches,
+            grid=features[0].grid,
+            masked_patch_pre_head=masked,
+            masked_patch_after_head=self.student["ibot_head"](masked),
+        )
+        local_cls = features[-1].cls if len(features) == 2 else features[0].cls[:0]
+        student_local = StudentView(
+            cls_pre_head=local_cls.reshape(-1, b, local_cls.shape[-1]),
+            cls_after_head=logits[n_global:].reshape(-1, b, logits.shape[-1]),
+            patches=features[-1].patches,
+            grid=features[-1].grid,
+        )
+        return student_global, student_local
+
+    def compute_losses(self, context: StepContext) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """Weighted sum of the objectives, and their unweighted values to log."""
+        total = torch.zeros((), device=context.batch.collated_global_crops.device)
+        logged: dict[str, Tensor | float] = {}
+        for objective in self.objectives:
+            term = objective(context)
+            total = total + objective.weight_at(context.iteration) * term.value
+            logged |= term.metrics
+        return total, logged
+
+    # ------------------------------------------------------------------ after the step
+
+    @torch.no_grad()
+    def update_ema(self, momentum: float) -> None:
+        """teacher = momentum * teacher + (1 - momentum) * student, parameters only."""
+        student = dict(self.student.named_parameters())
+        names, teacher = zip(*self.model_ema.named_parameters(), strict=True)
+        ema_update(list(teacher), [student[n] for n in names], momentum)
+
+    def _copy_ema_to_gram_teacher(self) -> None:
+        self.gram_teacher["backbone"].load_state_dict(self.model_ema["backbone"].state_dict())
+
+    def before_step(self, iteration: int) -> None:
+        """Teachers that change at a given step."""
+        if hasattr(self, "gram_teacher") and self.gram.loads_ema_before(iteration):
+            self._copy_ema_to_gram_teacher()
+
+    def update_gram(self, iteration: int) -> None:
+        """Copy the EMA teacher into the Gram teacher when it is due after this step."""
+        if hasattr(self, "gram_teacher") and self.gram.updates_after(iteration):
+            self._copy_ema_to_gram_teacher()
+
+    @torch.no_grad()
+    def after_step(self, iteration: int, momentum: float) -> None:
+        """Everything that follows the student when a step was taken."""
+        self.update_ema(momentum)
+        self.update_gram(iteration)
+        for objective in self.objectives:
+            objective.after_step()
+
+    def get_params_groups(self) -> list[ParamGroup]:
+        """Parameters with their learning-rate and weight-decay multipliers, submodule by submodule."""
+        optim = self.cfg.optim
+        groups: list[ParamGroup] = []
+        for module in self.student.values():
+            groups += parameter_groups(
+                module,
+                lr_decay_rate=optim.layerwise_decay,
+                patch_embed_lr_mult=optim.patch_embed_lr_mult,
+                dino_head_wd_multiplier=optim.dino_head_wd_multiplier,
+            )
+        return groups
+
+    def prepare_for_distributed_training(self) -> list[str]:
+        """Activation checkpointing and compilation, in that order; returns what was done, to be printed."""
+        done = []
+        train = self.cfg.train
+        mode = "full" if train.checkpointing_full else "selective" if train.checkpointing else "none"
+        if mode != "none":
+            self.student["backbone"].set_checkpointing(mode)
+            done.append(f"activation checkpointing: {mode}")
+        device = next(self.parameters()).device
+        if train.compile and device.type == "cuda":
+            for model in (self.student, self.model_ema):
+                for module in model.values():
+                    module.compile(dynamic=False)
+            done.append("torch.compile: backbones and heads")
+        elif train.compile:
+            done.append(f"torch.compile: off, it pays on GPUs only (this is {device.type})")
+        return done

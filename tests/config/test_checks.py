@@ -1,0 +1,166 @@
+"""What must hold between keys: each rule refuses the bad case with one exact line and lets its neighbour pass."""
+
+from __future__ import annotations
+
+import pytest
+
+from dinov3.config.errors import ConfigError
+from dinov3.config.load import load_config
+
+SCHEDULES = "schedules={lr: {start: 0, peak: 1e-3, end: 0}, weight_decay: {start: 0, peak: 0, end: 0}, \
+momentum: {start: 0.9, peak: 0.9, end: 1}, teacher_temp: {start: 0.04, peak: 0.07, end: 0.07}}"
+
+# (arguments that fit, one more that does not, the line after "command line: ")
+RULES = {
+    "global crop": (
+        ["crops.global_crops_size=240"],
+        "crops.global_crops_size=225",
+        "crops.global_crops_size: 225 is not a multiple of student.patch_size 16: use 224 or 240",
+    ),
+    "local crop": (
+        ["student.patch_size=14", "crops.local_crops_size=98"],
+        "crops.local_crops_size=100",
+        "crops.local_crops_size: 100 is not a multiple of student.patch_size 14: use 98 or 112",
+    ),
+    "crop below one patch": (
+        [],
+        "crops.local_crops_size=9",
+        "crops.local_crops_size: 9 is not a multiple of student.patch_size 16: use 16",
+    ),
+    "Gram crop": (
+        ["crops.gram_teacher_crops_size=512"],
+        "crops.gram_teacher_crops_size=520",
+        "crops.gram_teacher_crops_size: 520 is not a multiple of student.patch_size 16: use 512 or 528",
+    ),
+    "local crops out of global ones": (
+        ["crops.localcrops_subset_of_globalcrops=true", "crops.local_crops_size=224"],
+        "crops.local_crops_size=240",
+        "crops.localcrops_subset_of_globalcrops: true, but crops.local_crops_size 240 cannot be cut out of "
+        "crops.global_crops_size 224: lower it, or set this to false",
+    ),
+    "warm-up": (
+        ["optim.epochs=40", "optim.warmup_epochs=40"],
+        "optim.warmup_epochs=41",
+        "optim.warmup_epochs: is 41, training only has optim.epochs 40: shorten it or train longer",
+    ),
+    "warm-up of the temperature": (
+        ["optim.epochs=30"],
+        "optim.epochs=29",
+        "teacher.warmup_teacher_temp_epochs: is 30, training only has optim.epochs 29: shorten it or train longer",
+    ),
+    "warm-up in the second style": (
+        [SCHEDULES, "optim.epochs=5", "schedules.lr.warmup_epochs=5"],
+        "schedules.lr.warmup_epochs=5.5",
+        "schedules.lr.warmup_epochs: is 5.5, training only has optim.epochs 5: shorten it or train longer",
+    ),
+    "cosine after the warm-up": (
+        [SCHEDULES, "optim.epochs=5", "schedules.momentum.warmup_epochs=2", "schedules.momentum.cosine_epochs=3"],
+        "schedules.momentum.cosine_epochs=4",
+        "schedules.momentum.cosine_epochs: ends at epoch 6, training only has optim.epochs 5: shorten it or train longer",
+    ),
+    "schedule of the local loss": (
+        ["dino.reweight_dino_local_loss=true", "dino.local_loss_weight_schedule.warmup_epochs=100"],
+        "dino.local_loss_weight_schedule.warmup_epochs=101",
+        "dino.local_loss_weight_schedule.warmup_epochs: is 101, training only has optim.epochs 100: "
+        "shorten it or train longer",
+    ),
+    "frozen last layer": (
+        [SCHEDULES, "schedules.lr.freeze_last_layer_epochs=1"],
+        "schedules.momentum.freeze_last_layer_epochs=1",
+        "schedules.momentum.freeze_last_layer_epochs: only schedules.lr can freeze the last layers: set it to 0",
+    ),
+    "last learning rate": (
+        ["optim.lr=1e-6"],
+        "optim.lr=1e-7",
+        "optim.min_lr: 1e-06 is above optim.lr 1e-07: lower it",
+    ),
+    "learning rate in the second style": (
+        # published: the high-resolution stage warms up by the cosine alone
+        [SCHEDULES, "schedules.lr.peak=0", "schedules.lr.end=1.25e-5"],
+        "schedules.lr.end=0",
+        "schedules.lr.peak: 0 leaves the learning rate at 0 or below: it must be > 0",
+    ),
+    "negative schedule": (
+        [SCHEDULES],
+        "schedules.weight_decay.end=-1",
+        "schedules.weight_decay.end: -1 is out of range: it must be >= 0",
+    ),
+    "temperature of 0": (
+        [SCHEDULES],
+        "schedules.teacher_temp.start=0",
+        "schedules.teacher_temp.start: 0 is out of range: it must be > 0",
+    ),
+    "momentum above 1": (
+        [SCHEDULES],
+        "schedules.momentum.end=1.01",
+        "schedules.momentum.end: 1.01 is out of range: it must be <= 1",
+    ),
+    "RoPE base and period": (
+        [],
+        "student.pos_embed_rope_min_period=2",
+        "student.pos_embed_rope_base: 100 and a period are both given: set one of them to null",
+    ),
+    "RoPE without anything": (
+        [],
+        "student.pos_embed_rope_base=null",
+        "student.pos_embed_rope_base: null needs pos_embed_rope_min_period and pos_embed_rope_max_period",
+    ),
+    "RoPE periods": (
+        [
+            "student.pos_embed_rope_base=null",
+            "student.pos_embed_rope_min_period=1",
+            "student.pos_embed_rope_max_period=9",
+        ],
+        "student.pos_embed_rope_min_period=9",
+        "student.pos_embed_rope_min_period: 9 is not below pos_embed_rope_max_period 9",
+    ),
+    "heads": (
+        ["student.embed_dim=192", "student.num_heads=3"],
+        "student.num_heads=5",
+        "student.embed_dim: 192 is not a multiple of 4 * student.num_heads = 20, which RoPE needs: use 180 or 200",
+    ),
+    "channels": (
+        ["student.in_chans=1", "crops.rgb_mean=[0.5]", "crops.rgb_std=[0.2]"],
+        "crops.rgb_std=[0.2, 0.2]",
+        "crops.rgb_std: [0.2, 0.2] has 2 values, student.in_chans is 1",
+    ),
+    "KoLeo": (
+        ["train.batch_size_per_gpu=2"],
+        "train.batch_size_per_gpu=1",
+        "train.batch_size_per_gpu: 1 leaves KoLeo without neighbours: use 2 or more, "
+        "dino.koleo_loss_distributed=true, or dino.koleo_loss_weight=0",
+    ),
+    "k-NN sets": (
+        ["evaluation.knn.train=a", "evaluation.knn.test=b"],
+        "evaluation.knn.test=null",
+        "evaluation.knn.test: null, but evaluation.knn.train is given: give both or none",
+    ),
+    "k-NN neighbours": (
+        ["evaluation.knn.max_train=20"],
+        "evaluation.knn.max_train=19",
+        "evaluation.knn.max_train: 19 is fewer than evaluation.knn.k 20 neighbours",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_refuses_one_step_too_far(name: str) -> None:
+    fitting, too_far, expected = RULES[name]
+    load_config(None, fitting)
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [*fitting, too_far])
+    assert str(caught.value) == f"command line: {expected}"
+
+
+@pytest.mark.parametrize("freed", ["dino.koleo_loss_weight=0", "dino.koleo_loss_distributed=true"])
+def test_a_batch_of_one_is_fine_without_local_koleo(freed: str) -> None:
+    assert load_config(None, ["train.batch_size_per_gpu=1", freed]).train.batch_size_per_gpu == 1
+
+
+def test_an_unused_schedule_is_not_checked() -> None:
+    load_config(None, ["dino.local_loss_weight_schedule.warmup_epochs=1000"])
+    load_config(None, [SCHEDULES, "optim.epochs=2"])  # optim.warmup_epochs 10 is out of use
+
+
+def test_the_clean_crops_may_have_a_size_of_another_patch() -> None:
+    assert load_config(None, ["crops.global_crops_clean_size=196"]).crops.global_crops_clean_size == 196

@@ -1,0 +1,86 @@
+"""The printed config: order, comments, secrets. That it loads as itself is in test_load.py."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from dinov3.config.dump import REDACTED, redacted, to_dict, to_yaml
+from dinov3.config.load import load_config
+from dinov3.config.schema import Config
+from dinov3.config.spec import leaves
+
+
+def test_printed_keys_stand_in_the_order_of_the_schema() -> None:
+    tree = yaml.safe_load(to_yaml(Config()))
+
+    def flat(values, prefix=""):
+        for name, value in values.items():
+            if isinstance(value, dict) and f"{prefix}{name}" != "evaluation.config_files":
+                yield from flat(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name
+
+    null_blocks = ("schedules.", "gram.loss_weight_schedule.")
+    expected = [x.key for x in leaves(Config, Config()) if not x.key.startswith(null_blocks)]
+    assert [k for k in flat(tree) if k not in {"schedules", "gram.loss_weight_schedule"}] == expected
+
+
+def test_any_yaml_reader_gets_the_same_numbers() -> None:
+    tree = yaml.safe_load(to_yaml(Config(), comments=True))
+    assert tree["student"]["layerscale"] == 1e-5
+    assert tree["checkpointing"]["keep_every"] == 99999999999999999
+    assert tree["ibot"]["mask_ratio_min_max"] == [0.1, 0.5]
+    assert tree["schedules"] is None
+
+
+def test_comments_change_no_value() -> None:
+    assert yaml.safe_load(to_yaml(Config(), comments=True)) == yaml.safe_load(to_yaml(Config()))
+
+
+def test_a_null_block_stands_as_a_comment_that_can_be_uncommented(tmp_path) -> None:
+    after = to_yaml(Config(), comments=True).split("schedules: null", 1)[1].split("\n\n", 1)[0]
+    path = tmp_path / "x.yaml"
+    path.write_text("schedules:\n" + "\n".join(line.removeprefix("# ") for line in after.splitlines()[1:]))
+    schedules = load_config(path).schedules
+    assert schedules is not None
+    assert (schedules.lr.peak, schedules.momentum.end, schedules.teacher_temp.warmup_epochs) == (1e-3, 1.0, 30.0)
+
+
+def test_every_key_has_a_comment() -> None:
+    for line in to_yaml(Config(), comments=True).splitlines():
+        assert not line or re.search(r"  # \S", line), line
+
+
+@pytest.mark.parametrize("name", ["token", "hf_token", "api_key", "apikey", "key", "client_secret", "db_password"])
+def test_a_secret_is_hidden_by_its_name(name: str) -> None:
+    assert redacted("x", {name: "abc", "other": "abc"}) == {name: REDACTED, "other": "abc"}
+
+
+@pytest.mark.parametrize("name", ["tokens_used", "n_storage_tokens", "keep_every", "monkey"])
+def test_a_name_that_only_contains_the_word_is_shown(name: str) -> None:
+    assert redacted(name, "abc") == "abc"
+
+
+def test_secrets_inside_a_text_are_hidden_and_the_rest_is_kept() -> None:
+    path = "HuggingFace:name=a/b:token=hf_abc:split=train"
+    assert redacted("dataset_path", path) == f"HuggingFace:name=a/b:token={REDACTED}:split=train"
+    assert redacted("x", ["https://me:pw@host/a"]) == [f"https://{REDACTED}@host/a"]
+
+
+def test_a_config_with_a_secret_is_written_without_it() -> None:
+    cfg = Config()
+    cfg.train.dataset_path = "HuggingFace:name=a:token=hf_abc"
+    cfg.evaluation.config_files = {"api_key": "xyz"}
+    for text in (to_yaml(cfg), to_yaml(cfg, comments=True), str(to_dict(cfg))):
+        assert "hf_abc" not in text
+        assert "xyz" not in text
+    assert cfg.train.dataset_path.endswith("hf_abc")
+
+
+def test_a_dict_of_a_config_holds_plain_values() -> None:
+    values = to_dict(Config())
+    assert values["dino"]["local_loss_weight_schedule"]["peak"] == 0.5
+    assert values["schedules"] is None

@@ -1,0 +1,71 @@
+"""`dinov3 config explain`: one key, one block, one typo."""
+
+from __future__ import annotations
+
+import pytest
+
+from dinov3.config import explain as module
+from dinov3.config.errors import ConfigError
+from dinov3.config.explain import explain
+from dinov3.config.names import types_of_keys
+
+
+def test_a_key_shows_meaning_type_limits_default_unit_and_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "places_by_key", lambda: {"crops.global_crops_size": ("a.py:1", "b.py:2")})
+    assert explain("crops.global_crops_size").splitlines() == [
+        "crops.global_crops_size: side of a global crop",
+        "  type     a whole number, >= 1",
+        "  default  224",
+        "  unit     px",
+        "  read by  a.py:1",
+        "           b.py:2",
+    ]
+
+
+def test_many_readers_are_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = tuple(f"a.py:{i}" for i in range(11))
+    monkeypatch.setattr(module, "places_by_key", lambda: {"optim.lr": places})
+    assert explain("optim.lr").splitlines()[-1].strip() == "and 3 more"
+
+
+def test_a_choice_shows_all_its_values() -> None:
+    assert "one of mlp, swiglu, swiglu32, swiglu64, swiglu128" in explain("student.ffn_layer")
+
+
+def test_a_key_of_the_first_schedule_style_names_its_successor() -> None:
+    assert "unused when `schedules` is given; schedules.lr.peak takes over" in explain("optim.lr")
+
+
+@pytest.mark.parametrize(
+    ("key", "last_line"),
+    [
+        ("train.saveckp_freq", "read by  nothing: accepted because published YAMLs have it"),
+        ("ibot.separate_head", "read by  nothing: it has one legal value"),
+        ("hrft.checkpoint_path", "read by  nothing yet: high-resolution fine-tuning is not built"),
+        ("train.cell_augmentation", "accepted because published YAMLs have it; does nothing here"),
+    ],
+)
+def test_a_key_nobody_reads_says_why(key: str, last_line: str) -> None:
+    assert explain(key).splitlines()[-1].strip() == last_line
+
+
+def test_a_block_lists_its_keys() -> None:
+    lines = explain("evaluation.knn").splitlines()
+    assert lines[0] == "evaluation.knn: k-nearest-neighbour accuracy of the EMA teacher's CLS token"
+    assert [line.split()[0] for line in lines[1:]] == [
+        f"evaluation.knn.{k}" for k in ("train", "test", "period", "k", "temperature", "max_train", "max_test")
+    ]
+
+
+def test_an_unknown_key_is_an_error_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError) as caught:
+        explain("optim.lrr")
+    assert str(caught.value) == "config explain: optim.lrr: unknown key (did you mean optim.lr?)"
+
+
+@pytest.mark.parametrize("key", [*types_of_keys(), "evaluation.config_files.high_freq"])
+def test_every_key_and_block_can_be_explained(key: str) -> None:
+    text = explain(key)
+    assert text.startswith(key.removesuffix(".high_freq"))
+    assert text.endswith("\n")
+    assert len(text.splitlines()) >= 2

@@ -1,0 +1,53 @@
+"""Run golden cases against the project's public classes: ``python -m tests.golden DIR [--cases GLOB]``."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+from tests.golden.case import Case, Skip
+from tests.golden.registry import runner_for
+
+
+def run_case(path: Path) -> tuple[str, str]:
+    """("ok" | "FAIL" | "skip", detail) of one case."""
+    case = Case(path)
+    try:
+        runner_for(case)(case)
+    except Skip as reason:
+        return "skip", str(reason)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        traceback.print_exc()
+        return "FAIL", f"{type(error).__name__}: {error}"
+    if case.failures:
+        return "FAIL", f"{len(case.failures)} of {case.checked} checks: " + "; ".join(case.failures[:3])
+    if not case.checked:
+        return "FAIL", "nothing was checked"
+    return "ok", f"{case.checked} checks"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder of golden cases (NAME.json + NAME.npz)")
+    parser.add_argument("--cases", default="*", help="only cases whose name matches this glob")
+    args = parser.parse_args(argv)
+    names = sorted(p.stem for p in args.folder.glob("*.json") if fnmatch.fnmatch(p.stem, args.cases))
+    if not names:
+        parser.error(f"no case matches {args.cases!r} in {args.folder}")
+    torch.set_num_threads(1)  # the reference was made with one thread
+    counts = {"ok": 0, "FAIL": 0, "skip": 0}
+    for name in names:
+        status, detail = run_case(args.folder / name)
+        counts[status] += 1
+        print(f"{status:4s} {name}: {detail}", flush=True)
+    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
+    return 1 if counts["FAIL"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Every shipped YAML loads, says truthfully how it is run, and every key of the schema has a reader."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dinov3.config.default_yaml import default_yaml
+from dinov3.config.load import load_config, parse_override, to_yaml
+from dinov3.config.schema import Config
+from dinov3.config.usage import dead_but_read, unread_keys
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_a_shipped_config_loads_without_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        load_config(path)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_the_first_line_is_the_command_that_runs_the_file(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# python -m dinov3.train ")
+    words = shlex.split(first.removeprefix("# python -m dinov3.train "))
+    assert words[:3] == ["--config-file", named(path), "--output-dir"]
+    overrides = words[4:]
+    assert all(parse_override(word) for word in overrides)
+    load_config(path, overrides)
+
+
+def test_the_default_yaml_is_what_the_schema_says() -> None:
+    assert (ROOT / "configs" / "ssl_default_config.yaml").read_text() == default_yaml()
+    assert load_config(ROOT / "configs" / "ssl_default_config.yaml") == Config()
+
+
+def test_the_full_vitb_config_writes_out_every_key_in_order() -> None:
+    path = ROOT / "configs" / "vitb_full_config.yaml"
+    header, body = path.read_text().split("\n\n", 1)
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert body == to_yaml(load_config(path))
+
+
+def test_the_full_vitb_config_has_the_da3_block_switched_off() -> None:
+    da3 = load_config(ROOT / "configs" / "vitb_full_config.yaml").da3
+    assert (da3.enabled, da3.loss_weight, da3.embed_dim, da3.projector_hidden_dim) == (False, 1.0, 1024, 2048)
+    assert (da3.ckpt_path, da3.use_fsdp) == ("", False)
+
+
+def test_the_imagenet_recipe_is_the_official_default_recipe() -> None:
+    cfg = load_config(ROOT / "configs" / "train" / "vitl_im1k.yaml")
+    cfg.train.dataset_path = Config().train.dataset_path
+    assert cfg == Config()
+
+
+def test_the_photo_run_is_fifty_steps() -> None:
+    cfg = load_config(ROOT / "configs" / "train" / "photos_vits.yaml")
+    assert cfg.optim.epochs * cfg.train.OFFICIAL_EPOCH_LENGTH == 50
+
+
+def test_every_key_is_read_by_some_code_or_says_why_not() -> None:
+    assert unread_keys() == []
+
+
+def test_no_key_that_is_called_dead_is_read() -> None:
+    assert dead_but_read() == []

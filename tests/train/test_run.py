@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dinov3.engine.checkpoint import read_tensors, step_folders
+from dinov3.engine.export import load_backbone
+from dinov3.engine.metrics import read_metrics
+from dinov3.engine.state import digest
+from dinov3.train import loop
+from dinov3.train.command import main
+from tests.train.tiny import TOTAL_STEPS, command
+
+TIMES = ("images_per_second", "data_wait")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One uninterrupted run."""
+    out = tmp_path_factory.mktemp("reference")
+    assert main(command(out)) == 0
+    return out
+
+
+def numbers(out: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(out / "metrics.jsonl")]
+
+
+def final_state(out: Path) -> str:
+    return digest(read_tensors(step_folders(out)[-1] / "state", prefix=""))
+
+
+def assert_identical(out: Path, reference: Path) -> None:
+    assert numbers(out) == numbers(reference)
+    assert step_folders(out)[-1].name == step_folders(reference)[-1].name
+    assert final_state(out) == final_state(reference)
+
+
+def test_a_run_logs_every_step_once_with_every_term(reference: Path) -> None:
+    rows = numbers(reference)
+    assert [r["iteration"] for r in rows] == list(range(TOTAL_STEPS))
+    assert [r["samples"] for r in rows] == [8 * (i + 1) for i in range(TOTAL_STEPS)]
+    expected = {"total_loss", "dino_local_crops_loss", "dino_global_crops_loss", "koleo_loss", "ibot_loss", "lr", "wd"}
+    expected |= {"mom", "teacher_temp", "backbone_grad_norm", "dino_head_grad_norm", "ibot_head_grad_norm"}
+    assert all(expected <= set(r) for r in rows)
+    weighted = [
+        r["dino_global_crops_loss"] * 2 / 6 + r["dino_local_crops_loss"] * 4 / 6 + r["ibot_loss"] + 0.2 * r["koleo_loss"]
+        for r in rows
+    ]
+    assert [r["total_loss"] for r in rows] == pytest.approx(weighted, rel=1e-5)
+
+
+def test_a_stopped_run_continues_bit_for_bit(reference: Path, tmp_path: Path) -> None:
+    assert main(command(tmp_path, train__max_steps=5)) == 0
+    assert step_folders(tmp_path)[-1].name == "step-00000005"
+    assert main(command(tmp_path)) == 0
+    assert_identical(tmp_path, reference)
+
+
+def test_a_signal_saves_and_the_same_command_continues_bit_for_bit(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.train_step
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["iteration"] == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", interrupted)
+        assert main(command(tmp_path)) == 85
+    assert len(numbers(tmp_path)) in (7, 8), "at most one more step after the signal"
+    assert main(command(tmp_path)) == 0
+    assert_identical(tmp_path, reference)
+
+
+def test_the_number_of_workers_changes_nothing(reference: Path, tmp_path: Path) -> None:
+    assert main(command(tmp_path, train__num_workers=2)) == 0
+    assert numbers(tmp_path) == numbers(reference)
+
+
+def test_another_seed_is_another_run(reference: Path, tmp_path: Path) -> None:
+    assert main(command(tmp_path, train__seed=1, train__max_steps=2)) == 0
+    assert numbers(tmp_path)[0]["total_loss"] != numbers(reference)[0]["total_loss"]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in reference.rglob("*")}
+    assert main(command(reference)) == 0
+    assert "finished at step 12" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in reference.rglob("*")} == before
+
+
+def test_no_resume_starts_again_and_loses_nothing(reference: Path, tmp_path: Path) -> None:
+    assert main(command(tmp_path, train__max_steps=3)) == 0
+    first = numbers(tmp_path)
+    assert main(command(tmp_path, "--no-resume", train__max_steps=2)) == 0
+    assert numbers(tmp_path) == first[:2]
+    assert numbers(tmp_path / "before-1") == first
+    assert step_folders(tmp_path / "before-1")
+
+
+def test_the_exported_backbone_is_the_ema_teacher(reference: Path) -> None:
+    backbone = load_backbone(reference)
+    stored = read_tensors(step_folders(reference)[-1] / "state", prefix="model_ema.backbone.")
+    assert digest(dict(backbone.state_dict())) == digest(stored)
+    assert not backbone.training
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train__seed": 5}, "train.seed: this run was started with 0, now it is 5"),
+        ({"student__depth": 3}, "student.depth: this run was started with 2, now it is 3"),
+        ({"train__batch_size_per_gpu": 4}, "train.batch_size_per_gpu: this run was started with 8, now it is 4"),
+    ],
+)
+def test_a_run_is_not_continued_as_another_one(
+    reference: Path, changes: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(reference.rglob("*"))
+    assert main(command(reference, optim__epochs=4, **changes)) == 78
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(reference.rglob("*")) == before
+
+
+def test_what_may_change_is_written_to_the_history(tmp_path: Path) -> None:
+    assert main(command(tmp_path, train__max_steps=2)) == 0
+    assert main(command(tmp_path, train__max_steps=4)) == 0
+    assert "max_steps: 4" in (tmp_path / "config_history" / "0001.yaml").read_text()
+    assert "max_steps: 2" in (tmp_path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("/nowhere/at/all", "/nowhere/at/all"),
+        ("Synthetic:n=7", "7 images, fewer than one batch of 8"),
+        ("Sinthetic", "Synthetic"),
+    ],
+)
+def test_unusable_data_ends_the_run_before_anything_is_written(
+    tmp_path: Path, dataset: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(command(out, train__dataset_path=dataset)) == 78
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_knn_of_the_ema_backbone_is_measured_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    knn = {"evaluation__knn__train": "Synthetic:n=40:size=40", "evaluation__knn__test": "Synthetic:n=20:size=40:seed=9"}
+    assert main(command(tmp_path, train__max_steps=2, **knn)) == 0
+    rows = read_metrics_of_evaluation(tmp_path)
+    assert [r["step"] for r in rows] == [0, 2]
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert f"{100 * rows[0]['knn_accuracy']:.1f} % untrained" in last
+    assert f"{100 * rows[1]['knn_accuracy']:.1f} % after 2 steps" in last
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert (tmp_path / "pca.png").stat().st_size > 1000
+
+
+def read_metrics_of_evaluation(out: Path) -> list[dict[str, Any]]:
+    return read_metrics(out / "evaluation.jsonl")
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], what: str) -> dict[int, str]:
+    """Make the loss or a gradient of some steps non-finite; returns the state's digest before and after each step."""
+    digests: dict[int, str] = {}
+    real = loop.SSLMetaArch.forward_backward
+
+    def bad(self: Any, batch: Any, *, teacher_temp: float, iteration: int) -> Any:
+        digests[iteration] = digest(dict(self.state_dict()))
+        loss, terms = real(self, batch, teacher_temp=teacher_temp, iteration=iteration)
+        if iteration in bad_steps and what == "loss":
+            loss = loss * torch.nan
+        if iteration in bad_steps and what == "gradient":
+            next(self.student["ibot_head"].parameters()).grad.view(-1)[0] = torch.inf
+        return loss, terms
+
+    monkeypatch.setattr(loop.SSLMetaArch, "forward_backward", bad)
+    return digests
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = poison(monkeypatch, {2}, what)
+    assert main(command(tmp_path, train__max_steps=5)) == 0
+    assert digests[3] == digests[2]
+    assert digests[4] != digests[3]
+    assert [r["skipped_steps"] for r in numbers(tmp_path)] == [0, 0, 1, 1, 1]
+
+
+def test_too_many_of_them_end_the_run_with_the_last_good_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poison(monkeypatch, set(range(4, 100)), "loss")
+    assert main(command(tmp_path, nan__max_consecutive=2)) == 70
+    assert "3 steps in a row were not finite" in capsys.readouterr().err
+    state = read_tensors(step_folders(tmp_path)[-1] / "state", prefix="")
+    assert all(bool(torch.isfinite(t).all()) for t in state.values())

@@ -1,0 +1,58 @@
+"""Weight files of other programs, read without running anything that is in them, with names turned into ours."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+# Written by wrappers and by whole-model checkpoints in front of the backbone's own names; taken off, nothing else is.
+PREFIXES = ("module.", "_orig_mod.", "teacher.", "model_ema.", "backbone.")
+HEADS = ("dino_head.", "ibot_head.")
+
+
+class WeightsError(Exception):
+    """A weight file cannot be used; the message names the file and says why."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors``, ``.pth`` or ``.pt`` file by name.
+
+    A ``.pth`` is read with ``weights_only=True``: a file that holds anything but tensors and plain containers is
+    refused, not run. DINOv3's ``{"teacher": {...}}`` is opened.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
+    except pickle.UnpicklingError as error:
+        blocked = str(error).splitlines()[0]
+        raise WeightsError(f"{path}: holds more than tensors and was not opened: {blocked}") from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable weight file: {error}") from error
+    if isinstance(content, dict) and isinstance(content.get("teacher"), dict):
+        content = content["teacher"]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise WeightsError(f"{path}: expected a table of tensors, or one under 'teacher'")
+    return content
+
+
+def backbone_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Only the backbone's tensors, under the backbone's own names; heads are left out."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        bare = name
+        while any(bare.startswith(p) for p in PREFIXES):
+            bare = next(bare.removeprefix(p) for p in PREFIXES if bare.startswith(p))
+        if not bare.startswith(HEADS):
+            state[bare] = tensor
+    return state
