@@ -10,8 +10,10 @@ import pytest
 
 from dinov3.config.default_yaml import default_yaml
 from dinov3.config.load import load_config, parse_override, to_yaml
-from dinov3.config.schema import Config
+from dinov3.config.schema import Config, StudentConfig
+from dinov3.config.spec import choices_of, hints
 from dinov3.config.usage import dead_but_read, unread_keys
+from dinov3.models.presets import CONVNEXT_ARCHS, VIT_ARCHS
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -66,6 +68,10 @@ def test_the_imagenet_recipe_is_the_official_default_recipe() -> None:
 def test_the_photo_run_is_fifty_steps() -> None:
     cfg = load_config(ROOT / "configs" / "train" / "photos_vits.yaml")
     assert cfg.optim.epochs * cfg.train.OFFICIAL_EPOCH_LENGTH == 50
+
+
+def test_the_schema_knows_the_architectures_that_can_be_built() -> None:
+    assert choices_of(hints(StudentConfig)["arch"]) == (*VIT_ARCHS, *CONVNEXT_ARCHS)
 
 
 def test_every_key_is_read_by_some_code_or_says_why_not() -> None:

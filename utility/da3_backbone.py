@@ -104,12 +104,11 @@ def build_da3_backbone(da3_cfg: Da3Settings) -> tuple[Da3Backbone, int]:
         raise ValueError(f"da3.random_init is true and da3.ckpt_path is {da3_cfg.ckpt_path!r}: set only one")
     with torch.device("meta"):
         encoder = DA3Encoder(spec, da3_cfg.target)
-    with torch.device("cpu"):  # a caller may build its own model under torch.device("meta")
-        if da3_cfg.random_init:
-            encoder.to_empty(device="cpu").init_weights(torch.Generator("cpu").manual_seed(RANDOM_INIT_SEED))
-        else:
-            _load(encoder, variant, da3_cfg.ckpt_path)
-        return Da3Backbone(encoder, dtype), width
+    if da3_cfg.random_init:
+        encoder.to_empty(device="cpu").init_weights(torch.Generator("cpu").manual_seed(RANDOM_INIT_SEED))
+    else:
+        _load(encoder, variant, da3_cfg.ckpt_path)
+    return Da3Backbone(encoder, dtype), width
 
 
 def _choice(key: str, value: str, choices: dict[str, Any]) -> str:

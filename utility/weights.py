@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 # Written by wrappers and by whole-model checkpoints in front of the backbone's own names; taken off, nothing else is.
-PREFIXES = ("module.", "_orig_mod.", "teacher.", "model_ema.", "backbone.")
+WRAPPERS = ("module.", "_orig_mod.", "teacher.", "model_ema.")
 HEADS = ("dino_head.", "ibot_head.")
 
 
@@ -46,13 +46,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return content
 
 
+def model_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as a whole model has them: ``backbone.*``, ``dino_head.*``, ``ibot_head.*``.
+
+    A flat backbone, as released, gets ``backbone.`` in front.
+    """
+    bare = {}
+    for name, tensor in tensors.items():
+        while name.startswith(WRAPPERS):
+            name = next(name.removeprefix(w) for w in WRAPPERS if name.startswith(w))
+        bare[name] = tensor
+    if any(name.startswith("backbone.") for name in bare):
+        return bare
+    return {f"backbone.{name}": tensor for name, tensor in bare.items()}
+
+
 def backbone_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Only the backbone's tensors, under the backbone's own names; heads are left out."""
-    state: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        bare = name
-        while any(bare.startswith(p) for p in PREFIXES):
-            bare = next(bare.removeprefix(p) for p in PREFIXES if bare.startswith(p))
-        if not bare.startswith(HEADS):
-            state[bare] = tensor
-    return state
+    whole = model_part(tensors)
+    return {k.removeprefix("backbone."): v for k, v in whole.items() if not k.startswith(HEADS)}

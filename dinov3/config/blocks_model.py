@@ -9,6 +9,21 @@ from typing import Literal
 from dinov3.config.blocks_loss import Dtype
 from dinov3.config.spec import key
 
+Arch = Literal[
+    "vit_tiny",
+    "vit_small",
+    "vit_base",
+    "vit_large",
+    "vit_so400m",
+    "vit_huge2",
+    "vit_giant2",
+    "vit_7b",
+    "convnext_tiny",
+    "convnext_small",
+    "convnext_base",
+    "convnext_large",
+]
+
 
 @dataclass
 class ModelConfig:
@@ -31,7 +46,7 @@ class ComputePrecisionConfig:
 
 @dataclass
 class StudentConfig:
-    arch: str = key("vit_large", "backbone: vit_small ... vit_7b, convnext_tiny ... convnext_large", nonempty=True)
+    arch: Arch = key("vit_large", "backbone; vit_tiny is ours, for small tests")
     patch_size: int = key(16, "side of a patch", unit="px", ge=1)
     drop_path_rate: float = key(0.3, "share of the images that skip a residual branch", ge=0, lt=1)
     layerscale: float | None = key(1e-05, "initial LayerScale; null or 0: no LayerScale", ge=0)

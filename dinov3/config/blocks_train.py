@@ -13,7 +13,9 @@ from dinov3.config.spec import key
 @dataclass
 class TrainConfig:
     batch_size_per_gpu: int = key(64, "images a step on one process", unit="images", ge=1)
-    dataset_path: str = key("Synthetic", "images to train on: a folder, or Name:key=value:...", nonempty=True)
+    dataset_path: str = key(
+        "Synthetic", "images to train on: a folder, tar shards, or Name:key=value:...", nonempty=True
+    )
     data_config: str | None = key(None, "file that mixes several data sets")
     output_dir: str = key(".", "run folder: checkpoints, metrics, config", nonempty=True)
     saveckp_freq: int = key(20, "epochs between checkpoints; checkpointing.period here", ge=0, dead=True)

@@ -117,6 +117,13 @@ def heads_divide_the_width(cfg: Config) -> Problems:
         )
 
 
+def convnexts_have_their_own_width(cfg: Config) -> Problems:
+    if cfg.student.arch.startswith("convnext"):
+        for name in ("embed_dim", "depth", "num_heads"):
+            if (value := getattr(cfg.student, name)) is not None:
+                yield f"student.{name}", f"{value} is for vision transformers: set it to null with {cfg.student.arch}"
+
+
 def statistics_match_the_channels(cfg: Config) -> Problems:
     for name in ("rgb_mean", "rgb_std"):
         values = getattr(cfg.crops, name)
@@ -168,6 +175,7 @@ CHECKS = (
     schedule_values_make_sense,
     rope_has_one_source_of_periods,
     heads_divide_the_width,
+    convnexts_have_their_own_width,
     statistics_match_the_channels,
     koleo_has_neighbours,
     gram_teacher_has_a_source,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dinov3.engine.checkpoint import CheckpointError, newest_valid, problem_with, read_tensors
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
-from utility.weights import WeightsError, backbone_part, read_weights
+from utility.weights import WeightsError, backbone_part, model_part, read_weights
 
 WEIGHTS, CONFIG = "backbone.safetensors", "config.json"
 
@@ -107,6 +107,20 @@ def fill_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) ->
             f"{len(unexpected)} unexpected {unexpected[:5]}, {len(wrong)} of another shape {wrong[:5]}"
         )
     module.load_state_dict({**own, **tensors}, strict=True)
+
+
+def load_model(model: nn.ModuleDict, path: Path) -> str:
+    """Fill a backbone, or a backbone with heads, from a run folder or an official ``.pth``; strictly.
+
+    Heads that the file has and ``model`` has not are left out. Returns a line that says what was loaded.
+    """
+    if path.is_dir():
+        tensors = read_tensors(_weights_in(path).parent / "state", prefix="model_ema.")
+    else:
+        tensors = model_part(read_weights(path))
+    wanted = {k: v for k, v in tensors.items() if k.split(".", 1)[0] in model}
+    fill_strictly(model, wanted, str(path))
+    return f"{path}: {len(wanted)} tensors into {', '.join(model)}"
 
 
 def export_official(run: Path, out: Path, *, heads: bool) -> Path:

@@ -32,9 +32,11 @@ def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
             }
 
 
-def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every tensor a resumed run needs; the values are the live ones, so filling them in place restores the run."""
-    return {**model.state_dict(), **dict(named_optimizer_tensors(model, optimizer))}
+def training_tensors(
+    model: nn.Module, state: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """The model's ``state`` and the optimizer's as one table of live tensors: filling it in place restores the run."""
+    return {**state, **dict(named_optimizer_tensors(model, optimizer))}
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

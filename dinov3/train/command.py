@@ -38,9 +38,9 @@ def execute(args: argparse.Namespace) -> int:
         print(to_yaml(cfg), end="")
         return 0
     # Imported late: a wrong config is reported before torch is loaded.
-    from dinov3.data.sources import DataError
-    from dinov3.data.loader import TooManyBadSamples
+    from dinov3.data.errors import DataError, LoaderError, TooManyBadSamples
     from dinov3.engine.checkpoint import CheckpointError
+    from dinov3.engine.export import WeightsError
     from dinov3.train.loop import NonFiniteAbort
     from dinov3.train.run import run
 
@@ -50,7 +50,7 @@ def execute(args: argparse.Namespace) -> int:
         return fail(error, EXIT_CONFIG)
     except NonFiniteAbort as error:
         return fail(error, EXIT_NON_FINITE)
-    except (CheckpointError, TooManyBadSamples) as error:
+    except (CheckpointError, WeightsError, TooManyBadSamples, LoaderError) as error:
         return fail(error, EXIT_IO)
 
 

@@ -16,6 +16,7 @@ from dinov3 import __version__
 from dinov3.config.errors import EXIT_DONE, EXIT_PREEMPTED, ConfigError
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.schema import Config
+from dinov3.data.bad_samples import BadSampleLog
 from dinov3.data.loader import CropLoader
 from dinov3.data.sources import DataError, Source, parse_dataset
 from dinov3.distributed import context
@@ -126,12 +127,12 @@ def build(
     chosen = precision.resolve(cfg.compute_precision.param_dtype, device)
     model = SSLMetaArch(cfg, device, chosen)
     model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
-    done = model.prepare_for_distributed_training()
+    done = model.load_teachers() + model.prepare_for_distributed_training()
     optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
     allocate_optimizer_state(optimizer)
     counters = Counters()
     if found is not None:
-        load_tensors(training_tensors(model, optimizer), found / "state")
+        load_tensors(training_tensors(model, model.checkpoint_state(), optimizer), found / "state")
         counters = Counters(**json.loads((found / "train_state.json").read_text())["counters"])
     batch = cfg.train.batch_size_per_gpu * context.world_size()
     loader = CropLoader(
@@ -142,6 +143,7 @@ def build(
         world_size=context.world_size(),
         device=device,
         dtype=torch.float32,
+        on_bad=BadSampleLog(out / "bad_samples.jsonl"),
     )
     if context.is_main():
         print(start_up_block(cfg, out, source, schedules, chosen, model, done, counters, until, batch))
@@ -182,7 +184,7 @@ def start_up_block(
         f"  data       {cfg.train.dataset_path}: {len(source):,} images, {cfg.train.num_workers} workers",
         f"  student    {cfg.student.arch}, width {model.embed_dim}, {millions:.1f} M parameters",
         *[f"  {line}" for line in done],
-        *[f"  {line}" for line in schedules.table().splitlines()],
+        *[f"  {line}" for line in schedules.table(batch).splitlines()],
     ]
     if counters.step:
         lines.append(f"  resumed    at step {counters.step} of {until}, {counters.samples:,} images seen")
@@ -201,7 +203,7 @@ def save(training: Training, checkpointer: Checkpointer) -> None:
     }
     checkpointer.save(
         training.counters.step,
-        training_tensors(model, training.optimizer),
+        training_tensors(model, model.checkpoint_state(), training.optimizer),
         info,
         lambda folder: write_backbone(folder, model.model_ema["backbone"], preprocess),
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, Features, StepContext, StudentView
+from dinov3.engine.export import load_model
 from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
 from dinov3.engine.precision import Precision
 from dinov3.models.build import build_backbone
@@ -35,6 +38,20 @@ def build_objectives(cfg: Config, embed_dim: int, da3_teacher: Da3Teacher | None
 
         objectives.append(Da3(cfg, embed_dim, da3_teacher.embed_dim))
     return objectives
+
+
+def build_distillation_teacher(cfg: Config) -> nn.ModuleDict:
+    """The frozen model to distil, with its heads, as its own YAML describes it; ValueError when it cannot teach this student."""
+    theirs = load_config(cfg.distillation.full_cfg_path)
+    for block, key in (("dino", "head_n_prototypes"), ("ibot", "head_n_prototypes"), ("student", "patch_size")):
+        own, other = getattr(getattr(cfg, block), key), getattr(getattr(theirs, block), key)
+        if own != other:
+            raise ValueError(
+                f"{block}.{key}: {own}, but the teacher in {cfg.distillation.full_cfg_path} has {other}: make them equal"
+            )
+    backbone = build_backbone(theirs.student, img_size=theirs.crops.global_crops_size, drop_path=False)
+    heads = [Dino(theirs, backbone.embed_dim).ema_modules(), Ibot(theirs, backbone.embed_dim).ema_modules()]
+    return nn.ModuleDict({"backbone": backbone, **heads[0], **heads[1]})
 
 
 def build_da3_teacher(cfg: Config, device: torch.device) -> Da3Teacher | None:
@@ -72,6 +89,11 @@ class SSLMetaArch(nn.Module):
                 self.student.update(objective.student_modules())
                 self.model_ema.update(objective.ema_modules())
                 self.add_module(objective.state_name, objective)
+            if cfg.distillation.enabled:
+                self.teacher = build_distillation_teacher(cfg)
+        if not cfg.distillation.enabled:
+            # another name of the EMA, not another submodule: the state dict has it once
+            object.__setattr__(self, "teacher", self.model_ema)
         self.to_empty(device=device)
         self._fill_with_nan()
         for frozen in self._frozen():
@@ -88,11 +110,6 @@ class SSLMetaArch(nn.Module):
             if tensor.is_floating_point():
                 tensor.fill_(float("nan"))
 
-    @property
-    def teacher(self) -> nn.ModuleDict:
-        """The model whose outputs are the targets."""
-        return self.model_ema
-
     def train(self, mode: bool = True) -> SSLMetaArch:
         """Training mode for the student; teachers stay in eval mode whatever ``mode`` is."""
         super().train(mode)
@@ -102,7 +119,8 @@ class SSLMetaArch(nn.Module):
 
     def _frozen(self) -> list[nn.ModuleDict]:
         """Models inside the module tree that learn nothing by gradient."""
-        return [self.model_ema, *([self.gram_teacher] if hasattr(self, "gram_teacher") else [])]
+        gram = [self.gram_teacher] if hasattr(self, "gram_teacher") else []
+        return [self.model_ema, *([self.teacher] if self.cfg.distillation.enabled else []), *gram]
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
@@ -111,10 +129,27 @@ class SSLMetaArch(nn.Module):
             module.init_weights(generator=generator)
             if name in self.model_ema:
                 self.model_ema[name].load_state_dict(module.state_dict())
+        if self.cfg.distillation.enabled:
+            for module in self.teacher.values():
+                module.init_weights(generator=generator)
         if hasattr(self, "gram_teacher"):
             self._copy_ema_to_gram_teacher()
         for objective in self.objectives:
             objective.init_weights()
+
+    def load_teachers(self) -> list[str]:
+        """Fill the teachers that come from files, strictly; returns what was loaded, to be printed."""
+        done = []
+        if self.cfg.distillation.enabled:
+            done.append(load_model(self.teacher, Path(self.cfg.distillation.checkpoint_path)))
+        if hasattr(self, "gram_teacher") and self.cfg.gram.ckpt:
+            done.append(load_model(self.gram_teacher, Path(self.cfg.gram.ckpt)))
+        return done
+
+    def checkpoint_state(self) -> dict[str, Tensor]:
+        """The state dict without what a restart reads from its own file: the frozen teacher of a distillation."""
+        own_file = "teacher." if self.cfg.distillation.enabled else None
+        return {k: v for k, v in self.state_dict().items() if own_file is None or not k.startswith(own_file)}
 
     # ------------------------------------------------------------------ one step
 
@@ -192,7 +227,8 @@ class SSLMetaArch(nn.Module):
     def get_student_output(self, batch: CropBatch) -> tuple[StudentView, StudentView]:
         """What the student makes of the masked global crops and of the local crops, in one pass."""
         crops = [batch.collated_global_crops, batch.collated_local_crops]
-        masks = [batch.collated_masks, None]
+        # a distilled student sees whole images, as its frozen teacher does
+        masks = [None if self.cfg.distillation.enabled else batch.collated_masks, None]
         if crops[1].shape[0] == 0:
             crops, masks = crops[:1], masks[:1]
         features: list[Features] = self.student["backbone"](crops, masks, is_training=True)

@@ -119,6 +119,11 @@ RULES = {
         "student.num_heads=5",
         "student.embed_dim: 192 is not a multiple of 4 * student.num_heads = 20, which RoPE needs: use 180 or 200",
     ),
+    "width of a ConvNeXt": (
+        ["student.arch=convnext_tiny"],
+        "student.depth=3",
+        "student.depth: 3 is for vision transformers: set it to null with convnext_tiny",
+    ),
     "channels": (
         ["student.in_chans=1", "crops.rgb_mean=[0.5]", "crops.rgb_std=[0.2]"],
         "crops.rgb_std=[0.2, 0.2]",

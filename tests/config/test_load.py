@@ -58,6 +58,11 @@ BAD_FILES = {
         "student:\n  ffn_layer: swiglue",
         "student.ffn_layer: 'swiglue' is not one of mlp, swiglu, swiglu32, swiglu64, swiglu128 (did you mean swiglu?)",
     ),
+    "unknown architecture": (
+        "student:\n  arch: vit_smal",
+        "student.arch: 'vit_smal' is not one of vit_tiny, vit_small, vit_base, vit_large, vit_so400m, vit_huge2, "
+        "vit_giant2, vit_7b, convnext_tiny, convnext_small, convnext_base, convnext_large (did you mean vit_small?)",
+    ),
     "null where it has no meaning": ("optim:\n  lr: null", "optim.lr: null is not allowed, it must be a number"),
     "empty value": ("train:\n  seed:", "train.seed: null is not allowed, it must be a whole number"),
     "None for null": ("gram:\n  ckpt: None", "gram.ckpt: None is only a word in YAML, write null"),

@@ -37,6 +37,7 @@ class Case:
     arrays: Any = field(init=False)
     failures: list[str] = field(default_factory=list)
     checked: int = 0
+    seen: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.meta = json.loads(self.path.with_name(self.path.name + ".json").read_text())
@@ -77,6 +78,12 @@ class Case:
             raise KeyError(f"{prefix or 'model'}: not in golden {missing[:5]}, not in model {extra[:5]}")
         module.load_state_dict({**module.state_dict(), **state}, strict=True)
 
+    def fail_if_unchecked(self) -> None:
+        """Every stored output must have been compared; inputs are not outputs."""
+        left = [k for k in self.arrays if not k.startswith("in/") and k not in self.seen]
+        if left:
+            self.failures.append(f"{len(left)} arrays not checked: {left[:4]}")
+
     def tolerance(self, key: str) -> dict[str, float]:
         table = self.meta["tolerance"]
         named = [p for p in table if not p.startswith("_") and p != "default" and key.startswith(p)]
@@ -85,6 +92,7 @@ class Case:
     def check(self, key: str, value: Any) -> None:
         """Compare with the stored array under its tolerance: elementwise, relative L2 and relative maximum."""
         self.checked += 1
+        self.seen.add(key)
         ref = np.asarray(self.arrays[key])
         val = value.detach().cpu() if isinstance(value, Tensor) else value
         val = (val.float() if val.dtype == torch.bfloat16 else val).numpy() if isinstance(val, Tensor) else np.asarray(val)

@@ -21,20 +21,30 @@ from dinov3.engine.state import allocate_optimizer_state, training_tensors
 from dinov3.objectives.gram import select
 from dinov3.train.loop import train_step
 from dinov3.train.ssl_meta_arch import SSLMetaArch
-from tests.golden.case import Case, Skip
-
-NOT_YET = {"D08": "distillation"}
+from tests.golden.case import Case
 
 
-def config_of(case: Case, section: dict[str, Any] | None = None) -> Config:
-    """The official YAML of the case, through the loader every user goes through; only the architecture's name differs."""
-    section = section or case.meta["config"]
-    tree = {block: dict(keys) for block, keys in section["cfg"].items()}
-    tree["student"] |= {"arch": "vit_small", **section["arch"]}
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(tree, file)
-        file.flush()
-        return load_config(Path(file.name))
+
+def official_yaml(folder: Path, name: str, cfg: dict[str, Any], arch: dict[str, Any]) -> Path:
+    """The official YAML of a case; only the architecture's name differs."""
+    tree = {block: dict(keys) for block, keys in cfg.items()}
+    tree.setdefault("student", {})
+    tree["student"] |= {"arch": "vit_small", **arch}
+    path = folder / name
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def config_of(case: Case, folder: Path) -> Config:
+    """The case's config, through the loader every user goes through."""
+    section = case.meta["config"]
+    cfg = dict(section["cfg"])
+    if section.get("distill"):
+        theirs = section["distill"]
+        merged = {b: {**cfg.get(b, {}), **theirs["cfg"].get(b, {})} for b in {*cfg, *theirs["cfg"]}}
+        path = official_yaml(folder, "teacher.yaml", merged, theirs["arch"])
+        cfg["distillation"] = {"enabled": True, "full_cfg_path": str(path), "checkpoint_path": "ignore"}
+    return load_config(official_yaml(folder, "run.yaml", cfg, section["arch"]))
 
 
 def batch_of(case: Case, prefix: str) -> CropBatch:
@@ -47,9 +57,10 @@ def filled_model(case: Case, cfg: Config) -> SSLMetaArch:
     model = SSLMetaArch(cfg)
     model.init_weights(torch.Generator().manual_seed(0))
     own = model.state_dict()
-    # teacher.* and model_ema.* are one model here, two names of the same tensors there
-    state = {k: v for k, v in case.state().items() if not k.startswith("teacher.")}
-    expected = set(state) | {k for k in case.computed_keys() if not k.startswith("teacher.")}
+    # without distillation teacher.* and model_ema.* are one model here, two names of the same tensors there
+    dropped = () if cfg.distillation.enabled else ("teacher.",)
+    state = {k: v for k, v in case.state().items() if not k.startswith(dropped)}
+    expected = set(state) | {k for k in case.computed_keys() if not k.startswith(dropped)}
     assert expected == set(own), f"names differ: {sorted(expected ^ set(own))[:6]}"
     model.load_state_dict({**own, **state}, strict=True)
     return model
@@ -118,7 +129,7 @@ def check_training(case: Case, cfg: Config) -> None:
     for name in case.meta["train"]["per_step"]:
         case.check(f"train/{name}", torch.tensor([float(r[name]) for r in rows]))
     parameters = dict(model.named_parameters())
-    sides = {"student": "student", "ema": "model_ema", "gram_teacher": "gram_teacher"}
+    sides = {"student": "student", "ema": "model_ema", "gram_teacher": "gram_teacher", "teacher": "teacher"}
     for side, root in sides.items():
         if f"final_{side}_names" not in case.meta:
             continue
@@ -132,17 +143,17 @@ def check_training(case: Case, cfg: Config) -> None:
 
 
 def run_training_case(case: Case) -> None:
-    name = case.path.name[:3]
-    if name in NOT_YET:
-        raise Skip(f"needs {NOT_YET[name]}, which is not built yet")
-    cfg = config_of(case)
-    check_forward_backward(case, cfg)
-    check_training(case, cfg)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = config_of(case, Path(folder))
+        check_forward_backward(case, cfg)
+        check_training(case, cfg)
+    case.fail_if_unchecked()
 
 
 def run_layout_case(case: Case) -> None:
     """Names, shapes and dtypes of what official tools find in a checkpoint. We store the teacher once, not twice."""
-    model = SSLMetaArch(config_of(case))
+    with tempfile.TemporaryDirectory() as folder:
+        model = SSLMetaArch(config_of(case, Path(folder)))
     model.init_weights(torch.Generator().manual_seed(0))
     optimizer = build_optimizer(model.get_params_groups(), model.cfg.optim)
     allocate_optimizer_state(optimizer)
@@ -153,7 +164,7 @@ def run_layout_case(case: Case) -> None:
     def stored(key: str) -> set[tuple[str, tuple[int, ...], str]]:
         return {(k, tuple(shape), dtype) for k, shape, dtype in case.meta[key] if dtype is not None}
 
-    ours = training_tensors(model, optimizer)
+    ours = training_tensors(model, model.checkpoint_state(), optimizer)
     ours = {k if k.startswith("optimizer.") else f"model.{k}": v for k, v in ours.items()}
     dcp = {r for r in stored("dcp_multi_tensor_optim") if not r[0].startswith(("model.teacher.", "optimizer.param_groups."))}
     comparisons = {

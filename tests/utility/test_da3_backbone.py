@@ -292,11 +292,14 @@ def test_the_teacher_is_frozen_and_stays_in_eval_mode() -> None:
     assert images.grad is None
 
 
-def test_a_teacher_built_on_meta_ground_has_real_weights(tmp_path: Path) -> None:
+def test_a_teacher_built_under_the_meta_device_has_real_weights(tmp_path: Path) -> None:
     settings = write_official(tmp_path)
-    with torch.device("meta"):
+    torch.save(official_state(), tmp_path / "weights.pth")
+    with torch.device("meta"):  # where a trainer builds its own model
         loaded, random = build_da3_backbone(settings)[0], random_teacher()
-    for model in (loaded, random):
+        settings.ckpt_path = str(tmp_path / "weights.pth")
+        unpickled, _ = build_da3_backbone(settings)
+    for model in (loaded, random, unpickled):
         assert {p.device.type for p in model.parameters()} == {"cpu"}
         assert model(some_images()).isfinite().all()
 

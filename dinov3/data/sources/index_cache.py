@@ -47,7 +47,7 @@ def load(kind: str, key: str) -> tuple[Arrays, dict[str, Any], Path] | None:
             return None
         if any(stamp(path) != was for path, was in entry["stamps"].items()):
             return None
-        folder = pointer.parent / entry["folder"]
+        folder = pointer.parent / Path(entry["folder"]).name
         return open_arrays(folder), entry["facts"], folder
     except FileNotFoundError:
         return None  # nothing kept, or something listed is gone: list again
@@ -94,6 +94,6 @@ def _pointer(kind: str, key: str) -> Path:
 
 def _folder_of(pointer: Path) -> Path | None:
     try:
-        return pointer.parent / str(json.loads(pointer.read_text())["folder"])
+        return pointer.parent / Path(json.loads(pointer.read_text())["folder"]).name
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -21,7 +21,8 @@ class Options:
         self._known.append(key)
         value = self._values.pop(key, default)
         if value is None:
-            raise self.error(f"{key}= is missing")
+            given = f"; given: {', '.join(self._values)}" if self._values else ""
+            raise self.error(f"{key}= is missing{given}")
         return value
 
     def choice(self, key: str, choices: Sequence[str], default: str) -> str:

@@ -1,0 +1,239 @@
+"""Images in tar shards, by WebDataset's convention: ``key.jpg`` and, if there is a class, ``key.cls`` with its number.
+
+Shards are listed once; images are then read from their place in the file. Nothing is ever extracted, so links, devices
+and paths that lead elsewhere do nothing; they are counted. Names end a key at the first dot of the file name.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import itertools
+import logging
+import os
+import re
+import tarfile
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinov3.data.errors import BadImage, DataError
+from dinov3.data.sources import index_cache
+from dinov3.data.sources.imagefolder import SUFFIXES
+from dinov3.data.sources.names import name_at, packed, printable
+from dinov3.data.sources.options import Options, local_path
+
+NAME = "Tar"
+IMAGES = {suffix.decode() for suffix in SUFFIXES}
+MAX_MEMBER_BYTES = 64 * 2**20
+MAX_CLASS_BYTES = 32
+OPEN_SHARDS = 64  # files a process keeps open
+
+log = logging.getLogger(__name__)
+
+
+def open_source(options: Options) -> Tar:
+    """``Tar:root=FOLDER`` or ``Tar:root=name-{0000..0041}.tar``; ``*`` and ``{a,b}`` work too."""
+    text = options.string("root")
+    options.finish()
+    return Tar(shards_of(text))
+
+
+def shards_of(text: str) -> list[Path]:
+    """The shards that ``text`` names. Raises DataError for missing ones."""
+    shards: list[Path] = []
+    for part in expand_braces(text):
+        path = local_path(part)
+        matching = sorted(path.glob("*.tar")) if path.is_dir() else sorted(map(Path, glob.glob(str(path))))
+        if not matching:
+            raise DataError(f"{path}: there is no such shard; a shard ends in .tar")
+        shards += matching
+    return [shard.absolute() for shard in shards]
+
+
+def expand_braces(text: str) -> list[str]:
+    """``a-{08..10}`` to a-08, a-09, a-10, and ``{x,y}`` to x, y, everywhere in ``text``."""
+    parts: list[list[str]] = []
+    for piece in re.split(r"(\{[^{}]*\})", text):
+        if counted := re.fullmatch(r"\{(\d+)\.\.(\d+)\}", piece):
+            first, last = counted.groups()
+            parts.append([str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)])
+        elif piece.startswith("{") and piece.endswith("}"):
+            parts.append(piece[1:-1].split(","))
+        else:
+            parts.append([piece])
+    return ["".join(choice) for choice in itertools.product(*parts)]
+
+
+@dataclass
+class Members:
+    """The usable members of some shards."""
+
+    names: list[bytes] = field(default_factory=list)
+    shard: list[int] = field(default_factory=list)
+    offset: list[int] = field(default_factory=list)
+    size: list[int] = field(default_factory=list)
+    label: list[int] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+
+class Tar:
+    """The images of ``shards``, in order. Raises DataError when there are none."""
+
+    def __init__(self, shards: list[Path]) -> None:
+        self.shards = shards
+        key = "\n".join(map(str, shards))
+        kept = index_cache.load("tars", key)
+        if kept is None:
+            arrays, facts = index_of(shards)
+            self._kept_in = index_cache.save("tars", key, arrays, facts, map(str, shards))
+            kept = arrays, facts, Path()
+        else:
+            self._kept_in = kept[2]
+        self._arrays: Mapping[str, NDArray[Any]] = kept[0]
+        self._facts: dict[str, Any] = kept[1]
+        self.ignored: dict[str, int] = self._facts["ignored"]
+        self._files: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "_files": OrderedDict()}
+        if self._kept_in is not None:
+            del state["_arrays"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._kept_in is not None:
+            self._arrays = index_cache.open_arrays(self._kept_in)
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_files", {}).values():
+            os.close(descriptor)
+
+    def __len__(self) -> int:
+        return len(self._arrays["offset"])
+
+    def read(self, index: int) -> bytes:
+        """The member's bytes."""
+        size, offset = int(self._arrays["size"][index]), int(self._arrays["offset"][index])
+        data = os.pread(self._descriptor(int(self._arrays["shard"][index])), size, offset)
+        if len(data) < size:
+            raise BadImage(f"the shard ends after {len(data)} of {size} bytes")
+        return data
+
+    def _descriptor(self, shard: int) -> int:
+        if shard in self._files:
+            self._files.move_to_end(shard)
+        else:
+            if len(self._files) >= OPEN_SHARDS:
+                os.close(self._files.popitem(last=False)[1])
+            self._files[shard] = os.open(self.shards[shard], os.O_RDONLY | os.O_CLOEXEC)
+        return self._files[shard]
+
+    def label(self, index: int) -> int | None:
+        """The number in its ``.cls`` member."""
+        label = int(self._arrays["label"][index])
+        return label if label >= 0 else None
+
+    def name(self, index: int) -> str:
+        """Shard and member, as a path."""
+        return f"{self.shards[int(self._arrays['shard'][index])]}/{printable(name_at(self._arrays, index))}"
+
+    def fingerprint(self) -> str:
+        """A hash of the members' names, sizes and places."""
+        return f"Tar-{self._facts['fingerprint']}"
+
+
+def index_of(shards: list[Path]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """(arrays, facts) of the images in ``shards``. Raises DataError when there are none."""
+    members = Members()
+    for number, shard in enumerate(shards):
+        _list_shard(shard, number, members)
+    ignored = ", ".join(f"{count} {what}" for what, count in members.ignored.items()) or "nothing ignored"
+    if not members.names:
+        raise DataError(f"{shards[0]} and {len(shards) - 1} other shards: contain no images ({ignored})")
+    log.info("%d shards: %d images (%s)", len(shards), len(members.names), ignored)
+    arrays = packed(members.names)
+    for name in ("shard", "offset", "size", "label"):
+        arrays[name] = np.array(getattr(members, name), dtype=np.int64)
+    digest = hashlib.blake2b(digest_size=16)
+    for values in arrays.values():
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return arrays, {"ignored": dict(members.ignored), "fingerprint": digest.hexdigest()}
+
+
+def _list_shard(shard: Path, number: int, members: Members) -> None:
+    try:
+        with open(shard, "rb") as file:
+            if file.read(2) == b"\x1f\x8b":
+                raise DataError(f"{shard}: is compressed, which allows no random access; unpack it with gunzip")
+            file.seek(0)
+            _list_members(shard, number, file.fileno(), os.fstat(file.fileno()).st_size, members)
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read: {error.strerror}") from None
+
+
+def _list_members(shard: Path, number: int, descriptor: int, shard_size: int, members: Members) -> None:
+    images: dict[str, tuple[bytes, int, int]] = {}
+    labels: dict[str, int] = {}
+    end = 0
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # it would keep them all
+                if tar.offset <= end:
+                    raise tarfile.ReadError("a member of negative size")
+                end = tar.offset
+                _sort_in(member, descriptor, shard_size, images, labels, members.ignored)
+            if any(os.pread(descriptor, tarfile.BLOCKSIZE, tar.offset)):
+                raise tarfile.ReadError(f"no member header at byte {tar.offset}")
+    except tarfile.TarError as error:
+        log.warning("%s: damaged, %d images before the damage are used: %s", shard, len(images), error)
+        members.ignored["damaged shards"] += 1
+    for key, (name, offset, size) in images.items():
+        members.names.append(name)
+        members.shard.append(number)
+        members.offset.append(offset)
+        members.size.append(size)
+        members.label.append(labels.get(key, -1))
+
+
+def _sort_in(
+    member: tarfile.TarInfo,
+    descriptor: int,
+    shard_size: int,
+    images: dict[str, tuple[bytes, int, int]],
+    labels: dict[str, int],
+    ignored: Counter[str],
+) -> None:
+    if member.isdir():
+        return
+    path = PurePosixPath(member.name)
+    stem, _, suffix = path.name.partition(".")
+    key, suffix = str(path.parent / stem), f".{suffix.lower()}"
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        ignored["links and devices"] += 1
+    elif path.is_absolute() or ".." in path.parts:
+        ignored["members with paths that lead elsewhere"] += 1
+    elif member.offset_data + member.size > shard_size:
+        ignored["members beyond the end of the shard"] += 1
+    elif suffix == ".cls" and member.size <= MAX_CLASS_BYTES:
+        text = os.pread(descriptor, member.size, member.offset_data).strip()
+        if text.isdigit():
+            labels.setdefault(key, int(text))
+        else:
+            ignored["classes that are not numbers"] += 1
+    elif suffix not in IMAGES:
+        ignored["other files"] += 1
+    elif member.size > MAX_MEMBER_BYTES:
+        ignored[f"images above {MAX_MEMBER_BYTES // 2**20} MB"] += 1
+    elif key in images:
+        ignored["second images of a key"] += 1
+    else:
+        name = member.name.encode("utf-8", "surrogateescape")
+        images[key] = (name, member.offset_data, member.size)
