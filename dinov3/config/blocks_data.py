@@ -83,4 +83,4 @@ class EvaluationConfig:
         dead=True,
     )
     knn: KnnConfig = key(KnnConfig, "k-nearest-neighbour accuracy of the EMA teacher's CLS token")
-    pictures: bool = key(False, "write PCA pictures of the patch features before and after training")
+    pictures: bool = key(True, "draw curves.png and pca.png (patch features as colours) when training ends")

@@ -38,9 +38,11 @@ class ComputePrecisionConfig:
     param_dtype: Literal["bf16", "fp16", "fp32", "auto"] = key(
         "bf16", "number format of matrix products; fp32 where the hardware has no bf16, and the run says so"
     )
-    reduce_dtype: Dtype = key("fp32", "number format in which gradients are summed over processes")
+    reduce_dtype: Dtype = key("fp32", "number format in which gradients are summed over processes", dead=True)
     sharding_strategy: Literal["SHARD_GRAD_OP", "FULL_SHARD"] = key(
-        "SHARD_GRAD_OP", "FSDP: keep gathered weights until the backward pass, or gather them twice (FULL_SHARD)"
+        "SHARD_GRAD_OP",
+        "FSDP: keep gathered weights until the backward pass, or gather them twice (FULL_SHARD)",
+        dead=True,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
+from dinov3.config.derived import DA3_PATCH, da3_input_size
 from dinov3.config.errors import KeyProblem
 from dinov3.config.names import hint_of
 from dinov3.config.schema import Config, ScheduleConfig
@@ -150,6 +151,32 @@ def gram_teacher_has_a_source(cfg: Config) -> Problems:
         yield "gram.tokens_used", f"{gram.tokens_used} differs in number from image to image: set gram.img_level=false"
 
 
+def distillation_has_its_files(cfg: Config) -> Problems:
+    for name in ("full_cfg_path", "checkpoint_path"):
+        if cfg.distillation.enabled and not getattr(cfg.distillation, name):
+            yield f"distillation.{name}", "is empty: give the frozen model's config and weights"
+
+
+def da3_sees_the_grid_of_the_student(cfg: Config) -> Problems:
+    da3, crops, cells = cfg.da3, cfg.crops, cfg.crops.global_crops_size // cfg.student.patch_size
+    if not da3.enabled:
+        return
+    size, equal = da3_input_size(cfg), cells * DA3_PATCH
+    if da3.grid_mode == "resize_input" and size != equal:
+        yield (
+            "da3.teacher_size",
+            f"{size} gives the teacher a grid of {size / DA3_PATCH:g}, the student's is {cells}: "
+            f"use {equal}, or da3.grid_mode=interpolate_tokens",
+        )
+    if size % DA3_PATCH:
+        low = size // DA3_PATCH * DA3_PATCH
+        yield "da3.teacher_size", f"{size} is not a multiple of the teacher's patch {DA3_PATCH}: use {low} or {low + DA3_PATCH}"
+    if crops.global_crops_clean_size not in (None, size):
+        yield "crops.global_crops_clean_size", f"{crops.global_crops_clean_size}, but DA3 wants {size}: set it to null"
+    if cfg.student.in_chans != 3:
+        yield "da3.enabled", f"true, but DA3 sees RGB and student.in_chans is {cfg.student.in_chans}: set it to false"
+
+
 def knn_has_both_sets(cfg: Config) -> Problems:
     knn = cfg.evaluation.knn
     for given, other in (("train", "test"), ("test", "train")):
@@ -179,6 +206,8 @@ CHECKS = (
     statistics_match_the_channels,
     koleo_has_neighbours,
     gram_teacher_has_a_source,
+    distillation_has_its_files,
+    da3_sees_the_grid_of_the_student,
     knn_has_both_sets,
     allowed_changes_are_keys,
 )

@@ -20,16 +20,9 @@ class Unbuilt:
 
 
 UNBUILT = (
-    Unbuilt(
-        "gram.use_loss",
-        "Gram anchoring",
-        ("gram.", "crops.gram_teacher_crops_size", "crops.gram_teacher_no_distortions"),
-    ),
-    Unbuilt("gram.compute_stats", "Gram statistics"),
-    Unbuilt("distillation.enabled", "distillation from a frozen model", ("distillation.",)),
     Unbuilt("multidistillation.enabled", "distillation into several students", ("multidistillation.",)),
     Unbuilt("hrft.enabled", "high-resolution fine-tuning", ("hrft.",)),
-    Unbuilt("da3.enabled", "the Depth Anything 3 teacher", ("da3.",)),
+    Unbuilt("da3.use_fsdp", "sharding the Depth Anything 3 teacher"),
     Unbuilt("feature_anchor.enabled", "the feature anchor", ("feature_anchor.",)),
     Unbuilt("wandb.enabled", "Weights & Biases", ("wandb.",)),
     Unbuilt("student.fp8_enabled", "fp8", ("student.fp8_filter",)),

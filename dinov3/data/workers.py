@@ -326,4 +326,3 @@ class WorkerPool:
         for connection in self._connections:
             connection.close()
         self._processes, self._connections = [], []
-

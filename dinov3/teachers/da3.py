@@ -6,32 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.config.schema import Config
-from utility.da3_backbone import PATCH, build_da3_backbone, resample_tokens, teacher_input_size
+from utility.da3_backbone import PATCH, build_da3_backbone, resample_tokens
 
 Grid = tuple[int, int]
-
-
-def clean_crop_size(cfg: Config) -> int:
-    """Side in pixels of the clean crops the teacher wants; ValueError when no size gives it the student's grid.
-
-    With ``da3.grid_mode: resize_input`` the teacher's grid must equal the student's (256 / 16 = 224 / 14 = 16);
-    with ``interpolate_tokens`` any multiple of 14 does, by default the nearest below the student's size.
-    """
-    size, patch = cfg.crops.global_crops_size, cfg.student.patch_size
-    da3 = cfg.da3
-    if da3.grid_mode == "resize_input":
-        wanted = teacher_input_size(size, patch)
-        if da3.teacher_size not in (None, wanted):
-            raise ValueError(
-                f"da3.teacher_size: {da3.teacher_size} gives the teacher a grid of {da3.teacher_size / PATCH:g}, the "
-                f"student's is {size // patch}: use {wanted}, or da3.grid_mode=interpolate_tokens"
-            )
-        return wanted
-    chosen = da3.teacher_size or size // PATCH * PATCH
-    if chosen % PATCH:
-        low = chosen // PATCH * PATCH
-        raise ValueError(f"da3.teacher_size: {chosen} is not a multiple of patch {PATCH}: use {low} or {low + PATCH}")
-    return chosen
 
 
 class Da3Teacher:

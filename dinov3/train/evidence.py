@@ -60,6 +60,8 @@ def look(training: Training, out: Path) -> None:
 def draw(training: Training, source: Source, out: Path) -> None:
     """``curves.png`` and ``pca.png``."""
     cfg = training.cfg
+    if not cfg.evaluation.pictures:
+        return
     rows = read_metrics(out / "metrics.jsonl")
     if rows:
         curves(rows, out / "curves.png", read_metrics(out / "evaluation.jsonl"))

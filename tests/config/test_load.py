@@ -126,11 +126,11 @@ BAD_FILES = {
     ),
     "reference to itself": (
         "train:\n  output_dir: ${train.output_dir}/x",
-        "train.output_dir: refers to itself: train.output_dir -> train.output_dir",
+        "train.output_dir: its references lead back to itself: ${train.output_dir}/x",
     ),
     "references in a circle": (
         "wandb:\n  project: ${wandb.name}\n  name: ${wandb.project}",
-        "wandb.project: refers to itself: wandb.project -> wandb.name -> wandb.project",
+        "wandb.project: its references lead back to itself: ${wandb.name}",
     ),
     "reference inside a reference": (
         "train:\n  output_dir: ${train.${train.seed}}",
@@ -230,7 +230,7 @@ def test_a_reference_takes_the_final_value_of_its_key(write) -> None:
         "train:\n  output_dir: runs/${student.arch}-${train.seed}-${gram.ckpt}\noptim: {min_lr: '${optim.lr}'}"
     )
     cfg = load_config(path, ["train.seed=7"])
-    assert cfg.train.output_dir == "runs/vit_large-7-null"
+    assert cfg.train.output_dir == "runs/vit_large-7-None"
     assert cfg.optim.min_lr == cfg.optim.lr == 1e-3
 
 

@@ -82,16 +82,6 @@ def test_deep_nesting_is_an_error_of_one_line(tmp_path: Path, text: str, part: s
     assert part in str(caught.value) or "is not YAML" in str(caught.value)
 
 
-def test_references_that_double_at_every_step_are_stopped(tmp_path: Path) -> None:
-    lines = [f"    k{i}: ${{evaluation.config_files.k{i + 1}}}${{evaluation.config_files.k{i + 1}}}" for i in range(60)]
-    path = tmp_path / "x.yaml"
-    path.write_text("\n".join(["evaluation:", "  config_files:", *lines, "    k60: x"]))
-    with pytest.raises(ConfigError, match="add up to more than 10000 characters"):
-        load_config(path)
-    path.write_text("\n".join(["evaluation:", "  config_files:", *lines, "    k60: ''"]))
-    assert load_config(path).evaluation.config_files["k0"] == ""
-
-
 def test_a_dotted_key_in_a_file_says_how_to_write_it(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("optim.lr: 1e-3")

@@ -37,7 +37,9 @@ def parse_dataset(text: str) -> Source:
         source: Source = module.open_source(options)
         return source
     if match and match.group(2):
-        raise DataError(f"{text}: there is no dataset {match.group(1)!r}; there is {', '.join(source_names())}, or a path")
+        raise DataError(
+            f"{text}: there is no dataset {match.group(1)!r}; there is {', '.join(source_names())}, or a path"
+        )
     return open_path(text)
 
 
@@ -46,7 +48,9 @@ def open_path(text: str) -> Source:
     path = local_path(text)
     is_tar = ".tar" in path.name or (path.is_dir() and next(path.glob("*.tar"), None) is not None)
     if not is_tar and not path.exists() and re.fullmatch(r"\w+", text):
-        raise DataError(f"{text}: there is no such path, and no dataset of that name; there is {', '.join(source_names())}")
+        raise DataError(
+            f"{text}: there is no such path, and no dataset of that name; there is {', '.join(source_names())}"
+        )
     name, key = ("tar", "root") if is_tar else ("imagefolder", "root")
     source: Source = import_module(f"{here.__name__}.{name}").open_source(Options(text, {key: text}))
     return source

@@ -8,6 +8,7 @@ says nothing about its class. ``segmentation`` and ``depth`` give the truth for 
 from __future__ import annotations
 
 import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +37,9 @@ class Synthetic:
 
     def __init__(self, n: int = 10_000, size: int = 96, classes: int = 10, seed: int = 0) -> None:
         if classes > len(SHAPES) * len(TEXTURES):
-            raise DataError(f"Synthetic: classes={classes}, but there are {len(SHAPES)} shapes in {len(TEXTURES)} textures")
+            raise DataError(
+                f"Synthetic: classes={classes}, but there are {len(SHAPES)} shapes in {len(TEXTURES)} textures"
+            )
         self.n, self.size, self.classes, self.seed = n, size, classes, seed
 
     def __len__(self) -> int:

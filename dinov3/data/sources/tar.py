@@ -185,7 +185,7 @@ def _list_members(shard: Path, number: int, descriptor: int, shard_size: int, me
     try:
         with tarfile.open(shard, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if tar.offset <= end:
                     raise tarfile.ReadError("a member of negative size")
                 end = tar.offset

@@ -10,14 +10,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinov3.data.randomness import generator
 
-Floats = NDArray[np.float32]
-Colour = NDArray[np.float32]  # [3, 1, 1] in [0, 1]
+Floats = NDArray[np.floating[Any]]  # float32
+Colour = NDArray[np.floating[Any]]  # [3, 1, 1] in [0, 1]
 Field = Callable[[Floats, Floats], Floats]  # a value at each (right, down)
 
 SKY, HILLS, PLAIN, PLANT, STONE, OBJECT = range(6)  # segments; an object of shape s is OBJECT + s
@@ -45,7 +46,7 @@ class Scene:
 
     image: NDArray[np.uint8]  # [H, W, 3]
     segmentation: NDArray[np.uint8]  # [H, W]
-    depth: Floats  # [H, W] distance, 1 at the bottom edge
+    depth: NDArray[np.float32]  # [H, W] distance, 1 at the bottom edge
 
 
 def rgb(value: int) -> Colour:
@@ -148,9 +149,11 @@ class Painter:
         """Three ridges, the farthest palest."""
         tint = vivid(self.between(0, 1), 0.25, 0.35)
         for distance, height in RIDGES:
-            waves = [(0.5, self.between(2, 4)), (0.3, self.between(5, 9)), (0.12, self.between(11, 19))]
-            ridge = sum(a * np.sin(n * self.columns + self.between(0, 2 * math.pi)) for a, n in waves)
-            top = self.horizon - height * (0.55 + 0.6 * ridge)  # [1, W]
+            ridge = np.full_like(self.columns, 0.55)  # [1, W]
+            for height_of_wave, slowest, fastest in ((0.3, 2, 4), (0.18, 5, 9), (0.07, 11, 19)):
+                phase = self.between(slowest, fastest) * self.columns + self.between(0, 2 * math.pi)
+                ridge += height_of_wave * np.sin(phase)
+            top = self.horizon - height * ridge  # [1, W]
             first = max(0, int(top.min() * self.size) - 1)
             rows = slice(first, round(self.horizon * self.size) + 1)
             colour = self.hazy(0.5 * self.plain + 0.5 * tint, distance)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dinov3.models.rope import RopePositionEmbedding, RopeTable, Rotation
+
+
+def rope(head_dim: int = 8, **settings: object) -> RopePositionEmbedding:
+    module = RopePositionEmbedding(head_dim, **{"dtype": "fp32"} | settings)  # type: ignore[arg-type]
+    module.init_weights()
+    return module.eval()
+
+
+def angles_by_definition(rows: int, cols: int, periods: list[float], normalize: str) -> Tensor:
+    units = {"separate": (rows, cols), "max": (max(rows, cols),) * 2, "min": (min(rows, cols),) * 2}[normalize]
+    table = []
+    for row in range(rows):
+        for col in range(cols):
+            y, x = 2 * (row + 0.5) / units[0] - 1, 2 * (col + 0.5) / units[1] - 1
+            half = [2 * math.pi * y / p for p in periods] + [2 * math.pi * x / p for p in periods]
+            table.append(half + half)
+    return torch.tensor(table)
+
+
+@pytest.mark.parametrize("normalize", ["separate", "max", "min"])
+def test_angles_are_those_of_the_definition(normalize: str) -> None:
+    module = rope(normalize_coords=normalize)
+    table = module(2, 3)
+    expected = angles_by_definition(2, 3, module.periods.tolist(), normalize)
+    assert torch.allclose(table.sin, expected.sin(), atol=1e-5)
+    assert torch.allclose(table.cos, expected.cos(), atol=1e-5)
+
+
+def test_periods_of_a_base_are_its_powers() -> None:
+    assert rope(16, base=100.0).periods.tolist() == pytest.approx([1.0, 100**0.25, 10.0, 100**0.75])
+
+
+def test_periods_between_two_are_evenly_spaced_in_the_logarithm() -> None:
+    module = rope(12, base=None, min_period=0.5, max_period=8.0)
+    assert module.periods.tolist() == pytest.approx([0.5, 2.0, 8.0])
+
+
+def test_loaded_periods_win() -> None:
+    module = rope()
+    before = module(2, 2)
+    module.load_state_dict({"periods": module.periods * 2})
+    assert not torch.allclose(module(2, 2).sin, before.sin)
+
+
+def test_rotation_turns_pairs_and_keeps_the_prefix() -> None:
+    angles = torch.rand(3, 2, generator=torch.Generator().manual_seed(0)).tile(2)  # 3 patches, D_head 4
+    rotation = Rotation(RopeTable(angles.sin(), angles.cos()), n_prefix=2)
+    x = torch.randn(2, 5, 1, 4, generator=torch.Generator().manual_seed(1))
+    out = rotation.apply(x)
+    assert torch.equal(out[:, :2], x[:, :2])
+    for patch in range(3):
+        for i in range(2):
+            a, (u, v) = float(angles[patch, i]), x[:, 2 + patch, 0, [i, i + 2]].unbind(-1)
+            assert torch.allclose(out[:, 2 + patch, 0, i], u * math.cos(a) - v * math.sin(a), atol=1e-6)
+            assert torch.allclose(out[:, 2 + patch, 0, i + 2], v * math.cos(a) + u * math.sin(a), atol=1e-6)
+
+
+def test_products_of_queries_and_keys_depend_on_the_distance_only() -> None:
+    rotation = Rotation(rope(16)(1, 8), n_prefix=0)
+    q, k = torch.randn(2, 1, 1, 16, generator=torch.Generator().manual_seed(0))
+    turned_q, turned_k = (rotation.apply(t.expand(1, 8, 16)) for t in (q, k))
+    products = (turned_q[0] @ turned_k[0].mT).diagonal(offset=2)  # all pairs two patches apart
+    assert torch.allclose(products, products[0].expand(6), atol=1e-4)
+
+
+def test_rotation_runs_in_the_dtype_of_the_table() -> None:
+    x = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
+    fine, coarse = (Rotation(rope(dtype=d)(2, 2), 0).apply(x) for d in ("fp32", "bf16"))
+    assert coarse.dtype == torch.float32
+    assert torch.equal(coarse, coarse.bfloat16().float())
+    assert torch.allclose(fine, coarse, atol=0.05)
+    assert Rotation(rope()(2, 2), 0).apply(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_augmentation_is_for_training_and_new_at_every_call() -> None:
+    module = rope(shift_coords=0.3, jitter_coords=1.5, rescale_coords=2.0)
+    plain = rope()(2, 3)
+    assert torch.equal(module(2, 3).sin, plain.sin)
+    module.train()
+    torch.manual_seed(0)
+    first, second = module(2, 3), module(2, 3)
+    assert not torch.equal(first.sin, second.sin)
+    assert not torch.equal(first.sin, plain.sin)
+    torch.manual_seed(0)
+    assert torch.equal(module(2, 3).sin, first.sin)
+
+
+@pytest.mark.parametrize(
+    ("settings", "change"),
+    [
+        ({"shift_coords": 0.5}, lambda c, n: c[0] - n[0]),  # the same for all patches of an axis
+        ({"jitter_coords": 3.0}, lambda c, n: c[0] / n[0]),
+        ({"rescale_coords": 3.0}, lambda c, n: c / n),  # the same for both axes
+    ],
+)
+def test_each_augmentation_changes_the_coordinates_in_its_way(settings: dict[str, float], change: object) -> None:
+    module = rope(4, base=None, min_period=100.0, max_period=100.0, **settings).train()  # sin is nearly the angle
+    torch.manual_seed(1)
+    drawn = module(3, 2).sin[:, :2].asin().T * 100 / (2 * math.pi)  # [2 axes, P]
+    plain = module.eval()(3, 2).sin[:, :2].asin().T * 100 / (2 * math.pi)
+    at = plain[0].abs() > 0.1  # the middle row has coordinate 0
+    values = change(drawn[:, at], plain[:, at])  # type: ignore[operator]
+    assert torch.allclose(values, values.flatten()[0].expand_as(values), atol=1e-3)
+    assert not torch.allclose(drawn, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "settings", "message"),
+    [
+        (6, {}, "multiple of 4"),
+        (8, {"base": None}, "pos_embed_rope_base"),
+        (8, {"min_period": 1.0, "max_period": 2.0}, "pos_embed_rope_base"),
+        (8, {"normalize_coords": "both"}, "'both'"),
+        (8, {"dtype": "fp8"}, "'fp8'"),
+    ],
+)
+def test_impossible_settings_are_named(head_dim: int, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RopePositionEmbedding(head_dim, **settings)  # type: ignore[arg-type]
