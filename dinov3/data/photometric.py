@@ -64,12 +64,12 @@ def render(
     for start in range(0, n, step):
         rows = slice(start, start + step)
         upright = crops[rows].permute(0, 3, 1, 2).contiguous()  # [n, C, h, w] uint8
-        run(orientation_plan(params[rows]), upright)
+        oriented_by(params[rows], upright)
         if clean is not None:
             normalization.write(resized(to_unit(upright), clean.shape[-1]), clean[rows])
         x = to_unit(upright)
         if photometric:
-            run(photometric_plan(params[rows]), x)
+            recolored_by(params[rows], x)
         normalization.write(x, out[rows])
     return out, clean
 
@@ -84,6 +84,18 @@ def resized(x: Tensor, size: int) -> Tensor:
     if x.shape[-2:] == (size, size):
         return x
     return F.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp_(0, 1)
+
+
+def oriented_by(params: CropParams, crops: Tensor) -> Tensor:
+    """``crops [N, C, h, w]``, flipped and turned in place. They must be square if any is turned."""
+    run(orientation_plan(params), crops)
+    return crops
+
+
+def recolored_by(params: CropParams, x: Tensor) -> Tensor:
+    """``x [N, C, h, w]`` float in [0, 1], changed in place; C is 3 for anything but blur."""
+    run(photometric_plan(params), x)
+    return x
 
 
 @dataclass(frozen=True)

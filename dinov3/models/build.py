@@ -164,7 +164,7 @@ def model_rows(size: int = 224) -> list[dict[str, Any]]:
 
 
 def model_table(size: int = 224) -> str:
-    """``model_rows`` as text; a GFLOP is 2 x 10^9 / 2 multiply-adds, of matrix products, convolutions and attention."""
+    """``model_rows`` as text. A multiply-add counts as 2 operations."""
     lines = [
         f"{'name':24s} {'dim':>5s} {'depth':>5s} {'heads':>5s} {'patch':>5s} {'ffn':9s} {'parameters':>13s} {f'GFLOP@{size}':>10s}"
     ]

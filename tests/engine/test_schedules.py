@@ -174,11 +174,13 @@ def test_loss_weights_are_constant_without_a_schedule() -> None:
 
 
 def test_loss_weights_follow_their_schedule() -> None:
-    cfg = with_blocks()
+    """The official numbers of two runs of 5 epochs of 2 steps."""
+    cfg = Config()
+    cfg.optim.epochs, cfg.train.OFFICIAL_EPOCH_LENGTH = 5, 2
     cfg.gram.loss_weight_schedule = ScheduleConfig(0.0, 1.0, 2.0, warmup_epochs=1)
-    gram = loss_weight_schedule(cfg)
-    assert [gram[0], gram[3], gram[6], gram[59], gram[10**6]] == [0, 0.5, 1, 2, 2]
     cfg.dino.reweight_dino_local_loss = True
     cfg.dino.local_loss_weight_schedule = ScheduleConfig(1.0, 1.0, 0.5, warmup_epochs=1, cosine_epochs=3)
-    local = local_loss_weight_schedule(cfg)
-    assert [local[0], local[6], local[23], local[24], local[10**6]] == [1, 1, 0.5, 0.5, 0.5]
+    gram, local = loss_weight_schedule(cfg), local_loss_weight_schedule(cfg)
+    assert [gram[step] for step in range(5)] == pytest.approx([0, 0.5, 1, 1.0495156, 1.1882551])
+    assert [local[step] for step in range(5)] == pytest.approx([1, 1, 1, 0.95225424, 0.82725424])
+    assert [gram[10**6], local[7], local[10**6]] == [2, 0.5, 0.5]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dinov3.models.block import Block, KeptPair
 from dinov3.models.packing import Kept, pack
@@ -63,6 +63,7 @@ def test_branches_run_on_the_kept_rows_only() -> None:
     module, rotations = block(None)
     seen: list[int] = []
     for branch in (module.attn.qkv, module.mlp.fc1):
+        assert isinstance(branch, nn.Module)
         branch.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0]))
     x = tokens()
     module(x, SIZES, rotations, KeptPair(Kept(SIZES, 0.5, x.device), Kept(SIZES, 0.5, x.device)))

@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from dinov3.models.build import vit_tiny
 from dinov3.models.rope import RopePositionEmbedding, RopeTable, Rotation
 
 
@@ -126,3 +130,20 @@ def test_each_augmentation_changes_the_coordinates_in_its_way(settings: dict[str
 def test_impossible_settings_are_named(head_dim: int, settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RopePositionEmbedding(head_dim, **settings)  # type: ignore[arg-type]
+
+
+def test_fsdp_mixed_precision_leaves_the_table_alone() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = vit_tiny(depth=1, img_size=32, pos_embed_rope_dtype="fp32")
+        model.init_weights(torch.Generator().manual_seed(0))
+        seen: list[torch.dtype] = []
+        attention = model.blocks[0].attn
+        attention.register_forward_pre_hook(lambda _, args: seen.extend((args[0].dtype, args[2][0].cos.dtype)))  # type: ignore[union-attr]
+        mesh, policy = init_device_mesh("cpu", (1,)), MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+        for module in (model.blocks[0], model):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+        model(torch.randn(1, 3, 32, 32), is_training=True)
+    finally:
+        dist.destroy_process_group()
+    assert seen == [torch.bfloat16, torch.float32]

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinov3.config.schema import Config
+from dinov3.data.errors import LoaderError
+from dinov3.data.loader import CropLoader
+from dinov3.data.sampler import samples_at
+from dinov3.data.workers import CHUNK, WorkerPool
+from tests.data.fakes import Exiting, Failing, Hanging, Killed, Pictures
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def loader(
+    cfg: Config, source: Pictures, workers: int = 2, timeout: float = 60, start_method: str = "fork"
+) -> CropLoader:
+    cfg.train.num_workers = workers
+    return CropLoader(
+        cfg,
+        source,
+        position=0,
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        timeout=timeout,
+        start_method=start_method,
+    )
+
+
+def pids(stream: CropLoader) -> list[int]:
+    pool = stream._filler
+    assert isinstance(pool, WorkerPool)
+    return [process.pid for process in pool._processes if process.pid is not None]
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def eventually(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+def exhaust(stream: CropLoader) -> None:
+    """Read until an error ends it."""
+    for _ in range(50):
+        next(stream)
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_a_killed_worker_is_an_error_that_says_how_it_ended(cfg: Config, start_method: str) -> None:
+    started = time.monotonic()
+    with (
+        loader(cfg, Killed(7), start_method=start_method) as stream,
+        pytest.raises(
+            LoaderError, match=r"ended by signal 9 \(SIGKILL\), at sample \d+, picture-7; SIGKILL mostly means"
+        ),
+    ):
+        exhaust(stream)
+    assert time.monotonic() - started < 20
+
+
+def test_a_worker_that_exits_is_an_error(cfg: Config) -> None:
+    with loader(cfg, Exiting(7)) as stream, pytest.raises(LoaderError, match=r"ended with exit code 3, .*picture-7"):
+        exhaust(stream)
+
+
+def test_an_exception_in_a_worker_comes_with_its_traceback(cfg: Config) -> None:
+    with loader(cfg, Failing(7)) as stream, pytest.raises(LoaderError, match="(?s)Traceback.*a bug in the source"):
+        exhaust(stream)
+
+
+def test_a_hanging_worker_is_an_error_that_names_the_sample(cfg: Config, capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        loader(cfg, Hanging(7), timeout=1.5) as stream,
+        pytest.raises(LoaderError, match=r"no image for 1\.5 s .*: worker \d at sample \d+, picture-7"),
+    ):
+        exhaust(stream)
+    assert "in happen" in capfd.readouterr().err  # the stack of the worker
+
+
+@pytest.mark.parametrize("source", [Killed(7), Failing(7), Hanging(7)], ids=lambda source: type(source).__name__)
+def test_no_worker_outlives_an_error(cfg: Config, source: Pictures) -> None:
+    stream = loader(cfg, source, workers=3, timeout=1.5)
+    workers = pids(stream)
+    assert len(workers) == 3
+    with pytest.raises(LoaderError):
+        exhaust(stream)
+    assert not any(map(alive, workers))
+
+
+def test_no_worker_outlives_a_close(cfg: Config) -> None:
+    with loader(cfg, Pictures()) as stream:
+        next(stream)
+        workers = pids(stream)
+    assert not any(map(alive, workers))
+    stream.close()  # twice does no harm
+
+
+def test_signals_that_ask_a_job_to_stop_leave_the_workers_at_work(cfg: Config) -> None:
+    with loader(cfg, Pictures()) as stream:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            for pid in pids(stream):
+                os.kill(pid, number)
+        for _ in range(20):
+            next(stream)
+    pending = signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    assert signal.SIGTERM not in pending  # this process hears them again
+
+
+def test_workers_use_one_thread_and_collect_garbage(cfg: Config) -> None:
+    assert gc.isenabled()
+    with loader(cfg, Pictures()) as stream:
+        next(stream)
+        for pid in pids(stream):
+            assert len(list(Path(f"/proc/{pid}/task").iterdir())) <= threading.active_count() + 1
+
+
+@pytest.mark.parametrize("how", ["returns", "raises", "is killed"])
+def test_workers_end_with_the_process_that_started_them(how: str, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, signal, sys
+            import torch
+            from dinov3.config.schema import Config
+            from tests.data.fakes import Pictures
+            from tests.data.test_workers import loader, pids
+
+            if __name__ == "__main__":
+                cfg = Config()
+                cfg.train.batch_size_per_gpu = 8
+                cfg.crops.global_crops_size, cfg.crops.local_crops_size, cfg.student.patch_size = 32, 16, 8
+                stream = loader(cfg, Pictures(), start_method=sys.argv[2])
+                next(stream)
+                print(*pids(stream), flush=True)
+                if sys.argv[1] == "raises":
+                    raise ValueError("on purpose")
+                if sys.argv[1] == "is killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+            """
+        )
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for start_method in ("fork", "forkserver"):
+        command = [sys.executable, str(script), how, start_method]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+        workers = [int(pid) for pid in done.stdout.split()]
+        assert len(workers) == 2, done.stderr
+        assert eventually(lambda workers=workers: not any(map(alive, workers)), 10)  # type: ignore[misc]
+
+
+def test_a_hundred_batches_and_ten_loaders_leave_nothing_behind(cfg: Config) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with loader(cfg, Pictures()) as stream:
+        next(stream)
+    gc.collect()
+    files, threads = descriptors(), threading.active_count()
+    for _ in range(10):
+        with loader(cfg, Pictures()) as stream:
+            for _ in range(10):
+                next(stream)
+    del stream
+    gc.collect()
+    assert descriptors() <= files
+    assert threading.active_count() <= threads
+
+
+def test_the_consumer_may_be_slow(cfg: Config) -> None:
+    """The workers fill the ring, wait, and overwrite nothing that was not consumed."""
+    with loader(cfg, Pictures(), workers=3) as stream:
+        time.sleep(1.0)
+        ids = [next(stream).sample_ids for _ in range(12)]
+    assert torch.cat([i for i in ids if i is not None]).tolist() == list(range(12 * 8))
+
+
+def test_a_ring_holds_enough_chunks_for_all_workers(cfg: Config) -> None:
+    for batch, workers in ((1, 4), (8, 5), (64, 3), (200, 2)):
+        cfg.train.batch_size_per_gpu = batch
+        with loader(cfg, Pictures(), workers=workers) as stream:
+            pool = stream._filler
+            assert isinstance(pool, WorkerPool)
+            chunks = -(-batch // CHUNK)
+            assert (pool.slots - 2) * chunks >= 2 * workers
+            assert pool.slots >= 3
+
+
+def test_the_named_sample_is_the_one_the_sampler_gives() -> None:
+    _, indices = samples_at(torch.arange(50).numpy(), 50, 0)
+    assert 7 in indices
