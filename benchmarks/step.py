@@ -1,6 +1,6 @@
 """Time and memory of one training step on synthetic crops: one JSON line.
 
-    python benchmarks/step.py --arch vit_small --batch 8 --global-size 224 --local-size 96 --prototypes 65536 --steps 5
+python benchmarks/step.py --arch vit_small --batch 8 --global-size 224 --local-size 96 --prototypes 65536 --steps 5
 """
 
 from __future__ import annotations

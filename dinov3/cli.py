@@ -13,8 +13,8 @@ from dinov3.train import command as train_command
 
 
 def _config(args: argparse.Namespace) -> int:
-    from dinov3.config.explain import explain
     from dinov3.config.default_yaml import default_yaml
+    from dinov3.config.explain import explain
 
     try:
         print(explain(args.key) if args.action == "explain" else default_yaml(), end="")
@@ -48,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    train = commands.add_parser("train", help="train a backbone from a YAML", description="Train a backbone without labels.")
+    train = commands.add_parser(
+        "train", help="train a backbone from a YAML", description="Train a backbone without labels."
+    )
     train_command.add_arguments(train)
     train.set_defaults(call=train_command.execute)
 

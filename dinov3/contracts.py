@@ -50,14 +50,11 @@ class CropBatch:
         return getattr(self, name)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> CropBatch:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(
-            self,
-            **{
-                k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v  #
-                for k, v in moved.items()
-            },
-        )
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = value.to(device, non_blocking=non_blocking)
+        return replace(self, **values)
 
     @property
     def batch_size(self) -> int:

@@ -170,7 +170,10 @@ def da3_sees_the_grid_of_the_student(cfg: Config) -> Problems:
         )
     if size % DA3_PATCH:
         low = size // DA3_PATCH * DA3_PATCH
-        yield "da3.teacher_size", f"{size} is not a multiple of the teacher's patch {DA3_PATCH}: use {low} or {low + DA3_PATCH}"
+        yield (
+            "da3.teacher_size",
+            f"{size} is not a multiple of the teacher's patch {DA3_PATCH}: use {low} or {low + DA3_PATCH}",
+        )
     if crops.global_crops_clean_size not in (None, size):
         yield "crops.global_crops_clean_size", f"{crops.global_crops_clean_size}, but DA3 wants {size}: set it to null"
     if cfg.student.in_chans != 3:

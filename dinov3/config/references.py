@@ -38,7 +38,9 @@ def resolve_references(tree: Tree) -> None:
     try:
         resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except OmegaConfBaseException as error:
-        raise KeyProblem(error.full_key or "", f"its references lead back to itself: {values[error.full_key]}") from error
+        raise KeyProblem(
+            error.full_key or "", f"its references lead back to itself: {values[error.full_key]}"
+        ) from error
     tree.update(resolved)
 
 

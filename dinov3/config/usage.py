@@ -207,7 +207,9 @@ def places_by_key() -> dict[str, tuple[str, ...]]:
     """For every leaf, the lines of this project that read it. Of the config folder only ``derived.py`` counts."""
     files = [p for room in ("dinov3", "utility") for p in sorted((ROOT / room).rglob("*.py"))]
     own = Path(__file__).parent
-    places = read_places({p.relative_to(ROOT).as_posix(): p.read_text() for p in files if p.parent != own or p.stem == "derived"})
+    places = read_places(
+        {p.relative_to(ROOT).as_posix(): p.read_text() for p in files if p.parent != own or p.stem == "derived"}
+    )
     return {leaf.key: tuple(places.get((leaf.owner, leaf.name), ())) for leaf in leaves(Config, Config())}
 
 

@@ -53,6 +53,7 @@ class CropLoader(Iterator[CropBatch]):
         self.wait_seconds = 0.0  # that the consumer has spent waiting for batches, since the start
         self.position = position  # in the stream over all processes: the first sample of the next batch
         self._number = 0  # of the next batch, counted from where this loader started
+        self._closed = False
         self._writer = SampleWriter.from_config(cfg, source, rank, world_size)
         self._count = BadSampleCount(cfg.data.max_bad_frac)
         self._on_bad = on_bad or _warn
@@ -71,6 +72,8 @@ class CropLoader(Iterator[CropBatch]):
 
     def __next__(self) -> CropBatch:
         started = time.perf_counter()
+        if self._closed:
+            raise LoaderError("the loader is closed")
         try:
             batch, bad = self._feed.get(self._number, self.position)
             for sample in bad:
@@ -86,6 +89,7 @@ class CropLoader(Iterator[CropBatch]):
 
     def close(self) -> None:
         """End the workers. The loader gives no more batches."""
+        self._closed = True
         self._feed.close()
         self._filler.close()
 

@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Lock, Semaphore
+from multiprocessing.util import Finalize
 from typing import Protocol
 
 import numpy as np
@@ -212,6 +213,8 @@ class WorkerPool:
         self._bad: defaultdict[int, list[tuple[int, list[BadSample]]]] = defaultdict(list)
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
+        # Runs before multiprocessing's own clean-up, which would wait for ever for workers that are deaf to SIGTERM.
+        self._end = Finalize(self, end, args=(self._processes, self._connections), exitpriority=100)
         try:
             with signals_blocked():
                 for worker in range(workers):
@@ -281,9 +284,7 @@ class WorkerPool:
         try:
             message = connection.recv()
         except (EOFError, OSError):
-            process = self._processes[self._connections.index(connection)]
-            process.join(1)
-            raise LoaderError(self._death_of(process)) from None
+            raise LoaderError(self._death_of(self._processes[self._connections.index(connection)])) from None
         if isinstance(message, Failed):
             known = {"DataError": DataError, "TooManyBadSamples": TooManyBadSamples}
             raise known.get(message.kind, LoaderError)(message.text)
@@ -293,6 +294,7 @@ class WorkerPool:
             self._bad[batch].append((message.chunk, message.bad))
 
     def _death_of(self, process: BaseProcess) -> str:
+        process.join(5)  # its pipes close a little before it can be asked how it ended
         code = process.exitcode
         how = f"with exit code {code}"
         if code is not None and code < 0:
@@ -318,11 +320,15 @@ class WorkerPool:
         return f"at sample {position}, {self._writer.source.name(int(indices[0]))}"
 
     def close(self) -> None:
-        """Kill the workers and wait until they are gone."""
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.join()
-        for connection in self._connections:
-            connection.close()
-        self._processes, self._connections = [], []
+        """Kill the workers and wait until they are gone. So does the end of this process, or of the last reference."""
+        self._end()
+
+
+def end(processes: list[BaseProcess], connections: list[Connection]) -> None:
+    """Kill ``processes``, wait until they are gone, close ``connections``."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    for connection in connections:
+        connection.close()

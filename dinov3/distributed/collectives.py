@@ -51,7 +51,7 @@ def gather_rows(x: Tensor, group: Group = None) -> Tensor:
     """
     if not is_initialized():
         return x
-    return torch.cat(all_gather_with_grad(x, group=group), dim=0)  # type: ignore[arg-type]
+    return torch.cat(all_gather_with_grad(x, group=group), dim=0)
 
 
 def broadcast_object(value: object) -> object:

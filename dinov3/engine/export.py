@@ -99,7 +99,9 @@ def fill_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) ->
     required = _without_aliases(module)
     missing, unexpected = sorted(set(required) - set(tensors)), sorted(set(tensors) - set(own))
     wrong = [
-        f"{k} {tuple(v.shape)}, model {tuple(own[k].shape)}" for k, v in tensors.items() if k in own and v.shape != own[k].shape
+        f"{k} {tuple(v.shape)}, model {tuple(own[k].shape)}"
+        for k, v in tensors.items()
+        if k in own and v.shape != own[k].shape
     ]
     if missing or unexpected or wrong:
         raise WeightsError(

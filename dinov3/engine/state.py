@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 def named_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     """AdamW's ``step``, ``exp_avg`` and ``exp_avg_sq`` as ``optimizer.state.<parameter name>.<key>``, DINOv3's names."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for parameter, state in optimizer.state.items():
         for key, tensor in state.items():
             yield f"optimizer.state.{names[parameter]}.{key}", tensor
@@ -32,9 +32,7 @@ def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
             }
 
 
-def training_tensors(
-    model: nn.Module, state: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
+def training_tensors(model: nn.Module, state: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The model's ``state`` and the optimizer's as one table of live tensors: filling it in place restores the run."""
     return {**state, **dict(named_optimizer_tensors(model, optimizer))}
 

@@ -12,7 +12,9 @@ from dinov3.data.decode import read_image
 from dinov3.data.sources import Source
 
 
-def eval_batch(source: Source, indices: Sequence[int], *, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def eval_batch(
+    source: Source, indices: Sequence[int], *, size: int, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
     """Images ``[N, C, size, size]``, normalised float32; the whole image is resized (antialiased bicubic), never cropped."""
     images = []
     for index in indices:

@@ -33,7 +33,7 @@ class CenteredObjective(Objective):
         if self.centering == "sinkhorn_knopp":
             return sinkhorn_targets(logits, temperature)
         self._seen = logits.detach()
-        return softmax_targets(logits, self.center, temperature)
+        return softmax_targets(logits, temperature, self.center)
 
     def after_step(self) -> None:
         """Move the centre by the logits of the step just taken (Caron et al. 2021, eq. 4)."""

@@ -53,7 +53,9 @@ class Da3(Objective):
             weights = None
         projected = ctx.student_heads["da3_projector"](tokens)  # [M, D']
         if projected.shape != teacher.shape:
-            raise ValueError(f"DA3 tokens {tuple(teacher.shape)} and projected student tokens {tuple(projected.shape)} differ")
+            raise ValueError(
+                f"DA3 tokens {tuple(teacher.shape)} and projected student tokens {tuple(projected.shape)} differ"
+            )
         loss = cosine_loss(projected, teacher, weights)
         return LossTerm(loss, {"da3_mim_loss": loss.detach(), **_statistics(projected, teacher)})
 

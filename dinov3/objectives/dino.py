@@ -52,7 +52,7 @@ class Dino(CenteredObjective):
         global_loss = dino_cross_entropy(student_global, targets, STUDENT_TEMP, ignore_diagonal=ignore_diagonal)
         global_terms = n_global * (n_global - 1 if ignore_diagonal else n_global)
         local_terms = n_global * n_local
-        local_weight = 1.0 if self.local_weight is None else self.local_weight[ctx.iteration]
+        local_weight = self.local_weight[ctx.iteration]
         metrics: dict[str, Tensor | float] = {"dino_global_crops_loss": global_loss.detach()}
         value = global_loss * (global_terms / (global_terms + local_terms))
         if n_local:

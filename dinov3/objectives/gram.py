@@ -24,7 +24,7 @@ class Gram(Objective):
         self.negatives = negatives_rule(self.cfg.remove_neg, self.cfg.remove_only_teacher_neg)
 
     def weight_at(self, iteration: int) -> float:
-        return self.cfg.loss_weight if self.schedule is None else self.schedule[iteration]
+        return self.schedule[iteration]
 
     def forward(self, ctx: StepContext) -> LossTerm:
         student = ctx.student_global.patches  # [G*B, P, D]
@@ -45,9 +45,7 @@ class Gram(Objective):
         return LossTerm(value, metrics)
 
     def _loss(self, student: Tensor, teacher: Tensor, *, img_level: bool) -> Tensor:
-        return gram_loss(
-            student, teacher, normalize=self.cfg.normalized, img_level=img_level, negatives=self.negatives
-        )
+        return gram_loss(student, teacher, normalize=self.cfg.normalized, img_level=img_level, negatives=self.negatives)
 
 
 def select(student: Tensor, teacher: Tensor, masks: Tensor, tokens: str) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from dinov3.config.schema import Config
 from dinov3.contracts import LossTerm, StepContext
 from dinov3.losses.cross_entropy import ibot_cross_entropy
-from dinov3.losses.sinkhorn import Targets
 from dinov3.models.head import DINOHead
 from dinov3.objectives.centering import CenteredObjective
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dinov3.config.errors import EXIT_CONFIG, EXIT_IO, EXIT_NON_FINITE, ConfigError
 from dinov3.config.dump import to_yaml
+from dinov3.config.errors import EXIT_CONFIG, EXIT_IO, EXIT_NON_FINITE, ConfigError
 from dinov3.config.load import load_config
 
 EPILOG = """\

@@ -26,15 +26,17 @@ def input_size(cfg: Config) -> int:
     return size if isinstance(size, int) else max(size)
 
 
-def spread(n: int, wanted: int) -> range:
-    """At most ``wanted`` indices, evenly spread over ``range(n)``: sources are often sorted by class."""
-    return range(0, n, max(1, -(-n // wanted)))
+def spread(n: int, wanted: int | None) -> range:
+    """At most ``wanted`` indices (None: all), evenly spread over ``range(n)``: sources are often sorted by class."""
+    return range(0, n, max(1, -(-n // (wanted or n))))
 
 
 def knn(cfg: Config, backbone: torch.nn.Module) -> float:
     """k-NN accuracy on ``evaluation.knn.test`` from neighbours in ``evaluation.knn.train``."""
     settings = cfg.evaluation.knn
     parts = []
+    assert settings.train is not None  # both or none: checked with the config
+    assert settings.test is not None
     for text, limit in ((settings.train, settings.max_train), (settings.test, settings.max_test)):
         source = parse_dataset(text)
         size, mean, std = input_size(cfg), cfg.crops.rgb_mean, cfg.crops.rgb_std

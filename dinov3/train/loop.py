@@ -178,6 +178,4 @@ def _write_metrics(run: Training, step: int, result: StepResult, speed: dict[str
     row |= {"teacher_temp": now.teacher_temp, "skipped_steps": run.counters.skipped_steps, **speed}
     if run.metrics is not None:
         run.metrics.write(row)
-    run.progress.describe(
-        loss=values[0], images_per_second=speed["images_per_second"], data_wait=speed["data_wait"]
-    )
+    run.progress.describe(loss=values[0], images_per_second=speed["images_per_second"], data_wait=speed["data_wait"])

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from dinov3 import __version__
-from dinov3.config.errors import EXIT_DONE, EXIT_PREEMPTED, ConfigError
 from dinov3.config.dump import to_dict, to_yaml
+from dinov3.config.errors import EXIT_DONE, EXIT_PREEMPTED, ConfigError
 from dinov3.config.schema import Config
 from dinov3.data.bad_samples import BadSampleLog
 from dinov3.data.loader import CropLoader
@@ -78,7 +78,9 @@ def checked_source(cfg: Config, world: int) -> Source:
 
 def put_aside(out: Path) -> None:
     """--no-resume: rename what an earlier run left, so that nothing is lost and nothing is continued."""
-    earlier = [out / name for name in ("ckpt", "metrics.jsonl", "evaluation.jsonl", "config.yaml") if (out / name).exists()]
+    earlier = [
+        out / name for name in ("ckpt", "metrics.jsonl", "evaluation.jsonl", "config.yaml") if (out / name).exists()
+    ]
     if not earlier or not context.is_main():
         return
     number = 1 + len(list(out.glob("before-*")))
@@ -216,7 +218,9 @@ def train_and_save(training: Training, source: Source, out: Path, until: int) ->
     checkpointer = Checkpointer(out, max_to_keep=keep.max_to_keep, keep_every=keep.keep_every)
     evidence.look(training, out)
     while counters.step < until:
-        due = min(until, next_multiple(counters.step, keep.period), next_multiple(counters.step, cfg.evaluation.knn.period))
+        due = min(
+            until, next_multiple(counters.step, keep.period), next_multiple(counters.step, cfg.evaluation.knn.period)
+        )
         finished = train(training, due)
         if not finished or counters.step == until or counters.step % keep.period == 0:
             save(training, checkpointer)
@@ -227,7 +231,9 @@ def train_and_save(training: Training, source: Source, out: Path, until: int) ->
     training.progress.close()
     if context.is_main():
         evidence.draw(training, source, out)
-        print(f"done: {counters.step} steps, {counters.samples:,} images; backbone in {checkpointer.folder}/step-{counters.step:08d}")
+        print(
+            f"done: {counters.step} steps, {counters.samples:,} images; backbone in {checkpointer.folder}/step-{counters.step:08d}"
+        )
         evidence.print_last_line(out)
     return EXIT_DONE
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from dinov3.contracts import CropBatch, Features, StepContext, StudentView
 from dinov3.engine.export import load_model
 from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
 from dinov3.engine.precision import Precision
+from dinov3.models.backbone import Backbone
 from dinov3.models.build import build_backbone
 from dinov3.objectives.base import Objective
 from dinov3.objectives.dino import Dino
@@ -70,9 +71,12 @@ class SSLMetaArch(nn.Module):
     Built with storage but without values: call ``init_weights`` before use.
     """
 
-    def __init__(
-        self, cfg: Config, device: torch.device | str = "cpu", precision: Precision | None = None
-    ) -> None:
+    dino_loss: Dino  # objectives are registered under the names DINOv3's checkpoints have
+    ibot_patch_loss: Ibot
+    gram_teacher: nn.ModuleDict  # exists only with a Gram teacher of its own
+    teacher: nn.ModuleDict  # whose outputs are the targets: the EMA, or a frozen model that is distilled
+
+    def __init__(self, cfg: Config, device: torch.device | str = "cpu", precision: Precision | None = None) -> None:
         super().__init__()
         self.cfg = cfg
         self.precision = precision or Precision(torch.float32, torch.device(device), "default")
@@ -81,7 +85,7 @@ class SSLMetaArch(nn.Module):
         with torch.device("meta"):
             self.student = nn.ModuleDict({"backbone": self._backbone(drop_path=True)})
             self.model_ema = nn.ModuleDict({"backbone": self._backbone(drop_path=False)})
-            self.embed_dim: int = self.student["backbone"].embed_dim  # type: ignore[assignment]
+            self.embed_dim = cast(Backbone, self.student["backbone"]).embed_dim
             if cfg.gram.use_loss and not cfg.gram.ema_teacher:
                 self.gram_teacher = nn.ModuleDict({"backbone": self._backbone(drop_path=False)})
             self.objectives = build_objectives(cfg, self.embed_dim, self.da3_teacher)
@@ -126,12 +130,12 @@ class SSLMetaArch(nn.Module):
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Random student (drawn from ``generator``), teacher equal to it, buffers at their start values."""
         for name, module in self.student.items():
-            module.init_weights(generator=generator)
+            cast(Any, module).init_weights(generator)
             if name in self.model_ema:
                 self.model_ema[name].load_state_dict(module.state_dict())
         if self.cfg.distillation.enabled:
             for module in self.teacher.values():
-                module.init_weights(generator=generator)
+                cast(Any, module).init_weights(generator)
         if hasattr(self, "gram_teacher"):
             self._copy_ema_to_gram_teacher()
         for objective in self.objectives:
@@ -214,13 +218,14 @@ class SSLMetaArch(nn.Module):
 
     @torch.no_grad()
     def get_da3_teacher_output(
-        self, clean_global_crops: Tensor, mask_indices_list: Tensor, grid: Grid
+        self, clean_global_crops: Tensor | None, mask_indices_list: Tensor, grid: Grid
     ) -> dict[str, Tensor]:
         """DA3 ``tokens [M, D']`` at the masked positions, or of every patch with ``da3.loss_on: all``.
 
         ``clean_global_crops [G*B, 3, H, W]``; ``mask_indices_list [M]`` indexes their flattened student grid.
         """
         assert self.da3_teacher is not None
+        assert clean_global_crops is not None  # the loader makes them when da3.enabled
         tokens = self.da3_teacher.tokens(clean_global_crops, grid).flatten(0, 1)  # [G*B*P, D']
         return {"tokens": tokens if self.cfg.da3.loss_on == "all" else tokens.index_select(0, mask_indices_list)}
 
@@ -310,9 +315,9 @@ class SSLMetaArch(nn.Module):
         """Activation checkpointing and compilation, in that order; returns what was done, to be printed."""
         done = []
         train = self.cfg.train
-        mode = "full" if train.checkpointing_full else "selective" if train.checkpointing else "none"
-        if mode != "none":
-            self.student["backbone"].set_checkpointing(mode)
+        if train.checkpointing or train.checkpointing_full:
+            mode: Literal["full", "selective"] = "full" if train.checkpointing_full else "selective"
+            cast(Backbone, self.student["backbone"]).set_checkpointing(mode)
             done.append(f"activation checkpointing: {mode}")
         device = next(self.parameters()).device
         if train.compile and device.type == "cuda":

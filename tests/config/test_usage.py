@@ -90,7 +90,9 @@ def test_every_leaf_is_accounted_for() -> None:
 
 
 def test_of_the_config_folder_only_derived_values_count_as_readers() -> None:
-    inside = {p.partition(":")[0] for places in places_by_key().values() for p in places if p.startswith("dinov3/config/")}
+    inside = {
+        p.partition(":")[0] for places in places_by_key().values() for p in places if p.startswith("dinov3/config/")
+    }
     assert inside == {"dinov3/config/derived.py"}
 
 

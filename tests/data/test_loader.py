@@ -168,7 +168,7 @@ def test_no_global_generator_is_drawn_from_or_seeded_here(cfg: Config) -> None:
     cfg.ibot.mask_random_circular_shift = True
 
     def states() -> list[bytes]:
-        numpys = np.random.get_state(legacy=False)["state"]["key"]  # type: ignore[call-overload]
+        numpys = np.random.get_state(legacy=False)["state"]["key"]
         return [repr(random.getstate()).encode(), numpys.tobytes(), torch.get_rng_state().numpy().tobytes()]
 
     before = states()

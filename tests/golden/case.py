@@ -64,9 +64,7 @@ class Case:
 
     def computed_keys(self, prefix: str = "") -> set[str]:
         rows = self.meta["state_dict"]
-        return {
-            r["key"].removeprefix(prefix) for r in rows if r["fill"] == "computed" and r["key"].startswith(prefix)
-        }
+        return {r["key"].removeprefix(prefix) for r in rows if r["fill"] == "computed" and r["key"].startswith(prefix)}
 
     def load_into(self, module: torch.nn.Module, prefix: str = "") -> None:
         """Fill ``module``; every key must be accounted for, in both directions."""
@@ -95,7 +93,11 @@ class Case:
         self.seen.add(key)
         ref = np.asarray(self.arrays[key])
         val = value.detach().cpu() if isinstance(value, Tensor) else value
-        val = (val.float() if val.dtype == torch.bfloat16 else val).numpy() if isinstance(val, Tensor) else np.asarray(val)
+        val = (
+            (val.float() if val.dtype == torch.bfloat16 else val).numpy()
+            if isinstance(val, Tensor)
+            else np.asarray(val)
+        )
         if ref.shape != val.shape:
             self.failures.append(f"{key}: shape {val.shape}, expected {ref.shape}")
             return

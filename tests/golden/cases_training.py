@@ -24,7 +24,6 @@ from dinov3.train.ssl_meta_arch import SSLMetaArch
 from tests.golden.case import Case
 
 
-
 def official_yaml(folder: Path, name: str, cfg: dict[str, Any], arch: dict[str, Any]) -> Path:
     """The official YAML of a case; only the architecture's name differs."""
     tree = {block: dict(keys) for block, keys in cfg.items()}
@@ -166,7 +165,11 @@ def run_layout_case(case: Case) -> None:
 
     ours = training_tensors(model, model.checkpoint_state(), optimizer)
     ours = {k if k.startswith("optimizer.") else f"model.{k}": v for k, v in ours.items()}
-    dcp = {r for r in stored("dcp_multi_tensor_optim") if not r[0].startswith(("model.teacher.", "optimizer.param_groups."))}
+    dcp = {
+        r
+        for r in stored("dcp_multi_tensor_optim")
+        if not r[0].startswith(("model.teacher.", "optimizer.param_groups."))
+    }
     comparisons = {
         "teacher_checkpoint": (rows(dict(model.model_ema.state_dict())), stored("teacher_checkpoint")),
         "hub_backbone": (rows(dict(model.model_ema["backbone"].state_dict())), stored("hub_backbone")),

@@ -49,7 +49,10 @@ def test_a_run_logs_every_step_once_with_every_term(reference: Path) -> None:
     expected |= {"mom", "teacher_temp", "backbone_grad_norm", "dino_head_grad_norm", "ibot_head_grad_norm"}
     assert all(expected <= set(r) for r in rows)
     weighted = [
-        r["dino_global_crops_loss"] * 2 / 6 + r["dino_local_crops_loss"] * 4 / 6 + r["ibot_loss"] + 0.2 * r["koleo_loss"]
+        r["dino_global_crops_loss"] * 2 / 6
+        + r["dino_local_crops_loss"] * 4 / 6
+        + r["ibot_loss"]
+        + 0.2 * r["koleo_loss"]
         for r in rows
     ]
     assert [r["total_loss"] for r in rows] == pytest.approx(weighted, rel=1e-5)
@@ -158,7 +161,9 @@ def test_unusable_data_ends_the_run_before_anything_is_written(
     assert not out.exists()
 
 
-def test_knn_of_the_ema_backbone_is_measured_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_knn_of_the_ema_backbone_is_measured_before_and_after(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     knn = {"evaluation__knn__train": "Synthetic:n=40:size=40", "evaluation__knn__test": "Synthetic:n=20:size=40:seed=9"}
     assert main(command(tmp_path, train__max_steps=2, **knn)) == 0
     rows = read_metrics_of_evaluation(tmp_path)

@@ -48,7 +48,10 @@ def load(kind: str, key: str) -> tuple[Arrays, dict[str, Any], Path] | None:
         if any(stamp(path) != was for path, was in entry["stamps"].items()):
             return None
         folder = pointer.parent / Path(entry["folder"]).name
-        return open_arrays(folder), entry["facts"], folder
+        arrays = open_arrays(folder)
+        if sorted(arrays) != entry["arrays"]:
+            raise ValueError(f"{folder} has {sorted(arrays)}, not {entry['arrays']}")
+        return arrays, entry["facts"], folder
     except FileNotFoundError:
         return None  # nothing kept, or something listed is gone: list again
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -69,6 +72,7 @@ def save(kind: str, key: str, arrays: Arrays, facts: dict[str, Any], stamped: It
             "key": key,
             "facts": facts,
             "folder": folder.name,
+            "arrays": sorted(arrays),
             "stamps": {path: stamp(path) for path in stamped},
         }
         draft = folder / "entry.json"

@@ -1,4 +1,4 @@
-"""Endless pictures without a file: ``Synthetic:n=10000:size=96:classes=10:seed=0``.
+"""Endless pictures without a file: ``Synthetic:n=10000:size=96:classes=10:seed=0:near=1``.
 
 Each picture shows one object in a small landscape (world.py), made when it is read. The class is the object's shape
 and, beyond ten classes, its texture; colours, light, place and landscape are chance, so the mean colour of a picture
@@ -21,26 +21,30 @@ NAME = "Synthetic"
 
 
 def open_source(options: Options) -> Synthetic:
-    """``Synthetic[:n=10000][:size=96][:classes=10][:seed=0]``."""
+    """``Synthetic[:n=10000][:size=96][:classes=10][:seed=0][:near=1]``."""
     source = Synthetic(
         n=options.integer("n", 10_000, 1),
         size=options.integer("size", 96, 16),
         classes=options.integer("classes", 10, 1),
         seed=options.integer("seed", 0, 0),
+        near=options.integer("near", 1, 1),
     )
     options.finish()
     return source
 
 
 class Synthetic:
-    """``n`` pictures of ``size`` pixels a side in ``classes`` classes, a function of ``seed``."""
+    """``n`` pictures of ``size`` pixels a side in ``classes`` classes, a function of ``seed``.
 
-    def __init__(self, n: int = 10_000, size: int = 96, classes: int = 10, seed: int = 0) -> None:
+    ``near`` 2 shows the object half as far away, so that it fills the picture.
+    """
+
+    def __init__(self, n: int = 10_000, size: int = 96, classes: int = 10, seed: int = 0, near: int = 1) -> None:
         if classes > len(SHAPES) * len(TEXTURES):
             raise DataError(
                 f"Synthetic: classes={classes}, but there are {len(SHAPES)} shapes in {len(TEXTURES)} textures"
             )
-        self.n, self.size, self.classes, self.seed = n, size, classes, seed
+        self.n, self.size, self.classes, self.seed, self.near = n, size, classes, seed, near
 
     def __len__(self) -> int:
         return self.n
@@ -51,7 +55,7 @@ class Synthetic:
             raise IndexError(f"{index} is not below {self.n}")
         rng = generator(self.seed, "synthetic", index)
         texture, shape = divmod(self.label(index), len(SHAPES))
-        return landscape(rng, self.size, shape, texture if self.classes > len(SHAPES) else None)
+        return landscape(rng, self.size, shape, texture if self.classes > len(SHAPES) else None, self.near)
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The picture ``[size, size, 3]``."""
@@ -75,10 +79,10 @@ class Synthetic:
 
     def fingerprint(self) -> str:
         """The options: they are all there is."""
-        return f"Synthetic-1-n{self.n}-size{self.size}-classes{self.classes}-seed{self.seed}"
+        return f"Synthetic-1-n{self.n}-size{self.size}-classes{self.classes}-seed{self.seed}-near{self.near}"
 
 
-def landscape(rng: np.random.Generator, size: int, shape: int, texture: int | None) -> Scene:
+def landscape(rng: np.random.Generator, size: int, shape: int, texture: int | None, near: int) -> Scene:
     """One scene whose object has the given shape, and texture unless that is None: chance."""
     painter = Painter(size, rng)
     painter.paint_sky()
@@ -89,7 +93,7 @@ def landscape(rng: np.random.Generator, size: int, shape: int, texture: int | No
     hue, other = painter.between(0, 1), painter.between(0.25, 0.75)
     first = vivid(hue, painter.between(0.45, 0.9), painter.between(0.6, 1))
     second = vivid(hue + other, 0.6, 0.9) if rng.random() < 0.5 else first * np.float32(0.45)
-    radius, distance = painter.between(0.2, 0.31), painter.between(1.25, 1.9)
+    radius, distance = min(near * painter.between(0.2, 0.31), 0.46), painter.between(1.25, 1.9)
     column = painter.between(0.8 * radius, 1 - 0.8 * radius)
     painter.paint_shadow(column, distance, radius)
     chosen = int(rng.integers(len(TEXTURES))) if texture is None else texture

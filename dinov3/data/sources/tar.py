@@ -186,10 +186,10 @@ def _list_members(shard: Path, number: int, descriptor: int, shard_size: int, me
         with tarfile.open(shard, "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-                if tar.offset <= end:
-                    raise tarfile.ReadError("a member of negative size")
+                if member.size < 0 or tar.offset <= end or member.offset_data + member.size > shard_size:
+                    raise tarfile.ReadError(f"a member of {member.size} bytes does not fit into the shard")
                 end = tar.offset
-                _sort_in(member, descriptor, shard_size, images, labels, members.ignored)
+                _sort_in(member, descriptor, images, labels, members.ignored)
             if any(os.pread(descriptor, tarfile.BLOCKSIZE, tar.offset)):
                 raise tarfile.ReadError(f"no member header at byte {tar.offset}")
     except tarfile.TarError as error:
@@ -206,7 +206,6 @@ def _list_members(shard: Path, number: int, descriptor: int, shard_size: int, me
 def _sort_in(
     member: tarfile.TarInfo,
     descriptor: int,
-    shard_size: int,
     images: dict[str, tuple[bytes, int, int]],
     labels: dict[str, int],
     ignored: Counter[str],
@@ -220,8 +219,6 @@ def _sort_in(
         ignored["links and devices"] += 1
     elif path.is_absolute() or ".." in path.parts:
         ignored["members with paths that lead elsewhere"] += 1
-    elif member.offset_data + member.size > shard_size:
-        ignored["members beyond the end of the shard"] += 1
     elif suffix == ".cls" and member.size <= MAX_CLASS_BYTES:
         text = os.pread(descriptor, member.size, member.offset_data).strip()
         if text.isdigit():

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinov3.data.decode import decode
+from dinov3.data.errors import BadImage, DataError
+from dinov3.data.sources import imagefolder, index_cache, parse_dataset
+from dinov3.data.sources.imagefolder import ImageFolder
+
+
+def picture(path: Path | bytes, value: int = 0) -> None:
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    with open(path, "wb") as file:
+        Image.fromarray(np.full((8, 8, 3), value, dtype=np.uint8)).save(file, "PNG")
+
+
+def touch_later(folder: Path) -> None:
+    """Some file systems keep whole seconds only."""
+    later = time.time() + 5
+    os.utime(folder, (later, later))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    for i, name in enumerate(["b/2.png", "b/1.PNG", "a/deep/er/3.jpeg", "a/4.png"]):
+        picture(root / name, 10 * i)
+    (root / "b" / "notes.txt").write_text("x")
+    (root / "a" / "extra.npy").write_bytes(b"x")
+    return root
+
+
+def test_images_are_found_at_every_depth_in_the_order_of_their_paths(tree: Path) -> None:
+    source = ImageFolder(tree)
+    names = [os.path.relpath(source.name(i), tree) for i in range(len(source))]
+    assert names == ["a/4.png", "a/deep/er/3.jpeg", "b/1.PNG", "b/2.png"]
+    assert [int(decode(source.read(i))[0, 0, 0]) for i in range(4)] == [30, 20, 10, 0]
+
+
+def test_the_class_is_the_first_folder_in_sorted_order(tree: Path) -> None:
+    source = ImageFolder(tree)
+    assert [source.label(i) for i in range(4)] == [0, 0, 1, 1]
+    assert source.classes == ["a", "b"]
+
+
+def test_images_in_the_root_have_no_class(tree: Path) -> None:
+    picture(tree / "0.png")
+    source = ImageFolder(tree)
+    labels = {os.path.basename(source.name(i)): source.label(i) for i in range(len(source))}
+    assert labels == {"0.png": None, "4.png": 0, "3.jpeg": 0, "1.PNG": 1, "2.png": 1}
+
+
+def test_labels_can_be_left_out(tree: Path) -> None:
+    source = parse_dataset(f"ImageFolder:root={tree}:labels=none")
+    assert {source.label(i) for i in range(4)} == {None}
+
+
+def test_links_are_followed_and_loops_and_broken_links_survive(tree: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "elsewhere" / "5.png")
+    (tree / "c").symlink_to(tmp_path / "elsewhere")
+    (tree / "a" / "loop").symlink_to(tree)
+    (tree / "a" / "itself").symlink_to(tree / "a" / "itself")
+    (tree / "gone.png").symlink_to(tmp_path / "nothing.png")
+    (tree / "linked.png").symlink_to(tree / "b" / "2.png")
+    source = ImageFolder(tree)
+    names = [os.path.relpath(source.name(i), tree) for i in range(len(source))]
+    assert names == ["a/4.png", "a/deep/er/3.jpeg", "b/1.PNG", "b/2.png", "c/5.png", "linked.png"]
+
+
+def test_hidden_files_and_folders_are_passed_over(tree: Path) -> None:
+    picture(tree / ".thumbnails" / "1.png")
+    picture(tree / "a" / "._4.png")
+    assert len(ImageFolder(tree)) == 4
+
+
+def test_other_files_are_counted(tree: Path) -> None:
+    listing = imagefolder.walk(os.fsencode(tree))
+    assert (len(listing.images), listing.other_files, listing.broken_links) == (4, 2, 0)
+
+
+def test_names_need_not_be_text(tree: Path) -> None:
+    picture(os.fsencode(tree) + b"/a/caf\xe9\n.png", 99)
+    source = ImageFolder(tree)
+    index = next(i for i in range(len(source)) if "caf" in source.name(i))
+    assert source.name(index).endswith("/a/caf\\xe9\\n.png")
+    assert decode(source.read(index))[0, 0, 0] == 99
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: None, "there is no such folder"),
+        (lambda path: path.write_text("x"), "is not a folder"),
+        (lambda path: path.mkdir(), r"contains no images \(0 other files, 0 broken links\); images end in \.jpg"),
+        (lambda path: (path.mkdir(), (path / "a.txt").write_text("x")), r"contains no images \(1 other files"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_a_data_error(tmp_path: Path, make: object, problem: str) -> None:
+    make(tmp_path / "data")  # type: ignore[operator]
+    with pytest.raises(DataError, match=problem):
+        ImageFolder(tmp_path / "data")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission_is_a_data_error(tree: Path) -> None:
+    (tree / "b").chmod(0)
+    with pytest.raises(DataError, match="b: cannot be listed; check its permissions"):
+        ImageFolder(tree)
+    (tree / "b").chmod(0o755)
+
+
+def test_a_folder_that_may_not_be_listed_is_a_data_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="cannot be listed; check its permissions"):
+        ImageFolder(tree)
+
+
+def test_the_list_is_kept_and_not_made_again(tree: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ImageFolder(tree)
+    assert list((own_cache / "dinov3" / "folders").iterdir())
+    monkeypatch.setattr(imagefolder, "walk", lambda _: pytest.fail("listed again"))
+    second = ImageFolder(tree)
+    assert [second.name(i) for i in range(4)] == [first.name(i) for i in range(4)]
+    assert [second.label(i) for i in range(4)] == [first.label(i) for i in range(4)]
+    assert second.fingerprint() == first.fingerprint()
+
+
+def test_the_list_is_made_again_when_a_folder_changed(tree: Path) -> None:
+    before = ImageFolder(tree).fingerprint()
+    picture(tree / "a" / "deep" / "6.png")
+    touch_later(tree / "a" / "deep")
+    source = ImageFolder(tree)
+    assert len(source) == 5
+    assert source.fingerprint() != before
+
+
+def test_old_lists_do_not_pile_up(tree: Path, own_cache: Path) -> None:
+    for i in range(4):
+        picture(tree / "a" / f"new{i}.png")
+        touch_later(tree / "a")
+        os.utime(tree / "a", (i, i))
+        ImageFolder(tree)
+    assert len(list((own_cache / "dinov3" / "folders").iterdir())) == 2  # the pointer and one list
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version": 1}', b"null", b"\xff\xfe"])
+def test_a_damaged_list_is_made_again(tree: Path, own_cache: Path, damage: bytes) -> None:
+    ImageFolder(tree)
+    (pointer,) = (own_cache / "dinov3" / "folders").glob("*.json")
+    pointer.write_bytes(damage)
+    assert len(ImageFolder(tree)) == 4
+    assert len(ImageFolder(tree)) == 4
+
+
+def test_a_list_that_lost_an_array_is_made_again(tree: Path, own_cache: Path) -> None:
+    ImageFolder(tree)
+    for path in own_cache.rglob("labels.npy"):
+        path.unlink()
+    assert [ImageFolder(tree).label(i) for i in range(4)] == [0, 0, 1, 1]
+
+
+def test_without_a_cache_folder_everything_works(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    source = pickle.loads(pickle.dumps(ImageFolder(tree)))
+    assert [source.label(i) for i in range(4)] == [0, 0, 1, 1]
+
+
+def test_a_source_pickles_small_however_many_images_it_has(tmp_path: Path) -> None:
+    root = tmp_path / "many"
+    for i in range(300):
+        (root / f"{i % 7}").mkdir(parents=True, exist_ok=True)
+        (root / f"{i % 7}" / f"a rather long name of a picture {i}.png").write_bytes(b"x")
+    source = ImageFolder(root)
+    data = pickle.dumps(source)
+    assert len(data) < 1000
+    copy = pickle.loads(data)
+    assert [copy.name(i) for i in range(300)] == [source.name(i) for i in range(300)]
+
+
+def test_a_huge_file_is_not_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagefolder, "MAX_BYTES", 10)
+    with pytest.raises(BadImage, match="bytes, more than 10"):
+        ImageFolder(tree).read(0)
+
+
+def test_a_file_that_vanished_is_an_os_error(tree: Path) -> None:
+    source = ImageFolder(tree)
+    os.unlink(source.path(0))
+    with pytest.raises(FileNotFoundError):
+        source.read(0)
+
+
+@pytest.mark.parametrize("folder", ["train", "TRAIN"])
+def test_imagenet_is_a_split_of_class_folders(tmp_path: Path, folder: str) -> None:
+    picture(tmp_path / folder / "n01440764" / "n01440764_1.JPEG")
+    picture(tmp_path / folder / "n01443537" / "n01443537_1.JPEG")
+    source = parse_dataset(f"ImageNet:split=TRAIN:root={tmp_path}:extra={tmp_path}/extra")
+    assert [source.label(i) for i in range(2)] == [0, 1]
+    with pytest.raises(DataError, match="val: there is no such folder"):
+        parse_dataset(f"ImageNet:split=VAL:root={tmp_path}")
+
+
+def test_lists_are_kept_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert index_cache.cache_root() == Path("/somewhere/dinov3")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert index_cache.cache_root() == Path.home() / ".cache" / "dinov3"
