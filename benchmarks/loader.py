@@ -173,7 +173,7 @@ def crop_difference(source: InMemory, images: int = 64) -> None:
         pixels = decode(data)
         picture, tensor = Image.fromarray(pixels), torch.from_numpy(pixels)
         for size, scale in [(GLOBAL, (0.32, 1.0))] * 2 + [(LOCAL, (0.05, 0.32))] * N_LOCAL:
-            box = random_resized_box(rng.random(BOX_DRAWS).tolist(), *pixels.shape[:2], scale)
+            box = random_resized_box(rng.random(BOX_DRAWS).tolist(), pixels.shape[0], pixels.shape[1], scale)
             out = torch.empty(size, size, 3, dtype=torch.uint8)
             cut_and_resize(tensor, box, out)
             edges = (box.left, box.top, box.left + box.width, box.top + box.height)

@@ -38,7 +38,7 @@ def test_votes_equal_a_loop_over_the_definition() -> None:
 
 
 def test_scale_of_features_does_not_matter() -> None:
-    (a, la), (b, lb) = clouds(50, 4), clouds(20, 5)
+    (a, la), (b, _) = clouds(50, 4), clouds(20, 5)
     one = knn_predict(a, la, b, k=5, temperature=0.07, n_classes=4)
     torch.testing.assert_close(one, knn_predict(a * 7, la, b * 0.1, k=5, temperature=0.07, n_classes=4))
 

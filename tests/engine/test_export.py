@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dinov3.engine.checkpoint import CheckpointError
+from dinov3.engine.export import WEIGHTS, export_official, load_backbone, write_backbone
+from dinov3.engine.state import digest
+from dinov3.models.build import build_preset
+from dinov3.models.convnext import ConvNeXt
+from dinov3.models.vit import DinoVisionTransformer
+from dinov3.train.command import main
+from tests.train.tiny import command
+from utility.weights import WeightsError
+
+PREPROCESS = {"mean": [0.5], "std": [0.2], "size": 32}
+
+
+def tiny_vit(depth: int = 2) -> nn.Module:
+    model = DinoVisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=depth, num_heads=2, n_storage_tokens=1)
+    model.init_weights(torch.Generator().manual_seed(0))
+    return model.eval()
+
+
+def tiny_convnext() -> nn.Module:
+    model = ConvNeXt(depths=[1, 1, 1, 1], dims=[8, 16, 24, 32])
+    model.init_weights(torch.Generator().manual_seed(0))
+    return model.eval()
+
+
+def state_of(model: nn.Module) -> str:
+    return digest(dict(model.state_dict()))
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_convnext])
+def test_a_written_backbone_comes_back_bit_for_bit(build, tmp_path: Path) -> None:
+    model = build()
+    write_backbone(tmp_path, model, PREPROCESS)
+    for path in (tmp_path, tmp_path / WEIGHTS):
+        again = load_backbone(path)
+        assert state_of(again) == state_of(model)
+        x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(again(x), model(x))
+    assert json.loads((tmp_path / "config.json").read_text())["preprocess"] == PREPROCESS
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {f"backbone.{k}": v for k, v in s.items()},
+        lambda s: {f"module.backbone.{k}": v for k, v in s.items()},
+        lambda s: {"teacher": {**{f"backbone.{k}": v for k, v in s.items()}, "dino_head.mlp.weight": torch.zeros(1)}},
+    ],
+    ids=["flat", "backbone.", "module.", "teacher checkpoint with heads"],
+)
+def test_every_official_layout_is_read(wrap, tmp_path: Path) -> None:
+    model = tiny_vit()
+    write_backbone(tmp_path, model, PREPROCESS)
+    os.rename(tmp_path / "config.json", tmp_path / "x.json")
+    torch.save(wrap(dict(model.state_dict())), tmp_path / "x.pth")
+    assert state_of(load_backbone(tmp_path / "x.pth")) == state_of(model)
+
+
+def test_a_released_model_is_recognised_by_its_names_and_shapes(tmp_path: Path) -> None:
+    released = build_preset("dinov3_convnext_tiny", "cpu")
+    released.init_weights(torch.Generator().manual_seed(0))
+    torch.save(dict(released.state_dict()), tmp_path / "weights.pth")
+    assert state_of(load_backbone(tmp_path / "weights.pth")) == state_of(released)
+
+
+def test_an_architecture_nobody_knows_is_asked_for(tmp_path: Path) -> None:
+    torch.save(dict(tiny_vit().state_dict()), tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match="cannot tell the architecture: no weights.json beside it"):
+        load_backbone(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("cls_token"), r"1 missing \['cls_token'\]"),
+        (lambda s: s.update(extra=torch.zeros(1)), r"1 unexpected \['extra'\]"),
+        (lambda s: s.update(cls_token=torch.zeros(1, 1, 8)), r"cls_token \(1, 1, 8\), model \(1, 1, 32\)"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(change, message: str, tmp_path: Path) -> None:
+    model = tiny_vit()
+    write_backbone(tmp_path, model, PREPROCESS)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    change(state)
+    save_file(state, tmp_path / WEIGHTS)
+    with pytest.raises(WeightsError, match=message):
+        load_backbone(tmp_path)
+
+
+class Payload:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.mark.parametrize("writer", ["torch.save", "pickle"])
+def test_a_file_that_wants_to_run_code_is_refused_and_nothing_runs(writer: str, tmp_path: Path) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "evil.pth"
+    content = {"cls_token": torch.zeros(1), "evil": Payload(canary)}
+    if writer == "torch.save":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(WeightsError, match="evil.pth"):
+        load_backbone(path)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_file_that_is_no_weight_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"<html>404</html>")
+    with pytest.raises(WeightsError, match=name):
+        load_backbone(tmp_path / name)
+    with pytest.raises(WeightsError, match="no such file"):
+        load_backbone(tmp_path / "nothing.pth")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    assert main(command(out, train__max_steps=2)) == 0
+    return out
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_an_official_file_of_a_run_is_its_ema_backbone(run: Path, heads: bool, tmp_path: Path) -> None:
+    path = export_official(run, tmp_path / "out" / "model.pth", heads=heads)
+    assert state_of(load_backbone(path)) == state_of(load_backbone(run))
+    content = torch.load(path, weights_only=True)
+    roots = {k.split(".")[0] for k in content["teacher"]} if heads else {"cls_token"} & set(content)
+    assert roots == ({"backbone", "dino_head", "ibot_head"} if heads else {"cls_token"})
+    assert sorted(p.name for p in path.parent.iterdir()) == ["model.json", "model.pth"]
+
+
+def test_a_folder_that_holds_no_backbone_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no backbone.safetensors in it"):
+        load_backbone(tmp_path)
+    (tmp_path / "ckpt").mkdir()
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        load_backbone(tmp_path)
