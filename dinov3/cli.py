@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +25,10 @@ def _config(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from dinov3.models.build import model_table
+    from dinov3.models.build import model_lines
 
-    print(model_table())
+    for line in model_lines():  # the largest take seconds: each line as soon as it is known
+        print(line, flush=True)
     return 0
 
 
@@ -75,7 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``dinov3``; returns the exit code."""
     args = build_parser().parse_args(argv)
-    code: int = args.call(args)
+    try:
+        code: int = args.call(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `dinov3 models | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return code
 
 

@@ -17,3 +17,7 @@ class TooManyBadSamples(Exception):
 
 class LoaderError(Exception):
     """A worker died, hung or failed; the text names the worker, the sample and what to look at."""
+
+
+class LoaderHang(LoaderError):
+    """No worker has said anything for too long."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from dinov3.config.derived import clean_crop_size
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
 from dinov3.data.augmentation import Augmentation, crop_params
@@ -38,8 +39,7 @@ class BatchRenderer:
         self.writer, self.layout, self.geometry = writer, writer.layout, writer.geometry
         self.augmentation = Augmentation.from_config(cfg)
         self.normalization = Normalization(crops.rgb_mean, crops.rgb_std, dtype, device)
-        wants_clean = crops.global_crops_clean or cfg.da3.enabled
-        self.clean_size = (crops.global_crops_clean_size or crops.global_crops_size) if wants_clean else None
+        self.clean_size = clean_crop_size(cfg)
         self.gram_distortions = not crops.gram_teacher_no_distortions
         self.largest = max(self.geometry.global_size, self.geometry.gram_size or 0)
         self.upperbound = writer.masks.upperbound(writer.batch_size)

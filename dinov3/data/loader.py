@@ -15,13 +15,13 @@ import torch
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
 from dinov3.data.bad_samples import BadSample, BadSampleCount
-from dinov3.data.errors import DataError, LoaderError, TooManyBadSamples
+from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
 from dinov3.data.feed import BatchRenderer, DeviceFeed, HostFeed
 from dinov3.data.samples import SampleWriter
 from dinov3.data.sources.source import Source
 from dinov3.data.workers import Filler, InlineFiller, WorkerPool
 
-__all__ = ["CropLoader", "LoaderError", "TooManyBadSamples"]
+__all__ = ["CropLoader", "DataError", "LoaderError", "LoaderHang", "TooManyBadSamples"]
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ class CropLoader(Iterator[CropBatch]):
 
     ``on_bad`` is called for every unreadable image that was replaced. ``timeout`` (seconds) is how long workers may be
     silent. Raises DataError for data that cannot be used, TooManyBadSamples above ``data.max_bad_frac``, LoaderError
-    for a worker that died or hangs; after any of them the loader is closed. Use as a context manager or call ``close``.
+    for a worker that died and LoaderHang, one of these, for workers that hang; after any of them the loader is closed.
+    Use as a context manager or call ``close``.
     """
 
     def __init__(

@@ -89,6 +89,11 @@ class MaskingGenerator:
         return 0
 
 
+def largest_rectangle(size: int, patch: int) -> float:
+    """Most patches of one rectangle: half of the crop, rounded as upstream rounds it, a little less for odd grids."""
+    return 0.5 * size // patch * size // patch
+
+
 def mask_counts(crops: int, patches: int, probability: float, ratio: tuple[float, float]) -> Counts:
     """Hidden patches of ``crops`` crops, ascending: zeros, then int(patches * share), shares evenly up to the largest.
 
@@ -121,14 +126,16 @@ class MaskPlan:
         cls,
         seed: int,
         images: int,
-        grid: int,
+        size: int,
+        patch: int,
         *,
         probability: float,
         ratio: tuple[float, float],
         random_circular_shift: bool = False,
     ) -> MaskPlan:
-        """For global batches of ``images`` images whose global crops have ``grid`` x ``grid`` patches."""
-        masking = MaskingGenerator((grid, grid), max_num_patches=0.5 * grid * grid)
+        """For global batches of ``images`` images whose global crops are ``size`` pixels wide, in patches of ``patch``."""
+        grid = size // patch
+        masking = MaskingGenerator((grid, grid), max_num_patches=largest_rectangle(size, patch))
         counts = mask_counts(GLOBAL_CROPS * images, grid * grid, probability, ratio)
         return cls(seed, images, masking, deal(counts, images // block_size(images)), random_circular_shift)
 

@@ -49,7 +49,8 @@ class SampleWriter:
         masks = MaskPlan.make(
             cfg.train.seed,
             batch_size * world_size,
-            geometry.grid,
+            geometry.global_size,
+            geometry.patch_size,
             probability=cfg.ibot.mask_sample_probability,
             ratio=(cfg.ibot.mask_ratio_min_max[0], cfg.ibot.mask_ratio_min_max[1]),
             random_circular_shift=cfg.ibot.mask_random_circular_shift,

@@ -13,7 +13,6 @@ import faulthandler
 import multiprocessing
 import os
 import signal
-import sys
 import time
 import traceback
 from collections import Counter, defaultdict
@@ -31,7 +30,7 @@ import torch
 from torch import Tensor
 
 from dinov3.data.bad_samples import BadSample
-from dinov3.data.errors import DataError, LoaderError, TooManyBadSamples
+from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
 from dinov3.data.ring import Ring, SharedBytes
 from dinov3.data.sampler import samples_at
 from dinov3.data.samples import SampleWriter
@@ -256,11 +255,11 @@ class WorkerPool:
     def wait(self, batch: int) -> list[BadSample]:
         """Return when the slot of ``batch`` is full: its unreadable images.
 
-        Raises DataError, TooManyBadSamples, and LoaderError when a worker died, failed or hangs.
+        Raises DataError, TooManyBadSamples, LoaderError when a worker died or failed, LoaderHang when none answers.
         """
         while self._finished[batch] < self._chunks:
             if not self._listen(self._timeout):
-                raise LoaderError(self._hanging())
+                raise LoaderHang(self._hanging())
         del self._finished[batch]
         return [sample for _, bad in sorted(self._bad.pop(batch, []), key=lambda item: item[0]) for sample in bad]
 
@@ -303,14 +302,14 @@ class WorkerPool:
         return f"loader worker {process.name} ended {how}, {self._occupation(self._processes.index(process))}{hint}"
 
     def _hanging(self) -> str:
-        for process in self._processes:
-            if process.pid is not None:
-                os.kill(process.pid, signal.SIGQUIT)
-        time.sleep(0.2)  # let them print where they are
-        sys.stderr.flush()
-        stuck = [i for i, position in enumerate(self._at_work_on.tolist()) if position != IDLE]
-        where = "; ".join(f"worker {i} {self._occupation(i)}" for i in stuck[:4]) or "all workers are idle"
-        return f"no image for {self._timeout:g} s (their stacks are on stderr): {where}"
+        stuck = [worker for worker, position in enumerate(self._at_work_on.tolist()) if position != IDLE][:4]
+        for worker in stuck:
+            pid = self._processes[worker].pid
+            if pid is not None:
+                os.kill(pid, signal.SIGQUIT)
+                time.sleep(0.2)  # let it print where it is before the next one does
+        where = "; ".join(f"worker {worker} {self._occupation(worker)}" for worker in stuck) or "all workers are idle"
+        return f"no image for {self._timeout:g} s (stacks of the stuck workers are on stderr): {where}"
 
     def _occupation(self, worker: int) -> str:
         position = int(self._at_work_on[worker])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache, partial
 from typing import Any
@@ -139,39 +139,37 @@ vit_giant2 = partial(_arch, "vit_giant2")
 vit_7b = partial(_arch, "vit_7b")
 
 
-def model_rows(size: int = 224) -> list[dict[str, Any]]:
-    """One row a released model: name, dim, depth, heads, patch (px), ffn, parameters, gflops of one ``size`` px image."""
+def model_rows(size: int = 224) -> Iterator[dict[str, Any]]:
+    """One row an architecture (``student.arch``, other arguments at their defaults), then one a released model.
+
+    Name, dim, depth, heads, patch (px), ffn, parameters, gflops of one ``size`` px image.
+    """
     from dinov3.models.flops import forward_flops  # fvcore takes time to import and only this table needs it
 
-    rows = []
-    for name, settings in PRESETS.items():
+    for name, settings in (VIT_ARCHS | CONVNEXT_ARCHS | PRESETS).items():
         # torch cannot trace a convolution on the meta device
-        model = build_preset(name, "cpu" if "depths" in settings else "meta")
+        model = _construct(settings, "cpu" if "depths" in settings else "meta")
         vit = model.config if isinstance(model, DinoVisionTransformer) else None
-        rows.append(
-            {
-                "name": name,
-                "dim": model.embed_dim,
-                "depth": vit.depth if vit else sum(settings["depths"]),
-                "heads": vit.num_heads if vit else None,
-                "patch": model.patch_size,
-                "ffn": vit.ffn_layer if vit else None,
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "gflops": forward_flops(model, size) / 1e9,
-            }
-        )
-    return rows
+        yield {
+            "name": name,
+            "dim": model.embed_dim,
+            "depth": vit.depth if vit else sum(settings["depths"]),
+            "heads": vit.num_heads if vit else None,
+            "patch": model.patch_size,
+            "ffn": vit.ffn_layer if vit else None,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "gflops": forward_flops(model, size) / 1e9,
+        }
 
 
-def model_table(size: int = 224) -> str:
-    """``model_rows`` as text. A multiply-add counts as 2 operations."""
-    lines = [
+def model_lines(size: int = 224) -> Iterator[str]:
+    """``model_rows`` as the lines of a table. A multiply-add counts as 2 operations."""
+    yield (
         f"{'name':24s} {'dim':>5s} {'depth':>5s} {'heads':>5s} {'patch':>5s} {'ffn':9s} {'parameters':>13s} {f'GFLOP@{size}':>10s}"
-    ]
+    )
     for row in model_rows(size):
         text = {key: "-" if value is None else value for key, value in row.items()}
-        lines.append(
+        yield (
             f"{text['name']:24s} {text['dim']:>5} {text['depth']:>5} {text['heads']:>5} {text['patch']:>5} "
             f"{text['ffn']:9s} {row['parameters']:>13,d} {row['gflops']:>10.1f}"
         )
-    return "\n".join(lines)

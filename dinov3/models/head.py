@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinov3.models.initialization import allocate, init_layers
+from dinov3.models.initialization import LINEAR_STD, allocate, init_layers
 
 
 class DINOHead(nn.Module):
@@ -27,11 +27,13 @@ class DINOHead(nn.Module):
         hidden_dim: int = 2048,
         bottleneck_dim: int = 256,
         mlp_bias: bool = True,
+        last_layer_std: float = LINEAR_STD,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         if nlayers < 1:
             raise ValueError(f"head_nlayers {nlayers}: a head has at least one layer")
+        self.last_layer_std = last_layer_std
         with torch.device("meta"):
             widths = [in_dim, *[hidden_dim] * (nlayers - 1), bottleneck_dim]
             layers: list[nn.Module] = []
@@ -43,8 +45,10 @@ class DINOHead(nn.Module):
         allocate(self, device)
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Truncated normal, std 0.02, bias 0; ``generator`` lives on the weights' device."""
+        """Truncated normal, std 0.02 (prototypes: ``last_layer_std``), bias 0; ``generator`` lives on the weights' device."""
         init_layers(self, generator)
+        with torch.no_grad():
+            self.last_layer.weight.mul_(self.last_layer_std / LINEAR_STD)
 
     def forward(self, x: Tensor, no_last_layer: bool = False, only_last_layer: bool = False) -> Tensor:
         """Features [..., D] to logits [..., K].

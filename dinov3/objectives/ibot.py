@@ -36,6 +36,7 @@ class Ibot(CenteredObjective):
             hidden_dim=self.cfg.head_hidden_dim,
             bottleneck_dim=self.cfg.head_bottleneck_dim,
             nlayers=self.cfg.head_nlayers,
+            last_layer_std=self.cfg.head_last_layer_std,
         )
 
     def weight_at(self, iteration: int) -> float:

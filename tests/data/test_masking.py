@@ -15,13 +15,14 @@ from dinov3.data.masking import (
     block_size,
     circularly_shifted,
     deal,
+    largest_rectangle,
     mask_counts,
 )
 
 
 def plan(images: int, grid: int = 8, **changes: Any) -> MaskPlan:
     settings: dict[str, Any] = {"probability": 0.5, "ratio": (0.1, 0.5), **changes}
-    return MaskPlan.make(0, images, grid, **settings)
+    return MaskPlan.make(0, images, 16 * grid, 16, **settings)
 
 
 @settings(max_examples=100, deadline=None)
@@ -64,6 +65,11 @@ def test_the_default_number_can_be_given_once() -> None:
 def test_an_impossible_number_is_refused(wanted: int | None) -> None:
     with pytest.raises(ValueError, match="of 36 patches"):
         MaskingGenerator(6)(wanted, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("size", "patch", "expected"), [(224, 16, 98), (256, 16, 128), (240, 16, 105), (126, 14, 36)])
+def test_the_largest_rectangle_is_rounded_as_upstream(size: int, patch: int, expected: int) -> None:
+    assert largest_rectangle(size, patch) == expected  # 0.5*240 // 16 = 7, 7*240 // 16 = 105; half of 15*15 is 112.5
 
 
 def test_counts_divide_the_range_evenly_and_never_use_its_start() -> None:
@@ -153,7 +159,7 @@ def test_every_crop_of_an_image_gets_every_count_in_time() -> None:
 
 def test_masks_differ_between_batches_images_crops_and_seeds() -> None:
     ratio = {"probability": 1.0, "ratio": (0.5, 0.5)}
-    draws = [MaskPlan.make(seed, 4, 8, **ratio).draw(p, range(4)) for seed in (0, 1) for p in (0, 4)]  # type: ignore[arg-type]
+    draws = [MaskPlan.make(seed, 4, 64, 8, **ratio).draw(p, range(4)) for seed in (0, 1) for p in (0, 4)]  # type: ignore[arg-type]
     rows = np.concatenate([draw.reshape(8, 64) for draw in draws])
     assert len(np.unique(rows, axis=0)) == len(rows)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dinov3.config.schema import Config
-from dinov3.data.errors import LoaderError
+from dinov3.data.errors import LoaderError, LoaderHang
 from dinov3.data.loader import CropLoader
 from dinov3.data.workers import CHUNK, WorkerPool
 from tests.data.fakes import Exiting, Failing, Hanging, Killed, Pictures
@@ -95,7 +95,7 @@ def test_an_exception_in_a_worker_comes_with_its_traceback(cfg: Config) -> None:
 def test_a_hanging_worker_is_an_error_that_names_the_sample(cfg: Config, capfd: pytest.CaptureFixture[str]) -> None:
     with (
         loader(cfg, Hanging(7), timeout=1.5) as stream,
-        pytest.raises(LoaderError, match=r"no image for 1\.5 s .*: worker \d at sample \d+, picture-7"),
+        pytest.raises(LoaderHang, match=r"no image for 1\.5 s .*: worker \d at sample \d+, picture-7"),
     ):
         exhaust(stream)
     assert "in happen" in capfd.readouterr().err  # the stack of the worker

@@ -31,12 +31,15 @@ def test_counting_keeps_the_mode_of_the_model() -> None:
 def test_the_table_has_a_line_for_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {name: build.PRESETS[name] for name in ("dinov3_vits16plus", "dinov3_convnext_tiny")}
     monkeypatch.setattr(build, "PRESETS", chosen)
-    plus, tiny = build.model_rows()
+    monkeypatch.setattr(build, "VIT_ARCHS", {"vit_small": build.VIT_ARCHS["vit_small"]})
+    monkeypatch.setattr(build, "CONVNEXT_ARCHS", {})
+    small, plus, tiny = build.model_rows()
+    assert (small["name"], small["dim"], small["ffn"]) == ("vit_small", 384, "mlp")
     assert plus["parameters"] == 28_697_472
     assert (plus["dim"], plus["depth"], plus["heads"], plus["patch"], plus["ffn"]) == (384, 12, 6, 16, "swiglu")
     assert tiny["heads"] is None
     assert tiny["gflops"] == pytest.approx(8.9, abs=0.1)  # 4.46 G multiply-adds in the ConvNeXt paper, at 224 px
-    header, *lines = build.model_table().splitlines()
+    header, *lines = build.model_lines()
     assert header.split() == ["name", "dim", "depth", "heads", "patch", "ffn", "parameters", "GFLOP@224"]
-    assert lines[0].split() == ["dinov3_vits16plus", "384", "12", "6", "16", "swiglu", "28,697,472", "12.2"]
-    assert lines[1].split()[3:6] == ["-", "-", "-"]
+    assert lines[1].split() == ["dinov3_vits16plus", "384", "12", "6", "16", "swiglu", "28,697,472", "12.2"]
+    assert lines[2].split()[3:6] == ["-", "-", "-"]

@@ -64,3 +64,12 @@ def test_weights_are_nan_until_initialised_from_the_generator() -> None:
 def test_a_head_without_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="head_nlayers 0"):
         DINOHead(8, 20, nlayers=0)
+
+
+def test_wider_prototypes_are_the_same_draws_scaled() -> None:
+    weights = []
+    for std in (0.02, 0.6):
+        head = DINOHead(8, 40, hidden_dim=16, bottleneck_dim=12, last_layer_std=std)
+        head.init_weights(torch.Generator().manual_seed(0))
+        weights.append(head.last_layer.weight.detach())
+    torch.testing.assert_close(weights[1], weights[0] * 30)

@@ -60,6 +60,14 @@ def test_the_edge_of_the_object_is_where_picture_and_depth_jump() -> None:
     assert np.mean(on_edge) > 2 * np.mean(beside)
 
 
+def test_near_objects_fill_the_picture() -> None:
+    def area(near: int) -> float:
+        source = Synthetic(size=48, near=near)
+        return float(np.mean([(source.segmentation(i) >= OBJECT).mean() for i in range(40)]))
+
+    assert area(2) > 1.8 * area(1)
+
+
 def test_the_plain_comes_nearer_towards_the_bottom() -> None:
     source = Synthetic(size=64)
     segments, depth = source.segmentation(0), source.depth(0)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dinov3 import cli
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["config"], ["models"], ["export"]])
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command, "--help"])
+    assert end.value.code == 0
+    assert "usage: dinov3" in capsys.readouterr().out
+
+
+def test_a_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "explain", "optim.clip_grad"]) == 0
+    out = capsys.readouterr().out
+    assert "gradient norm" in out
+    assert "default  3.0" in out
+    assert "dinov3/train/loop.py" in out
+
+
+def test_an_unknown_key_is_one_line_and_78(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "explain", "optim.lrr"]) == 78
+    assert capsys.readouterr().err == "error: config explain: optim.lrr: unknown key (did you mean optim.lr?)\n"
+
+
+def test_exporting_nothing_names_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "x.pth")]) == 74
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x.pth").exists()
+
+
+def test_a_bad_config_is_reported_in_one_line_before_torch_is_loaded(tmp_path: Path) -> None:
+    script = "import sys; from dinov3.train.command import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--output-dir", str(out), "optim.lr=-1"], capture_output=True, text=True
+    )
+    assert done.returncode == 78, done.stderr
+    assert done.stderr.startswith("error: command line: optim.lr: -1")
+    assert done.stderr.count("\n") == 1
+    assert not out.exists()
