@@ -33,7 +33,9 @@ class DinoConfig:
     head_bottleneck_dim: int = key(256, "width before the prototypes", ge=1)
     head_norm_last_layer: bool = key(False, "DINO v1's weight-normed last layer", dead=True)
     head_last_layer_std: float = key(
-        0.02, "std of the prototypes at the start; with 0.02 short runs stay at a loss of ln K, with 0.6 they leave it", gt=0
+        0.02,
+        "std of the prototypes at the start; with 0.02 short runs stay at a loss of ln K, with 0.6 they leave it",
+        gt=0,
     )
     head_nlayers: int = key(3, "layers of the head's MLP", ge=1)
     head_hidden_dim: int = key(2048, "width of the head's MLP", ge=1)
@@ -66,7 +68,9 @@ class IbotConfig:
     head_bottleneck_dim: int = key(256, "width before the prototypes", ge=1)
     head_norm_last_layer: bool = key(False, "DINO v1's weight-normed last layer", dead=True)
     head_last_layer_std: float = key(
-        0.02, "std of the prototypes at the start; with 0.02 short runs stay at a loss of ln K, with 0.6 they leave it", gt=0
+        0.02,
+        "std of the prototypes at the start; with 0.02 short runs stay at a loss of ln K, with 0.6 they leave it",
+        gt=0,
     )
     head_nlayers: int = key(3, "layers of the head's MLP", ge=1)
     head_hidden_dim: int = key(2048, "width of the head's MLP", ge=1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather as all_gather_with_grad
 
 from dinov3.distributed.context import is_initialized, world_size
 
@@ -51,7 +52,25 @@ def gather_rows(x: Tensor, group: Group = None) -> Tensor:
     """
     if not is_initialized():
         return x
-    return torch.cat(all_gather_with_grad(x, group=group), dim=0)
+    rows: Tensor = _GatherRows.apply(x, group)
+    return rows
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather whose backward sums each process's gradient of the whole and keeps the own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        ctx.group, ctx.n_rows = group, x.shape[0]
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, x.contiguous(), group=group)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = all_reduce_sum(grad.contiguous(), ctx.group)
+        start = dist.get_rank(ctx.group) * ctx.n_rows
+        return total[start : start + ctx.n_rows], None
 
 
 def broadcast_object(value: object) -> object:

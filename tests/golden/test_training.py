@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.golden.case import Case
+from tests.golden.cases_training import RUNNERS
+
+DATA = Path(__file__).parent / "data"
+CASES = ["D01_ssl_base", "D04_ssl_gram_separate_hires", "D06_ssl_reweight_local_untie_koleodist", "D08_ssl_distill"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training_steps_equal_those_of_the_official_code(name: str) -> None:
+    case = Case(DATA / name)
+    RUNNERS["D"](case)
+    assert case.checked > 60
+    assert case.failures == []
+
+
+def test_a_wrong_number_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dinov3.objectives.dino.STUDENT_TEMP", 0.1001)
+    case = Case(DATA / "D01_ssl_base")
+    RUNNERS["D"](case)
+    assert any(f.startswith("fb/total_loss") for f in case.failures)
+
+
+def test_checkpoints_have_the_official_names() -> None:
+    case = Case(DATA / "F02_checkpoint_layouts")
+    RUNNERS["F02"](case)
+    assert case.checked == 3
+    assert case.failures == []
