@@ -176,6 +176,12 @@ def da3_sees_the_grid_of_the_student(cfg: Config) -> Problems:
         )
     if crops.global_crops_clean_size not in (None, size):
         yield "crops.global_crops_clean_size", f"{crops.global_crops_clean_size}, but DA3 wants {size}: set it to null"
+    if da3.loss_on == "masked" and not cfg.ibot.mask_sample_probability * cfg.ibot.mask_ratio_min_max[1]:
+        yield (
+            "da3.loss_on",
+            "masked, but no patch is ever masked: set ibot.mask_sample_probability and ibot.mask_ratio_min_max above 0, "
+            "or da3.loss_on=all",
+        )
     if cfg.student.in_chans != 3:
         yield "da3.enabled", f"true, but DA3 sees RGB and student.in_chans is {cfg.student.in_chans}: set it to false"
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dinov3.distributed.collectives import all_reduce_sum
+from dinov3.distributed.context import world_size
+
 EPS = 1e-12
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Weighted mean of ``1 - cosine`` over rows.
+    """Weighted mean of ``1 - cosine`` over the rows of all processes.
+
+    Processes may hold different numbers of rows, also none. Each returns its own rows' share times the number of
+    processes, so that the mean over processes, which is what averaged gradients follow, is the mean over all rows.
 
     Args:
         student: ``[..., D]``.
@@ -17,8 +23,8 @@ def cosine_loss(student: Tensor, teacher: Tensor, weights: Tensor | None = None)
         weights: ``[...]``, 0 or more; None counts every row the same.
 
     Returns:
-        Scalar fp32 in 0 .. 2. 0, with a graph, when there is no row or no weight. A zero vector has cosine 0 with
-        everything, and gradient 0.
+        Scalar fp32, in 0 .. 2 when alone. 0, with a graph, when there is no row or no weight. A zero vector has
+        cosine 0 with everything, and gradient 0.
 
     Raises:
         ValueError: shapes differ.
@@ -29,8 +35,8 @@ def cosine_loss(student: Tensor, teacher: Tensor, weights: Tensor | None = None)
     distance = 1 - (_normalised(student) * _normalised(teacher)).sum(-1)  # [...]
     if weights is None:
         weights = torch.ones_like(distance)
-    total = weights.sum()
-    return (distance * weights).sum() / torch.where(total > 0, total, 1)
+    total = all_reduce_sum(weights.sum())
+    return world_size() * (distance * weights).sum() / torch.where(total > 0, total, 1)
 
 
 def _normalised(x: Tensor) -> Tensor:

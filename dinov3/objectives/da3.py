@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dinov3.config.schema import Config
 from dinov3.contracts import LossTerm, StepContext
+from dinov3.distributed.collectives import all_reduce_sum
 from dinov3.losses.cosine import cosine_loss
 from dinov3.objectives.base import Objective
 
@@ -27,7 +28,11 @@ class Da3Projector(nn.Sequential):
 
 
 class Da3(Objective):
-    """Masked-image-modelling distillation: 1 - mean cosine of L2-normalised tokens, in fp32."""
+    """Masked-image-modelling distillation: 1 - mean cosine of L2-normalised tokens, in fp32.
+
+    ``weighting: mean`` is the mean over masked tokens, ``per_image`` the mean over masked crops of each one's mean; both
+    over all processes.
+    """
 
     state_name = "da3_mim_loss"
 
@@ -62,13 +67,15 @@ class Da3(Objective):
 
 @torch.no_grad()
 def _statistics(projected: Tensor, teacher: Tensor) -> dict[str, Tensor | float]:
-    cosines = torch.cosine_similarity(projected.float(), teacher.float(), dim=-1)  # [M]
-    norms = teacher.float().norm(dim=-1)
-    if not len(cosines):
-        return {}
+    """Mean and standard deviation over the tokens of all processes; 0 without tokens. Every process has every key."""
+    cosines = torch.cosine_similarity(projected.float(), teacher.float(), dim=-1).double()  # [M]
+    norms = teacher.float().norm(dim=-1).double()  # [M]
+    columns = torch.stack([torch.ones_like(norms), cosines, cosines**2, norms, norms**2])  # [5, M]
+    count, *sums = all_reduce_sum(columns.sum(1)).unbind()
+    cos, cos2, norm, norm2 = (x / count.clamp_min(1) for x in sums)
     return {
-        "da3_cos_mean": cosines.mean(),
-        "da3_cos_std": cosines.std(correction=0),
-        "da3_teacher_norm_mean": norms.mean(),
-        "da3_teacher_norm_std": norms.std(correction=0),
+        "da3_cos_mean": cos,
+        "da3_cos_std": (cos2 - cos**2).clamp_min(0).sqrt(),
+        "da3_teacher_norm_mean": norm,
+        "da3_teacher_norm_std": (norm2 - norm**2).clamp_min(0).sqrt(),
     }

@@ -17,14 +17,24 @@ class Da3Teacher:
     def __init__(self, cfg: Config, device: torch.device) -> None:
         model, self.embed_dim = build_da3_backbone(cfg.da3)
         self.model: nn.Module = model.to(device)
+        self.interpolates = cfg.da3.grid_mode == "interpolate_tokens"
 
     @torch.no_grad()
     def tokens(self, clean_crops: Tensor, grid: Grid) -> Tensor:
-        """Tokens of ``clean_crops [N, 3, H, W]`` on the student's ``grid``: ``[N, P, D]`` fp32."""
-        tokens: Tensor = self.model(clean_crops)  # [N, P', D]
+        """Tokens of ``clean_crops [N, 3, H, W]`` on the student's ``grid`` (rows, cols): ``[N, P, D]`` fp32.
+
+        ValueError when the teacher's own grid is another one and ``da3.grid_mode`` is not ``interpolate_tokens``: the
+        flat indices of masked patches would then name other places, often of other images.
+        """
         own = (clean_crops.shape[-2] // PATCH, clean_crops.shape[-1] // PATCH)
-        if own != grid:
-            tokens = resample_tokens(tokens, own, grid)
-        if tokens.shape[1] != grid[0] * grid[1]:
-            raise ValueError(f"DA3 gave {tokens.shape[1]} tokens, the student's grid {grid} has {grid[0] * grid[1]}")
-        return tokens
+        if own != grid and not self.interpolates:
+            raise ValueError(
+                f"DA3 sees clean crops of {clean_crops.shape[-2]} x {clean_crops.shape[-1]} px as {own[0]} x {own[1]} "
+                f"patches, the student has {grid[0]} x {grid[1]}: make clean crops of {grid[0] * PATCH} x "
+                f"{grid[1] * PATCH} px, or set da3.grid_mode=interpolate_tokens"
+            )
+        tokens: Tensor = self.model(clean_crops)  # [N, P', D]
+        if tokens.shape != (len(clean_crops), own[0] * own[1], self.embed_dim):
+            expected = [len(clean_crops), own[0] * own[1], self.embed_dim]
+            raise ValueError(f"the DA3 encoder returned tokens {list(tokens.shape)}, expected {expected}")
+        return resample_tokens(tokens, own, grid)  # [N, P, D], untouched when the grids are equal

@@ -46,11 +46,11 @@ def execute(args: argparse.Namespace) -> int:
 
     try:
         return run(cfg, args.output_dir or Path(cfg.train.output_dir), resume=not args.no_resume)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, WeightsError) as error:
         return fail(error, EXIT_CONFIG)
     except NonFiniteAbort as error:
         return fail(error, EXIT_NON_FINITE)
-    except (CheckpointError, WeightsError, TooManyBadSamples, LoaderError) as error:
+    except (CheckpointError, TooManyBadSamples, LoaderError) as error:
         return fail(error, EXIT_IO)
 
 

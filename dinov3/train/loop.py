@@ -16,6 +16,7 @@ from dinov3.contracts import CropBatch
 from dinov3.data.loader import CropLoader
 from dinov3.distributed.collectives import all_reduce_mean, all_reduce_min
 from dinov3.distributed.context import rank
+from dinov3.distributed.replicate import average_gradients
 from dinov3.engine.metrics import MetricsFile, ProgressLine
 from dinov3.engine.optim import apply_schedules, clip_per_submodule
 from dinov3.engine.schedules import Schedules, StepSchedule
@@ -87,6 +88,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     model.before_step(iteration)
     loss, terms = model.forward_backward(batch, teacher_temp=now.teacher_temp, iteration=iteration)
+    average_gradients(model.student.parameters())
     norms = clip_per_submodule(model.student, clip_grad)
     finite, stop = _agree(loss, norms, stop_requested)
     if finite:

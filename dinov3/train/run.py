@@ -39,8 +39,6 @@ log = logging.getLogger("dinov3")
 def run(cfg: Config, out: Path, *, resume: bool) -> int:
     """Train ``cfg`` in the folder ``out``, continuing what is there unless ``resume`` is False."""
     device = context.setup(cfg.train.device)
-    if context.world_size() > 1:
-        raise ConfigError("command line", "WORLD_SIZE", "several processes are not supported yet; start one")
     source = checked_source(cfg, context.world_size())
     schedules = build_schedules(cfg, context.world_size())
     until = min(schedules.total_steps, cfg.train.max_steps or schedules.total_steps)
@@ -127,7 +125,10 @@ def build(
 ) -> Training:
     """Model, optimizer and loader, at the start of training or where ``found`` left off."""
     chosen = precision.resolve(cfg.compute_precision.param_dtype, device)
-    model = SSLMetaArch(cfg, device, chosen)
+    try:
+        model = SSLMetaArch(cfg, device, chosen)
+    except ValueError as error:  # an architecture or teacher that the keys alone could not rule out
+        raise ConfigError("config", "", str(error)) from error
     model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
     done = model.load_teachers() + model.prepare_for_distributed_training()
     optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
