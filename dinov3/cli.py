@@ -44,6 +44,12 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _da3_check(args: argparse.Namespace) -> int:
+    from dinov3.train import da3_check
+
+    return da3_check.execute(args)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
     parser = argparse.ArgumentParser(prog="dinov3", description="Pretrain vision backbones without labels.")
@@ -62,6 +68,14 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("key", help="for example optim.lr, or a block: optim")
     actions.add_parser("default", help="print the default config with comments")
     config.set_defaults(call=_config)
+
+    da3 = commands.add_parser(
+        "da3-check", help="does a DA3 teacher line up with the student? one batch, numbers and a picture"
+    )
+    da3.add_argument("--config-file", type=Path, help="YAML with da3.enabled: true")
+    da3.add_argument("--out", type=Path, help="PNG to write: crops, masks, the tokens of both as colours")
+    da3.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. da3.random_init=true")
+    da3.set_defaults(call=_da3_check)
 
     models = commands.add_parser("models", help="architectures: dimensions, parameters, FLOPs")
     models.set_defaults(call=_models)

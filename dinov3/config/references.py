@@ -32,16 +32,24 @@ def resolve_references(tree: Tree) -> None:
     """
     values = dict(flat(tree))
     for key, value in values.items():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and "${" in text:
-                _check(key, text, values)
+        for text in _texts(value):
+            _check(key, text, values)
     try:
         resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except OmegaConfBaseException as error:
-        raise KeyProblem(
-            error.full_key or "", f"its references lead back to itself: {values[error.full_key]}"
-        ) from error
+        where = re.sub(r"\[.*", "", error.full_key or "")  # of an item of a list: the list
+        what = str(error).splitlines()[0]
+        raise KeyProblem(where, f"its reference cannot be followed: {what}") from error
     tree.update(resolved)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value that holds a reference; blocks come as keys of their own."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str) and "${" in value:
+        yield value
 
 
 def _check(key: str, text: str, values: dict[str, Any]) -> None:

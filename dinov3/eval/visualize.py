@@ -21,14 +21,18 @@ INK, MUTED = "#1f2933", "#7b8794"
 
 @torch.inference_mode()
 def pca_colours(backbone: nn.Module, images: Tensor) -> Tensor:
-    """The first three principal components of all patch tokens as RGB in [0, 1]: ``[N, 3, rows, cols]``.
+    """``token_colours`` of what ``backbone`` makes of ``images [N, C, H, W]``: ``[N, 3, rows, cols]``."""
+    out = backbone(images, is_training=True)
+    return token_colours(out.patches, out.grid)
+
+
+def token_colours(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The first three principal components of patch tokens ``[N, P, D]`` as RGB in [0, 1]: ``[N, 3, rows, cols]``.
 
     One projection for the whole batch, so a colour means the same thing in every image; each component is scaled to
     its 2nd to 98th percentile.
     """
-    out = backbone(images, is_training=True)
-    tokens = out.patches.float()  # [N, P, D]
-    flat = tokens.flatten(0, 1)
+    flat = patches.float().flatten(0, 1)  # [N*P, D]
     centred = flat - flat.mean(0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
     scores = centred @ directions[:3].T  # [N*P, 3]
@@ -36,7 +40,7 @@ def pca_colours(backbone: nn.Module, images: Tensor) -> Tensor:
     scores = scores * torch.sign((scores**3).sum(0))
     low, high = scores.quantile(0.02, dim=0), scores.quantile(0.98, dim=0)
     colours = ((scores - low) / (high - low).clamp_min(1e-8)).clamp(0, 1)
-    return colours.reshape(len(images), *out.grid, 3).permute(0, 3, 1, 2)
+    return colours.reshape(len(patches), *grid, 3).permute(0, 3, 1, 2)
 
 
 def pca_sheet(backbone: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float], path: Path) -> None:

@@ -19,6 +19,11 @@ class Da3Teacher:
         self.model: nn.Module = model.to(device)
         self.interpolates = cfg.da3.grid_mode == "interpolate_tokens"
 
+    @staticmethod
+    def own_grid(clean_crops: Tensor) -> Grid:
+        """(rows, cols) of the encoder's own patches on ``clean_crops [N, 3, H, W]``."""
+        return clean_crops.shape[-2] // PATCH, clean_crops.shape[-1] // PATCH
+
     @torch.no_grad()
     def tokens(self, clean_crops: Tensor, grid: Grid) -> Tensor:
         """Tokens of ``clean_crops [N, 3, H, W]`` on the student's ``grid`` (rows, cols): ``[N, P, D]`` fp32.
@@ -26,7 +31,7 @@ class Da3Teacher:
         ValueError when the teacher's own grid is another one and ``da3.grid_mode`` is not ``interpolate_tokens``: the
         flat indices of masked patches would then name other places, often of other images.
         """
-        own = (clean_crops.shape[-2] // PATCH, clean_crops.shape[-1] // PATCH)
+        own = self.own_grid(clean_crops)
         if own != grid and not self.interpolates:
             raise ValueError(
                 f"DA3 sees clean crops of {clean_crops.shape[-2]} x {clean_crops.shape[-1]} px as {own[0]} x {own[1]} "

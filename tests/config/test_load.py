@@ -126,11 +126,11 @@ BAD_FILES = {
     ),
     "reference to itself": (
         "train:\n  output_dir: ${train.output_dir}/x",
-        "train.output_dir: its references lead back to itself: ${train.output_dir}/x",
+        "train.output_dir: its reference cannot be followed: Recursive interpolation detected",
     ),
     "references in a circle": (
         "wandb:\n  project: ${wandb.name}\n  name: ${wandb.project}",
-        "wandb.project: its references lead back to itself: ${wandb.name}",
+        "wandb.project: its reference cannot be followed: Recursive interpolation detected",
     ),
     "reference inside a reference": (
         "train:\n  output_dir: ${train.${train.seed}}",
