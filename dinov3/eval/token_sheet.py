@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt
 
 from dinov3.eval.visualize import INK, MUTED
 
-MASK_COLOUR = (0.96, 0.96, 0.97)
-TILE = 1.9  # inches
+MASK_COLOUR, MASK_OPACITY = (0.90, 0.27, 0.55), 0.75  # rare in photographs, and lets what is hidden shine through
+TILE, SIDE, TOP = 1.9, 0.25, 0.46  # inches: a tile, the rows' labels, title and headings
 
 
 def unnormalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -26,17 +26,16 @@ def unnormalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def covered(images: Tensor, masks: Tensor) -> Tensor:
-    """``images [N, 3, H, W]`` in [0, 1] with the patches of ``masks [N, rows, cols]`` painted over."""
+    """``images [N, 3, H, W]`` in [0, 1] with the patches of ``masks [N, rows, cols]`` tinted."""
     there = F.interpolate(masks[:, None].float(), images.shape[-2:], mode="nearest").bool()  # [N, 1, H, W]
-    return torch.where(there, images.new_tensor(MASK_COLOUR).reshape(1, 3, 1, 1), images)
+    return torch.where(there, images.lerp(images.new_tensor(MASK_COLOUR).reshape(1, 3, 1, 1), MASK_OPACITY), images)
 
 
 def token_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], title: str, path: Path) -> None:
     """Write a PNG. ``columns``: heading to RGB tiles ``[N, 3, h, w]`` in [0, 1], of any size; ``rows``: N labels."""
     n, width = len(rows), len(columns)
-    # 0.62 inch for the title and the headings, 0.25 for the rows' labels
-    height = n * TILE + 0.62
-    figure, axes = plt.subplots(n, width, figsize=(width * TILE + 0.25, height), squeeze=False)
+    size = (width * TILE + SIDE, n * TILE + TOP)
+    figure, axes = plt.subplots(n, width, figsize=size, squeeze=False)
     for column, (heading, tiles) in enumerate(columns.items()):
         for row, tile in enumerate(tiles.cpu()):
             axis = axes[row, column]
@@ -46,9 +45,9 @@ def token_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], title: str, 
         axes[0, column].set_title(heading, fontsize=8, color=INK, pad=4)
     for row, label in enumerate(rows):
         axes[row, 0].set_ylabel(label, fontsize=7, color=MUTED, labelpad=3)
-    figure.suptitle(title, x=0.25 / (width * TILE + 0.25), y=1 - 0.06 / height, ha="left", va="top", fontsize=8.5, color=INK)
+    figure.suptitle(title, x=SIDE / size[0], y=1 - 0.07 / size[1], ha="left", va="top", fontsize=8.5, color=INK)
     figure.subplots_adjust(
-        left=0.25 / (width * TILE + 0.25), right=0.995, bottom=0.02 / height, top=1 - 0.6 / height, wspace=0.03, hspace=0.03
+        left=SIDE / size[0], right=0.995, bottom=0.03 / size[1], top=1 - TOP / size[1], wspace=0.03, hspace=0.03
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)

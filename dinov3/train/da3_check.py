@@ -23,6 +23,7 @@ from dinov3.eval.visualize import token_colours
 from dinov3.objectives.da3 import Da3
 from dinov3.teachers.da3 import Da3Teacher
 from dinov3.train.command import fail
+from dinov3.train.loop import seed_model_randomness
 from dinov3.train.run import checked_source
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
@@ -127,6 +128,7 @@ def check(cfg: Config) -> Report:
 def look(model: SSLMetaArch, teacher: Da3Teacher, batch: CropBatch) -> Report:
     """The DA3 term of one batch and its gradients."""
     assert batch.collated_global_crops_clean is not None
+    seed_model_randomness(model.cfg.train.seed, 0)
     objective = next(o for o in model.objectives if isinstance(o, Da3))
     with model.precision.autocast():
         student_global, student_local = model.get_student_output(batch)
@@ -141,7 +143,7 @@ def look(model: SSLMetaArch, teacher: Da3Teacher, batch: CropBatch) -> Report:
         student=student_global,
         teacher_tokens=tokens,
         own_grid=teacher.own_grid(batch.collated_global_crops_clean),
-        term=term,
+        term=LossTerm(term.value.detach(), term.metrics),
         gradient_norms={name: gradient_norm(model.student[name]) for name in ("da3_projector", "backbone")},
         teacher_gradients=sum(p.grad is not None for p in teacher.model.parameters()),
     )

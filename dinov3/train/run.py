@@ -138,8 +138,9 @@ def build(
         load_tensors(training_tensors(model, model.checkpoint_state(), optimizer), found / "state")
         counters = Counters(**json.loads((found / "train_state.json").read_text())["counters"])
     batch = cfg.train.batch_size_per_gpu * context.world_size()
+    workers = usable_workers(cfg.train.num_workers)
     loader = CropLoader(
-        cfg,
+        dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, num_workers=workers)),
         source,
         position=counters.samples,
         rank=context.rank(),
@@ -165,6 +166,12 @@ def build(
     )
 
 
+def usable_workers(wanted: int) -> int:
+    """At most one loader process a core of this training process; the batches do not depend on their number."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
 def start_up_block(
     cfg: Config,
     out: Path,
@@ -178,13 +185,15 @@ def start_up_block(
     batch: int,
 ) -> str:
     """What is about to happen, in the units people think in."""
+    wanted, workers = cfg.train.num_workers, usable_workers(cfg.train.num_workers)
+    workers_text = f"{workers} workers" + (f" (of {wanted}: one a core)" if workers < wanted else "")
     millions = sum(p.numel() for p in model.student["backbone"].parameters()) / 1e6
     device = torch.cuda.get_device_name(chosen.device) if chosen.device.type == "cuda" else platform.machine()
     lines = [
         f"dinov3 {__version__} in {out}",
         f"  device     {chosen.device.type} ({device}), {torch.get_num_threads()} threads, {chosen.name}: {chosen.reason}",
         f"  processes  {context.world_size()}, batch {cfg.train.batch_size_per_gpu} each, effective batch {batch}",
-        f"  data       {cfg.train.dataset_path}: {len(source):,} images, {cfg.train.num_workers} workers",
+        f"  data       {cfg.train.dataset_path}: {len(source):,} images, {workers_text}",
         f"  student    {cfg.student.arch}, width {model.embed_dim}, {millions:.1f} M parameters",
         *[f"  {line}" for line in done],
         *[f"  {line}" for line in schedules.table(batch).splitlines()],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dinov3.config.derived import clean_crop_size, da3_input_size
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
 
@@ -135,6 +136,39 @@ RULES = {
         "train.batch_size_per_gpu: 1 leaves KoLeo without neighbours: use 2 or more, "
         "dino.koleo_loss_distributed=true, or dino.koleo_loss_weight=0",
     ),
+    "DA3 grid": (
+        ["da3.enabled=true", "crops.global_crops_size=256", "da3.teacher_size=224"],
+        "da3.teacher_size=252",
+        "da3.teacher_size: 252 gives the teacher a grid of 18, the student's is 16: "
+        "use 224, or da3.grid_mode=interpolate_tokens",
+    ),
+    "DA3 grid of another student": (
+        ["da3.enabled=true", "crops.global_crops_size=256", "da3.teacher_size=224"],
+        "crops.global_crops_size=224",
+        "da3.teacher_size: 224 gives the teacher a grid of 16, the student's is 14: "
+        "use 196, or da3.grid_mode=interpolate_tokens",
+    ),
+    "DA3 patches": (
+        ["da3.enabled=true", "da3.grid_mode=interpolate_tokens", "da3.teacher_size=252"],
+        "da3.teacher_size=256",
+        "da3.teacher_size: 256 is not a multiple of the teacher's patch 14: use 252 or 266",
+    ),
+    "DA3 and clean crops": (
+        ["da3.enabled=true", "crops.global_crops_clean_size=196"],
+        "crops.global_crops_clean_size=224",
+        "crops.global_crops_clean_size: 224, but DA3 wants 196: set it to null",
+    ),
+    "DA3 colours": (
+        ["da3.enabled=true", "crops.rgb_mean=[0]", "crops.rgb_std=[1]", "student.in_chans=1", "da3.enabled=false"],
+        "da3.enabled=true",
+        "da3.enabled: true, but DA3 sees RGB and student.in_chans is 1: set it to false",
+    ),
+    "DA3 masks": (
+        ["da3.enabled=true", "ibot.mask_sample_probability=0", "da3.loss_on=all"],
+        "da3.loss_on=masked",
+        "da3.loss_on: masked, but no patch is ever masked: set ibot.mask_sample_probability and "
+        "ibot.mask_ratio_min_max above 0, or da3.loss_on=all",
+    ),
     "k-NN sets": (
         ["evaluation.knn.train=a", "evaluation.knn.test=b"],
         "evaluation.knn.test=null",
@@ -165,6 +199,19 @@ def test_a_batch_of_one_is_fine_without_local_koleo(freed: str) -> None:
 def test_an_unused_schedule_is_not_checked() -> None:
     load_config(None, ["dino.local_loss_weight_schedule.warmup_epochs=1000"])
     load_config(None, [SCHEDULES, "optim.epochs=2"])  # optim.warmup_epochs 10 is out of use
+
+
+@pytest.mark.parametrize(("student", "patch", "teacher"), [(256, 16, 224), (224, 16, 196), (224, 14, 224), (32, 8, 56)])
+def test_the_da3_teacher_is_shown_the_size_that_gives_the_students_grid(student: int, patch: int, teacher: int) -> None:
+    sizes = [f"crops.global_crops_size={student}", f"student.patch_size={patch}", f"crops.local_crops_size={2 * patch}"]
+    cfg = load_config(None, ["da3.enabled=true", *sizes])
+    assert da3_input_size(cfg) == clean_crop_size(cfg) == teacher
+    assert teacher // 14 == student // patch
+
+
+def test_interpolated_da3_tokens_come_from_crops_of_the_students_size() -> None:
+    cfg = load_config(None, ["da3.enabled=true", "da3.grid_mode=interpolate_tokens", "crops.global_crops_size=256"])
+    assert da3_input_size(cfg) == 252
 
 
 def test_the_clean_crops_may_have_a_size_of_another_patch() -> None:
