@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dinov3.config.dump import to_yaml
-from dinov3.config.errors import EXIT_CONFIG, EXIT_IO, EXIT_NON_FINITE, ConfigError
+from dinov3.config.errors import EXIT_CONFIG, EXIT_HANG, EXIT_IO, EXIT_NON_FINITE, ConfigError
 from dinov3.config.load import load_config
 
 EPILOG = """\
 The same command run again continues the run; a finished run says so and ends with 0.
-exit codes: 0 done, 70 too many non-finite steps, 74 checkpoint or file error, 78 config or data, 85 stopped and saved
+exit codes: 0 done, 70 too many non-finite steps, 74 checkpoint or file error, 78 config or data, 79 hang, 85 stopped and saved
 """
 
 
@@ -38,7 +38,7 @@ def execute(args: argparse.Namespace) -> int:
         print(to_yaml(cfg), end="")
         return 0
     # Imported late: a wrong config is reported before torch is loaded.
-    from dinov3.data.errors import DataError, LoaderError, TooManyBadSamples
+    from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
     from dinov3.engine.checkpoint import CheckpointError
     from dinov3.engine.export import WeightsError
     from dinov3.train.loop import NonFiniteAbort
@@ -50,6 +50,8 @@ def execute(args: argparse.Namespace) -> int:
         return fail(error, EXIT_CONFIG)
     except NonFiniteAbort as error:
         return fail(error, EXIT_NON_FINITE)
+    except LoaderHang as error:
+        return fail(error, EXIT_HANG)
     except (CheckpointError, TooManyBadSamples, LoaderError) as error:
         return fail(error, EXIT_IO)
 

@@ -119,10 +119,11 @@ def test_teacher_and_student_patches_lie_at_the_place_the_box_says(cfg: Config, 
     student = coordinates(F.avg_pool2d(batch.collated_global_crops, 8).flatten(2).mT)
     teacher = coordinates(teacher_of(cfg, MeanColour()).tokens(batch.collated_global_crops_clean, (CELLS, CELLS)))
     assert float(((student - expected) / patch).abs().max()) < 0.1
-    # bilinear interpolation cannot look beyond the outermost centres of a coarser grid
-    bound = 0.1 if mode == "resize_input" or size is not None else 0.5
+    own = da3_input_size(cfg) // PATCH
+    # half a patch is allowed; interpolation cannot look beyond the outermost centres of a coarser grid (28 px: 2 x 2)
+    bound = 0.1 if own >= CELLS else 0.5 * CELLS / own
     assert float(((teacher - expected) / patch).abs().max()) < bound
-    assert float(((teacher - student) / patch).abs().max()) < 0.5
+    assert float(((teacher - student) / patch).abs().max()) < bound
 
 
 @pytest.mark.parametrize("turns", [False, True])
