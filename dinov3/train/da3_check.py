@@ -107,7 +107,9 @@ class Report:
         }
         rows = [f"image {n % images}, crop {n // images}" for n in chosen.tolist()]
         weights = "random weights" if cfg.da3.random_init else Path(cfg.da3.ckpt_path).name
-        title = f"da3-{cfg.da3.variant} ({weights}) teaches {cfg.student.arch}/{cfg.student.patch_size}, before training"
+        title = (
+            f"da3-{cfg.da3.variant} ({weights}) teaches {cfg.student.arch}/{cfg.student.patch_size}, before training"
+        )
         token_sheet(columns, rows, title, path)
 
 

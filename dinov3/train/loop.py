@@ -100,7 +100,7 @@ def train_step(
 def train(run: Training, until: int) -> bool:
     """Train up to step ``until`` (exclusive). False when a signal asked to stop first; the state is whole either way."""
     counters, cfg = run.counters, run.cfg
-    window = _Window()
+    window = _Window(run)
     batches = iter(run.loader)
     while counters.step < until:
         step = counters.step
@@ -152,18 +152,22 @@ def _count_skip(run: Training, step: int, loss: Tensor) -> None:
 
 
 class _Window:
-    """Speed since the last logged step."""
+    """Speed since the last logged step, or since training was taken up."""
 
-    def __init__(self) -> None:
-        self._time = time.perf_counter()
-        self._samples: int | None = None
-        self._wait = 0.0
+    def __init__(self, run: Training) -> None:
+        self._time, self._samples, self._wait = self._read(run)
+
+    @staticmethod
+    def _read(run: Training) -> tuple[float, int, float]:
+        return time.perf_counter(), run.counters.samples, run.loader.wait_seconds
 
     def close(self, run: Training) -> dict[str, float]:
-        now, wait, samples = time.perf_counter(), run.loader.wait_seconds, run.counters.samples
-        before = self._samples if self._samples is not None else samples - run.global_batch
+        now, samples, wait = self._read(run)
         elapsed = max(now - self._time, 1e-9)
-        speed = {"images_per_second": (samples - before) / elapsed, "data_wait": (wait - self._wait) / elapsed}
+        speed = {
+            "images_per_second": (samples - self._samples) / elapsed,
+            "data_wait": (wait - self._wait) / elapsed,
+        }
         self._time, self._samples, self._wait = now, samples, wait
         return speed
 

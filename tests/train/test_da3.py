@@ -196,7 +196,10 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "da3.ckpt_path is empty: download config.json and model.safetensors of https://huggingface.co/depth-anything"),
+        (
+            {},
+            "da3.ckpt_path is empty: download config.json and model.safetensors of https://huggingface.co/depth-anything",
+        ),
         ({"da3__ckpt_path": "/nowhere/da3"}, "da3.ckpt_path '/nowhere/da3' does not exist"),
         ({"da3__random_init": "true", "da3__embed_dim": 1024}, "da3.embed_dim is 1024, but variant 'small'"),
     ],

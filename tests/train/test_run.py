@@ -58,6 +58,12 @@ def test_a_run_logs_every_step_once_with_every_term(reference: Path) -> None:
     assert [r["total_loss"] for r in rows] == pytest.approx(weighted, rel=1e-5)
 
 
+def test_speed_is_that_of_the_steps_just_trained(reference: Path) -> None:
+    rows = read_metrics(reference / "metrics.jsonl")
+    assert all(0 < r["data_wait"] < 1 for r in rows), "also after the pauses at steps 3, 6 and 9"
+    assert all(r["images_per_second"] > 0 for r in rows)
+
+
 def test_a_stopped_run_continues_bit_for_bit(reference: Path, tmp_path: Path) -> None:
     assert main(command(tmp_path, train__max_steps=5)) == 0
     assert step_folders(tmp_path)[-1].name == "step-00000005"
