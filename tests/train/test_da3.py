@@ -149,7 +149,7 @@ def test_a_hundred_steps_on_one_batch_learn_its_tokens() -> None:
     cosines = overfit(model, batch, 100)
     assert abs(cosines[0]) < 0.15
     assert cosines[-1] > 0.8
-    assert cosines[-1] > cosine_of_the_mean_token(model, batch) + 0.02, "more than one answer for all patches"
+    assert cosines[-1] > cosine_of_the_mean_token(model, batch) + 0.1, "more than one answer for all patches"
 
 
 def overfit(model: SSLMetaArch, batch: CropBatch, steps: int) -> list[float]:
@@ -180,7 +180,6 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path: Path) -> None:
     state = final_state(whole)
     assert digest(final_state(parts)) == digest(state)
     names = {k for k in state if "da3" in k}
-    print(names)
     assert "student.da3_projector.0.weight" in names
     assert not [k for k in names if "student.da3_projector." not in k]
     rows = numbers(whole)
