@@ -15,9 +15,7 @@ FIXED = (
     "ibot.separate_head",
     "gram.use_loss",
     "gram.ema_teacher",
-    "da3.enabled",
-    "da3.variant",
-    "da3.projector_hidden_dim",
+    "da3.",
     "optim.optimizer",
     "optim.adamw_",
     "train.seed",
@@ -26,7 +24,16 @@ FIXED = (
     "train.centering",
 )
 # Schedules and speed, not meaning.
-FREE = ("student.drop_path_rate", "student.fp8", "student.pretrained_weights", "student.resume_from_teacher_chkpt")
+FREE = (
+    "da3.loss_weight",
+    "da3.ckpt_path",
+    "da3.use_fsdp",
+    "da3.dtype",
+    "student.drop_path_rate",
+    "student.fp8",
+    "student.pretrained_weights",
+    "student.resume_from_teacher_chkpt",
+)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

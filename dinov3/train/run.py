@@ -50,8 +50,11 @@ def run(cfg: Config, out: Path, *, resume: bool) -> int:
         print(f"{out}: finished at step {step_of(found)}; the backbone is in {found}")
         evidence.print_last_line(out)
         return EXIT_DONE
+    model, done = build_model(cfg, device)  # before the folder: a teacher that cannot be read leaves nothing behind
     prepare_folder(cfg, out, changes)
-    training = build(cfg, out, source, schedules, device, until, found)
+    training = build(cfg, out, source, schedules, model, until, found)
+    if context.is_main():
+        print(start_up_block(training, out, source, done))
     try:
         return train_and_save(training, source, out, until)
     finally:
@@ -120,24 +123,33 @@ def prepare_folder(cfg: Config, out: Path, changes: dict[str, tuple[Any, Any]]) 
             log.info("config changed since the start: %s: %r -> %r", key, old, new)
 
 
-def build(
-    cfg: Config, out: Path, source: Source, schedules: Schedules, device: torch.device, until: int, found: Path | None
-) -> Training:
-    """Model, optimizer and loader, at the start of training or where ``found`` left off."""
+def build_model(cfg: Config, device: torch.device) -> tuple[SSLMetaArch, list[str]]:
+    """The model at its start, on the device, teachers loaded; and what there is to say about it."""
     chosen = precision.resolve(cfg.compute_precision.param_dtype, device)
     try:
         model = SSLMetaArch(cfg, device, chosen)
     except ValueError as error:  # an architecture or teacher that the keys alone could not rule out
         raise ConfigError("config", "", str(error)) from error
     model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
-    done = model.load_teachers() + model.prepare_for_distributed_training()
+    return model, model.load_teachers() + model.prepare_for_distributed_training()
+
+
+def build(
+    cfg: Config,
+    out: Path,
+    source: Source,
+    schedules: Schedules,
+    model: SSLMetaArch,
+    until: int,
+    found: Path | None,
+) -> Training:
+    """Optimizer and loader around the model, at the start of training or where ``found`` left off."""
     optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
     allocate_optimizer_state(optimizer)
     counters = Counters()
     if found is not None:
         load_tensors(training_tensors(model, model.checkpoint_state(), optimizer), found / "state")
         counters = Counters(**json.loads((found / "train_state.json").read_text())["counters"])
-    batch = cfg.train.batch_size_per_gpu * context.world_size()
     workers = usable_workers(cfg.train.num_workers)
     loader = CropLoader(
         dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, num_workers=workers)),
@@ -145,12 +157,10 @@ def build(
         position=counters.samples,
         rank=context.rank(),
         world_size=context.world_size(),
-        device=device,
+        device=model.precision.device,
         dtype=torch.float32,
         on_bad=BadSampleLog(out / "bad_samples.jsonl"),
     )
-    if context.is_main():
-        print(start_up_block(cfg, out, source, schedules, chosen, model, done, counters, until, batch))
     return Training(
         cfg=cfg,
         model=model,
@@ -160,7 +170,7 @@ def build(
         metrics=MetricsFile(out / "metrics.jsonl", counters.step) if context.is_main() else None,
         progress=ProgressLine(until, counters.step, shown=context.is_main()),
         stop=StopRequest(),
-        global_batch=batch,
+        global_batch=cfg.train.batch_size_per_gpu * context.world_size(),
         until=until,
         counters=counters,
     )
@@ -172,34 +182,26 @@ def usable_workers(wanted: int) -> int:
     return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def start_up_block(
-    cfg: Config,
-    out: Path,
-    source: Source,
-    schedules: Schedules,
-    chosen: precision.Precision,
-    model: SSLMetaArch,
-    done: list[str],
-    counters: Counters,
-    until: int,
-    batch: int,
-) -> str:
+def start_up_block(training: Training, out: Path, source: Source, done: list[str]) -> str:
     """What is about to happen, in the units people think in."""
-    wanted, workers = cfg.train.num_workers, usable_workers(cfg.train.num_workers)
-    workers_text = f"{workers} workers" + (f" (of {wanted}: one a core)" if workers < wanted else "")
+    cfg, model, counters = training.cfg, training.model, training.counters
+    chosen, wanted = model.precision, cfg.train.num_workers
+    workers = usable_workers(wanted)
+    few = f" (of {wanted}: one a core)" if workers < wanted else ""
     millions = sum(p.numel() for p in model.student["backbone"].parameters()) / 1e6
     device = torch.cuda.get_device_name(chosen.device) if chosen.device.type == "cuda" else platform.machine()
+    batch, each = training.global_batch, cfg.train.batch_size_per_gpu
     lines = [
         f"dinov3 {__version__} in {out}",
         f"  device     {chosen.device.type} ({device}), {torch.get_num_threads()} threads, {chosen.name}: {chosen.reason}",
-        f"  processes  {context.world_size()}, batch {cfg.train.batch_size_per_gpu} each, effective batch {batch}",
-        f"  data       {cfg.train.dataset_path}: {len(source):,} images, {workers_text}",
+        f"  processes  {context.world_size()}, batch {each} each, effective batch {batch}",
+        f"  data       {cfg.train.dataset_path}: {len(source):,} images, {workers} workers{few}",
         f"  student    {cfg.student.arch}, width {model.embed_dim}, {millions:.1f} M parameters",
         *[f"  {line}" for line in done],
-        *[f"  {line}" for line in schedules.table(batch).splitlines()],
+        *[f"  {line}" for line in training.schedules.table(batch).splitlines()],
     ]
     if counters.step:
-        lines.append(f"  resumed    at step {counters.step} of {until}, {counters.samples:,} images seen")
+        lines.append(f"  resumed    at step {counters.step} of {training.until}, {counters.samples:,} images seen")
     return "\n".join(lines)
 
 

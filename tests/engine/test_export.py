@@ -78,7 +78,7 @@ def test_a_released_model_is_recognised_by_its_names_and_shapes(tmp_path: Path) 
 
 def test_an_architecture_nobody_knows_is_asked_for(tmp_path: Path) -> None:
     torch.save(dict(tiny_vit().state_dict()), tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match="cannot tell the architecture: no weights.json beside it"):
+    with pytest.raises(WeightsError, match=r"cannot tell the architecture: no weights\.json beside it"):
         load_backbone(tmp_path / "weights.pth")
 
 
@@ -116,7 +116,7 @@ def test_a_file_that_wants_to_run_code_is_refused_and_nothing_runs(writer: str, 
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    with pytest.raises(WeightsError, match="evil.pth"):
+    with pytest.raises(WeightsError, match=r"evil\.pth"):
         load_backbone(path)
     assert not canary.exists()
 
@@ -148,7 +148,7 @@ def test_an_official_file_of_a_run_is_its_ema_backbone(run: Path, heads: bool, t
 
 
 def test_a_folder_that_holds_no_backbone_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no backbone.safetensors in it"):
+    with pytest.raises(WeightsError, match=r"no backbone\.safetensors in it"):
         load_backbone(tmp_path)
     (tmp_path / "ckpt").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
