@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.config.schema import Config
+from dinov3.distributed.shard import shard_frozen
 from utility.da3_backbone import PATCH, build_da3_backbone, resample_tokens
 
 Grid = tuple[int, int]
@@ -17,6 +18,7 @@ class Da3Teacher:
     def __init__(self, cfg: Config, device: torch.device) -> None:
         model, self.embed_dim = build_da3_backbone(cfg.da3)
         self.model: nn.Module = model.to(device)
+        self.sharded = cfg.da3.use_fsdp and shard_frozen(self.model, model.backbone.pretrained.blocks)
         self.interpolates = cfg.da3.grid_mode == "interpolate_tokens"
 
     @staticmethod

@@ -319,6 +319,13 @@ class SSLMetaArch(nn.Module):
             mode: Literal["full", "selective"] = "full" if train.checkpointing_full else "selective"
             cast(Backbone, self.student["backbone"]).set_checkpointing(mode)
             done.append(f"activation checkpointing: {mode}")
+        if self.da3_teacher is not None and self.cfg.da3.use_fsdp:
+            how = (
+                "sharded (FSDP2, inference only)"
+                if self.da3_teacher.sharded
+                else "whole: one process has nothing to share with"
+            )
+            done.append(f"DA3 teacher: {how}")
         device = next(self.parameters()).device
         if train.compile and device.type == "cuda":
             for model in (self.student, self.model_ema):
