@@ -328,10 +328,12 @@ class SSLMetaArch(nn.Module):
             done.append(f"DA3 teacher: {how}")
         device = next(self.parameters()).device
         if train.compile and device.type == "cuda":
-            for model in (self.student, self.model_ema):
+            for model in (self.student, *self._frozen()):
                 for module in model.values():
                     module.compile(dynamic=False)
-            done.append("torch.compile: backbones and heads")
+            if self.da3_teacher is not None:
+                self.da3_teacher.model.compile(dynamic=False)
+            done.append("torch.compile: backbones, heads and frozen teachers")
         elif train.compile:
             done.append(f"torch.compile: off, it pays on GPUs only (this is {device.type})")
         return done

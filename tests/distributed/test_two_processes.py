@@ -56,3 +56,13 @@ def test_a_run_of_two_processes_is_continued_by_one_and_back(alone: Path, tmp_pa
         launch(tmp_path, n, train__max_steps=until, **allow)
     assert [row["samples"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [8 * (i + 1) for i in range(6)]
     torch.testing.assert_close(torch.tensor(losses(tmp_path)), torch.tensor(losses(alone)), rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_holds_with_a_depth_anything_teacher(tmp_path: Path) -> None:
+    da3 = {"da3__enabled": "true", "da3__random_init": "true", "da3__variant": "small", "da3__dtype": "fp32"}
+    values = []
+    for n in (1, 2):
+        launch(tmp_path / str(n), n, train__max_steps=3, **da3)
+        rows = read_metrics(tmp_path / str(n) / "metrics.jsonl")
+        values.append([[r["total_loss"], r["da3_mim_loss"], r["da3_cos_mean"], r["da3_cos_std"]] for r in rows])
+    torch.testing.assert_close(torch.tensor(values[1]), torch.tensor(values[0]), rtol=1e-5, atol=1e-6)
