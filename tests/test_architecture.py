@@ -15,7 +15,7 @@ NUMERICS = CORE | {"models", "losses", "data", "engine", "features"}
 ALLOWED: dict[str, set[str]] = {
     "contracts": set(),
     "config": {"contracts"},
-    "distributed": {"contracts"},
+    "distributed": {"contracts", "config"},
     "models": CORE,
     "losses": CORE,
     "data": CORE,

@@ -30,19 +30,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: no such file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
     except pickle.UnpicklingError as error:
-        blocked = str(error).splitlines()[0]
-        raise WeightsError(f"{path}: holds more than tensors and was not opened: {blocked}") from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable weight file: {error}") from error
+        raise WeightsError(f"{path}: not a weight file, or holds more than tensors; it was not opened") from error
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable weight file: {type(error).__name__}") from error
     if isinstance(content, dict) and isinstance(content.get("teacher"), dict):
         content = content["teacher"]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
+    ):
         raise WeightsError(f"{path}: expected a table of tensors, or one under 'teacher'")
+    for name, tensor in content.items():
+        if tensor.layout != torch.strided or not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise WeightsError(f"{path}: {name} is not a plain tensor of finite floats")
     return content
 
 

@@ -19,7 +19,7 @@ class TrainConfig:
     data_config: str | None = key(None, "file that mixes several data sets")
     output_dir: str = key(".", "run folder: checkpoints, metrics, config", nonempty=True)
     saveckp_freq: int = key(20, "epochs between checkpoints; checkpointing.period here", ge=0, dead=True)
-    seed: int = key(0, "every random draw follows from it", ge=0)
+    seed: int = key(0, "every random draw follows from it", ge=0, le=2**63 - 1)
     num_workers: int = key(10, "processes that load images; the result does not depend on it", ge=0)
     OFFICIAL_EPOCH_LENGTH: int = key(
         1250, "steps in an epoch: the unit of every *_epochs key, whatever the data set's size", unit="steps", ge=1

@@ -7,6 +7,8 @@ import os
 import torch
 import torch.distributed as dist
 
+from dinov3.config.errors import ConfigError
+
 
 def is_initialized() -> bool:
     """True when a process group exists. Asked for only inside ``dinov3.distributed``."""
@@ -39,6 +41,8 @@ def setup(device: str = "auto") -> torch.device:
     ``auto`` is the GPU of this process's local rank when there is one, the CPU otherwise.
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("config", "train.device", "cuda, but torch sees no GPU: use auto or cpu")
     chosen = torch.device(kind, local_rank()) if kind == "cuda" else torch.device(kind)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

@@ -74,23 +74,25 @@ def problem_with(folder: Path) -> str | None:
     manifest = folder / "manifest.json"
     try:
         content = json.loads(manifest.read_text())
-        files: dict[str, dict[str, Any]] = content["files"]
-        version = content["format_version"]
+        version = int(content["format_version"])
+        files = {str(name): (int(f["size"]), str(f["sha256"])) for name, f in content["files"].items()}
     except FileNotFoundError:
         return "manifest.json is missing"
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return "manifest.json is damaged"
     if version > FORMAT_VERSION:
         return f"format version {version} is newer than this program's ({FORMAT_VERSION})"
-    for name, expected in files.items():
+    if "train_state.json" not in files or not any(name.startswith("state/") for name in files):
+        return "manifest.json is damaged: it does not name the state"
+    for name, (size, sha256) in files.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             return f"manifest.json names {name!r}, which lies outside the checkpoint"
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != expected["size"]:
-            return f"{name} has {path.stat().st_size} bytes, {expected['size']} expected"
-        if _sha256(path) != expected["sha256"]:
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, {size} expected"
+        if _sha256(path) != sha256:
             return f"{name} is damaged (sha256 differs)"
     return None
 
@@ -107,7 +109,9 @@ def newest_valid(run: Path) -> Path | None:
             return folder
         log.warning("checkpoint %s is passed over: %s", folder, problem)
     if folders:
-        raise CheckpointError(f"{run / 'ckpt'}: no checkpoint can be read; move the folder away to start again")
+        raise CheckpointError(
+            f"{run / 'ckpt'}: no checkpoint can be read; --no-resume moves them aside and starts again"
+        )
     return None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dinov3.engine.checkpoint import CheckpointError, newest_valid, problem_with, read_tensors
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
+from dinov3.models.presets import PRESETS
 from utility.weights import WeightsError, backbone_part, model_part, read_weights
 
 WEIGHTS, CONFIG = "backbone.safetensors", "config.json"
@@ -43,8 +44,10 @@ def read_description(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != "dinov3-backbone":
+    if not isinstance(content, dict) or content.get("format") != "dinov3-backbone" or "class" not in content:
         raise WeightsError(f"{path}: not the description of a dinov3 backbone")
+    if content.get("format_version") != 1:
+        raise WeightsError(f"{path}: format version {content.get('format_version')!r}, this program reads 1")
     return content
 
 
@@ -59,6 +62,8 @@ def load_backbone(path: str | Path, *, preset: str | None = None) -> nn.Module:
     architecture cannot be told.
     """
     path = Path(path)
+    if preset is not None and preset not in PRESETS:
+        raise WeightsError(f"preset {preset!r} is unknown: choose from {sorted(PRESETS)}")
     if path.is_dir():
         path = _weights_in(path)
     tensors = backbone_part(read_weights(path))
@@ -88,6 +93,8 @@ def _weights_in(folder: Path) -> Path:
         folder = newest
     elif (folder / "manifest.json").is_file() and (problem := problem_with(folder)):
         raise CheckpointError(f"{folder}: {problem}")
+    if not folder.exists():
+        raise WeightsError(f"{folder}: no such file or folder")
     if not (folder / WEIGHTS).is_file():
         raise WeightsError(f"{folder}: no {WEIGHTS} in it; give a run folder, a checkpoint folder or a weight file")
     return folder / WEIGHTS
@@ -130,15 +137,27 @@ def export_official(run: Path, out: Path, *, heads: bool) -> Path:
 
     ``OUT.json`` beside it keeps the architecture. Written to a temporary name first, so a reader never sees half a file.
     """
+    sidecar = out.with_suffix(".json")
+    if out.suffix not in (".pth", ".pt") or out.is_dir():
+        raise WeightsError(f"{out}: give a file name that ends in .pth or .pt")
+    if sidecar.exists():
+        read_description(sidecar)  # somebody else's file is not overwritten
     weights = _weights_in(run)
     if heads:
         stored = read_tensors(weights.parent / "state", prefix="model_ema.")
         content: dict[str, Any] = {"teacher": stored}
     else:
         content = dict(load_backbone(weights.parent).state_dict())
-    temporary = out.with_name(out.name + ".tmp")
     out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, temporary)
-    out.with_suffix(".json").write_text(weights.with_name(CONFIG).read_text())
-    os.replace(temporary, out)
+    temporary = {path: path.with_name(f"{path.name}.tmp") for path in (sidecar, out)}
+    try:
+        torch.save(content, temporary[out])
+        temporary[sidecar].write_text(weights.with_name(CONFIG).read_text())
+        for path, written in temporary.items():
+            os.replace(written, path)
+    except RuntimeError as error:  # what torch.save raises for a file it cannot open
+        raise WeightsError(f"{out}: cannot be written: {error}") from error
+    finally:
+        for written in temporary.values():
+            written.unlink(missing_ok=True)
     return out

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dinov3.config.dump import to_yaml
-from dinov3.config.errors import EXIT_CONFIG, EXIT_HANG, EXIT_IO, EXIT_NON_FINITE, ConfigError
+from dinov3.config.errors import EXIT_CONFIG, EXIT_HANG, EXIT_IO, EXIT_LOCKED, EXIT_NON_FINITE, ConfigError
 from dinov3.config.load import load_config
 
 EPILOG = """\
 The same command run again continues the run; a finished run says so and ends with 0.
-exit codes: 0 done, 70 too many non-finite steps, 74 checkpoint or file error, 78 config or data, 79 hang, 85 stopped and saved
+exit codes: 0 done, 70 too many non-finite steps, 74 checkpoint or file error, 75 folder in use, 78 config or data, 79 hang, 85 stopped and saved
 """
 
 
@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run the command; foreseeable errors become one line on stderr and an exit code."""
     try:
+        if args.config_file is None and not args.opts and not args.print_config:
+            raise ConfigError("command line", "--config-file", "is missing: nothing says what to train")
         cfg = load_config(args.config_file, args.opts)
     except ConfigError as error:
         return fail(error, EXIT_CONFIG)
@@ -41,6 +43,7 @@ def execute(args: argparse.Namespace) -> int:
     from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
     from dinov3.engine.checkpoint import CheckpointError
     from dinov3.engine.export import WeightsError
+    from dinov3.engine.lock import RunLocked
     from dinov3.train.loop import NonFiniteAbort
     from dinov3.train.run import run
 
@@ -50,9 +53,11 @@ def execute(args: argparse.Namespace) -> int:
         return fail(error, EXIT_CONFIG)
     except NonFiniteAbort as error:
         return fail(error, EXIT_NON_FINITE)
+    except RunLocked as error:
+        return fail(error, EXIT_LOCKED)
     except LoaderHang as error:
         return fail(error, EXIT_HANG)
-    except (CheckpointError, TooManyBadSamples, LoaderError) as error:
+    except (CheckpointError, TooManyBadSamples, LoaderError, OSError) as error:
         return fail(error, EXIT_IO)
 
 
@@ -66,4 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m dinov3.train``."""
     parser = argparse.ArgumentParser(prog="python -m dinov3.train", description="Train a backbone without labels.")
     add_arguments(parser)
-    return execute(parser.parse_args(argv))
+    try:
+        return execute(parser.parse_intermixed_args(argv))
+    except KeyboardInterrupt:
+        print("interrupted before training began; nothing was lost", file=sys.stderr)
+        return 130

@@ -147,7 +147,7 @@ def _count_skip(run: Training, step: int, loss: Tensor) -> None:
     if counters.skipped_in_a_row > run.cfg.nan.max_consecutive:
         raise NonFiniteAbort(
             f"{counters.skipped_in_a_row} steps in a row were not finite (nan.max_consecutive: "
-            f"{run.cfg.nan.max_consecutive}); the last checkpoint is good: lower optim.lr or look at the data, then resume"
+            f"{run.cfg.nan.max_consecutive}); nothing was saved since they began: lower optim.lr or look at the data, then run the same command"
         )
 
 

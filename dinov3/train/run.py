@@ -23,6 +23,7 @@ from dinov3.distributed import context
 from dinov3.engine import precision
 from dinov3.engine.checkpoint import Checkpointer, load_tensors, newest_valid, step_of
 from dinov3.engine.export import write_backbone
+from dinov3.engine.lock import RunLock
 from dinov3.engine.metrics import MetricsFile, ProgressLine
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import Schedules, build_schedules
@@ -34,6 +35,11 @@ from dinov3.train.resume import changed_keys, refuse_fixed
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 log = logging.getLogger("dinov3")
+# Everything a run writes.
+RUN_FILES = (
+    *("ckpt", "metrics.jsonl", "evaluation.jsonl", "bad_samples.jsonl", "run.log", "pca.png", "curves.png"),
+    *("config.yaml", "config.json", "config_history"),
+)
 
 
 def run(cfg: Config, out: Path, *, resume: bool) -> int:
@@ -42,19 +48,37 @@ def run(cfg: Config, out: Path, *, resume: bool) -> int:
     source = checked_source(cfg, context.world_size())
     schedules = build_schedules(cfg, context.world_size())
     until = min(schedules.total_steps, cfg.train.max_steps or schedules.total_steps)
-    if not resume:
-        put_aside(out)
-    found = newest_valid(out)
+    found = newest_valid(out) if resume else None
     changes = compare_with_start(cfg, out) if found else {}
     if found and step_of(found) >= until:
         print(f"{out}: finished at step {step_of(found)}; the backbone is in {found}")
         evidence.print_last_line(out)
         return EXIT_DONE
     model, done = build_model(cfg, device)  # before the folder: a teacher that cannot be read leaves nothing behind
-    prepare_folder(cfg, out, changes)
+    with RunLock(out):
+        if not resume:
+            put_aside(out)
+        context.barrier()
+        return _run_locked(cfg, out, source, schedules, model, until, found, changes, done)
+
+
+def _run_locked(
+    cfg: Config,
+    out: Path,
+    source: Source,
+    schedules: Schedules,
+    model: SSLMetaArch,
+    until: int,
+    found: Path | None,
+    changes: dict[str, tuple[Any, Any]],
+    done: list[str],
+) -> int:
+    prepare_folder(cfg, out, changes, fresh=found is None)
     training = build(cfg, out, source, schedules, model, until, found)
     if context.is_main():
-        print(start_up_block(training, out, source, done))
+        block = start_up_block(training, out, source, done)
+        print(block)
+        log.info("%s", block)
     try:
         return train_and_save(training, source, out, until)
     finally:
@@ -66,7 +90,13 @@ def run(cfg: Config, out: Path, *, resume: bool) -> int:
 
 
 def checked_source(cfg: Config, world: int) -> Source:
-    """The dataset, opened before anything is built or written; DataError when it cannot fill one batch."""
+    """The dataset, opened before anything is built or written; DataError when it cannot fill one batch.
+
+    So are the data sets of the k-NN evaluation, which must have labels.
+    """
+    for text in (cfg.evaluation.knn.train, cfg.evaluation.knn.test):
+        if text is not None and (labelled := parse_dataset(text)).label(0) is None:
+            raise DataError(f"{text}: {labelled.name(0)} has no label: k-NN needs class subfolders or labels")
     source = parse_dataset(cfg.train.dataset_path)
     batch = cfg.train.batch_size_per_gpu * world
     if len(source) < batch:
@@ -79,9 +109,7 @@ def checked_source(cfg: Config, world: int) -> Source:
 
 def put_aside(out: Path) -> None:
     """--no-resume: rename what an earlier run left, so that nothing is lost and nothing is continued."""
-    earlier = [
-        out / name for name in ("ckpt", "metrics.jsonl", "evaluation.jsonl", "config.yaml") if (out / name).exists()
-    ]
+    earlier = [out / name for name in RUN_FILES if (out / name).exists()]
     if not earlier or not context.is_main():
         return
     number = 1 + len(list(out.glob("before-*")))
@@ -101,17 +129,19 @@ def compare_with_start(cfg: Config, out: Path) -> dict[str, tuple[Any, Any]]:
     return changes
 
 
-def prepare_folder(cfg: Config, out: Path, changes: dict[str, tuple[Any, Any]]) -> None:
-    """Folder, log file and config; a resumed run with changed keys adds to ``config_history``."""
+def prepare_folder(cfg: Config, out: Path, changes: dict[str, tuple[Any, Any]], *, fresh: bool) -> None:
+    """Log file and config; a resumed run with changed keys adds to ``config_history``.
+
+    A ``fresh`` run writes its config even over one that is there: that run ended before its first checkpoint.
+    """
     if not context.is_main():
         return
-    out.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(out / "run.log")
     handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     log.setLevel(logging.INFO)
-    if not (out / "config.yaml").exists():
+    if fresh:
         (out / "config.yaml").write_text(to_yaml(cfg))
         (out / "config.json").write_text(json.dumps(to_dict(cfg)))
     elif changes:
@@ -150,6 +180,7 @@ def build(
     if found is not None:
         load_tensors(training_tensors(model, model.checkpoint_state(), optimizer), found / "state")
         counters = Counters(**json.loads((found / "train_state.json").read_text())["counters"])
+        counters.skipped_in_a_row = 0  # a new config may cure it; the run gets all its chances
     workers = usable_workers(cfg.train.num_workers)
     loader = CropLoader(
         dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, num_workers=workers)),
@@ -234,7 +265,8 @@ def train_and_save(training: Training, source: Source, out: Path, until: int) ->
             until, next_multiple(counters.step, keep.period), next_multiple(counters.step, cfg.evaluation.knn.period)
         )
         finished = train(training, due)
-        if not finished or counters.step == until or counters.step % keep.period == 0:
+        due_now = not finished or counters.step == until or counters.step % keep.period == 0
+        if due_now and not counters.skipped_in_a_row:  # the state before a streak of skipped steps is the good one
             save(training, checkpointer)
         if not finished:
             print(f"\n{training.stop.signal_name}: saved at step {counters.step}; the same command continues")

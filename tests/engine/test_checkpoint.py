@@ -89,8 +89,15 @@ DAMAGES = {
     "manifest.json is missing": lambda f: (f / "manifest.json").unlink(),
     "manifest.json is damaged": lambda f: (f / "manifest.json").write_text("{"),
     "outside the checkpoint": lambda f: (f / "manifest.json").write_text(
-        json.dumps({"format_version": 1, "files": {"../../x": {"size": 1, "sha256": ""}}})
+        json.dumps(
+            {
+                "format_version": 1,
+                "files": {n: {"size": 1, "sha256": ""} for n in ("../../x", "train_state.json", "state/a")},
+            }
+        )
     ),
+    "does not name the state": lambda f: (f / "manifest.json").write_text('{"format_version": 1, "files": {}}'),
+    "is damaged": lambda f: (f / "manifest.json").write_text('{"format_version": 1, "files": ["x"]}'),
     "newer than this program": lambda f: (f / "manifest.json").write_text(
         json.dumps({"format_version": 99, "files": {}})
     ),

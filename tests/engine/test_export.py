@@ -147,6 +147,28 @@ def test_an_official_file_of_a_run_is_its_ema_backbone(run: Path, heads: bool, t
     assert sorted(p.name for p in path.parent.iterdir()) == ["model.json", "model.pth"]
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("x.json", r"ends in \.pth"), ("folder", r"ends in \.pth"), ("config.pth", "not the description")],
+)
+def test_exporting_never_writes_over_another_file(run: Path, name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match=message):
+        export_official(run, tmp_path / name, heads=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "folder"]
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    "content", [{"w": torch.tensor([float("nan")])}, {"w": torch.ones(2, dtype=torch.int32)}, {1: torch.ones(1)}, [1]]
+)
+def test_only_tables_of_finite_floats_are_weights(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"x\.pth"):
+        load_backbone(tmp_path / "x.pth")
+
+
 def test_a_folder_that_holds_no_backbone_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"no backbone\.safetensors in it"):
         load_backbone(tmp_path)

@@ -10,6 +10,7 @@ import torch
 
 from dinov3.engine.checkpoint import read_tensors, step_folders
 from dinov3.engine.export import load_backbone
+from dinov3.engine.lock import RunLock
 from dinov3.engine.metrics import read_metrics
 from dinov3.engine.state import digest
 from dinov3.train import loop
@@ -92,6 +93,37 @@ def test_a_signal_saves_and_the_same_command_continues_bit_for_bit(
 def test_the_number_of_workers_changes_nothing(reference: Path, tmp_path: Path) -> None:
     assert main(command(tmp_path, train__num_workers=2)) == 0
     assert numbers(tmp_path) == numbers(reference)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_leaves_no_false_record(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"train": {"seed": 5}}')
+    (tmp_path / "config.yaml").write_text("train: {seed: 5}")
+    assert main(command(tmp_path, train__max_steps=1)) == 0
+    assert "seed: 0" in (tmp_path / "config.yaml").read_text()
+    assert main(command(tmp_path, train__max_steps=2)) == 0, "the record is that of this run"
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLock(tmp_path):
+        assert main(command(tmp_path)) == 75
+    assert f"{tmp_path}: process {os.getpid()} on " in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("name", ["a file", "a file/below"])
+def test_an_output_folder_that_cannot_be_used_is_one_line(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a file").touch()
+    assert main(command(tmp_path / name)) == 74
+    error = capsys.readouterr().err
+    assert "a file" in error
+    assert error.count("\n") == 1
+
+
+def test_arguments_may_stand_on_both_sides_of_options(tmp_path: Path) -> None:
+    first, *rest = [a for a in command(tmp_path, train__max_steps=1) if "=" in a]
+    assert main([first, "--output-dir", str(tmp_path), *rest]) == 0
 
 
 def test_another_seed_is_another_run(reference: Path, tmp_path: Path) -> None:
@@ -218,5 +250,6 @@ def test_too_many_of_them_end_the_run_with_the_last_good_state(
     poison(monkeypatch, set(range(4, 100)), "loss")
     assert main(command(tmp_path, nan__max_consecutive=2)) == 70
     assert "3 steps in a row were not finite" in capsys.readouterr().err
+    assert step_folders(tmp_path)[-1].name == "step-00000003", "nothing is saved in a streak of skipped steps"
     state = read_tensors(step_folders(tmp_path)[-1] / "state", prefix="")
     assert all(bool(torch.isfinite(t).all()) for t in state.values())
