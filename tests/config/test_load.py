@@ -288,7 +288,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), mi
 def configs(draw: st.DrawFn) -> Config:
     cfg = Config()
     cfg.optim.lr, cfg.optim.min_lr = draw(POSITIVE), 0.0
-    cfg.train.seed = draw(st.integers(0, 10**30))
+    cfg.train.seed = draw(st.integers(0, 2**63 - 1))
     cfg.train.max_steps = draw(st.none() | st.integers(1))
     cfg.train.dataset_path, cfg.train.output_dir = draw(TEXT), draw(TEXT)
     cfg.wandb.name = draw(st.none() | TEXT.filter(lambda s: s != "None"))
@@ -310,7 +310,7 @@ def test_a_printed_config_loads_as_itself(tmp_path_factory, cfg: Config, comment
 
 
 @settings(max_examples=25, deadline=None)
-@given(lr=POSITIVE, seed=st.integers(0, 2**64), compiled=st.booleans(), steps=st.none() | st.integers(1, 10**9))
+@given(lr=POSITIVE, seed=st.integers(0, 2**63 - 1), compiled=st.booleans(), steps=st.none() | st.integers(1, 10**9))
 def test_an_argument_means_what_the_same_line_means_in_a_file(tmp_path_factory, lr, seed, compiled, steps) -> None:
     values = {
         "optim.lr": repr(lr),
