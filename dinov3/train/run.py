@@ -265,8 +265,9 @@ def train_and_save(training: Training, source: Source, out: Path, until: int) ->
             until, next_multiple(counters.step, keep.period), next_multiple(counters.step, cfg.evaluation.knn.period)
         )
         finished = train(training, due)
-        due_now = not finished or counters.step == until or counters.step % keep.period == 0
-        if due_now and not counters.skipped_in_a_row:  # the state before a streak of skipped steps is the good one
+        last = not finished or counters.step == until
+        # in a streak of skipped steps the checkpoint before it is worth more than another one
+        if last or (counters.step % keep.period == 0 and not counters.skipped_in_a_row):
             save(training, checkpointer)
         if not finished:
             print(f"\n{training.stop.signal_name}: saved at step {counters.step}; the same command continues")

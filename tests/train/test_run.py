@@ -244,6 +244,14 @@ def test_a_step_that_is_not_finite_changes_nothing(what: str, tmp_path: Path, mo
     assert [r["skipped_steps"] for r in numbers(tmp_path)] == [0, 0, 1, 1, 1]
 
 
+def test_a_run_whose_last_step_was_skipped_is_saved_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, {3, 4}, "loss")
+    assert main(command(tmp_path, train__max_steps=5)) == 0
+    assert step_folders(tmp_path)[-1].name == "step-00000005"
+
+
 def test_too_many_of_them_end_the_run_with_the_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
