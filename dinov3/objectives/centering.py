@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
+from dinov3.config.schema import DinoConfig, IbotConfig
 from dinov3.losses.sinkhorn import Targets, center_update, sinkhorn_targets, softmax_targets
+from dinov3.models.head import DINOHead
 from dinov3.objectives.base import Objective
 
 CENTER_MOMENTUM = 0.9
 
 
 class CenteredObjective(Objective):
-    """An objective whose targets are prototype assignments of the teacher (``train.centering``).
+    """An objective with a head, whose targets are the teacher's prototype assignments (``train.centering``).
 
     ``center`` is all zeros and unused under Sinkhorn-Knopp; it exists because DINOv3's checkpoints have it.
     """
 
+    head_name: ClassVar[str]  # in the student and the EMA, hence in checkpoints
     center: Tensor
 
-    def __init__(self, centering: str, center_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, cfg: DinoConfig | IbotConfig, embed_dim: int, centering: str, center_shape: tuple[int, ...]
+    ) -> None:
         super().__init__()
-        self.centering = centering
+        self.head_cfg, self.embed_dim, self.centering = cfg, embed_dim, centering
         self.register_buffer("center", torch.full(center_shape, float("nan")))
         self._seen: Tensor | None = None
+
+    def student_modules(self) -> dict[str, nn.Module]:
+        return {self.head_name: self._head()}
+
+    def ema_modules(self) -> dict[str, nn.Module]:
+        return {self.head_name: self._head()}
+
+    def _head(self) -> DINOHead:
+        cfg = self.head_cfg
+        return DINOHead(
+            self.embed_dim,
+            cfg.head_n_prototypes,
+            hidden_dim=cfg.head_hidden_dim,
+            bottleneck_dim=cfg.head_bottleneck_dim,
+            nlayers=cfg.head_nlayers,
+            last_layer_std=cfg.head_last_layer_std,
+        )
+
+    def weight_at(self, iteration: int) -> float:
+        return self.head_cfg.loss_weight
 
     def init_weights(self) -> None:
         nn.init.zeros_(self.center)

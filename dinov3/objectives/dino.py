@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinov3.config.schema import Config
 from dinov3.contracts import LossTerm, StepContext
 from dinov3.engine.schedules import local_loss_weight_schedule
 from dinov3.losses.cross_entropy import dino_cross_entropy
 from dinov3.losses.sinkhorn import Targets
-from dinov3.models.head import DINOHead
 from dinov3.objectives.centering import CenteredObjective
 
 STUDENT_TEMP = 0.1
@@ -19,31 +18,12 @@ class Dino(CenteredObjective):
     """Global crops against each other, local crops against the global ones (Oquab et al. 2023; Caron et al. 2021)."""
 
     state_name = "dino_loss"
+    head_name = "dino_head"
 
     def __init__(self, cfg: Config, embed_dim: int) -> None:
-        super().__init__(cfg.train.centering, (1, cfg.dino.head_n_prototypes))
+        super().__init__(cfg.dino, embed_dim, cfg.train.centering, (1, cfg.dino.head_n_prototypes))
         self.cfg = cfg.dino
-        self.embed_dim = embed_dim
         self.local_weight = local_loss_weight_schedule(cfg)
-
-    def student_modules(self) -> dict[str, nn.Module]:
-        return {"dino_head": self._head()}
-
-    def ema_modules(self) -> dict[str, nn.Module]:
-        return {"dino_head": self._head()}
-
-    def _head(self) -> DINOHead:
-        return DINOHead(
-            self.embed_dim,
-            self.cfg.head_n_prototypes,
-            hidden_dim=self.cfg.head_hidden_dim,
-            bottleneck_dim=self.cfg.head_bottleneck_dim,
-            nlayers=self.cfg.head_nlayers,
-            last_layer_std=self.cfg.head_last_layer_std,
-        )
-
-    def weight_at(self, iteration: int) -> float:
-        return self.cfg.loss_weight
 
     def forward(self, ctx: StepContext) -> LossTerm:
         targets: Targets = ctx.teachers["ema"]["cls_centered"]  # [G, B, K]

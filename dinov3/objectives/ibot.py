@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from dinov3.config.schema import Config
 from dinov3.contracts import LossTerm, StepContext
 from dinov3.losses.cross_entropy import ibot_cross_entropy
-from dinov3.models.head import DINOHead
 from dinov3.objectives.centering import CenteredObjective
 
 STUDENT_TEMP = 0.1
@@ -17,30 +14,10 @@ class Ibot(CenteredObjective):
     """Masked patch tokens against the teacher's (Zhou et al. 2022, with a head of its own as in DINOv2)."""
 
     state_name = "ibot_patch_loss"
+    head_name = "ibot_head"
 
     def __init__(self, cfg: Config, embed_dim: int) -> None:
-        super().__init__(cfg.train.centering, (1, 1, cfg.ibot.head_n_prototypes))
-        self.cfg = cfg.ibot
-        self.embed_dim = embed_dim
-
-    def student_modules(self) -> dict[str, nn.Module]:
-        return {"ibot_head": self._head()}
-
-    def ema_modules(self) -> dict[str, nn.Module]:
-        return {"ibot_head": self._head()}
-
-    def _head(self) -> DINOHead:
-        return DINOHead(
-            self.embed_dim,
-            self.cfg.head_n_prototypes,
-            hidden_dim=self.cfg.head_hidden_dim,
-            bottleneck_dim=self.cfg.head_bottleneck_dim,
-            nlayers=self.cfg.head_nlayers,
-            last_layer_std=self.cfg.head_last_layer_std,
-        )
-
-    def weight_at(self, iteration: int) -> float:
-        return self.cfg.loss_weight
+        super().__init__(cfg.ibot, embed_dim, cfg.train.centering, (1, 1, cfg.ibot.head_n_prototypes))
 
     def forward(self, ctx: StepContext) -> LossTerm:
         logits = ctx.student_global.masked_patch_after_head  # [M, K]
