@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.config.checks import check
-from dinov3.config.convert import as_text, convert_block
+from dinov3.config.convert import as_text, convert, convert_block
 from dinov3.config.default_yaml import default_yaml
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import ConfigError, KeyProblem
@@ -109,6 +109,8 @@ def _check_names(values: Tree, prefix: str) -> list[str]:
             ignored += _check_names(value, f"{key}.")
         elif value is None and not is_optional(hint):
             del values[name]  # a heading with nothing under it
+        elif value is not None:
+            convert(value, hint, key)  # raises: a later layer must not cover it up
     return ignored
 
 

@@ -71,15 +71,23 @@ class Schedules:
             teacher_temp=self.teacher_temp[step],
         )
 
-    def table(self, effective_batch: int) -> str:
-        """The resolved schedules, for the start of the log; ``effective_batch`` images a step over all processes."""
+    def table(self, effective_batch: int, until: int) -> str:
+        """The resolved schedules, for the start of the log.
+
+        ``effective_batch``: images a step over all processes; ``until``: the step the run ends at, ``total_steps`` unless
+        ``train.max_steps`` is below.
+        """
         names = ("lr", "last_layer_lr", "weight_decay", "momentum", "teacher_temp")
         lines = [
             f"{'schedule':<14}{'start':>11}{'peak':>11}{'end':>11}",
             *(_row(name, getattr(self, name), self.total_steps) for name in names),
             f"lr is scaled by {self.lr_scale:.6g} and warms up for {self.warmup_steps} steps",
-            f"{self.total_steps} steps of {effective_batch} images: {self.total_steps * effective_batch} samples",
+            f"{until} steps of {effective_batch} images: {until * effective_batch} samples",
         ]
+        if until < self.total_steps:
+            lines.append(
+                f"train.max_steps ends the run there; the schedules above are those of {self.total_steps} steps"
+            )
         return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -16,9 +17,12 @@ from dinov3 import __version__
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import EXIT_DONE, EXIT_PREEMPTED, ConfigError
 from dinov3.config.schema import Config
-from dinov3.data.bad_samples import BadSampleLog
+from dinov3.data.bad_samples import BadSample, BadSampleLog
+from dinov3.data.decode import fit_channels, read_image
+from dinov3.data.errors import BadImage
 from dinov3.data.loader import CropLoader
 from dinov3.data.sources import DataError, Source, parse_dataset
+from dinov3.data.sources.source import PartlyDamaged
 from dinov3.distributed import context
 from dinov3.engine import precision
 from dinov3.engine.checkpoint import Checkpointer, load_tensors, newest_valid, step_of
@@ -104,7 +108,23 @@ def checked_source(cfg: Config, world: int) -> Source:
             f"{cfg.train.dataset_path}: {len(source)} images, fewer than one batch of {batch}: "
             "lower train.batch_size_per_gpu or add images"
         )
+    check_channels(cfg, source)
     return source
+
+
+def check_channels(cfg: Config, source: Source) -> None:
+    """Look at the first image that can be read. DataError when its channels do not fit ``student.in_chans``."""
+    for index in range(min(len(source), 10)):
+        with contextlib.suppress(BadImage, OSError):  # the loader counts and records those
+            fit_channels(read_image(source, index), cfg.student.in_chans)
+            return
+
+
+def record_damage(source: Source, bad_samples: BadSampleLog) -> None:
+    """Name the files that are used only up to their damage."""
+    if isinstance(source, PartlyDamaged) and context.is_main():
+        for name, reason in source.damaged.items():
+            bad_samples(BadSample(name, reason))
 
 
 def put_aside(out: Path) -> None:
@@ -182,6 +202,8 @@ def build(
         counters = Counters(**json.loads((found / "train_state.json").read_text())["counters"])
         counters.skipped_in_a_row = 0  # a new config may cure it; the run gets all its chances
     workers = usable_workers(cfg.train.num_workers)
+    bad_samples = BadSampleLog(out / "bad_samples.jsonl")
+    record_damage(source, bad_samples)
     loader = CropLoader(
         dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, num_workers=workers)),
         source,
@@ -190,7 +212,7 @@ def build(
         world_size=context.world_size(),
         device=model.precision.device,
         dtype=torch.float32,
-        on_bad=BadSampleLog(out / "bad_samples.jsonl"),
+        on_bad=bad_samples,
     )
     return Training(
         cfg=cfg,
@@ -229,7 +251,7 @@ def start_up_block(training: Training, out: Path, source: Source, done: list[str
         f"  data       {cfg.train.dataset_path}: {len(source):,} images, {workers} workers{few}",
         f"  student    {cfg.student.arch}, width {model.embed_dim}, {millions:.1f} M parameters",
         *[f"  {line}" for line in done],
-        *[f"  {line}" for line in training.schedules.table(batch).splitlines()],
+        *[f"  {line}" for line in training.schedules.table(batch, training.until).splitlines()],
     ]
     if counters.step:
         lines.append(f"  resumed    at step {counters.step} of {training.until}, {counters.samples:,} images seen")

@@ -184,6 +184,14 @@ def test_a_bad_argument_gives_one_exact_line(override: str, expected: str) -> No
     assert error_of(None, override) == f"{COMMAND_LINE}: {expected}"
 
 
+def test_an_argument_does_not_hide_a_value_where_the_file_needs_a_block(write) -> None:
+    path = write("train: 3")
+    assert error_of(path, "train.seed=1") == f"{path}: train: '3' is not a block of keys"
+    path = write("schedules:\n  lr: 0.1")
+    assert error_of(path, "schedules.lr.peak=1") == f"{path}: schedules.lr: '0.1' is not a block of keys"
+    assert error_of(None, "train=3", "train.seed=1") == f"{COMMAND_LINE}: train: '3' is not a block of keys"
+
+
 def test_a_file_keeps_its_name_when_an_argument_stands_beside_it(write) -> None:
     path = write("optim:\n  lr: -1")
     assert error_of(path, "optim.epochs=50").startswith(f"{path}: optim.lr:")

@@ -160,10 +160,18 @@ def test_fractions_of_an_epoch_are_rounded_to_steps() -> None:
 def test_the_table_states_values_steps_and_samples() -> None:
     cfg = with_blocks()
     cfg.optim.scaling_rule = "none"
-    lines = build_schedules(cfg, 8).table(256).splitlines()
+    lines = build_schedules(cfg, 8).table(256, until=60).splitlines()
     assert lines[1].split() == ["lr", "0", "0.001", "1e-06"]
     assert lines[3].split() == ["weight_decay", "0.04", "0.2", "0.2"]
     assert lines[-2:] == ["lr is scaled by 1 and warms up for 12 steps", "60 steps of 256 images: 15360 samples"]
+
+
+def test_the_table_of_a_shortened_run_states_both_lengths() -> None:
+    lines = build_schedules(with_blocks(), 8).table(256, until=25).splitlines()
+    assert lines[-2:] == [
+        "25 steps of 256 images: 6400 samples",
+        "train.max_steps ends the run there; the schedules above are those of 60 steps",
+    ]
 
 
 def test_loss_weights_are_constant_without_a_schedule() -> None:

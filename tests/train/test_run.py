@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import io
 import os
 import signal
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from dinov3.data.sources.synthetic import Synthetic
 from dinov3.engine.checkpoint import read_tensors, step_folders
 from dinov3.engine.export import load_backbone
 from dinov3.engine.lock import RunLock
@@ -197,6 +201,39 @@ def test_unusable_data_ends_the_run_before_anything_is_written(
     assert message in error
     assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_images_of_the_wrong_channels_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, four = tmp_path / "run", {"student__in_chans": 4, "crops__rgb_mean": [0.5] * 4, "crops__rgb_std": [0.2] * 4}
+    plain = {"crops__color_jitter_prob": 0, "crops__grayscale_prob": 0, "crops__solarize_prob_global_2": 0}
+    assert main(command(out, **four, **plain)) == 78
+    error = capsys.readouterr().err
+    assert error == "error: the images have 3 channels, student.in_chans is 4: set student.in_chans=3\n"
+    assert not out.exists()
+
+
+def test_a_truncated_shard_is_named_in_the_record_of_bad_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shard, source = tmp_path / "cut.tar", Synthetic(n=12, size=40)
+    with tarfile.open(shard, "w") as tar:
+        for index in range(12):
+            picture = io.BytesIO()
+            Image.fromarray(source.read(index)).save(picture, "png")
+            member = tarfile.TarInfo(f"{index:03}.png")
+            member.size = picture.tell()
+            picture.seek(0)
+            tar.addfile(member, picture)
+    data = shard.read_bytes()
+    shard.write_bytes(data[: data.index(b"011.png\0") + 600])  # its header and a little more
+    for out in (tmp_path / "listed", tmp_path / "list kept"):
+        assert main(command(out, train__dataset_path=f"Tar:root={shard}", train__max_steps=1)) == 0
+        (row,) = read_metrics(out / "bad_samples.jsonl")
+        assert row["name"] == str(shard)
+        assert row["reason"].startswith("damaged, 11 images before the damage are used: ")
 
 
 def test_knn_of_the_ema_backbone_is_measured_before_and_after(

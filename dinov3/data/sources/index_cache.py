@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2  # of the facts; a list of another version is made again
 Arrays = Mapping[str, NDArray[Any]]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,3 +30,10 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """The same text for the same images in the same order."""
         ...
+
+
+@runtime_checkable
+class PartlyDamaged(Protocol):
+    """A source some of whose files end too early or hold nonsense, and are used up to there."""
+
+    damaged: dict[str, str]  # file -> what is wrong with it

@@ -80,6 +80,7 @@ class Members:
     size: list[int] = field(default_factory=list)
     label: list[int] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
+    damaged: dict[str, str] = field(default_factory=dict)  # shard -> what is wrong with it
 
 
 class Tar:
@@ -98,6 +99,9 @@ class Tar:
         self._arrays: Mapping[str, NDArray[Any]] = kept[0]
         self._facts: dict[str, Any] = kept[1]
         self.ignored: dict[str, int] = self._facts["ignored"]
+        self.damaged: dict[str, str] = self._facts["damaged"]
+        for shard, reason in self.damaged.items():
+            log.warning("%s: %s", shard, reason)
         self._files: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor
 
     def __getstate__(self) -> dict[str, Any]:
@@ -164,7 +168,8 @@ def index_of(shards: list[Path]) -> tuple[dict[str, NDArray[Any]], dict[str, Any
     digest = hashlib.blake2b(digest_size=16)
     for values in arrays.values():
         digest.update(np.ascontiguousarray(values).tobytes())
-    return arrays, {"ignored": dict(members.ignored), "fingerprint": digest.hexdigest()}
+    facts = {"ignored": dict(members.ignored), "damaged": members.damaged, "fingerprint": digest.hexdigest()}
+    return arrays, facts
 
 
 def _list_shard(shard: Path, number: int, members: Members) -> None:
@@ -193,7 +198,7 @@ def _list_members(shard: Path, number: int, descriptor: int, shard_size: int, me
             if any(os.pread(descriptor, tarfile.BLOCKSIZE, tar.offset)):
                 raise tarfile.ReadError(f"no member header at byte {tar.offset}")
     except tarfile.TarError as error:
-        log.warning("%s: damaged, %d images before the damage are used: %s", shard, len(images), error)
+        members.damaged[str(shard)] = f"damaged, {len(images)} images before the damage are used: {error}"
         members.ignored["damaged shards"] += 1
     for key, (name, offset, size) in images.items():
         members.names.append(name)
