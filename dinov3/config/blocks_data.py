@@ -58,6 +58,11 @@ class CropsConfig:
 @dataclass
 class DataConfig:
     max_bad_frac: float = key(0.01, "share of unreadable images that ends the run", ge=0, le=1)
+    skip_steps: list[list[int]] = key(
+        [],
+        "[first, last] steps whose batches are drawn but not trained on, to jump over bad ones after a rollback",
+        ge=0,
+    )
 
 
 @dataclass

@@ -42,6 +42,12 @@ class TrainConfig:
     sharded_eval_checkpoint: bool = key(False, "teacher checkpoints as shards; always one file here", dead=True)
     cache_dataset: bool = key(False, "keep the list of images between runs", dead=True)
     log_every: int = key(10, "steps between two lines of metrics", unit="steps", ge=1)
+    watchdog_seconds: float = key(
+        600.0, "without a finished step, after which all stacks are printed and the run ends with 79", unit="s", gt=0
+    )
+    watchdog_slow_seconds: float = key(
+        1800.0, "the same for the first step (compilation), a checkpoint and an evaluation", unit="s", gt=0
+    )
 
 
 @dataclass
@@ -109,6 +115,12 @@ class CheckpointingConfig:
     max_to_keep: int | None = key(3, "newest checkpoints kept; null: all", ge=1)
     keep_every: int | None = key(
         99999999999999999, "a checkpoint at a multiple of it stays for ever; null: none", unit="steps", ge=1
+    )
+    on_error: Literal["abort", "warn"] = key(
+        "abort", "a checkpoint that cannot be written ends the run with 74, or is tried again after the next period"
+    )
+    preemption_notice: float = key(
+        120.0, "time between the signal to stop and the kill; a save that takes longer is warned of", unit="s", gt=0
     )
 
 

@@ -195,6 +195,12 @@ def knn_has_both_sets(cfg: Config) -> Problems:
         yield "evaluation.knn.max_train", f"{knn.max_train} is fewer than evaluation.knn.k {knn.k} neighbours"
 
 
+def skipped_steps_are_ranges(cfg: Config) -> Problems:
+    for pair in cfg.data.skip_steps:
+        if len(pair) != 2 or pair[0] > pair[1]:
+            yield "data.skip_steps", f"{pair} is not [first, last], for example [[1200, 1215]]"
+
+
 def allowed_changes_are_keys(cfg: Config) -> Problems:
     for name in cfg.resume.allow:
         try:
@@ -218,5 +224,6 @@ CHECKS = (
     distillation_has_its_files,
     da3_sees_the_grid_of_the_student,
     knn_has_both_sets,
+    skipped_steps_are_ranges,
     allowed_changes_are_keys,
 )

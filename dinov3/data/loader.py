@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import torch
 
 from dinov3.config.schema import Config
@@ -17,6 +18,7 @@ from dinov3.contracts import CropBatch
 from dinov3.data.bad_samples import BadSample, BadSampleCount
 from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
 from dinov3.data.feed import BatchRenderer, DeviceFeed, HostFeed
+from dinov3.data.sampler import samples_at
 from dinov3.data.samples import SampleWriter
 from dinov3.data.sources.source import Source
 from dinov3.data.workers import Filler, InlineFiller, WorkerPool
@@ -87,6 +89,12 @@ class CropLoader(Iterator[CropBatch]):
         self.position += self._writer.global_batch
         self.wait_seconds += time.perf_counter() - started
         return batch
+
+    def names_at(self, positions: Iterable[int]) -> list[str]:
+        """What the images at these positions of the stream are called."""
+        wanted = np.array(list(positions), dtype=np.int64)
+        _, indices = samples_at(wanted, len(self._writer.source), self._writer.seed)
+        return [self._writer.source.name(int(i)) for i in indices]
 
     def close(self) -> None:
         """End the workers. The loader gives no more batches."""

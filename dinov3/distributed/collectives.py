@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,7 @@ from torch import Tensor
 from dinov3.distributed.context import is_initialized, world_size
 
 Group = dist.ProcessGroup | None
+T = TypeVar("T")
 
 
 def all_reduce_sum(x: Tensor, group: Group = None) -> Tensor:
@@ -80,3 +81,12 @@ def broadcast_object(value: object) -> object:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def gather_objects(value: T) -> list[T]:
+    """Every process's ``value`` (small; it is pickled) on every process, by rank."""
+    if not is_initialized():
+        return [value]
+    values: list[T] = [value] * world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 
 import torch
@@ -35,8 +36,10 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def setup(device: str = "auto") -> torch.device:
+def setup(device: str = "auto", timeout: float = 1800.0) -> torch.device:
     """Join the group torchrun describes, if it describes one, and return the device to use.
+
+    ``timeout`` (seconds): how long a process may wait for the others in a collective.
 
     ``auto`` is the GPU of this process's local rank when there is one, the CPU otherwise.
     """
@@ -47,8 +50,15 @@ def setup(device: str = "auto") -> torch.device:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
     return chosen
+
+
+def is_loss_of_a_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process has ended."""
+    lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "recvValue failed")
+    return is_initialized() and (isinstance(error, dist.DistNetworkError) or any(text in str(error) for text in lost))
 
 
 def teardown() -> None:

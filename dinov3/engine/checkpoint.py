@@ -12,37 +12,48 @@ A save goes to ``.tmp-*`` first, is flushed to disk and then renamed, so that a 
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import logging
 import os
 import re
 import shutil
+import signal
+import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from dinov3.distributed.collectives import broadcast_object
-from dinov3.distributed.context import barrier, is_main, world_size
+from dinov3.distributed.context import is_main, rank, world_size
+from dinov3.engine import manifest
+from dinov3.engine.agreement import SharedFailure, in_one_line, on_every, on_main
+from dinov3.engine.faults import Point, hit
+from dinov3.engine.manifest import FORMAT_VERSION, describe_file, problem_with, quick_problem_with
 
 log = logging.getLogger(__name__)
-FORMAT_VERSION = 1
 STEP = re.compile(r"^step-(\d{8})$")
+MARGIN = 1.1  # of the size of a save: file headers, the backbone beside the state
 
 
 class CheckpointError(Exception):
     """A checkpoint cannot be written or read; the message names the file and says what to do."""
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@dataclass(frozen=True)
+class Saved:
+    """A committed checkpoint, and what it cost."""
+
+    folder: Path
+    seconds: float
+    size: int  # bytes
 
 
 def _flush(path: Path) -> None:
@@ -69,34 +80,6 @@ def step_of(folder: Path) -> int:
     return int(match.group(1))
 
 
-def problem_with(folder: Path) -> str | None:
-    """None when every file is as the manifest says, else what is wrong."""
-    manifest = folder / "manifest.json"
-    try:
-        content = json.loads(manifest.read_text())
-        version = int(content["format_version"])
-        files = {str(name): (int(f["size"]), str(f["sha256"])) for name, f in content["files"].items()}
-    except FileNotFoundError:
-        return "manifest.json is missing"
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
-        return "manifest.json is damaged"
-    if version > FORMAT_VERSION:
-        return f"format version {version} is newer than this program's ({FORMAT_VERSION})"
-    if "train_state.json" not in files or not any(name.startswith("state/") for name in files):
-        return "manifest.json is damaged: it does not name the state"
-    for name, (size, sha256) in files.items():
-        path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            return f"manifest.json names {name!r}, which lies outside the checkpoint"
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, {size} expected"
-        if _sha256(path) != sha256:
-            return f"{name} is damaged (sha256 differs)"
-    return None
-
-
 def newest_valid(run: Path) -> Path | None:
     """The newest checkpoint that verifies; damaged ones are passed over with one warning each.
 
@@ -116,17 +99,23 @@ def newest_valid(run: Path) -> Path | None:
 
 
 class Checkpointer:
-    """Writes and prunes the checkpoints of one run."""
+    """Writes and prunes the checkpoints of one run. Every process calls ``save``; what fails on one fails on all."""
 
     def __init__(self, run: Path, *, max_to_keep: int | None, keep_every: int | None) -> None:
         self.folder = run / "ckpt"
         self.max_to_keep = max_to_keep
         self.keep_every = keep_every
-        if is_main():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for left_over in [*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*")]:
-                shutil.rmtree(left_over)
-        barrier()
+        self._whole: set[str] = set()  # checkpoints this process has written or looked at
+        try:
+            on_main(self._clear)
+        except SharedFailure as error:
+            raise CheckpointError(f"{self.folder}: {error}") from error
+
+    def _clear(self) -> None:
+        """Remove what a killed save or prune left behind."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left_over in [*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*")]:
+            shutil.rmtree(left_over)
 
     def save(
         self,
@@ -134,56 +123,113 @@ class Checkpointer:
         tensors: dict[str, Tensor],
         info: dict[str, Any],
         write_extras: Callable[[Path], None],
-    ) -> Path:
-        """Commit the state after ``step`` steps. ``write_extras(folder)`` adds small files, on the main process."""
-        final = self.folder / f"step-{step:08d}"
-        if broadcast_object(final.exists() and problem_with(final) is None):
-            return final
-        temporary = self.folder / f".tmp-{step:08d}.{broadcast_object(os.getpid())}"
-        try:
-            if is_main():
-                temporary.mkdir()
-            barrier()
-            save_tensors(tensors, temporary / "state")
-            if is_main():
-                (temporary / "train_state.json").write_text(json.dumps(info, indent=1))
-                write_extras(temporary)
-                self._commit(temporary, final, step)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(f"{final}: not saved: {error}") from error
-        barrier()
-        if is_main():
-            self._prune(newest=final)
-        return final
+    ) -> Saved:
+        """Commit the state after ``step`` steps. ``write_extras(folder)`` adds small files, on the main process.
 
-    def _commit(self, temporary: Path, final: Path, step: int) -> None:
-        names = sorted(p.relative_to(temporary).as_posix() for p in temporary.rglob("*") if p.is_file())
-        files = {n: {"size": (temporary / n).stat().st_size, "sha256": _sha256(temporary / n)} for n in names}
-        manifest = {"format_version": FORMAT_VERSION, "step": step, "files": files}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        for name in [*names, "manifest.json"]:
-            _flush(temporary / name)
-        _flush(temporary / "state")
-        _flush(temporary)
+        Raises CheckpointError on every process when one of them fails; then nothing of this save is left.
+        """
+        started = time.perf_counter()
+        final = self.folder / f"step-{step:08d}"
+        # An attempt has a name of its own: a process of an earlier one that still hangs somewhere cannot write into it.
+        temporary = self.folder / f".tmp-{step:08d}.{broadcast_object(f'{os.getpid()}-{time.time_ns():x}')}"
+        try:
+            if on_main(lambda: final.exists() and problem_with(final) is None):
+                return Saved(final, time.perf_counter() - started, _size(final))
+            on_main(lambda: self._open(temporary, _bytes_of(tensors)))
+            on_every(lambda: save_tensors(tensors, temporary / "state"))
+            files = on_every(lambda: _seal_own(temporary / "state", step))
+            merged = {k: v for part in files for k, v in part.items()}
+            on_main(lambda: self._commit(temporary, final, step, merged, info, write_extras))
+        except SharedFailure as error:
+            if is_main():
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise CheckpointError(f"{final}: not saved: {error}") from error
+        seconds = time.perf_counter() - started
+        try:
+            on_main(lambda: self._prune(newest=final))
+        except SharedFailure as error:
+            log.warning("old checkpoints in %s stay: %s", self.folder, error)
+        return Saved(final, seconds, _size(final))
+
+    def _open(self, temporary: Path, size: int) -> None:
+        """Make the folder of a save when there is room for it: a disk that fills up under way costs minutes."""
+        free = os.statvfs(self.folder)
+        have, need = free.f_bavail * free.f_frsize, int(MARGIN * size)
+        if have < need:
+            raise OSError(errno.ENOSPC, f"disk full: need {_megabytes(need)}, have {_megabytes(have)}")
+        temporary.mkdir()
+
+    def _commit(
+        self,
+        temporary: Path,
+        final: Path,
+        step: int,
+        files: dict[str, dict[str, Any]],
+        info: dict[str, Any],
+        write_extras: Callable[[Path], None],
+    ) -> None:
+        (temporary / manifest.STATE).write_text(json.dumps(info, indent=1))
+        write_extras(temporary)
+        hit(Point.MANIFEST, step)
+        small = [p for p in temporary.iterdir() if p.is_file()]
+        files = files | {p.name: describe_file(p) for p in small}
+        content = {"format_version": FORMAT_VERSION, "step": step, "files": dict(sorted(files.items()))}
+        (temporary / manifest.NAME).write_text(json.dumps(content, indent=1))
+        for path in [*small, temporary / manifest.NAME, temporary / "state", temporary]:
+            _flush(path)
+        hit(Point.RENAME, step)
         if final.exists():  # a damaged one of the same step
             os.rename(final, self.folder / f".trash-{final.name}")
         os.rename(temporary, final)
+        hit(Point.COMMITTED, step)
         _flush(self.folder)
+        self._whole.add(final.name)
 
     def _prune(self, newest: Path) -> None:
-        """Drop old checkpoints, renamed first so that a half-deleted one never looks whole."""
-        if self.max_to_keep is None:
-            return
-        kept = [p for p in step_folders(self.folder.parent) if not self._pinned(p)]
-        for old in kept[: -self.max_to_keep]:
-            if old != newest:
-                os.rename(old, self.folder / f".trash-{old.name}")
+        """Keep the newest ``max_to_keep`` that are whole, drop what is older.
+
+        A damaged checkpoint does not count, so it never drives out a whole one. A dropped one is renamed first, so that
+        it never looks whole when half of it is deleted.
+        """
+        kept = 0
+        for folder in reversed(step_folders(self.folder.parent)):
+            if self._pinned(folder):
+                continue
+            if self.max_to_keep is not None and kept >= self.max_to_keep and folder != newest:
+                os.rename(folder, self.folder / f".trash-{folder.name}")
+            elif folder.name in self._whole or quick_problem_with(folder) is None:
+                self._whole.add(folder.name)
+                kept += 1
         for trash in self.folder.glob(".trash-*"):
+            hit(Point.PRUNE, step_of(newest))
             shutil.rmtree(trash)
 
     def _pinned(self, folder: Path) -> bool:
         return self.keep_every is not None and step_of(folder) % self.keep_every == 0
+
+
+def _seal_own(folder: Path, step: int) -> dict[str, dict[str, Any]]:
+    """Flush and describe the shards this process has written: on another machine they may still be in its memory only."""
+    own = [p for p in sorted(folder.glob("*.safetensors")) if p.name.startswith(f"shard-{rank() + 1:05d}-")]
+    if hit(Point.SHARDS, step):
+        os.truncate(own[0], own[0].stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    for path in own:
+        _flush(path)
+    return {f"{folder.name}/{p.name}": describe_file(p) for p in own}
+
+
+def _bytes_of(tensors: dict[str, Tensor]) -> int:
+    """Bytes of the whole tensors, also where each process holds a part."""
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _size(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _quiet_dcp(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -212,7 +258,10 @@ def load_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
     wrong = [f"{k} {stored[k]}, model {tuple(v.shape)}" for k, v in tensors.items() if stored[k] != tuple(v.shape)]
     if wrong:
         raise CheckpointError(f"{folder}: shapes differ from this model: {wrong[:5]}")
-    _quiet_dcp(dcp.load, tensors, storage_reader=reader)
+    try:
+        _quiet_dcp(dcp.load, tensors, storage_reader=reader)
+    except CheckpointException as error:
+        raise CheckpointError(f"{folder}: cannot be read: {in_one_line(error)}") from error
 
 
 def read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dinov3.engine.checkpoint import CheckpointError, newest_valid, problem_with, read_tensors
+from dinov3.engine.checkpoint import CheckpointError, newest_valid, read_tensors
+from dinov3.engine.manifest import problem_with
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
 from dinov3.models.presets import PRESETS
 from utility.weights import WeightsError, backbone_part, model_part, read_weights

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def named_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
@@ -35,6 +36,15 @@ def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 def training_tensors(model: nn.Module, state: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The model's ``state`` and the optimizer's as one table of live tensors: filling it in place restores the run."""
     return {**state, **dict(named_optimizer_tensors(model, optimizer))}
+
+
+def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """Name of the first tensor whose part on this process holds a nan or inf."""
+    for name, tensor in tensors.items():
+        local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if local.is_floating_point() and not bool(torch.isfinite(local).all()):
+            return name
+    return None
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("--config-file", type=Path, help="YAML; what it leaves out has its default")
     parser.add_argument("--output-dir", type=Path, help="run folder (default: train.output_dir)")
+    parser.add_argument(
+        "--resume-from", type=Path, metavar="CKPT", help="go back to this checkpoint; later ones are moved aside"
+    )
     parser.add_argument("--no-resume", action="store_true", help="start again; an earlier run is moved aside")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. optim.epochs=10")
@@ -33,6 +36,8 @@ def execute(args: argparse.Namespace) -> int:
     try:
         if args.config_file is None and not args.opts and not args.print_config:
             raise ConfigError("command line", "--config-file", "is missing: nothing says what to train")
+        if args.no_resume and args.resume_from:
+            raise ConfigError("command line", "--resume-from", "contradicts --no-resume: give one of them")
         cfg = load_config(args.config_file, args.opts)
     except ConfigError as error:
         return fail(error, EXIT_CONFIG)
@@ -41,6 +46,7 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     # Imported late: a wrong config is reported before torch is loaded.
     from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
+    from dinov3.distributed.context import is_loss_of_a_peer
     from dinov3.engine.checkpoint import CheckpointError
     from dinov3.engine.export import WeightsError
     from dinov3.engine.lock import RunLocked
@@ -48,7 +54,8 @@ def execute(args: argparse.Namespace) -> int:
     from dinov3.train.run import run
 
     try:
-        return run(cfg, args.output_dir or Path(cfg.train.output_dir), resume=not args.no_resume)
+        out = args.output_dir or Path(cfg.train.output_dir)
+        return run(cfg, out, resume=not args.no_resume, resume_from=args.resume_from)
     except (ConfigError, DataError, WeightsError) as error:
         return fail(error, EXIT_CONFIG)
     except NonFiniteAbort as error:
@@ -57,6 +64,10 @@ def execute(args: argparse.Namespace) -> int:
         return fail(error, EXIT_LOCKED)
     except LoaderHang as error:
         return fail(error, EXIT_HANG)
+    except RuntimeError as error:
+        if not is_loss_of_a_peer(error):
+            raise
+        return fail(RuntimeError("another process of this run has ended: see its message"), EXIT_HANG)
     except (CheckpointError, TooManyBadSamples, LoaderError, OSError) as error:
         return fail(error, EXIT_IO)
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +18,13 @@ from dinov3.data.loader import CropLoader
 from dinov3.distributed.collectives import all_reduce_mean, all_reduce_min
 from dinov3.distributed.context import rank
 from dinov3.distributed.replicate import average_gradients
+from dinov3.engine.faults import Point, hit
 from dinov3.engine.metrics import MetricsFile, ProgressLine
 from dinov3.engine.optim import apply_schedules, clip_per_submodule
 from dinov3.engine.schedules import Schedules, StepSchedule
 from dinov3.engine.signals import StopRequest
+from dinov3.engine.watchdog import Watchdog
+from dinov3.train.debug_dump import write_dump
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,7 @@ class Counters:
     samples: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    jumped_steps: int = 0  # by data.skip_steps
 
 
 @dataclass
@@ -52,9 +57,14 @@ class Training:
     metrics: MetricsFile | None  # None on all processes but the main one
     progress: ProgressLine
     stop: StopRequest
+    watchdog: Watchdog
+    out: Path  # the run folder
+    dataset: str  # its fingerprint
+    resumed_from: str | None  # the checkpoint that --resume-from gave, in this start or an earlier one
     global_batch: int  # images a step over all processes
     until: int  # the step the run ends at
     counters: Counters = field(default_factory=Counters)
+    figures: dict[str, float] = field(default_factory=dict)  # to go into the next line of metrics
 
 
 def seed_model_randomness(seed: int, step: int) -> None:
@@ -88,7 +98,11 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     model.before_step(iteration)
     loss, terms = model.forward_backward(batch, teacher_temp=now.teacher_temp, iteration=iteration)
+    if hit(Point.LOSS, iteration):
+        loss = loss * torch.nan
     average_gradients(model.student.parameters())
+    if hit(Point.GRADIENT, iteration):
+        next(p.grad for p in model.student.parameters() if p.grad is not None).view(-1)[0] = torch.inf
     norms = clip_per_submodule(model.student, clip_grad)
     finite, stop = _agree(loss, norms, stop_requested)
     if finite:
@@ -100,11 +114,17 @@ def train_step(
 def train(run: Training, until: int) -> bool:
     """Train up to step ``until`` (exclusive). False when a signal asked to stop first; the state is whole either way."""
     counters, cfg = run.counters, run.cfg
-    window = _Window(run)
+    window, begin = _Window(run), counters.step
     batches = iter(run.loader)
     while counters.step < until:
         step = counters.step
+        # the first steps of a start may compile
+        run.watchdog.beat(lambda step=step: _occupation(run, step), slow=step < begin + 2)  # type: ignore[misc]
         batch = next(batches)
+        if any(first <= step <= last for first, last in cfg.data.skip_steps):
+            _jump(run)
+            continue
+        hit(Point.STEP, step)
         seed_model_randomness(cfg.train.seed, step)
         result = train_step(
             run.model,
@@ -118,7 +138,7 @@ def train(run: Training, until: int) -> bool:
         if result.taken:
             counters.skipped_in_a_row = 0
         else:
-            _count_skip(run, step, result.loss)
+            _count_skip(run, batch, result)
         counters.step += 1
         counters.samples += run.global_batch
         run.progress.step()
@@ -139,15 +159,36 @@ def _agree(loss: Tensor, norms: dict[str, Tensor], stop_requested: bool) -> tupl
     return both[0] > 0, both[1] < 0
 
 
-def _count_skip(run: Training, step: int, loss: Tensor) -> None:
-    counters = run.counters
+def _occupation(run: Training, step: int) -> str:
+    """What the process is at work on, for a report of a hang."""
+    start = run.counters.samples + rank() * run.cfg.train.batch_size_per_gpu
+    positions = range(start, start + run.cfg.train.batch_size_per_gpu)
+    names = ", ".join(run.loader.names_at(positions))
+    return f"step {step}, samples {positions[0]} to {positions[-1]}: {names}"
+
+
+def _jump(run: Training) -> None:
+    """Pass a step of ``data.skip_steps``: its batch is drawn, nothing learns from it."""
+    log.warning("step %d jumped over (data.skip_steps)", run.counters.step)
+    run.counters.jumped_steps += 1
+    run.counters.step += 1
+    run.counters.samples += run.global_batch
+    run.progress.step()
+
+
+def _count_skip(run: Training, batch: CropBatch, result: StepResult) -> None:
+    counters, step = run.counters, run.counters.step
     counters.skipped_steps += 1
     counters.skipped_in_a_row += 1
-    log.warning("step %d skipped: loss %s or its gradient is not finite", step, float(loss))
+    log.warning("step %d skipped: loss %s or its gradient is not finite", step, float(result.loss))
     if counters.skipped_in_a_row > run.cfg.nan.max_consecutive:
+        images = run.loader.names_at([] if batch.sample_ids is None else batch.sample_ids.tolist())
+        figures = {"step": step, "samples": counters.samples, "total_loss": result.loss, **result.terms}
+        dump = write_dump(run.out / "not_finite" / f"step-{step:08d}", run.model, batch, figures, images)
         raise NonFiniteAbort(
-            f"{counters.skipped_in_a_row} steps in a row were not finite (nan.max_consecutive: "
-            f"{run.cfg.nan.max_consecutive}); nothing was saved since they began: lower optim.lr or look at the data, then run the same command"
+            f"{counters.skipped_in_a_row} steps in a row were not finite (nan.max_consecutive: {run.cfg.nan.max_consecutive}); "
+            f"nothing was saved since they began, the last batch is in {dump.parent}: lower optim.lr, or jump over bad "
+            "batches with data.skip_steps, then run the same command"
         )
 
 
@@ -181,7 +222,8 @@ def _write_metrics(run: Training, step: int, result: StepResult, speed: dict[str
     row |= {k: v for k, v in terms.items() if k not in tensors} | dict(zip(tensors, values[1:], strict=True))
     now = run.schedules.at(step)
     row |= {"lr": now.lr, "last_layer_lr": now.last_layer_lr, "wd": now.wd, "mom": now.momentum}
-    row |= {"teacher_temp": now.teacher_temp, "skipped_steps": run.counters.skipped_steps, **speed}
+    row |= {"teacher_temp": now.teacher_temp, "skipped_steps": run.counters.skipped_steps, **speed, **run.figures}
+    run.figures = {}
     if run.metrics is not None:
         run.metrics.write(row)
     run.progress.describe(loss=values[0], images_per_second=speed["images_per_second"], data_wait=speed["data_wait"])

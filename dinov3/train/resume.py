@@ -1,11 +1,21 @@
-"""May this config continue that run? Some keys decide what the weights mean; those cannot change under way."""
+"""Where a run goes on, and whether this config may continue it: some keys decide what the weights mean and are fixed."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from dinov3.config.dump import to_dict
 from dinov3.config.errors import ConfigError
+from dinov3.config.schema import Config
+from dinov3.distributed.context import is_main
+from dinov3.engine.agreement import same_on_all
+from dinov3.engine.checkpoint import CheckpointError, newest_valid, step_folders, step_of
+from dinov3.engine.manifest import problem_with, read_train_state
 
 # A key is fixed when it starts with one of these. Everything else may change and is recorded.
 FIXED = (
@@ -34,6 +44,80 @@ FREE = (
     "student.pretrained_weights",
     "student.resume_from_teacher_chkpt",
 )
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training is taken up."""
+
+    found: Path | None = None  # a verified checkpoint; None: at the beginning
+    resumed_from: str | None = None  # what --resume-from gave, in this start or an earlier one
+    roll_back: bool = False  # newer checkpoints are to be moved aside
+
+
+def find_start(out: Path, resume_from: Path | None) -> Start:
+    """The newest whole checkpoint of the run, or the one that was asked for. Raises CheckpointError on every process."""
+    return same_on_all(lambda: _find_start(out, resume_from), CheckpointError)
+
+
+def _find_start(out: Path, resume_from: Path | None) -> Start:
+    if resume_from is not None:
+        resume_from = resume_from.resolve()
+        for newest in step_folders(out)[-1:]:
+            # the same command again continues what it began
+            if problem_with(newest) is None and read_train_state(newest).get("resumed_from") == str(resume_from):
+                return Start(newest, str(resume_from))
+        if problem := problem_with(resume_from):
+            raise CheckpointError(f"--resume-from {resume_from}: {problem}")
+        return Start(resume_from, str(resume_from), roll_back=True)
+    found = newest_valid(out)
+    return Start(found, None if found is None else read_train_state(found).get("resumed_from"))
+
+
+def roll_back(out: Path, start: Start) -> None:
+    """Move the checkpoints that ``--resume-from`` leaves behind into ``before-N/ckpt``; nothing is deleted."""
+    if not start.roll_back or not is_main():
+        return
+    assert start.found is not None
+    newer = [f for f in step_folders(out) if f.resolve() != start.found and step_of(f) >= step_of(start.found)]
+    if newer:
+        aside = out / f"before-{1 + len(list(out.glob('before-*')))}" / "ckpt"
+        aside.mkdir(parents=True)
+        for folder in newer:
+            os.rename(folder, aside / folder.name)
+        print(f"--resume-from: {len(newer)} later checkpoints are now in {aside}")
+
+
+def compare_with_start(cfg: Config, out: Path, start: Start, dataset: str) -> dict[str, tuple[Any, Any]]:
+    """Key -> (old, new) for what changed since the run was started; ConfigError when it is something that must not."""
+    if start.found is None:
+        return {}
+    recorded = start.found.parents[1] / "config.json"
+    old = json.loads(recorded.read_text()) if recorded.exists() else to_dict(cfg)
+    changes = changed_keys(with_defaults(old), to_dict(cfg))
+    changes = {k: v for k, v in changes.items() if not k.startswith("resume.")}
+    refuse_fixed(changes, cfg.resume.allow, str(out))
+    before = read_train_state(start.found)["dataset"]
+    if before is not None and before != dataset and "train.dataset_path" not in cfg.resume.allow:
+        problem = (
+            f"{cfg.train.dataset_path} does not hold the images this run was started with (fingerprint {before}, now {dataset}); "
+            "put them back, use another --output-dir, or add train.dataset_path to resume.allow"
+        )
+        raise ConfigError(str(out), "train.dataset_path", problem)
+    return changes
+
+
+def with_defaults(old: Mapping[str, Any]) -> dict[str, Any]:
+    """An earlier program's config with today's keys: what it did not know had its default."""
+    return _merged(to_dict(Config()), old)
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        k: _merged(base[k], v) if isinstance(v, Mapping) and isinstance(base.get(k), dict) else v
+        for k, v in over.items()
+    }
+    return {**base, **both}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

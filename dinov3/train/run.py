@@ -25,45 +25,54 @@ from dinov3.data.sources import DataError, Source, parse_dataset
 from dinov3.data.sources.source import PartlyDamaged
 from dinov3.distributed import context
 from dinov3.engine import precision
-from dinov3.engine.checkpoint import Checkpointer, load_tensors, newest_valid, step_of
-from dinov3.engine.export import write_backbone
-from dinov3.engine.lock import RunLock
+from dinov3.engine.agreement import same_on_all
+from dinov3.engine.checkpoint import load_tensors, step_of
+from dinov3.engine.lock import RunLock, RunLocked
+from dinov3.engine.manifest import read_train_state
 from dinov3.engine.metrics import MetricsFile, ProgressLine
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import Schedules, build_schedules
 from dinov3.engine.signals import StopRequest
 from dinov3.engine.state import allocate_optimizer_state, training_tensors
+from dinov3.engine.watchdog import Watchdog
 from dinov3.train import evidence
 from dinov3.train.loop import Counters, Training, train
-from dinov3.train.resume import changed_keys, refuse_fixed
+from dinov3.train.resume import Start, compare_with_start, find_start, roll_back
+from dinov3.train.saving import Saver
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 log = logging.getLogger("dinov3")
 # Everything a run writes.
 RUN_FILES = (
     *("ckpt", "metrics.jsonl", "evaluation.jsonl", "bad_samples.jsonl", "run.log", "pca.png", "curves.png"),
-    *("config.yaml", "config.json", "config_history"),
+    *("config.yaml", "config.json", "config_history", "not_finite", "hang"),
 )
 
 
-def run(cfg: Config, out: Path, *, resume: bool) -> int:
-    """Train ``cfg`` in the folder ``out``, continuing what is there unless ``resume`` is False."""
-    device = context.setup(cfg.train.device)
+def run(cfg: Config, out: Path, *, resume: bool, resume_from: Path | None = None) -> int:
+    """Train ``cfg`` in the folder ``out``, continuing what is there unless ``resume`` is False.
+
+    ``resume_from``: a checkpoint to continue from instead of the newest one.
+    """
+    device = context.setup(cfg.train.device, timeout=cfg.train.watchdog_slow_seconds + 300)
     source = checked_source(cfg, context.world_size())
     schedules = build_schedules(cfg, context.world_size())
     until = min(schedules.total_steps, cfg.train.max_steps or schedules.total_steps)
-    found = newest_valid(out) if resume else None
-    changes = compare_with_start(cfg, out) if found else {}
-    if found and step_of(found) >= until:
-        print(f"{out}: finished at step {step_of(found)}; the backbone is in {found}")
+    lock = RunLock(out)
+    same_on_all(lock.refuse_if_held, RunLocked)
+    start = find_start(out, resume_from) if resume else Start()
+    changes = compare_with_start(cfg, out, start, source.fingerprint())
+    if start.found and step_of(start.found) >= until:
+        print(f"{out}: finished at step {step_of(start.found)}; the backbone is in {start.found}")
         evidence.print_last_line(out)
         return EXIT_DONE
     model, done = build_model(cfg, device)  # before the folder: a teacher that cannot be read leaves nothing behind
-    with RunLock(out):
+    with lock:
         if not resume:
             put_aside(out)
+        roll_back(out, start)
         context.barrier()
-        return _run_locked(cfg, out, source, schedules, model, until, found, changes, done)
+        return _run_locked(cfg, out, source, schedules, model, until, start, changes, done)
 
 
 def _run_locked(
@@ -73,12 +82,12 @@ def _run_locked(
     schedules: Schedules,
     model: SSLMetaArch,
     until: int,
-    found: Path | None,
+    start: Start,
     changes: dict[str, tuple[Any, Any]],
     done: list[str],
 ) -> int:
-    prepare_folder(cfg, out, changes, fresh=found is None)
-    training = build(cfg, out, source, schedules, model, until, found)
+    prepare_folder(cfg, out, changes, fresh=not (out / "config.json").exists() or start.found is None)
+    training = build(cfg, out, source, schedules, model, until, start)
     if context.is_main():
         block = start_up_block(training, out, source, done)
         print(block)
@@ -86,6 +95,7 @@ def _run_locked(
     try:
         return train_and_save(training, source, out, until)
     finally:
+        training.watchdog.close()
         training.loader.close()
         training.progress.close()
         if training.metrics is not None:
@@ -140,15 +150,6 @@ def put_aside(out: Path) -> None:
     print(f"--no-resume: the earlier run is now in {aside}")
 
 
-def compare_with_start(cfg: Config, out: Path) -> dict[str, tuple[Any, Any]]:
-    """What changed since the run was started; ConfigError when it is something that must not."""
-    start = out / "config.json"
-    changes = changed_keys(json.loads(start.read_text()), to_dict(cfg)) if start.exists() else {}
-    changes = {k: v for k, v in changes.items() if not k.startswith("resume.")}
-    refuse_fixed(changes, cfg.resume.allow, str(out))
-    return changes
-
-
 def prepare_folder(cfg: Config, out: Path, changes: dict[str, tuple[Any, Any]], *, fresh: bool) -> None:
     """Log file and config; a resumed run with changed keys adds to ``config_history``.
 
@@ -191,15 +192,15 @@ def build(
     schedules: Schedules,
     model: SSLMetaArch,
     until: int,
-    found: Path | None,
+    start: Start,
 ) -> Training:
-    """Optimizer and loader around the model, at the start of training or where ``found`` left off."""
+    """Optimizer and loader around the model, at the start of training or where a checkpoint left off."""
     optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
     allocate_optimizer_state(optimizer)
     counters = Counters()
-    if found is not None:
-        load_tensors(training_tensors(model, model.checkpoint_state(), optimizer), found / "state")
-        counters = Counters(**json.loads((found / "train_state.json").read_text())["counters"])
+    if start.found is not None:
+        load_tensors(training_tensors(model, model.checkpoint_state(), optimizer), start.found / "state")
+        counters = Counters(**read_train_state(start.found)["counters"])
         counters.skipped_in_a_row = 0  # a new config may cure it; the run gets all its chances
     workers = usable_workers(cfg.train.num_workers)
     bad_samples = BadSampleLog(out / "bad_samples.jsonl")
@@ -213,6 +214,7 @@ def build(
         device=model.precision.device,
         dtype=torch.float32,
         on_bad=bad_samples,
+        timeout=cfg.train.watchdog_seconds / 2,  # first: it can name the image and the worker
     )
     return Training(
         cfg=cfg,
@@ -223,6 +225,12 @@ def build(
         metrics=MetricsFile(out / "metrics.jsonl", counters.step) if context.is_main() else None,
         progress=ProgressLine(until, counters.step, shown=context.is_main()),
         stop=StopRequest(),
+        watchdog=Watchdog(
+            out / "hang", seconds=cfg.train.watchdog_seconds, slow_seconds=cfg.train.watchdog_slow_seconds
+        ),
+        out=out,
+        dataset=source.fingerprint(),
+        resumed_from=start.resumed_from,
         global_batch=cfg.train.batch_size_per_gpu * context.world_size(),
         until=until,
         counters=counters,
@@ -258,51 +266,39 @@ def start_up_block(training: Training, out: Path, source: Source, done: list[str
     return "\n".join(lines)
 
 
-def save(training: Training, checkpointer: Checkpointer) -> None:
-    """Commit the state as it is between two steps."""
-    cfg, model = training.cfg, training.model
-    preprocess = {"mean": cfg.crops.rgb_mean, "std": cfg.crops.rgb_std, "size": evidence.input_size(cfg)}
-    info = {
-        "counters": dataclasses.asdict(training.counters),
-        "global_batch": training.global_batch,
-        "world_size": context.world_size(),
-        "versions": {"dinov3": __version__, "torch": torch.__version__},
-    }
-    checkpointer.save(
-        training.counters.step,
-        training_tensors(model, model.checkpoint_state(), training.optimizer),
-        info,
-        lambda folder: write_backbone(folder, model.model_ema["backbone"], preprocess),
-    )
-
-
 def train_and_save(training: Training, source: Source, out: Path, until: int) -> int:
     """Train to the end, stopping to save and to look at the backbone when due."""
     cfg, counters = training.cfg, training.counters
-    keep = cfg.checkpointing
-    checkpointer = Checkpointer(out, max_to_keep=keep.max_to_keep, keep_every=keep.keep_every)
-    evidence.look(training, out)
+    period = cfg.checkpointing.period
+    saver = Saver(training, out)
+    look(training, out)
     while counters.step < until:
-        due = min(
-            until, next_multiple(counters.step, keep.period), next_multiple(counters.step, cfg.evaluation.knn.period)
-        )
+        due = min(until, next_multiple(counters.step, period), next_multiple(counters.step, cfg.evaluation.knn.period))
         finished = train(training, due)
         last = not finished or counters.step == until
         # in a streak of skipped steps the checkpoint before it is worth more than another one
-        if last or (counters.step % keep.period == 0 and not counters.skipped_in_a_row):
-            save(training, checkpointer)
+        if last or (counters.step % period == 0 and not counters.skipped_in_a_row):
+            saver.save(must=last)
         if not finished:
             print(f"\n{training.stop.signal_name}: saved at step {counters.step}; the same command continues")
             return EXIT_PREEMPTED
-        evidence.look(training, out)
+        look(training, out)
     training.progress.close()
+    training.watchdog.beat("drawing", slow=True)
     if context.is_main():
         evidence.draw(training, source, out)
         print(
-            f"done: {counters.step} steps, {counters.samples:,} images; backbone in {checkpointer.folder}/step-{counters.step:08d}"
+            f"done: {counters.step} steps, {counters.samples:,} images; backbone in {saver.checkpointer.folder}/step-{counters.step:08d}"
         )
         evidence.print_last_line(out)
     return EXIT_DONE
+
+
+def look(training: Training, out: Path) -> None:
+    """Evaluate when due. The other processes wait here, not in the next step, whose time is limited."""
+    training.watchdog.beat(f"evaluating step {training.counters.step}", slow=True)
+    evidence.look(training, out)
+    context.barrier()
 
 
 def next_multiple(step: int, period: int) -> int:

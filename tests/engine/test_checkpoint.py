@@ -15,10 +15,10 @@ from dinov3.engine.checkpoint import (
     CheckpointError,
     load_tensors,
     newest_valid,
-    problem_with,
     read_tensors,
     step_folders,
 )
+from dinov3.engine.manifest import problem_with
 
 
 def state(seed: int = 0) -> dict[str, Tensor]:
@@ -34,7 +34,9 @@ def state(seed: int = 0) -> dict[str, Tensor]:
 def save(run: Path, step: int, tensors: dict[str, Tensor] | None = None, **kwargs: int | None) -> Path:
     options: dict[str, int | None] = {"max_to_keep": 3, "keep_every": None, **kwargs}
     writer = Checkpointer(run, **options)
-    return writer.save(step, tensors or state(step), {"counters": {"step": step}}, lambda f: (f / "extra").touch())
+    return writer.save(
+        step, tensors or state(step), {"counters": {"step": step}}, lambda f: (f / "extra").touch()
+    ).folder
 
 
 def test_what_is_saved_is_read_back_bit_for_bit(tmp_path: Path) -> None:
