@@ -12,7 +12,15 @@ from dinov3.config.spec import key
 
 @dataclass
 class TrainConfig:
-    batch_size_per_gpu: int = key(64, "images a step on one process", unit="images", ge=1)
+    batch_size_per_gpu: int = key(64, "images one process works on at once", unit="images", ge=1)
+    gradient_accumulation_steps: int = key(
+        1, "such batches of every process that make one optimizer step; schedules count optimizer steps", ge=1
+    )
+    accumulation: Literal["exact", "per_micro_batch"] = key(
+        "exact",
+        "exact: targets, KoLeo and other losses as of one batch of all images of the step, for kept teacher logits and "
+        "a second pass; per_micro_batch: the mean over batches that know nothing of each other",
+    )
     dataset_path: str = key(
         "Synthetic", "images to train on: a folder, tar shards, or Name:key=value:...", nonempty=True
     )

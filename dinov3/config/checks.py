@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
-from dinov3.config.derived import DA3_PATCH, da3_input_size
+from dinov3.config.derived import DA3_PATCH, da3_input_size, statistics_batch
 from dinov3.config.errors import KeyProblem
 from dinov3.config.names import hint_of
 from dinov3.config.schema import Config, ScheduleConfig
@@ -133,7 +133,7 @@ def statistics_match_the_channels(cfg: Config) -> Problems:
 
 
 def koleo_has_neighbours(cfg: Config) -> Problems:
-    if cfg.dino.koleo_loss_weight > 0 and not cfg.dino.koleo_loss_distributed and cfg.train.batch_size_per_gpu == 1:
+    if cfg.dino.koleo_loss_weight > 0 and not cfg.dino.koleo_loss_distributed and statistics_batch(cfg) == 1:
         yield (
             "train.batch_size_per_gpu",
             "1 leaves KoLeo without neighbours: use 2 or more, dino.koleo_loss_distributed=true, "

@@ -7,6 +7,16 @@ from dinov3.config.schema import Config
 DA3_PATCH = 14  # px
 
 
+def images_per_process(cfg: Config) -> int:
+    """Images of one optimizer step on one process."""
+    return cfg.train.batch_size_per_gpu * cfg.train.gradient_accumulation_steps
+
+
+def statistics_batch(cfg: Config) -> int:
+    """Images of one process that losses see together."""
+    return images_per_process(cfg) if cfg.train.accumulation == "exact" else cfg.train.batch_size_per_gpu
+
+
 def da3_input_size(cfg: Config) -> int:
     """Side of the clean crops Depth Anything 3 is shown, in px.
 

@@ -19,7 +19,6 @@ from dinov3.data.collate import assemble
 from dinov3.data.crops import GLOBAL_CROPS
 from dinov3.data.errors import DataError
 from dinov3.data.photometric import Normalization, render
-from dinov3.data.sampler import rank_positions
 from dinov3.data.samples import SampleWriter
 from dinov3.data.workers import Filler
 
@@ -44,8 +43,8 @@ class BatchRenderer:
         self.largest = max(self.geometry.global_size, self.geometry.gram_size or 0)
         self.upperbound = writer.masks.upperbound(writer.batch_size)
 
-    def __call__(self, slot: Tensor, crops: Tensor, position: int) -> CropBatch:
-        """The batch at ``position`` from its ``slot`` on the host and its ``crops`` (the slot's head) on the device.
+    def __call__(self, slot: Tensor, crops: Tensor, position: int, part: int = 0) -> CropBatch:
+        """This process's ``part`` of the batch at ``position``, from its ``slot`` on the host and its ``crops`` (the slot's head) on the device.
 
         Upstream blurs the largest crop of a box and shrinks it afterwards, so sigma counts in that crop's pixels.
         """
@@ -76,22 +75,22 @@ class BatchRenderer:
             global_batch_size=writer.global_batch,
             clean=clean,
             gram=gram,
-            sample_ids=rank_positions(position, writer.batch_size, writer.rank, writer.world_size),
+            sample_ids=writer.positions(position, part),
         )
 
 
 class HostFeed:
-    """Renders where the slots are."""
+    """Renders where the slots are. Batch 0 starts at position ``first`` of the stream of samples."""
 
-    def __init__(self, filler: Filler, renderer: BatchRenderer) -> None:
-        self.filler, self.renderer = filler, renderer
+    def __init__(self, filler: Filler, renderer: BatchRenderer, first: int) -> None:
+        self.filler, self.renderer, self.first = filler, renderer, first
 
-    def get(self, number: int, position: int) -> tuple[CropBatch, list[BadSample]]:
-        """Batch ``number``, which starts at ``position``, and the images that could not be read."""
+    def get(self, number: int) -> tuple[CropBatch, list[BadSample]]:
+        """Batch ``number`` and the images that could not be read."""
         with one_thread():
             bad = self.filler.wait(number)
             slot = self.filler.slot(number)
-            batch = self.renderer(slot, slot, position)
+            batch = self.renderer(slot, slot, *self.renderer.writer.batch_at(self.first, number))
         self.filler.release()
         return batch, bad
 
@@ -120,17 +119,17 @@ class DeviceFeed:
     The ring is page-locked, so copies do not stop the host. A slot is released when its copy has finished.
     """
 
-    def __init__(self, filler: Filler, renderer: BatchRenderer, device: torch.device) -> None:
-        self.filler, self.renderer, self.device = filler, renderer, device
+    def __init__(self, filler: Filler, renderer: BatchRenderer, first: int, device: torch.device) -> None:
+        self.filler, self.renderer, self.first, self.device = filler, renderer, first, device
         self.stream = torch.cuda.Stream(device)
         self.staged: deque[tuple[CropBatch, list[BadSample], torch.cuda.Event]] = deque()
         self.copies: deque[torch.cuda.Event] = deque()  # of slots not yet released
         self.locked = lock_pages(filler.memory, device)
 
-    def get(self, number: int, position: int) -> tuple[CropBatch, list[BadSample]]:
-        """Batch ``number``, which starts at ``position``, and the images that could not be read."""
+    def get(self, number: int) -> tuple[CropBatch, list[BadSample]]:
+        """Batch ``number`` and the images that could not be read."""
         if not self.staged:
-            self._stage(number, position)
+            self._stage(number)
         batch, bad, rendered = self.staged.popleft()
         consumer = torch.cuda.current_stream(self.device)
         consumer.wait_event(rendered)
@@ -139,17 +138,17 @@ class DeviceFeed:
                 value.record_stream(consumer)
         self._release_copied()
         if self.filler.ready(number + 1):
-            self._stage(number + 1, position + self.renderer.writer.global_batch)
+            self._stage(number + 1)
         return batch, bad
 
-    def _stage(self, number: int, position: int) -> None:
+    def _stage(self, number: int) -> None:
         self._release_copied()
         bad = self.filler.wait(number)
         slot = self.filler.slot(number)
         with torch.cuda.stream(self.stream):
             crops = slot[: self.renderer.layout.crop_bytes].to(self.device, non_blocking=True)
             self.copies.append(self.stream.record_event())
-            batch = self.renderer(slot, crops, position)
+            batch = self.renderer(slot, crops, *self.renderer.writer.batch_at(self.first, number))
             self.staged.append((batch, bad, self.stream.record_event()))
 
     def _release_copied(self) -> None:

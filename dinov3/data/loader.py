@@ -1,6 +1,7 @@
 """The stream of training batches: workers cut uint8 crops, the device of the model does the rest.
 
-A batch is a function of (config, dataset, position, rank, world size). It does not depend on the number of workers, on
+A batch is a function of (config, dataset, position, rank, world size), and under gradient accumulation of which part
+of the step it is. It does not depend on the number of workers, on
 what was loaded before, or on where the run was interrupted.
 """
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 class CropLoader(Iterator[CropBatch]):
     """Ready batches on ``device``, forever, starting with sample number ``position`` of the stream.
 
+    ``train.gradient_accumulation_steps`` of them in a row are this process's share of one optimizer step.
+
     ``on_bad`` is called for every unreadable image that was replaced. ``timeout`` (seconds) is how long workers may be
     silent. Raises DataError for data that cannot be used, TooManyBadSamples above ``data.max_bad_frac``, LoaderError
     for a worker that died and LoaderHang, one of these, for workers that hang; after any of them the loader is closed.
@@ -54,7 +57,8 @@ class CropLoader(Iterator[CropBatch]):
         if len(source) == 0:
             raise DataError("the dataset has no images")
         self.wait_seconds = 0.0  # that the consumer has spent waiting for batches, since the start
-        self.position = position  # in the stream over all processes: the first sample of the next batch
+        self.position = position  # in the stream over all processes: the first sample of the next step
+        self._first = position
         self._number = 0  # of the next batch, counted from where this loader started
         self._closed = False
         self._writer = SampleWriter.from_config(cfg, source, rank, world_size)
@@ -66,9 +70,9 @@ class CropLoader(Iterator[CropBatch]):
             self._filler = InlineFiller(self._writer, position)
         else:
             self._filler = WorkerPool(self._writer, position, cfg.train.num_workers, timeout, start_method)
-        self._feed: HostFeed | DeviceFeed = HostFeed(self._filler, renderer)
+        self._feed: HostFeed | DeviceFeed = HostFeed(self._filler, renderer, position)
         if device.type == "cuda":
-            self._feed = DeviceFeed(self._filler, renderer, device)
+            self._feed = DeviceFeed(self._filler, renderer, position, device)
 
     def __iter__(self) -> CropLoader:
         return self
@@ -78,7 +82,7 @@ class CropLoader(Iterator[CropBatch]):
         if self._closed:
             raise LoaderError("the loader is closed")
         try:
-            batch, bad = self._feed.get(self._number, self.position)
+            batch, bad = self._feed.get(self._number)
             for sample in bad:
                 self._on_bad(sample)
             self._count.add(self._writer.batch_size, bad)
@@ -86,7 +90,7 @@ class CropLoader(Iterator[CropBatch]):
             self.close()
             raise
         self._number += 1
-        self.position += self._writer.global_batch
+        self.position, _ = self._writer.batch_at(self._first, self._number)
         self.wait_seconds += time.perf_counter() - started
         return batch
 

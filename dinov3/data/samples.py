@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov3.config.schema import Config
@@ -32,7 +33,11 @@ ATTEMPTS = 10  # images tried for one sample before the data is called unusable
 
 @dataclass(frozen=True)
 class SampleWriter:
-    """Fills slots with the samples of one process. A function of the position alone: it keeps no state."""
+    """Fills slots with the samples of one process. A function of the position alone: it keeps no state.
+
+    Under gradient accumulation a global batch is ``parts`` batches of each process. Process ``rank`` holds its
+    consecutive images in both cases, so that parts of 16 images are, joined, the batch of a process that takes 64 at once.
+    """
 
     source: Source
     geometry: CropGeometry
@@ -42,13 +47,15 @@ class SampleWriter:
     batch_size: int
     rank: int
     world_size: int
+    parts: int = 1  # batches of this process in one optimizer step
 
     @classmethod
     def from_config(cls, cfg: Config, source: Source, rank: int, world_size: int) -> SampleWriter:
         geometry, batch_size = CropGeometry.from_config(cfg), cfg.train.batch_size_per_gpu
+        parts = cfg.train.gradient_accumulation_steps
         masks = MaskPlan.make(
             cfg.train.seed,
-            batch_size * world_size,
+            batch_size * parts * world_size,
             geometry.global_size,
             geometry.patch_size,
             probability=cfg.ibot.mask_sample_probability,
@@ -56,22 +63,31 @@ class SampleWriter:
             random_circular_shift=cfg.ibot.mask_random_circular_shift,
         )
         layout = SlotLayout.make(geometry, batch_size)
-        return cls(source, geometry, layout, masks, cfg.train.seed, batch_size, rank, world_size)
+        return cls(source, geometry, layout, masks, cfg.train.seed, batch_size, rank, world_size, parts)
 
     @property
     def global_batch(self) -> int:
-        """Images over all processes."""
-        return self.batch_size * self.world_size
+        """Images of one optimizer step over all processes."""
+        return self.batch_size * self.parts * self.world_size
+
+    def batch_at(self, first: int, number: int) -> tuple[int, int]:
+        """(position of the global batch, part of it) of this process's batch ``number``, counted from position ``first``."""
+        return first + number // self.parts * self.global_batch, number % self.parts
+
+    def positions(self, position: int, part: int) -> NDArray[np.int64]:
+        """The samples ``[B]`` of this process's ``part`` of the global batch at ``position``."""
+        share = self.rank * self.parts + part
+        return rank_positions(position, self.batch_size, share, self.world_size * self.parts)
 
     def fill(
-        self, slot: Tensor, position: int, start: int, stop: int, at_work_on: Tensor | None = None
+        self, slot: Tensor, position: int, start: int, stop: int, at_work_on: Tensor | None = None, *, part: int = 0
     ) -> list[BadSample]:
-        """Write images ``start`` to ``stop`` of this process's share of the batch at ``position`` into ``slot``.
+        """Write images ``start`` to ``stop`` of this process's ``part`` of the global batch at ``position`` into ``slot``.
 
         Returns the images that could not be read; others, drawn for the purpose, are in their place. The position of
         the sample in work is kept in ``at_work_on`` (a scalar), for those who watch.
         """
-        positions = rank_positions(position, self.batch_size, self.rank, self.world_size)[start:stop]
+        positions = self.positions(position, part)[start:stop]
         epochs, indices = samples_at(positions, len(self.source), self.seed)
         draws_there = self.layout.draws.within(slot).numpy()  # [views, B, PHOTOMETRIC_DRAWS]
         bad: list[BadSample] = []
@@ -82,7 +98,7 @@ class SampleWriter:
             draws = rng.random((self.geometry.views, BOX_DRAWS + PHOTOMETRIC_DRAWS))  # a row is a view's alone
             draws_there[:, i] = draws[:, BOX_DRAWS:]
             self._cut(slot, i, self._readable(epoch, index, bad), draws[:, :BOX_DRAWS].tolist())
-        first = self.rank * self.batch_size
+        first = (self.rank * self.parts + part) * self.batch_size
         masks = self.masks.draw(position, range(first + start, first + stop))
         self.layout.masks.within(slot).numpy()[:, start:stop] = masks
         return bad

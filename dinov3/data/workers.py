@@ -83,8 +83,8 @@ class InlineFiller:
         self.memory = torch.zeros(writer.layout.nbytes, dtype=torch.uint8)
 
     def wait(self, batch: int) -> list[BadSample]:
-        position = self.position + batch * self.writer.global_batch
-        return self.writer.fill(self.memory, position, 0, self.writer.batch_size)
+        position, part = self.writer.batch_at(self.position, batch)
+        return self.writer.fill(self.memory, position, 0, self.writer.batch_size, part=part)
 
     def ready(self, batch: int) -> bool:
         return False
@@ -145,10 +145,10 @@ def work(job: Job, worker: int, connection: Connection) -> None:
             with job.lock:
                 chunk = int(next_chunk[0])
                 next_chunk[0] += 1
-            batch, part = divmod(chunk, job.chunks)
-            position = job.position + batch * job.writer.global_batch
-            start, stop = part * CHUNK, min((part + 1) * CHUNK, job.writer.batch_size)
-            bad = job.writer.fill(job.ring.slot(batch), position, start, stop, at_work_on)
+            batch, piece = divmod(chunk, job.chunks)
+            position, part = job.writer.batch_at(job.position, batch)
+            start, stop = piece * CHUNK, min((piece + 1) * CHUNK, job.writer.batch_size)
+            bad = job.writer.fill(job.ring.slot(batch), position, start, stop, at_work_on, part=part)
             at_work_on.fill_(IDLE)
             connection.send(Done(chunk, bad))
     except (DataError, TooManyBadSamples) as error:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3.config.derived import images_per_process
 from dinov3.config.schema import Config, ScheduleConfig, SchedulesConfig
 
 # The factor by which a learning rate for the reference batch is multiplied, from the images of one optimizer step.
@@ -147,7 +148,7 @@ def cosine_schedule(
     return Schedule(values, float(final_value))
 
 
-def build_schedules(cfg: Config, world_size: int, *, accumulation_steps: int = 1) -> Schedules:
+def build_schedules(cfg: Config, world_size: int) -> Schedules:
     """The schedules of a run, from ``cfg.schedules`` or else ``cfg.optim`` and ``cfg.teacher``.
 
     The scaling rule acts on the peak and the end of the learning rate (``schedules.lr``), or on ``optim.lr`` alone.
@@ -155,7 +156,7 @@ def build_schedules(cfg: Config, world_size: int, *, accumulation_steps: int = 1
     Raises:
         ValueError: unknown ``optim.scaling_rule``, or phases longer than the run.
     """
-    effective_batch = cfg.train.batch_size_per_gpu * world_size * accumulation_steps
+    effective_batch = images_per_process(cfg) * world_size
     scale = lr_scale(cfg.optim.scaling_rule, effective_batch)
     blocks = cfg.schedules
     warmup: float  # epochs

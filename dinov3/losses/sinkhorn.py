@@ -169,7 +169,19 @@ def center_update(center: Tensor, logits: Tensor, momentum: float = 0.9) -> Tens
         ``momentum * center + (1 - momentum) * mean``, a new tensor shaped like ``center``; ``center`` itself when no
         process has a row.
     """
+    return center_after(center, *row_sums(logits), momentum)
+
+
+@torch.no_grad()
+def row_sums(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(sum ``[K]``, number) of the rows of ``logits [..., K]``, this process's own; both fp32."""
     rows = logits.to(accumulate_dtype(logits)).flatten(0, -2)  # [N, K]
-    count = all_reduce_sum(rows.new_full((), rows.shape[0]))
-    mean = all_reduce_sum(rows.sum(0)).view_as(center) / count.clamp_min(1)
+    return rows.sum(0), rows.new_full((), rows.shape[0])
+
+
+@torch.no_grad()
+def center_after(center: Tensor, total: Tensor, count: Tensor, momentum: float = 0.9) -> Tensor:
+    """``center_update`` for rows that each process has already summed up: ``total [K]`` of ``count`` rows."""
+    count = all_reduce_sum(count)
+    mean = all_reduce_sum(total).view_as(center) / count.clamp_min(1)
     return torch.where(count > 0, center * momentum + mean * (1 - momentum), center)

@@ -18,6 +18,12 @@ class Objective(nn.Module):
     """
 
     state_name: ClassVar[str]
+    joint_features: tuple[str, ...] = ()
+    """Student features (``cls``, ``patches``) whose value over a whole batch is not the mean over equal parts of it.
+
+    Under exact gradient accumulation such an objective is given these features of all parts at once, no logits, and no
+    local crops. Empty: the mean over parts is exact.
+    """
 
     def student_modules(self) -> dict[str, nn.Module]:
         """Heads trained with the student, uninitialised."""
@@ -33,6 +39,9 @@ class Objective(nn.Module):
 
     def init_weights(self) -> None:
         """Fill own buffers (they may come from the meta device)."""
+
+    def before_step(self) -> None:
+        """Called before the batches of a step."""
 
     def after_step(self) -> None:
         """Called once a step was taken (not when it was skipped as non-finite)."""

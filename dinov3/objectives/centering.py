@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.config.schema import DinoConfig, IbotConfig
-from dinov3.losses.sinkhorn import Targets, center_update, sinkhorn_targets, softmax_targets
+from dinov3.losses.sinkhorn import Targets, center_after, row_sums, sinkhorn_targets, softmax_targets
 from dinov3.models.head import DINOHead
 from dinov3.objectives.base import Objective
 
@@ -30,7 +30,7 @@ class CenteredObjective(Objective):
         super().__init__()
         self.head_cfg, self.embed_dim, self.centering = cfg, embed_dim, centering
         self.register_buffer("center", torch.full(center_shape, float("nan")))
-        self._seen: Tensor | None = None
+        self._seen: tuple[Tensor, Tensor] | None = None  # sum and number of this step's rows
 
     def student_modules(self) -> dict[str, nn.Module]:
         return {self.head_name: self._head()}
@@ -59,11 +59,15 @@ class CenteredObjective(Objective):
         """Prototype assignments of teacher logits ``[..., K]``; Sinkhorn-Knopp balances all rows of all processes together."""
         if self.centering == "sinkhorn_knopp":
             return sinkhorn_targets(logits, temperature)
-        self._seen = logits.detach()
+        sums = row_sums(logits)
+        self._seen = sums if self._seen is None else (self._seen[0] + sums[0], self._seen[1] + sums[1])
         return softmax_targets(logits, temperature, self.center)
+
+    def before_step(self) -> None:
+        """Forget the logits of a step that was skipped."""
+        self._seen = None
 
     def after_step(self) -> None:
         """Move the centre by the logits of the step just taken (Caron et al. 2021, eq. 4)."""
         if self._seen is not None:
-            self.center.copy_(center_update(self.center, self._seen, CENTER_MOMENTUM))
-            self._seen = None
+            self.center.copy_(center_after(self.center, *self._seen, CENTER_MOMENTUM))

@@ -41,6 +41,8 @@ class Da3(Objective):
         self.cfg = cfg.da3
         self.embed_dim = embed_dim
         self.teacher_dim = teacher_dim
+        if self.cfg.loss_on == "masked":
+            self.joint_features = ("patches",)  # parts hide different numbers of tokens
 
     def student_modules(self) -> dict[str, nn.Module]:
         return {"da3_projector": Da3Projector(self.embed_dim, self.cfg.projector_hidden_dim, self.teacher_dim)}

@@ -21,6 +21,8 @@ class Gram(Objective):
         super().__init__()
         self.cfg = cfg.gram
         self.schedule = loss_weight_schedule(cfg)
+        if not self.cfg.img_level or self.cfg.tokens_used != "all":
+            self.joint_features = ("patches",)  # similarities between images, or images of unequal weight
         self.negatives = negatives_rule(self.cfg.remove_neg, self.cfg.remove_only_teacher_neg)
 
     def weight_at(self, iteration: int) -> float:

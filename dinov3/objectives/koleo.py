@@ -14,6 +14,7 @@ class Koleo(Objective):
     """Kozachenko-Leonenko entropy estimate on each global crop's class tokens (Sablayrolles et al. 2019)."""
 
     state_name = "koleo_loss"
+    joint_features = ("cls",)  # neighbours
 
     def __init__(self, cfg: Config, embed_dim: int) -> None:
         super().__init__()

@@ -18,12 +18,12 @@ from dinov3.data.errors import DataError
 from dinov3.data.loader import CropLoader
 from dinov3.distributed.context import setup
 from dinov3.engine import precision
+from dinov3.engine.model_randomness import seed_model_randomness
 from dinov3.eval.token_sheet import covered, token_sheet, unnormalised
 from dinov3.eval.visualize import token_colours
 from dinov3.objectives.da3 import Da3
 from dinov3.teachers.da3 import Da3Teacher
 from dinov3.train.command import fail
-from dinov3.train.loop import seed_model_randomness
 from dinov3.train.run import checked_source
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
@@ -130,7 +130,7 @@ def check(cfg: Config) -> Report:
 def look(model: SSLMetaArch, teacher: Da3Teacher, batch: CropBatch) -> Report:
     """The DA3 term of one batch and its gradients."""
     assert batch.collated_global_crops_clean is not None
-    seed_model_randomness(model.cfg.train.seed, 0)
+    seed_model_randomness(model.cfg.train.seed, 0, 0)
     objective = next(o for o in model.objectives if isinstance(o, Da3))
     with model.precision.autocast():
         student_global, student_local = model.get_student_output(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,22 @@ from dinov3.train.ssl_meta_arch import SSLMetaArch
 def write_dump(
     folder: Path,
     model: SSLMetaArch,
-    batch: CropBatch,
+    batches: Sequence[CropBatch],
     figures: dict[str, Any],
     images: list[str],
 ) -> Path:
-    """This process's batch as tensors, and losses, norms, image names and the first bad tensor as JSON.
+    """This process's batches of the step as tensors, and losses, norms, image names and the first bad tensor as JSON.
 
+    Of several batches, a tensor's name begins with the batch's number.
     ``figures``: what to put first, by name; tensors become numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in vars(batch).items() if isinstance(v, Tensor)}
+    tensors = {
+        f"{number}.{name}" if len(batches) > 1 else name: value.detach().cpu().contiguous()
+        for number, batch in enumerate(batches)
+        for name, value in vars(batch).items()
+        if isinstance(value, Tensor)
+    }
     save_file(tensors, folder / f"process-{rank()}.safetensors")
     gradients = {name: p.grad for name, p in model.student.named_parameters() if p.grad is not None}
     report = {

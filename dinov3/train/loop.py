@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinov3.config.derived import images_per_process
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
 from dinov3.data.loader import CropLoader
@@ -24,6 +25,7 @@ from dinov3.engine.optim import apply_schedules, clip_per_submodule
 from dinov3.engine.schedules import Schedules, StepSchedule
 from dinov3.engine.signals import StopRequest
 from dinov3.engine.watchdog import Watchdog
+from dinov3.train.accumulation import accumulate
 from dinov3.train.debug_dump import write_dump
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
@@ -67,12 +69,6 @@ class Training:
     figures: dict[str, float] = field(default_factory=dict)  # to go into the next line of metrics
 
 
-def seed_model_randomness(seed: int, step: int) -> None:
-    """Drop path and RoPE augmentation draw from torch's generators: a function of (seed, step, process)."""
-    key = hashlib.blake2b(f"{seed}/model/{step}/{rank()}".encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(key, "little") >> 1)
-
-
 @dataclass(frozen=True)
 class StepResult:
     """What one step did."""
@@ -87,17 +83,19 @@ def train_step(
     model: SSLMetaArch,
     optimizer: torch.optim.Optimizer,
     now: StepSchedule,
-    batch: CropBatch,
-    *,
+    *batches: CropBatch,
     iteration: int,
     clip_grad: float | None,
     stop_requested: bool = False,
 ) -> StepResult:
-    """One batch through the model: the update is taken on all processes or, when anything is not finite, on none."""
+    """The batches of one step through the model.
+
+    The update is taken on all processes or, when anything is not finite, on none.
+    """
     apply_schedules(optimizer, lr=now.lr, wd=now.wd, last_layer_lr=now.last_layer_lr)
     optimizer.zero_grad(set_to_none=True)
     model.before_step(iteration)
-    loss, terms = model.forward_backward(batch, teacher_temp=now.teacher_temp, iteration=iteration)
+    loss, terms = accumulate(model, batches, teacher_temp=now.teacher_temp, iteration=iteration)
     if hit(Point.LOSS, iteration):
         loss = loss * torch.nan
     average_gradients(model.student.parameters())
@@ -115,22 +113,21 @@ def train(run: Training, until: int) -> bool:
     """Train up to step ``until`` (exclusive). False when a signal asked to stop first; the state is whole either way."""
     counters, cfg = run.counters, run.cfg
     window, begin = _Window(run), counters.step
-    batches = iter(run.loader)
+    loader = iter(run.loader)
     while counters.step < until:
         step = counters.step
         # the first steps of a start may compile
         run.watchdog.beat(lambda step=step: _occupation(run, step), slow=step < begin + 2)  # type: ignore[misc]
-        batch = next(batches)
+        batches = [next(loader) for _ in range(cfg.train.gradient_accumulation_steps)]
         if any(first <= step <= last for first, last in cfg.data.skip_steps):
             _jump(run)
             continue
         hit(Point.STEP, step)
-        seed_model_randomness(cfg.train.seed, step)
         result = train_step(
             run.model,
             run.optimizer,
             run.schedules.at(step),
-            batch,
+            *batches,
             iteration=step,
             clip_grad=cfg.optim.clip_grad,
             stop_requested=run.stop.signal_name is not None,
@@ -138,7 +135,7 @@ def train(run: Training, until: int) -> bool:
         if result.taken:
             counters.skipped_in_a_row = 0
         else:
-            _count_skip(run, batch, result)
+            _count_skip(run, batches, result)
         counters.step += 1
         counters.samples += run.global_batch
         run.progress.step()
@@ -161,8 +158,9 @@ def _agree(loss: Tensor, norms: dict[str, Tensor], stop_requested: bool) -> tupl
 
 def _occupation(run: Training, step: int) -> str:
     """What the process is at work on, for a report of a hang."""
-    start = run.counters.samples + rank() * run.cfg.train.batch_size_per_gpu
-    positions = range(start, start + run.cfg.train.batch_size_per_gpu)
+    own = images_per_process(run.cfg)
+    start = run.counters.samples + rank() * own
+    positions = range(start, start + own)
     names = ", ".join(run.loader.names_at(positions))
     return f"step {step}, samples {positions[0]} to {positions[-1]}: {names}"
 
@@ -176,15 +174,15 @@ def _jump(run: Training) -> None:
     run.progress.step()
 
 
-def _count_skip(run: Training, batch: CropBatch, result: StepResult) -> None:
+def _count_skip(run: Training, batches: Sequence[CropBatch], result: StepResult) -> None:
     counters, step = run.counters, run.counters.step
     counters.skipped_steps += 1
     counters.skipped_in_a_row += 1
     log.warning("step %d skipped: loss %s or its gradient is not finite", step, float(result.loss))
     if counters.skipped_in_a_row > run.cfg.nan.max_consecutive:
-        images = run.loader.names_at([] if batch.sample_ids is None else batch.sample_ids.tolist())
+        images = run.loader.names_at([i for b in batches if b.sample_ids is not None for i in b.sample_ids.tolist()])
         figures = {"step": step, "samples": counters.samples, "total_loss": result.loss, **result.terms}
-        dump = write_dump(run.out / "not_finite" / f"step-{step:08d}", run.model, batch, figures, images)
+        dump = write_dump(run.out / "not_finite" / f"step-{step:08d}", run.model, batches, figures, images)
         raise NonFiniteAbort(
             f"{counters.skipped_in_a_row} steps in a row were not finite (nan.max_consecutive: {run.cfg.nan.max_consecutive}); "
             f"nothing was saved since they began, the last batch is in {dump.parent}: lower optim.lr, or jump over bad "

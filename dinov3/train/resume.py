@@ -31,6 +31,8 @@ FIXED = (
     "train.seed",
     "train.dataset_path",
     "train.batch_size_per_gpu",
+    "train.gradient_accumulation_steps",
+    "train.accumulation",
     "train.centering",
 )
 # Schedules and speed, not meaning.

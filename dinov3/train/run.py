@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dinov3 import __version__
+from dinov3.config.derived import images_per_process
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import EXIT_DONE, EXIT_PREEMPTED, ConfigError
 from dinov3.config.schema import Config
@@ -112,11 +113,11 @@ def checked_source(cfg: Config, world: int) -> Source:
         if text is not None and (labelled := parse_dataset(text)).label(0) is None:
             raise DataError(f"{text}: {labelled.name(0)} has no label: k-NN needs class subfolders or labels")
     source = parse_dataset(cfg.train.dataset_path)
-    batch = cfg.train.batch_size_per_gpu * world
+    batch = images_per_process(cfg) * world
     if len(source) < batch:
         raise DataError(
             f"{cfg.train.dataset_path}: {len(source)} images, fewer than one batch of {batch}: "
-            "lower train.batch_size_per_gpu or add images"
+            "lower train.batch_size_per_gpu (or train.gradient_accumulation_steps) or add images"
         )
     check_channels(cfg, source)
     return source
@@ -231,7 +232,7 @@ def build(
         out=out,
         dataset=source.fingerprint(),
         resumed_from=start.resumed_from,
-        global_batch=cfg.train.batch_size_per_gpu * context.world_size(),
+        global_batch=images_per_process(cfg) * context.world_size(),
         until=until,
         counters=counters,
     )
@@ -251,11 +252,12 @@ def start_up_block(training: Training, out: Path, source: Source, done: list[str
     few = f" (of {wanted}: one a core)" if workers < wanted else ""
     millions = sum(p.numel() for p in model.student["backbone"].parameters()) / 1e6
     device = torch.cuda.get_device_name(chosen.device) if chosen.device.type == "cuda" else platform.machine()
-    batch, each = training.global_batch, cfg.train.batch_size_per_gpu
+    batch, each, parts = training.global_batch, cfg.train.batch_size_per_gpu, cfg.train.gradient_accumulation_steps
+    accumulated = f" x {parts} accumulated ({cfg.train.accumulation})" if parts > 1 else ""
     lines = [
         f"dinov3 {__version__} in {out}",
         f"  device     {chosen.device.type} ({device}), {torch.get_num_threads()} threads, {chosen.name}: {chosen.reason}",
-        f"  processes  {context.world_size()}, batch {each} each, effective batch {batch}",
+        f"  processes  {context.world_size()}, batch {each} each{accumulated}, effective batch {batch}",
         f"  data       {cfg.train.dataset_path}: {len(source):,} images, {workers} workers{few}",
         f"  student    {cfg.student.arch}, width {model.embed_dim}, {millions:.1f} M parameters",
         *[f"  {line}" for line in done],

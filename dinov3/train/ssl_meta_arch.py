@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, Features, StepContext, StudentView
 from dinov3.engine.export import load_model
@@ -18,50 +18,11 @@ from dinov3.models.backbone import Backbone
 from dinov3.models.build import build_backbone
 from dinov3.objectives.base import Objective
 from dinov3.objectives.dino import Dino
-from dinov3.objectives.gram import Gram
 from dinov3.objectives.ibot import Ibot
-from dinov3.objectives.koleo import Koleo
 from dinov3.teachers.gram import GramTeacher, Grid, resized_patches
-
-if TYPE_CHECKING:
-    from dinov3.teachers.da3 import Da3Teacher
+from dinov3.train.building import build_da3_teacher, build_distillation_teacher, build_objectives
 
 N_GLOBAL_CROPS = 2
-
-
-def build_objectives(cfg: Config, embed_dim: int, da3_teacher: Da3Teacher | None) -> list[Objective]:
-    """The loss terms this config switches on, in the order they are logged."""
-    objectives: list[Objective] = [Dino(cfg, embed_dim), Koleo(cfg, embed_dim), Ibot(cfg, embed_dim)]
-    if cfg.gram.use_loss:
-        objectives.append(Gram(cfg, embed_dim))
-    if da3_teacher is not None:
-        from dinov3.objectives.da3 import Da3
-
-        objectives.append(Da3(cfg, embed_dim, da3_teacher.embed_dim))
-    return objectives
-
-
-def build_distillation_teacher(cfg: Config) -> nn.ModuleDict:
-    """The frozen model to distil, with its heads, as its own YAML describes it; ValueError when it cannot teach this student."""
-    theirs = load_config(cfg.distillation.full_cfg_path)
-    for block, key in (("dino", "head_n_prototypes"), ("ibot", "head_n_prototypes"), ("student", "patch_size")):
-        own, other = getattr(getattr(cfg, block), key), getattr(getattr(theirs, block), key)
-        if own != other:
-            raise ValueError(
-                f"{block}.{key}: {own}, but the teacher in {cfg.distillation.full_cfg_path} has {other}: make them equal"
-            )
-    backbone = build_backbone(theirs.student, img_size=theirs.crops.global_crops_size, drop_path=False)
-    heads = [Dino(theirs, backbone.embed_dim).ema_modules(), Ibot(theirs, backbone.embed_dim).ema_modules()]
-    return nn.ModuleDict({"backbone": backbone, **heads[0], **heads[1]})
-
-
-def build_da3_teacher(cfg: Config, device: torch.device) -> Da3Teacher | None:
-    """The frozen DA3 teacher, None when it is off; then nothing of DA3 is even imported."""
-    if not cfg.da3.enabled:
-        return None
-    from dinov3.teachers.da3 import Da3Teacher
-
-    return Da3Teacher(cfg, device)
 
 
 class SSLMetaArch(nn.Module):
@@ -158,9 +119,9 @@ class SSLMetaArch(nn.Module):
     # ------------------------------------------------------------------ one step
 
     def forward_backward(
-        self, batch: CropBatch, *, teacher_temp: float, iteration: int
+        self, batch: CropBatch, *, teacher_temp: float, iteration: int, share: float = 1.0
     ) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """Losses and gradients of one batch.
+        """Losses and gradients of one batch; gradients are multiplied by ``share`` and added to those there.
 
         Returns the weighted total (scalar, detached) and every loss term, unweighted, under its DINOv3 name.
         """
@@ -169,18 +130,24 @@ class SSLMetaArch(nn.Module):
                 batch.collated_global_crops, teacher_temp=teacher_temp, mask_indices_list=batch.mask_indices_list
             )
             student_global, student_local = self.get_student_output(batch)
-            teachers = {"ema": ema}
-            if self.cfg.gram.use_loss and self.gram.ready(iteration):
-                teachers["gram"] = self.get_gram_teacher_output(batch, ema, student_global.grid)
-            if self.da3_teacher is not None:
-                teachers["da3"] = self.get_da3_teacher_output(
-                    batch.collated_global_crops_clean, batch.mask_indices_list, student_global.grid
-                )
+            teachers = {"ema": ema, **self.get_other_teachers(batch, ema, student_global.grid, iteration)}
             context = StepContext(iteration, batch, student_global, student_local, self.student, teachers)
             total, terms = self.compute_losses(context)
-        total.backward()
+        (total * share).backward()
         sizes = {"local_batch_size": float(batch.batch_size), "global_batch_size": float(batch.global_batch_size)}
         return total.detach(), {**sizes, **terms}
+
+    def get_other_teachers(
+        self, batch: CropBatch, ema: dict[str, Any], grid: Grid, iteration: int
+    ) -> dict[str, dict[str, Tensor]]:
+        """What every teacher but the EMA's says about a batch, on the student's grid, by name; those that are on."""
+        teachers = {}
+        if self.cfg.gram.use_loss and self.gram.ready(iteration):
+            teachers["gram"] = self.get_gram_teacher_output(batch, ema, grid)
+        if self.da3_teacher is not None:
+            clean = batch.collated_global_crops_clean
+            teachers["da3"] = self.get_da3_teacher_output(clean, batch.mask_indices_list, grid)
+        return teachers
 
     @torch.no_grad()
     def get_teacher_output(self, images: Tensor, *, teacher_temp: float, mask_indices_list: Tensor) -> dict[str, Any]:
@@ -189,6 +156,14 @@ class SSLMetaArch(nn.Module):
         Returns ``cls_pre_head [G, B, D]``, ``cls_centered`` (Targets ``[G, B, K]``), ``masked_patch_centered``
         (Targets ``[M, K]``) and ``patches [G*B, P, D]``.
         """
+        out = self.get_teacher_logits(images, mask_indices_list)
+        out["cls_centered"] = self.dino_loss.targets(out.pop("cls_logits"), teacher_temp)
+        out["masked_patch_centered"] = self.ibot_patch_loss.targets(out.pop("masked_logits"), teacher_temp)
+        return out
+
+    @torch.no_grad()
+    def get_teacher_logits(self, images: Tensor, mask_indices_list: Tensor) -> dict[str, Any]:
+        """``get_teacher_output`` before centering: ``cls_logits [G, B, K]`` and ``masked_logits [M, K]`` in place of targets."""
         features: Features = self.teacher["backbone"](images, is_training=True)
         cls = features.cls.unflatten(0, (N_GLOBAL_CROPS, -1))  # [G, B, D]
         cls_logits = self.teacher["dino_head"](features.cls).unflatten(0, (N_GLOBAL_CROPS, -1))  # [G, B, K]
@@ -196,8 +171,8 @@ class SSLMetaArch(nn.Module):
         masked_logits = self.teacher["ibot_head"](masked)  # [M, K]
         return {
             "cls_pre_head": cls,
-            "cls_centered": self.dino_loss.targets(cls_logits, teacher_temp),
-            "masked_patch_centered": self.ibot_patch_loss.targets(masked_logits, teacher_temp),
+            "cls_logits": cls_logits,
+            "masked_logits": masked_logits,
             "patches": features.patches,
             "grid": features.grid,
         }
@@ -229,14 +204,19 @@ class SSLMetaArch(nn.Module):
         tokens = self.da3_teacher.tokens(clean_global_crops, grid).flatten(0, 1)  # [G*B*P, D']
         return {"tokens": tokens if self.cfg.da3.loss_on == "all" else tokens.index_select(0, mask_indices_list)}
 
-    def get_student_output(self, batch: CropBatch) -> tuple[StudentView, StudentView]:
-        """What the student makes of the masked global crops and of the local crops, in one pass."""
+    def get_student_features(self, batch: CropBatch) -> list[Features]:
+        """The student's backbone on the masked global crops and, when there are any, the local crops, in one pass."""
         crops = [batch.collated_global_crops, batch.collated_local_crops]
         # a distilled student sees whole images, as its frozen teacher does
         masks = [None if self.cfg.distillation.enabled else batch.collated_masks, None]
         if crops[1].shape[0] == 0:
             crops, masks = crops[:1], masks[:1]
         features: list[Features] = self.student["backbone"](crops, masks, is_training=True)
+        return features
+
+    def get_student_output(self, batch: CropBatch) -> tuple[StudentView, StudentView]:
+        """What the student makes of the masked global crops and of the local crops."""
+        features = self.get_student_features(batch)
         logits = self.student["dino_head"](torch.cat([f.cls for f in features]))  # [(G+L)*B, K]
         n_global = batch.collated_global_crops.shape[0]
         masked = features[0].patches.flatten(0, 1).index_select(0, batch.mask_indices_list)  # [M, D]
@@ -258,11 +238,13 @@ class SSLMetaArch(nn.Module):
         )
         return student_global, student_local
 
-    def compute_losses(self, context: StepContext) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """Weighted sum of the objectives, and their unweighted values to log."""
+    def compute_losses(
+        self, context: StepContext, objectives: Iterable[Objective] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """Weighted sum of the objectives (all when None), and their unweighted values to log."""
         total = torch.zeros((), device=context.batch.collated_global_crops.device)
         logged: dict[str, Tensor | float] = {}
-        for objective in self.objectives:
+        for objective in self.objectives if objectives is None else objectives:
             term = objective(context)
             total = total + objective.weight_at(context.iteration) * term.value
             logged |= term.metrics
@@ -281,9 +263,11 @@ class SSLMetaArch(nn.Module):
         self.gram_teacher["backbone"].load_state_dict(self.model_ema["backbone"].state_dict())
 
     def before_step(self, iteration: int) -> None:
-        """Teachers that change at a given step."""
+        """Teachers that change at a given step, objectives that collect something over its batches."""
         if hasattr(self, "gram_teacher") and self.gram.loads_ema_before(iteration):
             self._copy_ema_to_gram_teacher()
+        for objective in self.objectives:
+            objective.before_step()
 
     def update_gram(self, iteration: int) -> None:
         """Copy the EMA teacher into the Gram teacher when it is due after this step."""

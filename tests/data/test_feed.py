@@ -62,7 +62,7 @@ def fed(cfg: Config, kind: type[HostFeed] | type[DeviceFeed], workers: int) -> I
     writer = SampleWriter.from_config(cfg, Pictures(), 0, 1)
     renderer = BatchRenderer(cfg, writer, CPU, torch.float32)
     filler: Filler = WorkerPool(writer, 0, workers, 60, "fork") if workers else InlineFiller(writer, 0)
-    yield DeviceFeed(filler, renderer, CPU) if kind is DeviceFeed else HostFeed(filler, renderer)
+    yield DeviceFeed(filler, renderer, 0, CPU) if kind is DeviceFeed else HostFeed(filler, renderer, 0)
     filler.close()
 
 
@@ -73,10 +73,10 @@ def test_looking_ahead_changes_no_batch_and_never_waits_for_ever(
 ) -> None:
     monkeypatch.setattr(FakeEvent, "patience", patience)
     with fed(cfg, HostFeed, 0) as host:
-        expected = [host.get(n, 8 * n)[0] for n in range(15)]
+        expected = [host.get(n)[0] for n in range(15)]
     with fed(cfg, DeviceFeed, workers) as ahead:
         for n, batch in enumerate(expected):
-            ours, _ = ahead.get(n, 8 * n)
+            ours, _ = ahead.get(n)
             assert torch.equal(ours.collated_global_crops, batch.collated_global_crops)
             assert torch.equal(ours.mask_indices_list, batch.mask_indices_list)
             assert torch.equal(ours["sample_ids"], batch["sample_ids"])
@@ -86,11 +86,11 @@ def test_looking_ahead_changes_no_batch_and_never_waits_for_ever(
 def test_the_next_batch_is_staged_as_soon_as_it_is_there(cfg: Config, consumer: FakeStream) -> None:
     with fed(cfg, DeviceFeed, 2) as ahead:
         assert isinstance(ahead, DeviceFeed)
-        ahead.get(0, 0)
+        ahead.get(0)
         for n in range(1, 6):
             while not (ahead.staged or ahead.filler.ready(n)):
                 pass
-            ahead.get(n, 8 * n)
+            ahead.get(n)
         assert len(ahead.copies) <= ahead.filler.slots
 
 

@@ -40,6 +40,25 @@ def test_two_processes_write_the_halves_of_what_one_writes(cfg: Config) -> None:
         assert torch.equal(torch.cat(halves, dim=1), getattr(whole.layout, name).within(whole_slot)), name
 
 
+def test_parts_of_a_step_are_joined_what_one_large_batch_is(cfg: Config) -> None:
+    cfg.train.batch_size_per_gpu = 16
+    whole = SampleWriter.from_config(cfg, Pictures(), 0, 1)
+    whole_slot = filled(cfg, Pictures(), 32)
+    cfg.train.batch_size_per_gpu, cfg.train.gradient_accumulation_steps = 4, 2
+    slots, ids = [], []
+    for rank in range(2):
+        writer = SampleWriter.from_config(cfg, Pictures(), rank, 2)
+        assert (writer.global_batch, [writer.batch_at(32, n) for n in (0, 1, 2)]) == (16, [(32, 0), (32, 1), (48, 0)])
+        for part in range(2):
+            slots.append(torch.zeros(writer.layout.nbytes, dtype=torch.uint8))
+            writer.fill(slots[-1], 32, 0, 4, part=part)
+            ids += writer.positions(32, part).tolist()
+    assert ids == list(range(32, 48)), "a process holds neighbouring images"
+    for name in ("global_crops", "local_crops", "draws", "masks"):
+        pieces = [getattr(writer.layout, name).within(slot) for slot in slots]
+        assert torch.equal(torch.cat(pieces, dim=1), getattr(whole.layout, name).within(whole_slot)), name
+
+
 def test_an_image_looks_different_in_the_next_epoch(cfg: Config) -> None:
     cfg.train.batch_size_per_gpu = 50
     writer = SampleWriter.from_config(cfg, Pictures(50), 0, 1)

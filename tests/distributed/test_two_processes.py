@@ -24,7 +24,8 @@ def launch(out: Path, n: int, **changes: object) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), "--master-port", str(port)]
-    arguments += ["-m", "dinov3.train", *command(out, train__batch_size_per_gpu=8 // n, **SAME, **changes)]
+    changes = {"train__batch_size_per_gpu": 8 // n, **SAME, **changes}
+    arguments += ["-m", "dinov3.train", *command(out, **changes)]
     done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -48,6 +49,12 @@ def test_two_processes_train_as_one_does_on_the_joined_batch(alone: Path, tmp_pa
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_that_accumulate_two_batches_are_one_process_as_well(alone: Path, tmp_path: Path) -> None:
+    parts = {"train__batch_size_per_gpu": 2, "train__gradient_accumulation_steps": 2}
+    launch(tmp_path, 2, train__max_steps=3, **parts)
+    torch.testing.assert_close(torch.tensor(losses(tmp_path)), torch.tensor(losses(alone))[:3], rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_of_two_processes_is_continued_by_one_and_back(alone: Path, tmp_path: Path) -> None:

@@ -115,7 +115,8 @@ def test_the_scaling_rules() -> None:
 def test_the_rule_sees_the_images_of_a_whole_optimizer_step() -> None:
     cfg = with_blocks()
     cfg.optim.scaling_rule = "linear_wrt_256"
-    schedules = build_schedules(cfg, world_size=4, accumulation_steps=3)
+    cfg.train.gradient_accumulation_steps = 3
+    schedules = build_schedules(cfg, world_size=4)
     scale = 32 * 4 * 3 / 256
     assert schedules.lr_scale == scale
     assert schedules.at(12).lr == pytest.approx(1e-3 * scale)

@@ -1,0 +1,55 @@
+"""The parts of a training model that its config switches on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from dinov3.config.load import load_config
+from dinov3.config.schema import Config
+from dinov3.models.build import build_backbone
+from dinov3.objectives.base import Objective
+from dinov3.objectives.dino import Dino
+from dinov3.objectives.gram import Gram
+from dinov3.objectives.ibot import Ibot
+from dinov3.objectives.koleo import Koleo
+
+if TYPE_CHECKING:
+    from dinov3.teachers.da3 import Da3Teacher
+
+
+def build_objectives(cfg: Config, embed_dim: int, da3_teacher: Da3Teacher | None) -> list[Objective]:
+    """The loss terms this config switches on, in the order they are logged."""
+    objectives: list[Objective] = [Dino(cfg, embed_dim), Koleo(cfg, embed_dim), Ibot(cfg, embed_dim)]
+    if cfg.gram.use_loss:
+        objectives.append(Gram(cfg, embed_dim))
+    if da3_teacher is not None:
+        from dinov3.objectives.da3 import Da3
+
+        objectives.append(Da3(cfg, embed_dim, da3_teacher.embed_dim))
+    return objectives
+
+
+def build_distillation_teacher(cfg: Config) -> nn.ModuleDict:
+    """The frozen model to distil, with its heads, as its own YAML describes it; ValueError when it cannot teach this student."""
+    theirs = load_config(cfg.distillation.full_cfg_path)
+    for block, key in (("dino", "head_n_prototypes"), ("ibot", "head_n_prototypes"), ("student", "patch_size")):
+        own, other = getattr(getattr(cfg, block), key), getattr(getattr(theirs, block), key)
+        if own != other:
+            raise ValueError(
+                f"{block}.{key}: {own}, but the teacher in {cfg.distillation.full_cfg_path} has {other}: make them equal"
+            )
+    backbone = build_backbone(theirs.student, img_size=theirs.crops.global_crops_size, drop_path=False)
+    heads = [Dino(theirs, backbone.embed_dim).ema_modules(), Ibot(theirs, backbone.embed_dim).ema_modules()]
+    return nn.ModuleDict({"backbone": backbone, **heads[0], **heads[1]})
+
+
+def build_da3_teacher(cfg: Config, device: torch.device) -> Da3Teacher | None:
+    """The frozen DA3 teacher, None when it is off; then nothing of DA3 is even imported."""
+    if not cfg.da3.enabled:
+        return None
+    from dinov3.teachers.da3 import Da3Teacher
+
+    return Da3Teacher(cfg, device)
