@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from dinov3 import __version__
-from dinov3.config.errors import EXIT_CONFIG, EXIT_IO, ConfigError
+from dinov3.config.errors import EXIT_CONFIG, EXIT_IO, EXIT_LOCKED, ConfigError
 from dinov3.train import command as train_command
+
+# Commands with a module of their own: ``add_arguments(parser)`` and ``execute(args) -> exit code``. Only the module of the
+# command that was asked for is imported, so that help is there at once.
+COMMANDS = {
+    "features": ("dinov3.features.command", "features of a data set through a frozen backbone, onto disk"),
+}
 
 
 def _config(args: argparse.Namespace) -> int:
@@ -44,14 +52,32 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _reported(call: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """``call(args)``; foreseeable errors become one line on stderr and an exit code."""
+    from dinov3.data.errors import DataError, TooManyBadSamples
+    from dinov3.engine.checkpoint import CheckpointError
+    from dinov3.engine.lock import RunLocked
+    from dinov3.features.errors import FeatureError
+    from utility.weights import WeightsError
+
+    try:
+        return call(args)
+    except RunLocked as error:
+        return train_command.fail(error, EXIT_LOCKED)
+    except (ConfigError, DataError, WeightsError, FeatureError) as error:
+        return train_command.fail(error, EXIT_CONFIG)
+    except (CheckpointError, TooManyBadSamples, OSError) as error:
+        return train_command.fail(error, EXIT_IO)
+
+
 def _da3_check(args: argparse.Namespace) -> int:
     from dinov3.train import da3_check
 
     return da3_check.execute(args)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands and their arguments."""
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """All commands, and the arguments of those in this file and of ``chosen``."""
     parser = argparse.ArgumentParser(prog="dinov3", description="Pretrain vision backbones without labels.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -77,6 +103,13 @@ def build_parser() -> argparse.ArgumentParser:
     da3.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. da3.random_init=true")
     da3.set_defaults(call=_da3_check)
 
+    for name, (module, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        if name == chosen:
+            room = import_module(module)
+            room.add_arguments(command)
+            command.set_defaults(call=partial(_reported, room.execute))
+
     models = commands.add_parser("models", help="architectures: dimensions, parameters, FLOPs")
     models.set_defaults(call=_models)
 
@@ -90,7 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``dinov3``; returns the exit code."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = build_parser(argv[0] if argv else None).parse_args(argv)
     try:
         code: int = args.call(args)
         sys.stdout.flush()

@@ -147,12 +147,17 @@ def _decode_with_pillow(data: bytes) -> Pixels:
         with warnings.catch_warnings():  # Pillow warns about what is judged here
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                check_size(*image.size)
-                return upright(_to_rgb(image), _orientation(image))
+                return pixels_of(image)
     except BadImage:
         raise
     except DAMAGED as error:
         raise BadImage(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+
+
+def pixels_of(image: Image.Image) -> Pixels:
+    """``[H, W, 3]`` uint8 RGB of an opened Pillow image of any mode, upright. Raises BadImage for an absurd size."""
+    check_size(*image.size)
+    return upright(_to_rgb(image), _orientation(image))
 
 
 def _to_rgb(image: Image.Image) -> Pixels:

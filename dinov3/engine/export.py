@@ -18,6 +18,9 @@ from dinov3.models.presets import PRESETS
 from utility.weights import WeightsError, backbone_part, model_part, read_weights
 
 WEIGHTS, CONFIG = "backbone.safetensors", "config.json"
+# Channel statistics of the two data sets the released models were trained on.
+PHOTOGRAPHS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+SATELLITE = {"mean": [0.430, 0.411, 0.296], "std": [0.213, 0.156, 0.143]}
 
 
 def description(backbone: nn.Module, preprocess: dict[str, Any]) -> dict[str, Any]:
@@ -59,6 +62,9 @@ def load_backbone(path: str | Path, *, preset: str | None = None) -> nn.Module:
     with ``config.json`` beside it, or an official ``.pth``. A ``.pth`` says nothing about its architecture: it is
     taken from ``FILE.json`` beside it, from ``preset`` (a released model's name), or recognised by its names and shapes.
 
+    Its attribute ``preprocess`` says how to feed it: ``mean`` and ``std`` of each channel, and the training ``size`` in
+    pixels when the file knows it.
+
     Raises WeightsError or CheckpointError when a name is missing or left over, when a shape differs, or when the
     architecture cannot be told.
     """
@@ -83,6 +89,8 @@ def load_backbone(path: str | Path, *, preset: str | None = None) -> nn.Module:
         described = {"preset": found}
     backbone = backbone_from_description(described)
     fill_strictly(backbone, tensors, str(path))
+    statistics = SATELLITE if str(described.get("preset")).endswith("SAT493M") else PHOTOGRAPHS
+    object.__setattr__(backbone, "preprocess", described.get("preprocess", statistics))
     return backbone.eval()
 
 

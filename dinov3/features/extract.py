@@ -1,53 +1,251 @@
-"""Class tokens of a labelled source: whole images, resized, normalised once."""
+"""Images in, tokens out: a frozen backbone with its preprocessing, in batches, in eval mode."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, overload
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
-from dinov3.data.decode import read_image
-from dinov3.data.sources import Source
+from dinov3.engine.export import load_backbone
+from dinov3.engine.precision import DTYPES
+from dinov3.features.preprocess import Picture, Preprocess
+from dinov3.features.tokens import POOLS, Pool, Tokens
+
+DEFAULT_SIZE = 224  # px: what released models are evaluated at
+CONVNEXT_STRIDE = 32  # px a cell of the last stage, when the model resizes to no patch of its own
+A = TypeVar("A")
+B = TypeVar("B")
 
 
-def eval_batch(
-    source: Source, indices: Sequence[int], *, size: int, mean: Sequence[float], std: Sequence[float]
-) -> Tensor:
-    """Images ``[N, C, size, size]``, normalised float32; the whole image is resized (antialiased bicubic), never cropped."""
-    images = []
-    for index in indices:
-        pixels = torch.from_numpy(read_image(source, index)).permute(2, 0, 1)[None]  # [1, C, H, W] uint8
-        images.append(F.interpolate(pixels, (size, size), mode="bicubic", antialias=True))
-    shape = (1, -1, 1, 1)
-    batch = torch.cat(images).float() / 255
-    return (batch - torch.tensor(mean).reshape(shape)) / torch.tensor(std).reshape(shape)
+class FeatureExtractor:
+    """A backbone in eval mode, its preprocessing, a device and a number format.
+
+    The backbone is used as it is, not copied; it is moved to ``device`` and must be in eval mode at every call.
+    Results are float32 on the CPU and do not depend on the batch size or the order.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        preprocess: Preprocess,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str = "auto",
+        batch_size: int = 64,
+        compile: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        """``dtype``: fp32, bf16 or fp16 autocast; auto is bf16 on a GPU that has it, else fp32. ``threads`` read and
+        resize images; the default is one a core."""
+        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = torch.device(kind)
+        if dtype != "auto" and dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
+        fast = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        self.dtype = ("bf16" if fast else "fp32") if dtype == "auto" else dtype
+        self.backbone = backbone.to(self.device)
+        self.preprocess = preprocess
+        self.batch_size = batch_size
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._forward: Callable[..., Any] = torch.compile(backbone) if compile else backbone
+
+    def extract_each(self, images: Iterable[Picture] | Picture, *, normalised: bool = False) -> list[Tokens]:
+        """Tokens of each image by itself (N = 1), whatever its size. An empty iterable is a ValueError."""
+        return [layers[0] for layers in self.stream(images, normalised=normalised)]
+
+    @overload
+    def extract(
+        self, images: Iterable[Picture] | Picture, *, pool: Literal["patches"] = "patches", normalised: bool = False
+    ) -> Tokens: ...
+
+    @overload
+    def extract(
+        self, images: Iterable[Picture] | Picture, *, pool: Literal["cls", "mean", "cls+mean"], normalised: bool = False
+    ) -> Tensor: ...
+
+    def extract(
+        self, images: Iterable[Picture] | Picture, *, pool: Pool = "patches", normalised: bool = False
+    ) -> Tokens | Tensor:
+        """All tokens of images of one size, or with ``pool`` one vector an image ``[N, D]`` (``cls+mean``: ``[N, 2D]``).
+
+        Order is kept. Pooled images may differ in size; with ``patches`` that is a ValueError: give a size to the
+        preprocessing, or use ``extract_each``. ``normalised`` says that the tensors given are normalised already.
+        """
+        return joined([layers[0] for layers in self.stream(images, normalised=normalised)], pool)
+
+    def extract_layers(
+        self, images: Iterable[Picture] | Picture, layers: int | Sequence[int], *, pool: Pool = "patches"
+    ) -> list[Tokens | Tensor]:
+        """As ``extract``, after each of the last ``layers`` blocks, or of the blocks listed; normed, in rising order."""
+        each = list(self.stream(images, layers=layers))
+        return [joined([tokens[i] for tokens in each], pool) for i in range(len(each[0]))]
+
+    def stream(
+        self,
+        images: Iterable[Picture] | Picture,
+        *,
+        layers: int | Sequence[int] | None = None,
+        normalised: bool = False,
+    ) -> Iterator[list[Tokens]]:
+        """Per image, in order, its tokens after each wanted layer (one list item: the output, without ``layers``)."""
+        prepare = self.preprocess.accept_normalised if normalised else self.preprocess
+        found = False
+        for tokens in self.stream_prepared(in_threads(prepare, _several(images), self.threads), layers):
+            found = True
+            yield tokens
+        if not found:
+            raise ValueError("no images were given")
+
+    def stream_prepared(
+        self, prepared: Iterable[Tensor], layers: int | Sequence[int] | None = None
+    ) -> Iterator[list[Tokens]]:
+        """``stream`` for images that went through ``preprocess`` already; of none, nothing.
+
+        A batch holds images of one size; results wait until it is their turn.
+        """
+        if self.backbone.training:
+            raise ValueError("features are taken in eval mode: call .eval() first")
+        waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+        done: dict[int, list[Tokens]] = {}
+        turn = 0
+        for position, image in enumerate(prepared):
+            batch = waiting.setdefault(tuple(image.shape), [])
+            batch.append((position, image))
+            if len(batch) == self.batch_size:
+                done |= self._run(waiting.pop(tuple(image.shape)), layers)
+            while turn in done:
+                yield done.pop(turn)
+                turn += 1
+        for batch in waiting.values():
+            done |= self._run(batch, layers)
+        for position in sorted(done):
+            yield done[position]
+
+    @torch.no_grad()  # not inference mode: a probe may train on the result
+    def _run(self, batch: list[tuple[int, Tensor]], layers: int | Sequence[int] | None) -> dict[int, list[Tokens]]:
+        images = torch.stack([image for _, image in batch]).to(self.device, non_blocking=True)
+        with self._autocast():
+            per_layer = [self._tokens(images)] if layers is None else self._layer_tokens(images, layers)
+        positions = [position for position, _ in batch]
+        return {p: [_one(tokens, row) for tokens in per_layer] for row, p in enumerate(positions)}
+
+    def _tokens(self, images: Tensor) -> Tokens:
+        out = self._forward(images, is_training=True)
+        return Tokens(out.cls.float().cpu(), out.storage.float().cpu(), out.patches.float().cpu(), out.grid)
+
+    def _layer_tokens(self, images: Tensor, layers: int | Sequence[int]) -> list[Tokens]:
+        results = cast(Any, self.backbone).get_intermediate_layers(
+            images, n=layers, reshape=True, return_class_token=True, return_extra_tokens=True
+        )
+        return [
+            Tokens(
+                cls.float().cpu(),
+                storage.float().cpu(),
+                maps.flatten(2).mT.float().cpu(),
+                (maps.shape[2], maps.shape[3]),
+            )
+            for maps, cls, storage in results
+        ]
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.dtype == "fp32" else torch.autocast(self.device.type, dtype=DTYPES[self.dtype])
 
 
-@torch.inference_mode()
-def class_tokens(
-    backbone: nn.Module,
-    source: Source,
-    indices: Sequence[int],
+def load(
+    path: str | Path,
     *,
-    size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch_size: int = 128,
-) -> tuple[Tensor, Tensor]:
-    """Class tokens ``[N, D]`` and labels ``[N]`` of the chosen images, on the CPU; the backbone must be in eval mode."""
-    if backbone.training:
-        raise ValueError("features are taken in eval mode: call .eval() first")
-    device = next(backbone.parameters()).device
-    features, labels = [], []
-    for start in range(0, len(indices), batch_size):
-        chunk = indices[start : start + batch_size]
-        images = eval_batch(source, chunk, size=size, mean=mean, std=std).to(device)
-        features.append(backbone(images).float().cpu())
-        for index in chunk:
-            label = source.label(index)
-            if label is None:
-                raise ValueError(f"{source.name(index)} has no label: k-NN needs a labelled data set")
-            labels.append(label)
-    return torch.cat(features), torch.tensor(labels)
+    size: int | tuple[int, int] | Literal["native", "train"] = "native",
+    max_side: int | None = None,
+    preset: str | None = None,
+    **settings: Any,
+) -> FeatureExtractor:
+    """The backbone at ``path`` (see ``load_backbone``), ready to extract features, with its own channel statistics.
+
+    Args:
+        size: px of a square, (height, width), "native" for each image's own size to the nearest whole patch, or "train"
+            for the square the backbone was trained on (224 where its file does not say).
+        max_side: px; with "native", larger images are shrunk to it.
+        preset: the released model the weights are of, when the file cannot tell.
+        settings: the keyword arguments of ``FeatureExtractor``.
+    """
+    backbone = load_backbone(path, preset=preset)
+    return FeatureExtractor(backbone, preprocess_of(backbone, size=size, max_side=max_side), **settings)
+
+
+def preprocess_of(
+    backbone: nn.Module,
+    *,
+    size: int | tuple[int, int] | Literal["native", "train"] = "native",
+    max_side: int | None = None,
+) -> Preprocess:
+    """How to feed a backbone that ``load_backbone`` returned; ``size`` and ``max_side`` as in ``load``."""
+    statistics = cast(Any, backbone).preprocess
+    if size == "train":
+        size = cast(int, statistics.get("size", DEFAULT_SIZE))
+    return Preprocess(
+        mean=tuple(statistics["mean"]),
+        std=tuple(statistics["std"]),
+        patch=stride_of(backbone),
+        size=None if size == "native" else size,
+        max_side=max_side,
+    )
+
+
+def stride_of(backbone: nn.Module) -> int:
+    """Pixels a patch token stands for, along one side."""
+    return cast(Any, backbone).patch_size or CONVNEXT_STRIDE
+
+
+def joined(each: Sequence[Tokens], pool: Pool) -> Tokens | Tensor:
+    """Results of single images as one: pooled vectors, or the tokens of images of one grid (else a ValueError)."""
+    if pool not in POOLS:
+        raise ValueError(f"pool {pool!r}: choose {', '.join(POOLS)}")
+    if pool != "patches":
+        return torch.cat([tokens.pooled(pool) for tokens in each])
+    grids = sorted({tokens.grid for tokens in each})
+    if len(grids) > 1:
+        raise ValueError(
+            f"the images give grids {grids[0]} to {grids[-1]}: give the preprocessing a size, or use extract_each"
+        )
+    parts = [torch.cat([tokens[i] for tokens in each]) for i in range(3)]  # type: ignore[misc]
+    return Tokens(parts[0], parts[1], parts[2], grids[0])
+
+
+def in_threads(function: Callable[[A], B], items: Iterable[A], threads: int) -> Iterator[B]:
+    """``map`` with a few results computed ahead; decoding and resizing release the interpreter lock."""
+    if threads <= 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future[B]] = deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) > 4 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _several(images: Iterable[Picture] | Picture) -> Iterable[Picture]:
+    single = isinstance(images, str | os.PathLike | bytes | Image.Image)
+    if isinstance(images, Tensor | np.ndarray):
+        single = images.ndim <= 3  # an array of four dimensions is a batch
+    return [cast(Picture, images)] if single else cast(Iterable[Picture], images)
+
+
+def _one(tokens: Tokens, row: int) -> Tokens:
+    cls, storage, patches = (part[row : row + 1] for part in tokens[:3])
+    return Tokens(cls, storage, patches, tokens.grid)

@@ -14,7 +14,9 @@ from dinov3.distributed.context import is_main
 from dinov3.engine.metrics import read_metrics
 from dinov3.eval.knn import knn_accuracy
 from dinov3.eval.visualize import curves, pca_sheet
-from dinov3.features.extract import class_tokens, eval_batch
+from dinov3.features.extract import FeatureExtractor, stride_of
+from dinov3.features.preprocess import Preprocess
+from dinov3.features.source_images import SourceImages, class_tokens
 from dinov3.train.loop import Training
 
 N_PICTURES = 6
@@ -24,6 +26,13 @@ def input_size(cfg: Config) -> int:
     """Side of the square images a backbone of this run was trained on, in pixels."""
     size = cfg.crops.global_crops_size
     return size if isinstance(size, int) else max(size)
+
+
+def extractor(cfg: Config, backbone: torch.nn.Module, size: int) -> FeatureExtractor:
+    """The live backbone as a feature extractor, in fp32: ``size`` px a side, the run's own channel statistics."""
+    preprocess = Preprocess(tuple(cfg.crops.rgb_mean), tuple(cfg.crops.rgb_std), stride_of(backbone), size)
+    device = next(backbone.parameters()).device
+    return FeatureExtractor(backbone, preprocess, device=device, dtype="fp32", batch_size=128)
 
 
 def spread(n: int, wanted: int | None) -> range:
@@ -39,8 +48,7 @@ def knn(cfg: Config, backbone: torch.nn.Module) -> float:
     assert settings.test is not None
     for text, limit in ((settings.train, settings.max_train), (settings.test, settings.max_test)):
         source = parse_dataset(text)
-        size, mean, std = input_size(cfg), cfg.crops.rgb_mean, cfg.crops.rgb_std
-        parts.append(class_tokens(backbone, source, spread(len(source), limit), size=size, mean=mean, std=std))
+        parts.append(class_tokens(extractor(cfg, backbone, input_size(cfg)), source, spread(len(source), limit)))
     (train, train_labels), (test, test_labels) = parts
     return knn_accuracy(train, train_labels, test, test_labels, k=settings.k, temperature=settings.temperature)
 
@@ -69,11 +77,11 @@ def draw(training: Training, source: Source, out: Path) -> None:
         curves(rows, out / "curves.png", read_metrics(out / "evaluation.jsonl"))
     if cfg.student.in_chans == 3:
         # twice the training size: a finer grid of patches to look at, and RoPE has no table to interpolate
-        size, mean, std = 2 * input_size(cfg), cfg.crops.rgb_mean, cfg.crops.rgb_std
-        chosen = list(spread(len(source), N_PICTURES))[:N_PICTURES]
-        images = eval_batch(source, chosen, size=size, mean=mean, std=std)
         backbone = training.model.model_ema["backbone"]
-        pca_sheet(backbone, images.to(next(backbone.parameters()).device), mean, std, out / "pca.png")
+        look_at = extractor(cfg, backbone, 2 * input_size(cfg))
+        chosen = list(spread(len(source), N_PICTURES))[:N_PICTURES]
+        images = torch.stack(list(SourceImages(look_at, source, chosen))).to(look_at.device)
+        pca_sheet(backbone, images, cfg.crops.rgb_mean, cfg.crops.rgb_std, out / "pca.png")
 
 
 def print_last_line(out: Path) -> None:

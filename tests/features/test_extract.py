@@ -1,42 +1,131 @@
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
 
+from dinov3 import features
 from dinov3.data.sources import parse_dataset
-from dinov3.features.extract import class_tokens, eval_batch
+from dinov3.engine.export import write_backbone
+from dinov3.features.extract import FeatureExtractor
+from dinov3.features.preprocess import Preprocess
+from dinov3.features.source_images import class_tokens
 from dinov3.models.vit import DinoVisionTransformer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def backbone() -> DinoVisionTransformer:
-    model = DinoVisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2)
+    model = DinoVisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, n_storage_tokens=3, pos_embed_rope_dtype="fp32"
+    )
     model.init_weights(torch.Generator().manual_seed(0))
     return model.eval()
 
 
-def test_features_do_not_depend_on_the_batch_size_or_order(backbone: DinoVisionTransformer) -> None:
+def extractor(
+    backbone: torch.nn.Module, size: int | tuple[int, int] | None = None, batch_size: int = 4
+) -> FeatureExtractor:
+    return FeatureExtractor(backbone, Preprocess(MEAN, STD, 8, size), batch_size=batch_size, device="cpu", threads=2)
+
+
+def pictures(sizes: list[tuple[int, int]]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(0, 256, (3, h, w), dtype=torch.uint8, generator=generator) for h, w in sizes]
+
+
+def test_a_ragged_iterable_gives_every_image_what_it_gets_alone_and_keeps_the_order(
+    backbone: DinoVisionTransformer,
+) -> None:
+    images = pictures([(16, 24), (32, 32), (16, 24), (40, 16), (16, 24), (32, 32), (16, 24)])
+    together = extractor(backbone, batch_size=2).extract_each(iter(images))
+    for image, tokens in zip(images, together, strict=True):
+        (alone,) = extractor(backbone, batch_size=1).extract_each(image)
+        assert tokens.grid == (image.shape[1] // 8, image.shape[2] // 8)
+        for got, wanted in zip(tokens[:3], alone[:3], strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_are_the_backbones_own(backbone: DinoVisionTransformer) -> None:
+    (image,) = pictures([(16, 24)])
+    tokens = extractor(backbone).extract(image)
+    shape = (-1, 1, 1)
+    with torch.no_grad():
+        own = backbone(
+            ((image / 255 - torch.tensor(MEAN).view(shape)) / torch.tensor(STD).view(shape))[None], is_training=True
+        )
+    torch.testing.assert_close(tokens.cls, own.cls)
+    torch.testing.assert_close(tokens.patches, own.patches)
+    assert tokens.storage.shape == (1, 3, 32)
+    assert tokens.maps().shape == (1, 32, 2, 3)
+    torch.testing.assert_close(tokens.maps()[0, :, 1, 2], tokens.patches[0, 5])
+
+
+def test_mean_pooling_leaves_out_class_and_storage_tokens(backbone: DinoVisionTransformer) -> None:
+    images = pictures([(16, 24), (32, 32)])
+    each = extractor(backbone).extract_each(images)
+    mean = extractor(backbone).extract(images, pool="mean")
+    torch.testing.assert_close(mean, torch.stack([tokens.patches[0].mean(0) for tokens in each]))
+    both = extractor(backbone).extract(images, pool="cls+mean")
+    torch.testing.assert_close(both, torch.cat([torch.cat([t.cls for t in each]), mean], dim=1))
+
+
+def test_intermediate_layers_end_with_the_output(backbone: DinoVisionTransformer) -> None:
+    images = pictures([(16, 24), (16, 24)])
+    first, last = extractor(backbone).extract_layers(images, [0, 1])
+    output = extractor(backbone).extract(images)
+    torch.testing.assert_close(last[2], output.patches)
+    torch.testing.assert_close(last[0], output.cls)
+    assert not torch.allclose(first[0], last[0])
+
+
+def test_patches_of_different_grids_are_not_stacked(backbone: DinoVisionTransformer) -> None:
+    with pytest.raises(ValueError, match="extract_each"):
+        extractor(backbone).extract(pictures([(16, 24), (32, 32)]))
+    assert extractor(backbone, size=16).extract(pictures([(16, 24), (32, 32)])).grid == (2, 2)
+
+
+def test_no_images_and_training_mode_are_refused(backbone: DinoVisionTransformer) -> None:
+    with pytest.raises(ValueError, match="no images"):
+        extractor(backbone).extract([])
+    backbone.train()
+    try:
+        with pytest.raises(ValueError, match="eval mode"):
+            extractor(backbone).extract(pictures([(16, 16)]))
+    finally:
+        backbone.eval()
+
+
+def test_a_probe_can_be_trained_on_the_result(backbone: DinoVisionTransformer) -> None:
+    vectors = extractor(backbone).extract(pictures([(16, 16)] * 2), pool="cls")
+    probe = torch.nn.Linear(32, 2)
+    probe(vectors).sum().backward()
+    assert probe.weight.grad is not None
+
+
+def test_features_do_not_depend_on_the_batch_size_and_carry_labels(backbone: DinoVisionTransformer) -> None:
     source = parse_dataset("Synthetic:n=10:size=40")
-    every, labels = class_tokens(backbone, source, range(10), size=32, mean=MEAN, std=STD, batch_size=10)
-    few, _ = class_tokens(backbone, source, range(10), size=32, mean=MEAN, std=STD, batch_size=3)
-    last, label = class_tokens(backbone, source, [9], size=32, mean=MEAN, std=STD)
+    every, labels = class_tokens(extractor(backbone, 32, batch_size=10), source, range(10))
+    few, _ = class_tokens(extractor(backbone, 32, batch_size=3), source, range(10))
     torch.testing.assert_close(every, few, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(every[9:], last, rtol=1e-5, atol=1e-6)
     assert labels.tolist() == [source.label(i) for i in range(10)]
-    assert label.tolist() == labels[9:].tolist()
 
 
-def test_the_whole_image_is_seen_and_normalised_once() -> None:
-    source = parse_dataset("Synthetic:n=2:size=64")
-    batch = eval_batch(source, [0], size=64, mean=MEAN, std=STD)[0]
-    pixels = torch.from_numpy(source.read(0)).permute(2, 0, 1).float() / 255
-    back = batch * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
-    torch.testing.assert_close(back, pixels, rtol=0, atol=1e-6)
-
-
-def test_training_mode_is_refused(backbone: DinoVisionTransformer) -> None:
-    source = parse_dataset("Synthetic:n=2:size=40")
-    with pytest.raises(ValueError, match="eval mode"):
-        class_tokens(backbone.train(), source, [0], size=32, mean=MEAN, std=STD)
+def test_a_backbone_from_disk_is_fed_with_its_own_statistics(backbone: DinoVisionTransformer, tmp_path: Path) -> None:
+    write_backbone(tmp_path, backbone, {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0], "size": 48})
+    loaded = features.load(tmp_path, size="train", device="cpu")
+    assert loaded.preprocess == Preprocess((0.1, 0.2, 0.3), (1.0, 2.0, 3.0), 8, 48)
+    photograph = Image.fromarray(np.full((50, 70, 3), 127, np.uint8))
+    file = io.BytesIO()
+    photograph.save(file, "PNG")
+    (tmp_path / "photograph.png").write_bytes(file.getvalue())
+    ways = [photograph, file.getvalue(), tmp_path / "photograph.png", np.asarray(photograph)]
+    results = [loaded.extract(way, pool="cls") for way in ways]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0])

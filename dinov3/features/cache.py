@@ -1,0 +1,223 @@
+"""Features of a whole data set on disk, never mistaken for those of other weights, images or preprocessing.
+
+``FOLDER/<key>/`` holds one set; ``key`` is a hash of the weights, the data set, the preprocessing and what is stored.
+Shards of consecutive images are written to a temporary name, flushed and renamed; ``manifest.json`` comes last, so a
+set without it is unfinished: the next call goes on behind its last shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dinov3.data.bad_samples import BadSample
+from dinov3.data.errors import TooManyBadSamples
+from dinov3.data.sources import Source
+from dinov3.distributed import context
+from dinov3.engine.lock import RunLock
+from dinov3.engine.precision import DTYPES
+from dinov3.features.errors import FeatureError
+from dinov3.features.extract import FeatureExtractor, joined
+from dinov3.features.shards import FORMATS, read_shard, shard_is_whole, write_shard
+from dinov3.features.source_images import SourceImages
+from dinov3.features.tokens import POOLS, Pool, Tokens
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+SHARD_BYTES = 256 * 2**20  # about; a shard is also what a killed run may have to compute again
+
+
+@dataclass(frozen=True)
+class FeatureKind:
+    """What is stored of each image, and how."""
+
+    pool: Pool = "cls"
+    dtype: str = "fp32"  # of the file: fp32, fp16 or bf16
+    format: str = "safetensors"  # or npy, which has no bf16
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("pool", self.pool, POOLS),
+            ("dtype", self.dtype, DTYPES),
+            ("format", self.format, FORMATS),
+        ):
+            if value not in choices:
+                raise FeatureError(f"{name} {value!r}: choose {', '.join(choices)}")
+        if self.format == "npy" and self.dtype == "bf16":
+            raise FeatureError("npy has no bf16: use --dtype fp16, or --format safetensors")
+
+
+class FeatureSet:
+    """A finished set. Raises FeatureError when ``folder`` is not one, or a shard is not as it was written."""
+
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+        self.folder = folder
+        self.fresh = fresh  # computed by this call
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise FeatureError(
+                f"{folder}: no {MANIFEST}: unfinished, or not a feature set; run `dinov3 features` again"
+            )
+        self.manifest: dict[str, Any] = json.loads(path.read_text())
+        if self.manifest.get("format_version") != FORMAT_VERSION:
+            raise FeatureError(
+                f"{path}: format version {self.manifest.get('format_version')!r}, this program reads {FORMAT_VERSION}"
+            )
+
+    def __len__(self) -> int:
+        return int(self.manifest["rows"])
+
+    def shards(self) -> Iterator[dict[str, Tensor]]:
+        """The tensors of each shard: ``features [n, D]`` or ``cls``, ``storage``, ``patches``, ``grid``; ``index``, ``labels``."""
+        for shard in self.manifest["shards"]:
+            if not shard_is_whole(self.folder, shard):
+                raise FeatureError(
+                    f"{self.folder}/{shard['name']}: not as it was written; delete {self.folder} and run again"
+                )
+            yield read_shard(self.folder, shard)
+
+    def pooled(self) -> tuple[Tensor, Tensor | None]:
+        """``features [N, D]`` float32 in the order of the data set, and ``labels [N]`` when it has them."""
+        shards = [shard for shard in self.shards() if len(shard["index"])]
+        if not shards or "features" not in shards[0]:
+            raise FeatureError(f"{self.folder}: holds patch tokens, not one vector an image")
+        labels = torch.cat([s["labels"] for s in shards]) if all("labels" in s for s in shards) else None
+        return torch.cat([s["features"].float() for s in shards]), labels
+
+
+def weights_digest(module: nn.Module) -> str:
+    """sha256 of every tensor's name, type, shape and bytes; the same for the same weights from any file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def set_key(extractor: FeatureExtractor, source: Source, kind: FeatureKind) -> dict[str, Any]:
+    """Everything the numbers in a set depend on."""
+    return {
+        "weights": weights_digest(extractor.backbone),
+        "dataset": source.fingerprint(),
+        "images": len(source),
+        "preprocess": extractor.preprocess.describe(),
+        "compute_dtype": extractor.dtype,
+        **asdict(kind),
+    }
+
+
+def cached_features(
+    extractor: FeatureExtractor,
+    source: Source,
+    folder: Path,
+    kind: FeatureKind,
+    *,
+    max_bad_frac: float = 0.01,
+    quiet: bool = False,
+) -> FeatureSet:
+    """The features of ``source`` in ``folder``, computed only when they are not there yet.
+
+    Unreadable images are left out and listed in the manifest; above ``max_bad_frac`` of all images the call ends with
+    TooManyBadSamples. Several processes share the shards. Raises RunLocked when another program fills the same set.
+    """
+    key = set_key(extractor, source, kind)
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    out = folder / name
+    if (out / MANIFEST).is_file():
+        return FeatureSet(out)
+    with RunLock(out):
+        context.barrier()
+        shards = list(_fill(extractor, source, out, kind, quiet=quiet))
+        context.barrier()
+        if context.is_main():
+            _finish(out, key, shards, len(source), max_bad_frac)
+        context.barrier()
+    return FeatureSet(out, fresh=True)
+
+
+def _fill(extractor: FeatureExtractor, source: Source, out: Path, kind: FeatureKind, *, quiet: bool) -> Iterator[str]:
+    """Compute the shards of this process that are not there yet; yields the names of all shards."""
+    per_shard = _rows_a_shard(extractor, source, kind)
+    starts = range(0, len(source), per_shard)
+    world, rank = context.world_size(), context.rank()
+    with tqdm(total=len(source), unit=" images", desc="features", disable=quiet or not context.is_main()) as bar:
+        for number, start in enumerate(starts):
+            name = f"{number:05d}"
+            yield name
+            rows = range(start, min(start + per_shard, len(source)))
+            if number % world == rank and not (out / f"{name}.json").is_file():
+                tensors, skipped = _shard(extractor, source, rows, kind)
+                write_shard(
+                    out, name, tensors, kind.format, {"first": start, "skipped": [asdict(bad) for bad in skipped]}
+                )
+            bar.update(len(rows))
+
+
+def _shard(
+    extractor: FeatureExtractor, source: Source, rows: range, kind: FeatureKind
+) -> tuple[dict[str, Tensor], list[BadSample]]:
+    images = SourceImages(extractor, source, rows)
+    each = [tokens[0] for tokens in extractor.stream_prepared(images)]
+    tensors = _tensors(each, kind, same_grid=extractor.preprocess.size is not None)
+    tensors["index"] = torch.tensor(images.kept, dtype=torch.int64)
+    labels = [source.label(i) for i in images.kept]
+    if None not in labels:
+        tensors["labels"] = torch.tensor(labels, dtype=torch.int64)
+    return tensors, images.skipped
+
+
+def _tensors(each: list[Tokens], kind: FeatureKind, *, same_grid: bool) -> dict[str, Tensor]:
+    """Pooled: ``features [n, D]``. Patches: ``cls [n, D]``, ``storage [n, R, D]``, ``grid [n, 2]`` and ``patches``:
+    ``[n, P, D]``, or, when images keep their own size, one below the other ``[sum of P, D]``."""
+    dtype = DTYPES[kind.dtype]
+    if not each:
+        return {}
+    if kind.pool != "patches":
+        pooled = joined(each, kind.pool)
+        assert isinstance(pooled, Tensor)
+        return {"features": pooled.to(dtype)}
+    patches = torch.cat([tokens.patches if same_grid else tokens.patches[0] for tokens in each])
+    return {
+        "cls": torch.cat([tokens.cls for tokens in each]).to(dtype),
+        "storage": torch.cat([tokens.storage for tokens in each]).to(dtype),
+        "patches": patches.to(dtype),
+        "grid": torch.tensor([tokens.grid for tokens in each], dtype=torch.int64),
+    }
+
+
+def _rows_a_shard(extractor: FeatureExtractor, source: Source, kind: FeatureKind) -> int:
+    """Images of about SHARD_BYTES, at least one batch; a function of what the key holds, so that a resumed run agrees."""
+    width = int(getattr(extractor.backbone, "embed_dim", 1024))
+    vectors = 2 if kind.pool != "patches" else 1024
+    return max(64, min(SHARD_BYTES // (4 * width * vectors), 4096))
+
+
+def _finish(out: Path, key: dict[str, Any], names: list[str], images: int, max_bad_frac: float) -> None:
+    shards = [json.loads((out / f"{name}.json").read_text()) for name in names]
+    skipped = [bad for shard in shards for bad in shard["skipped"]]
+    if len(skipped) > max_bad_frac * images:
+        raise TooManyBadSamples(
+            f"{len(skipped)} of {images} images are unreadable, the first {skipped[0]['name']}: {skipped[0]['reason']}; "
+            f"mend the data or raise --max-bad-frac ({max_bad_frac:g})"
+        )
+    manifest = {
+        "format": "dinov3-features",
+        "format_version": FORMAT_VERSION,
+        "key": key,
+        "rows": images - len(skipped),
+        "skipped": skipped,
+        "shards": [{k: v for k, v in shard.items() if k != "skipped"} for shard in shards],
+    }
+    temporary = out / f"{MANIFEST}.tmp"
+    temporary.write_text(json.dumps(manifest, indent=1))
+    os.replace(temporary, out / MANIFEST)

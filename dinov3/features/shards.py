@@ -1,0 +1,80 @@
+"""Feature shards on disk: safetensors or npy, and beside each a small JSON file that makes it whole.
+
+Any language with a safetensors or npy reader can read them; the JSON names the files, their sizes and hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMATS = ("safetensors", "npy")
+
+
+def write_shard(folder: Path, name: str, tensors: dict[str, Tensor], form: str, facts: dict[str, Any]) -> None:
+    """Write ``name.safetensors``, or ``name.<tensor>.npy`` for each tensor, then ``name.json``, each complete or not at all."""
+    files: dict[str, Path] = {}
+    if form == "safetensors":
+        files[f"{name}.safetensors"] = folder / f"{name}.safetensors.tmp"
+        save_file(
+            {k: v.contiguous() for k, v in tensors.items()},
+            folder / f"{name}.safetensors.tmp",
+            metadata={"format": "pt"},
+        )
+    else:
+        for key, tensor in tensors.items():
+            files[f"{name}.{key}.npy"] = temporary = folder / f"{name}.{key}.npy.tmp"
+            with temporary.open("wb") as file:
+                np.save(file, tensor.numpy(), allow_pickle=False)
+    entry = {"name": name, "rows": len(tensors["index"]), "files": {}, **facts}
+    for final, temporary in files.items():
+        entry["files"][final] = {"size": temporary.stat().st_size, "sha256": _sha256(temporary)}
+        _flush(temporary)
+        os.replace(temporary, folder / final)
+    record = folder / f"{name}.json.tmp"
+    record.write_text(json.dumps(entry))
+    _flush(record)
+    os.replace(record, folder / f"{name}.json")
+
+
+def shard_is_whole(folder: Path, entry: dict[str, Any]) -> bool:
+    """Whether the files of ``entry`` (the content of its JSON) have the size and hash they were written with."""
+    return all(
+        (folder / name).is_file()
+        and (folder / name).stat().st_size == file["size"]
+        and _sha256(folder / name) == file["sha256"]
+        for name, file in entry["files"].items()
+    )
+
+
+def read_shard(folder: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
+    """Tensors by name."""
+    tensors: dict[str, Tensor] = {}
+    for file in entry["files"]:
+        path = folder / file
+        if path.suffix == ".npy":
+            tensors[path.name.split(".")[1]] = torch.from_numpy(np.load(path, allow_pickle=False))
+        else:
+            tensors |= load_file(path)
+    return tensors
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

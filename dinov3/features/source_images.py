@@ -1,0 +1,49 @@
+"""The images of a data source, read and prepared in threads; what cannot be read is left out and remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from dinov3.data.bad_samples import BadSample
+from dinov3.data.decode import read_image
+from dinov3.data.errors import BadImage
+from dinov3.data.sources import Source
+from dinov3.features.extract import FeatureExtractor, in_threads
+
+
+class SourceImages:
+    """Iterates once over prepared images ``[C, H, W]``. Afterwards ``kept`` has their indices, ``skipped`` the others."""
+
+    def __init__(self, extractor: FeatureExtractor, source: Source, indices: Sequence[int]) -> None:
+        self.kept: list[int] = []
+        self.skipped: list[BadSample] = []
+        self._extractor, self._source, self._indices = extractor, source, indices
+
+    def __iter__(self) -> Iterator[Tensor]:
+        results = in_threads(self._prepare, self._indices, self._extractor.threads)
+        for index, result in zip(self._indices, results, strict=True):
+            if isinstance(result, BadSample):
+                self.skipped.append(result)
+            else:
+                self.kept.append(index)
+                yield result
+
+    def _prepare(self, index: int) -> Tensor | BadSample:
+        try:
+            pixels = read_image(self._source, index)
+        except BadImage as error:
+            return BadSample(self._source.name(index), str(error))
+        return self._extractor.preprocess(pixels)
+
+
+def class_tokens(extractor: FeatureExtractor, source: Source, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Class tokens ``[N, D]`` and labels ``[N]`` of the chosen images that can be read; ValueError without labels."""
+    images = SourceImages(extractor, source, indices)
+    features = [tokens[0].cls for tokens in extractor.stream_prepared(images)]
+    labels = [source.label(index) for index in images.kept]
+    if not labels or None in labels:
+        raise ValueError(f"{source.name(indices[0])} has no label: k-NN needs a labelled data set")
+    return torch.cat(features), torch.tensor(labels)
