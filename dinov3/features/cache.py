@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -156,18 +156,23 @@ def _fill(extractor: FeatureExtractor, source: Source, out: Path, kind: FeatureK
             yield name
             rows = range(start, min(start + per_shard, len(source)))
             if number % world == rank and not (out / f"{name}.json").is_file():
-                tensors, skipped = _shard(extractor, source, rows, kind)
+                tensors, skipped = _shard(extractor, source, rows, kind, bar.update)
                 write_shard(
                     out, name, tensors, kind.format, {"first": start, "skipped": [asdict(bad) for bad in skipped]}
                 )
-            bar.update(len(rows))
+            else:
+                bar.update(len(rows))
 
 
 def _shard(
-    extractor: FeatureExtractor, source: Source, rows: range, kind: FeatureKind
+    extractor: FeatureExtractor, source: Source, rows: range, kind: FeatureKind, count: Callable[[int], object]
 ) -> tuple[dict[str, Tensor], list[BadSample]]:
     images = SourceImages(extractor, source, rows)
-    each = [tokens[0] for tokens in extractor.stream_prepared(images)]
+    each = []
+    for tokens in extractor.stream_prepared(images):
+        each.append(tokens[0])
+        count(1)
+    count(len(images.skipped))
     tensors = _tensors(each, kind, same_grid=extractor.preprocess.size is not None)
     tensors["index"] = torch.tensor(images.kept, dtype=torch.int64)
     labels = [source.label(i) for i in images.kept]

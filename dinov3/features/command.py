@@ -35,6 +35,12 @@ def add_extractor_arguments(parser: argparse.ArgumentParser) -> None:
         help="px: 224 (a square), 224x320 (height x width), train (the square the backbone was trained on), "
         "or native (each image's own, the default); always the whole image",
     )
+    parser.add_argument(
+        "--max-side",
+        type=int,
+        default=1024,
+        help="px: with --size native, larger images are shrunk to it (default 1024)",
+    )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 FORMATS = ("safetensors", "npy")
@@ -24,11 +24,8 @@ def write_shard(folder: Path, name: str, tensors: dict[str, Tensor], form: str, 
     files: dict[str, Path] = {}
     if form == "safetensors":
         files[f"{name}.safetensors"] = folder / f"{name}.safetensors.tmp"
-        save_file(
-            {k: v.contiguous() for k, v in tensors.items()},
-            folder / f"{name}.safetensors.tmp",
-            metadata={"format": "pt"},
-        )
+        # not save_file: that makes files only their owner can read
+        files[f"{name}.safetensors"].write_bytes(save({k: v.contiguous() for k, v in tensors.items()}))
     else:
         for key, tensor in tensors.items():
             files[f"{name}.{key}.npy"] = temporary = folder / f"{name}.{key}.npy.tmp"

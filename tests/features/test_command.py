@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinov3.cli import main
+from dinov3.engine.export import write_backbone
+from dinov3.models.vit import DinoVisionTransformer
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    model = DinoVisionTransformer(img_size=16, patch_size=8, embed_dim=32, depth=1, num_heads=2)
+    model.init_weights(torch.Generator().manual_seed(0))
+    (tmp_path / "weights").mkdir()
+    write_backbone(tmp_path / "weights", model.eval(), {"mean": [0.5] * 3, "std": [0.2] * 3, "size": 16})
+    return str(tmp_path / "weights")
+
+
+def features(weights: str, out: Path, *more: str) -> int:
+    return main(["features", "--weights", weights, "--data", "Synthetic:n=5:size=24", "--out", str(out), *more])
+
+
+def test_the_second_call_finds_what_the_first_wrote(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert features(weights, tmp_path / "out") == 0
+    assert "5 images in" in (first := capsys.readouterr().out)
+    assert "(computed)" in first
+    assert features(weights, tmp_path / "out") == 0
+    assert capsys.readouterr().out == first.replace("(computed)", "(already there)")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--size", "20"], "use 16 or 24"),
+        (["--weights", "/nowhere"], "/nowhere"),
+        (["--data", "/nowhere"], "/nowhere"),
+        (["--format", "npy", "--dtype", "bf16"], "npy has no bf16"),
+        (["--preset", "nonsense"], "nonsense"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_leaves_nothing(
+    weights: str, tmp_path: Path, more: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert features(weights, tmp_path / "out", *more) == 78
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
