@@ -17,6 +17,7 @@ from dinov3.train import command as train_command
 # Commands with a module of their own: ``add_arguments(parser)`` and ``execute(args) -> exit code``. Only the module of the
 # command that was asked for is imported, so that help is there at once.
 COMMANDS = {
+    "submit": ("dinov3.launch.command", "train on a SLURM cluster, or on this machine as it would run there"),
     "features": ("dinov3.features.command", "features of a data set through a frozen backbone, onto disk"),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from dinov3 import cli
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["config"], ["models"], ["export"], ["da3-check"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["submit"], ["config"], ["models"], ["export"], ["da3-check"]])
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([*command, "--help"])

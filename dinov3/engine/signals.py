@@ -12,18 +12,25 @@ SAME_REQUEST = 5.0
 
 
 class StopRequest:
-    """SIGTERM and SIGINT ask for a save and a clean exit; a second one ends the process at once."""
+    """SIGTERM, SIGINT and SIGUSR1 ask for a save and a clean exit, SIGUSR2 for a save and another turn in the queue.
+
+    SIGUSR2 is what SLURM sends before the time limit, and SIGTERM may follow at the limit while the save goes on. A
+    second SIGTERM, and SIGINT after any request, end the process at once. Handlers of a launcher are replaced.
+    """
 
     def __init__(self) -> None:
-        self.signal_name: str | None = None
-        self._first = 0.0
-        for number in (signal.SIGTERM, signal.SIGINT):
+        self.signal_name: str | None = None  # of the first
+        self.requeue = False  # SIGUSR2 was among them
+        self._first: dict[int, float] = {}  # signal -> when it came first
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.signal_name is None:
-            self.signal_name, self._first = signal.Signals(number).name, now
-        elif number == signal.SIGINT or now - self._first > SAME_REQUEST:
+        asked = self.signal_name is not None
+        self.signal_name = self.signal_name or signal.Signals(number).name
+        self.requeue |= number == signal.SIGUSR2
+        again = now - self._first.setdefault(number, now) > SAME_REQUEST
+        if (number == signal.SIGINT and asked) or (number == signal.SIGTERM and again):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

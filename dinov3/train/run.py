@@ -25,6 +25,7 @@ from dinov3.data.loader import CropLoader
 from dinov3.data.sources import DataError, Source, parse_dataset
 from dinov3.data.sources.source import PartlyDamaged
 from dinov3.distributed import context
+from dinov3.distributed.collectives import all_reduce_max
 from dinov3.engine import precision
 from dinov3.engine.agreement import same_on_all
 from dinov3.engine.checkpoint import load_tensors, step_of
@@ -32,6 +33,7 @@ from dinov3.engine.lock import RunLock, RunLocked
 from dinov3.engine.manifest import read_train_state
 from dinov3.engine.metrics import MetricsFile, ProgressLine
 from dinov3.engine.optim import build_optimizer
+from dinov3.engine.requeue import requeue
 from dinov3.engine.schedules import Schedules, build_schedules
 from dinov3.engine.signals import StopRequest
 from dinov3.engine.state import allocate_optimizer_state, training_tensors
@@ -282,7 +284,7 @@ def train_and_save(training: Training, source: Source, out: Path, until: int) ->
         if last or (counters.step % period == 0 and not counters.skipped_in_a_row):
             saver.save(must=last)
         if not finished:
-            print(f"\n{training.stop.signal_name}: saved at step {counters.step}; the same command continues")
+            stop_here(training)
             return EXIT_PREEMPTED
         look(training, out)
     training.progress.close()
@@ -301,6 +303,18 @@ def look(training: Training, out: Path) -> None:
     training.watchdog.beat(f"evaluating step {training.counters.step}", slow=True)
     evidence.look(training, out)
     context.barrier()
+
+
+def stop_here(training: Training) -> None:
+    """The state is saved and a signal, perhaps another process's, asked to stop: requeue when it was SIGUSR2."""
+    stop = training.stop
+    wanted = torch.tensor(float(stop.requeue), device=training.model.precision.device)
+    again = bool(all_reduce_max(wanted))
+    if context.is_main():
+        what_next = requeue() if again else "the same command continues"
+        name = stop.signal_name or "a signal to another process"
+        print(f"\n{name}: saved at step {training.counters.step}; {what_next}", flush=True)
+    context.barrier()  # srun ends all processes as soon as one of them has
 
 
 def next_multiple(step: int, period: int) -> int:

@@ -1,0 +1,130 @@
+"""What a job asks the scheduler for: one table for the options of ``dinov3 submit`` and for the YAML of a cluster."""
+
+# ruff: noqa: RUF009 - key() makes a dataclass field
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+from dinov3.config.convert import convert_block
+from dinov3.config.errors import ConfigError, KeyProblem
+from dinov3.config.spec import hints, key, spec_of, without_null
+from dinov3.config.yaml_file import read_yaml
+
+CLOCK = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]\d)(?::[0-5]\d)?")
+SBATCH_OPTION = re.compile(r"[a-z][a-z0-9-]*")
+
+
+@dataclass
+class Resources:
+    nodes: int = key(1, "machines", ge=1)
+    gpus_per_node: int | None = key(None, "GPUs on each machine; default: 8, with --local those there are", ge=0)
+    tasks_per_node: int | None = key(None, "processes on each machine; default: one a GPU, without GPUs one", ge=1)
+    cpus_per_task: int | None = key(None, "cores of each process; default: train.num_workers + 2", ge=1)
+    mem: str | None = key(None, "memory of each machine, e.g. 480G; 0: all of it")
+    time: str = key("24:00:00", "time limit, [days-]hours:minutes[:seconds] or minutes; the job requeues itself")
+    partition: str | None = key(None, "partition, or several with commas")
+    account: str | None = key(None, "account that pays")
+    qos: str | None = key(None, "quality of service")
+    constraint: str | None = key(None, "features the machines must have")
+    job_name: str | None = key(None, "name in the queue; default: that of the run folder")
+    launcher: Literal["srun", "torchrun"] = key("srun", "who starts the processes of a machine")
+    python: str | None = key(
+        None, "command for Python in the job, e.g. `apptainer exec --nv /images/train.sif python`; default: this Python"
+    )
+    setup: list[str] = key([], "shell line to run before the start, e.g. `module load cuda/12.8`; may be repeated")
+    srun_args: list[str] = key(
+        [], "argument for srun, e.g. --srun-args=--container-image=/images/train.sqsh; may be repeated"
+    )
+    sbatch: dict[str, str] = key({}, "any other option of sbatch, e.g. exclude=node07; may be repeated")
+
+    @property
+    def tasks(self) -> int:
+        """Training processes on each machine."""
+        return self.tasks_per_node or max(1, self.gpus)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs on each machine."""
+        return 8 if self.gpus_per_node is None else self.gpus_per_node
+
+    @property
+    def minutes(self) -> int:
+        """The time limit. KeyProblem when ``time`` is none."""
+        if self.time.isdigit() and int(self.time) > 0:
+            return int(self.time)
+        match = CLOCK.fullmatch(self.time)
+        parts = {k: int(v or 0) for k, v in match.groupdict().items()} if match else {}
+        total = parts.get("days", 0) * 1440 + parts.get("hours", 0) * 60 + parts.get("minutes", 0)
+        if total == 0:
+            raise KeyProblem("time", f"{self.time!r} is not a time limit: write [days-]hours:minutes, or minutes")
+        return total
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One option for every key of Resources."""
+    group = parser.add_argument_group("resources", "Also keys of the YAML given by --cluster; the command line wins.")
+    for field in fields(Resources):
+        spec, hint = spec_of(field), without_null(hints(Resources)[field.name])
+        many = get_origin(hint) in (list, dict)
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            action="append" if many else "store",
+            metavar={"setup": "LINE", "srun_args": "ARG", "sbatch": "option=value", "launcher": "srun|torchrun"}.get(
+                field.name, "N" if hint is int else "TEXT"
+            ),
+            help=spec.meaning + ("" if many or field.default is None else f" (default: {field.default})"),
+        )
+
+
+def read_resources(args: argparse.Namespace) -> Resources:
+    """Defaults <- ``--cluster`` YAML <- options. ConfigError names the file or the option."""
+    given = {f.name: value for f in fields(Resources) if (value := getattr(args, f.name)) is not None}
+    source = str(args.cluster) if args.cluster else "command line"
+    try:
+        tree: dict[str, Any] = dict(read_yaml(args.cluster)) if args.cluster else {}
+        _check(convert(tree))
+        source = "command line"
+        if "sbatch" in given:
+            given["sbatch"] = dict(tree.get("sbatch") or {}, **_pairs(given["sbatch"]))
+        return _check(convert(tree | given))
+    except KeyProblem as problem:
+        name = problem.key if source != "command line" else f"--{problem.key.replace('_', '-')}"
+        raise ConfigError(source, name, problem.problem) from None
+
+
+def convert(tree: dict[str, Any]) -> Resources:
+    """A tree of text as Resources; an unknown key names the nearest."""
+    known = [f.name for f in fields(Resources)]
+    for name in tree:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise KeyProblem(name, f"unknown key (did you mean {close[0]}?)" if close else f"not one of {known}")
+    return convert_block(tree, Resources, "")
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise KeyProblem("sbatch", f"{text!r} is not option=value")
+        pairs[name.removeprefix("--")] = value
+    return pairs
+
+
+def _check(resources: Resources) -> Resources:
+    _ = resources.minutes
+    for name in resources.sbatch:
+        if not SBATCH_OPTION.fullmatch(name):
+            raise KeyProblem("sbatch", f"{name!r} is not the long name of an option of sbatch")
+    return resources
+
+
+def absolute(path: Path) -> Path:
+    """Where a path of the command line lies, whatever folder the job starts in."""
+    return path.expanduser().absolute()

@@ -1,0 +1,153 @@
+"""Signals through every launcher: torchrun (F5), submitit's local executor (F6), a SLURM of stubs (F4, SIGUSR2)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dinov3.engine.checkpoint import read_tensors, step_folders
+from dinov3.engine.metrics import read_metrics
+from dinov3.engine.state import digest
+from dinov3.launch import local, slurm
+from dinov3.launch.job import TorchrunJob, TrainingJob
+from dinov3.launch.resources import Resources
+from tests.train.tiny import command
+
+TIMES = ("images_per_second", "data_wait")
+# 24 steps, no checkpoint but those that a signal asks for.
+LONG = {"optim__epochs": 6, "checkpointing__period": 1000, "evaluation__pictures": "false"}
+SRUN = """#!{python}
+import os, subprocess, sys
+start, n = sys.argv.index(sys.executable), {tasks}
+folder = sys.argv[-1]
+log = open(os.path.join(folder, "output"), "ab")
+tasks = []
+for i in range(n):
+    env = dict(os.environ, SLURM_PROCID=str(i), SLURM_LOCALID=str(i), SLURM_NTASKS=str(n), SLURM_NODEID="0")
+    env.update(SLURM_JOB_NUM_NODES="1", SLURM_JOB_NODELIST="localhost")
+    tasks.append(subprocess.Popen(sys.argv[start:], env=env, stdout=log, stderr=log))
+with open(os.path.join(folder, "pids"), "w") as file:
+    file.write(" ".join(str(task.pid) for task in tasks))
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen in {seconds} s"
+        time.sleep(0.01)
+
+
+def steps(out: Path) -> list[int]:
+    return [row["iteration"] for row in read_metrics(out / "metrics.jsonl")]
+
+
+def last_step(out: Path) -> int:
+    return int(step_folders(out)[-1].name.removeprefix("step-"))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.nightly)])
+def test_torchrun_told_to_stop_saves_and_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
+    job = TorchrunJob(tuple(command(tmp_path, train__batch_size_per_gpu=4, train__num_workers=1, **LONG)), 2)
+    port = str(20000 + os.getpid() % 20000)
+    torchrun = subprocess.Popen(job.command("--master-port", port), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for(lambda: len(steps(tmp_path)) >= 2 or torchrun.poll() is not None, "the second step")
+    workers = descendants(torchrun.pid)
+    torchrun.send_signal(number)
+    _, error = torchrun.communicate(timeout=120)
+    assert len(workers) >= 4, error.decode()[-2000:]  # two training processes with a loader process each
+    wait_for(lambda: not any(map(alive, workers)), "the end of all processes", seconds=10)
+    assert 2 <= last_step(tmp_path) < 24
+    assert steps(tmp_path) == list(range(last_step(tmp_path)))
+
+
+def run_local(out: Path, *, interrupt: bool) -> str:
+    """A run of 24 steps under the local executor; its output."""
+    executor = local.executor(out / "slurm", tasks=1, gpus=0, minutes=10, notice=60)
+    job = executor.submit(TrainingJob(tuple(command(out, **LONG))))
+    if interrupt:
+        wait_for(lambda: len(steps(out)) >= 2, "the second step")
+        job._interrupt()
+    assert local.follow(job) == 0
+    return (out / "slurm" / f"{job.job_id}_0_log.out").read_text()
+
+
+def test_a_preempted_local_job_requeues_itself_and_continues_bit_for_bit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = run_local(tmp_path / "preempted", interrupt=True)
+    assert log.count("SIGUSR2: saved at step ") == 1
+    assert "resumed    at step" in log
+    assert "resumed" in capsys.readouterr().out, "the output is shown while it comes"
+    run_local(tmp_path / "reference", interrupt=False)
+    rows = [
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(tmp_path / name / "metrics.jsonl")]
+        for name in ("preempted", "reference")
+    ]
+    assert rows[0] == rows[1]
+    assert steps(tmp_path / "preempted") == list(range(24))
+    ends = [step_folders(tmp_path / name)[-1] / "state" for name in ("preempted", "reference")]
+    assert digest(read_tensors(ends[0], prefix="")) == digest(read_tensors(ends[1], prefix=""))
+
+
+def stub(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def test_usr2_saves_on_all_ranks_and_requeues_once_and_the_next_turn_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub(tmp_path / "sbatch", f'#!/bin/sh\ncp "$1" {tmp_path}/script.sh\necho Submitted batch job 4242\n')
+    stub(tmp_path / "scontrol", f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.log\n')
+    stub(tmp_path / "srun", SRUN.format(python=sys.executable, tasks=2))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    out = tmp_path / "run"
+    logs = out / "slurm"
+    resources = Resources(gpus_per_node=0, tasks_per_node=2)
+    executor = slurm.executor(resources, logs, notice=60, cpus_per_task=1, name="x")
+    slurm.submit(executor, TrainingJob(tuple(command(out, train__batch_size_per_gpu=4, **LONG))))
+    turn = ["bash", str(tmp_path / "script.sh")]
+
+    job = subprocess.Popen(turn, env=os.environ | {"SLURM_JOB_ID": "4242"})
+    wait_for(lambda: len(steps(out)) >= 2 or job.poll() is not None, "the second step")
+    for pid in (logs / "pids").read_text().split():
+        os.kill(int(pid), signal.SIGUSR2)
+    assert job.wait(120) == 85, (logs / "output").read_text()[-2000:]
+    saved = last_step(out)
+    assert steps(out) == list(range(saved))
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 4242\n"
+    assert f"SIGUSR2: saved at step {saved}; job 4242 is back in the queue" in (logs / "output").read_text()
+
+    again = subprocess.run(turn, env=os.environ | {"SLURM_JOB_ID": "4242"}, timeout=120)
+    assert again.returncode == 0, (logs / "output").read_text()[-2000:]
+    assert steps(out) == list(range(24))
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 4242\n"
