@@ -79,6 +79,11 @@ class IbotConfig:
 @dataclass
 class GramConfig:
     use_loss: bool = key(False, "keep patch similarities close to those of an older teacher")
+    source: Literal["init", "ema", "self", "path"] | None = key(
+        None,
+        "where the older teacher comes from: the weights this run starts from, the EMA teacher as it is, a copy of it "
+        "from it_load_ema_teacher on, the file ckpt; null: as the three keys below say",
+    )
     compute_stats: bool = key(False, "log similarity statistics")
     loss_weight: float = key(1.0, "weight of the term", ge=0)
     ema_teacher: bool = key(False, "the EMA teacher is the Gram teacher")
@@ -94,6 +99,17 @@ class GramConfig:
     img_level: bool = key(False, "similarities within an image instead of within the batch")
     remove_neg: bool = key(False, "set negative similarities of both sides to 0")
     remove_only_teacher_neg: bool = key(False, "set negative similarities of the teacher to 0")
+    remove_only_teacher_neg_rule: Literal["official", "published"] = key(
+        "official",
+        "official: what DINOv3's code does, the student's stay; published: what it was written to do, the student's "
+        "become 0 where the teacher's were negative too",
+    )
+    max_tokens: int | None = key(
+        None,
+        "compare so many tokens at most, the same ones of student and teacher: of each image with img_level, else of "
+        "the batch; null: all",
+        ge=2,
+    )
     tokens_used: Literal["all", "masked", "unmasked"] = key("all", "patches the term looks at")
     global_teacher_resize_method: Literal["bicubic", "bilinear", "nearest", "area"] = key(
         "bicubic", "how teacher patches are brought to the student's grid"

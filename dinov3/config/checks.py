@@ -146,7 +146,9 @@ def gram_teacher_has_a_source(cfg: Config) -> Problems:
     if not gram.use_loss:
         return
     if not gram.ema_teacher and gram.ckpt is None and gram.it_load_ema_teacher < 0:
-        yield "gram.ckpt", "null leaves the Gram teacher without weights: give a file, or gram.ema_teacher=true"
+        yield "gram.ckpt", "null leaves the Gram teacher without weights: give a file, or gram.source=init, ema or self"
+    if gram.remove_neg and gram.remove_only_teacher_neg:
+        yield "gram.remove_only_teacher_neg", "true, but gram.remove_neg is true as well: set one of them to false"
     if gram.tokens_used != "all" and gram.img_level:
         yield "gram.tokens_used", f"{gram.tokens_used} differs in number from image to image: set gram.img_level=false"
 

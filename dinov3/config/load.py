@@ -14,6 +14,7 @@ from dinov3.config.convert import as_text, convert, convert_block
 from dinov3.config.default_yaml import default_yaml
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import ConfigError, KeyProblem
+from dinov3.config.gram_source import resolve_gram_source
 from dinov3.config.names import accepts_text, hint_of, types_of_keys
 from dinov3.config.published import IGNORED
 from dinov3.config.references import flat, resolve_references
@@ -133,6 +134,7 @@ def _typed(tree: Tree, origin: dict[str, str]) -> Config:
     refuse_lists_of_sizes(dict(flat(tree)))
     cfg = convert_block(tree, Config, "")
     refuse_unbuilt(dict(flat(asdict(cfg))), dict(flat(asdict(default))))
+    resolve_gram_source(cfg.gram)
     check(cfg)
     return cfg
 

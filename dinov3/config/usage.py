@@ -18,6 +18,7 @@ from dinov3.config.schema import Config
 from dinov3.config.spec import block_of, choices_of, hints, leaves
 from dinov3.config.unbuilt import feature_of
 
+DERIVES = {"derived", "gram_source"}  # files beside this one
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_CLASSES = {name: c for name, c in vars(schema).items() if isinstance(c, type) and is_dataclass(c)}
 BLOCKS = {name: block_of(hint) for name, hint in hints(Config).items()}
@@ -204,11 +205,11 @@ def _file_and_line(place: str) -> tuple[str, int]:
 
 @cache
 def places_by_key() -> dict[str, tuple[str, ...]]:
-    """For every leaf, the lines of this project that read it. Of the config folder only ``derived.py`` counts."""
+    """For every leaf, the lines of this project that read it. Of the config folder only what derives values counts."""
     files = [p for room in ("dinov3", "utility") for p in sorted((ROOT / room).rglob("*.py"))]
     own = Path(__file__).parent
     places = read_places(
-        {p.relative_to(ROOT).as_posix(): p.read_text() for p in files if p.parent != own or p.stem == "derived"}
+        {p.relative_to(ROOT).as_posix(): p.read_text() for p in files if p.parent != own or p.stem in DERIVES}
     )
     return {leaf.key: tuple(places.get((leaf.owner, leaf.name), ())) for leaf in leaves(Config, Config())}
 

@@ -72,11 +72,15 @@ def gram_loss(
         return F.mse_loss(similarity, target)
 
 
-def negatives_rule(remove_neg: bool, remove_only_teacher_neg: bool) -> Negatives:
-    """The official meaning of the two config keys. Raises ValueError when both are set."""
+def negatives_rule(remove_neg: bool, remove_only_teacher_neg: bool, rule: str = "official") -> Negatives:
+    """The meaning of the two config keys; ``rule``: what DINOv3's code does with the second, ``official``, or was
+    written to do, ``published``. Raises ValueError when both are set.
+    """
     if remove_neg and remove_only_teacher_neg:
         raise ValueError("gram.remove_neg and gram.remove_only_teacher_neg are both true: choose one")
-    return "zero_both" if remove_neg else "zero_teacher" if remove_only_teacher_neg else "keep"
+    if remove_only_teacher_neg:
+        return "zero_shared" if rule == "published" else "zero_teacher"
+    return "zero_both" if remove_neg else "keep"
 
 
 def _similarity(tokens: Tensor, normalize: bool) -> Tensor:

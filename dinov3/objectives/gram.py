@@ -7,6 +7,8 @@ from torch import Tensor
 
 from dinov3.config.schema import Config
 from dinov3.contracts import LossTerm, StepContext
+from dinov3.data.randomness import digest
+from dinov3.distributed.context import rank
 from dinov3.engine.schedules import loss_weight_schedule
 from dinov3.losses.gram import gram_loss, negatives_rule
 from dinov3.objectives.base import Objective
@@ -19,11 +21,13 @@ class Gram(Objective):
 
     def __init__(self, cfg: Config, embed_dim: int) -> None:
         super().__init__()
-        self.cfg = cfg.gram
+        self.cfg, self.seed = cfg.gram, cfg.train.seed
         self.schedule = loss_weight_schedule(cfg)
         if not self.cfg.img_level or self.cfg.tokens_used != "all":
             self.joint_features = ("patches",)  # similarities between images, or images of unequal weight
-        self.negatives = negatives_rule(self.cfg.remove_neg, self.cfg.remove_only_teacher_neg)
+        self.negatives = negatives_rule(
+            self.cfg.remove_neg, self.cfg.remove_only_teacher_neg, self.cfg.remove_only_teacher_neg_rule
+        )
 
     def weight_at(self, iteration: int) -> float:
         return self.schedule[iteration]
@@ -34,7 +38,7 @@ class Gram(Objective):
             return LossTerm(student.sum() * 0, {})
         teacher: Tensor = ctx.teachers["gram"]["patches"]  # [G*B, P, D]
         chosen = select(student, teacher, ctx.batch.collated_masks, self.cfg.tokens_used)
-        value = self._loss(*chosen, img_level=self.cfg.img_level)
+        value = self._loss(*chosen, ctx.iteration, img_level=self.cfg.img_level)
         metrics: dict[str, Tensor | float] = {
             "gram_loss_weight": self.weight_at(ctx.iteration),
             "gram_loss": value.detach(),
@@ -43,11 +47,20 @@ class Gram(Objective):
             with torch.no_grad():
                 for tokens in ("masked", "unmasked"):
                     pair = select(student, teacher, ctx.batch.collated_masks, tokens)
-                    metrics[f"stats_only/{tokens}_gram_loss"] = self._loss(*pair, img_level=False)
+                    metrics[f"stats_only/{tokens}_gram_loss"] = self._loss(*pair, ctx.iteration, img_level=False)
         return LossTerm(value, metrics)
 
-    def _loss(self, student: Tensor, teacher: Tensor, *, img_level: bool) -> Tensor:
-        return gram_loss(student, teacher, normalize=self.cfg.normalized, img_level=img_level, negatives=self.negatives)
+    def _loss(self, student: Tensor, teacher: Tensor, iteration: int, *, img_level: bool) -> Tensor:
+        draws = digest(self.seed, "gram tokens", iteration, rank(), size=8)
+        return gram_loss(
+            student,
+            teacher,
+            normalize=self.cfg.normalized,
+            img_level=img_level,
+            negatives=self.negatives,
+            max_tokens=self.cfg.max_tokens,
+            generator=torch.Generator().manual_seed(int.from_bytes(draws, "little") >> 1),
+        )
 
 
 def select(student: Tensor, teacher: Tensor, masks: Tensor, tokens: str) -> tuple[Tensor, Tensor]:

@@ -86,6 +86,7 @@ def test_the_arguments_are_not_edited() -> None:
 def test_the_config_keys_become_one_rule() -> None:
     assert [negatives_rule(False, False), negatives_rule(True, False)] == ["keep", "zero_both"]
     assert negatives_rule(False, True) == "zero_teacher"
+    assert negatives_rule(False, True, "published") == "zero_shared"
     with pytest.raises(ValueError, match="both true"):
         negatives_rule(True, True)
 
