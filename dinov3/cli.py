@@ -18,6 +18,7 @@ from dinov3.train import command as train_command
 # command that was asked for is imported, so that help is there at once.
 COMMANDS = {
     "submit": ("dinov3.launch.command", "train on a SLURM cluster, or on this machine as it would run there"),
+    "data": ("dinov3.eval.data_check", "what is in a data set, before training depends on it"),
     "features": ("dinov3.features.command", "features of a data set through a frozen backbone, onto disk"),
 }
 
@@ -55,7 +56,7 @@ def _export(args: argparse.Namespace) -> int:
 
 def _reported(call: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """``call(args)``; foreseeable errors become one line on stderr and an exit code."""
-    from dinov3.data.errors import DataError, TooManyBadSamples
+    from dinov3.data.errors import DataError, LoaderError, TooManyBadSamples
     from dinov3.engine.checkpoint import CheckpointError
     from dinov3.engine.lock import RunLocked
     from dinov3.features.errors import FeatureError
@@ -67,7 +68,7 @@ def _reported(call: Callable[[argparse.Namespace], int], args: argparse.Namespac
         return train_command.fail(error, EXIT_LOCKED)
     except (ConfigError, DataError, WeightsError, FeatureError) as error:
         return train_command.fail(error, EXIT_CONFIG)
-    except (CheckpointError, TooManyBadSamples, OSError) as error:
+    except (CheckpointError, LoaderError, TooManyBadSamples, OSError) as error:
         return train_command.fail(error, EXIT_IO)
 
 
@@ -125,7 +126,13 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``dinov3``; returns the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = build_parser(argv[0] if argv else None).parse_args(argv)
+    parser = build_parser(argv[0] if argv else None)
+    args, rest = parser.parse_known_args(argv)
+    # argparse takes all positional words at the first of them; overrides may come after options too
+    if rest and hasattr(args, "opts") and not any(word.startswith("-") for word in rest):
+        args.opts += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         code: int = args.call(args)
         sys.stdout.flush()

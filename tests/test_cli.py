@@ -8,8 +8,10 @@ import pytest
 
 from dinov3 import cli
 
+COMMANDS = [[], ["train"], ["submit"], ["config"], ["models"], ["export"], ["da3-check"], ["data", "check"]]
 
-@pytest.mark.parametrize("command", [[], ["train"], ["submit"], ["config"], ["models"], ["export"], ["da3-check"]])
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([*command, "--help"])

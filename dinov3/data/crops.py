@@ -76,6 +76,18 @@ class CropGeometry:
         """Patches along one side of a global crop."""
         return self.global_size // self.patch_size
 
+    def boxes(self, draws: Sequence[Sequence[float]], height: int, width: int) -> list[Box]:
+        """One box a view of an image of this size, from BOX_DRAWS uniforms a view.
+
+        A local crop that lies in a global one (``parent_of``) has its box in that crop's pixels.
+        """
+        globals_ = [random_resized_box(own, height, width, self.global_scale) for own in draws[:GLOBAL_CROPS]]
+        if self.locals_in_globals:
+            size = self.local_size
+            offsets = [window_offset(own, self.global_size, size, self.patch_size) for own in draws[GLOBAL_CROPS:]]
+            return globals_ + [Box(top, left, size, size) for top, left in offsets]
+        return globals_ + [random_resized_box(own, height, width, self.local_scale) for own in draws[GLOBAL_CROPS:]]
+
     def parent_of(self, local: int) -> int:
         """The global crop that local crop number ``local`` lies in: half of them in each."""
         return 0 if local < self.local_number // 2 else 1

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dinov3.data.sources.source import Source
 
 Pixels = NDArray[np.uint8]  # [H, W, C]
+Stored = bytes | Pixels  # as a source keeps an image
 
 # No EPS, PDF or SVG: reading them runs programs. Naming the plugins registers the two that Pillow loads late.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
@@ -43,16 +44,38 @@ DAMAGED = (
 
 def read_image(source: Source, index: int) -> Pixels:
     """The image at ``index`` as ``[H, W, C]`` uint8, whatever way its source stores it. Raises BadImage."""
+    return to_pixels(read_stored(source, index))
+
+
+def read_stored(source: Source, index: int) -> Stored:
+    """The image at ``index`` as its source stores it. Raises BadImage."""
     try:
-        stored = source.read(index)
+        return source.read(index)
     except OSError as error:
         raise BadImage(f"{type(error).__name__}: {error}") from error
+
+
+def to_pixels(stored: Stored) -> Pixels:
+    """``[H, W, C]`` uint8 of what a source stores. Raises BadImage."""
     if isinstance(stored, bytes):
         return decode(stored)
     if stored.dtype != np.uint8 or stored.ndim != 3:
         raise BadImage(f"the source gave {stored.dtype} {stored.shape}, not uint8 [H, W, C]")
     check_size(stored.shape[1], stored.shape[0])
     return stored
+
+
+def kind_of(stored: Stored) -> str:
+    """Format and colour mode of what ``to_pixels`` can read: ``JPEG RGB``, ``PNG I;16``, ``pixels``."""
+    if not isinstance(stored, bytes):
+        return "pixels"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(stored), formats=FORMATS) as image:
+                return f"{image.format} {image.mode}"
+    except DAMAGED:
+        return "JPEG"  # the one format that is also read without Pillow
 
 
 def decode(data: bytes) -> Pixels:

@@ -12,15 +12,8 @@ from torch import Tensor
 from dinov3.config.schema import Config
 from dinov3.data.augmentation import PHOTOMETRIC_DRAWS
 from dinov3.data.bad_samples import BadSample
-from dinov3.data.crops import (
-    BOX_DRAWS,
-    GLOBAL_CROPS,
-    CropGeometry,
-    cut_and_resize,
-    random_resized_box,
-    window_offset,
-)
-from dinov3.data.decode import fit_channels, read_image
+from dinov3.data.crops import BOX_DRAWS, GLOBAL_CROPS, CropGeometry, cut_and_resize
+from dinov3.data.decode import Pixels, fit_channels, read_image
 from dinov3.data.errors import BadImage, TooManyBadSamples
 from dinov3.data.masking import MaskPlan
 from dinov3.data.randomness import generator
@@ -94,17 +87,24 @@ class SampleWriter:
         for i, epoch, index in zip(range(start, stop), epochs.tolist(), indices.tolist(), strict=True):
             if at_work_on is not None:
                 at_work_on.fill_(int(positions[i - start]))
-            rng = generator(self.seed, "crops", epoch, index)
-            draws = rng.random((self.geometry.views, BOX_DRAWS + PHOTOMETRIC_DRAWS))  # a row is a view's alone
+            draws = self.draws_of(epoch, index)
             draws_there[:, i] = draws[:, BOX_DRAWS:]
-            self._cut(slot, i, self._readable(epoch, index, bad), draws[:, :BOX_DRAWS].tolist())
+            self._cut(slot, i, torch.from_numpy(self.image_of(epoch, index, bad)), draws[:, :BOX_DRAWS].tolist())
         first = (self.rank * self.parts + part) * self.batch_size
         masks = self.masks.draw(position, range(first + start, first + stop))
         self.layout.masks.within(slot).numpy()[:, start:stop] = masks
         return bad
 
-    def _readable(self, epoch: int, index: int, bad: list[BadSample]) -> Tensor:
-        """The image ``[H, W, C]`` at ``index``, or the first readable one of those drawn in its place."""
+    def draws_of(self, epoch: int, index: int) -> NDArray[np.float64]:
+        """The uniforms ``[views, BOX_DRAWS + PHOTOMETRIC_DRAWS]`` of this sample: a row is a view's alone."""
+        rng = generator(self.seed, "crops", epoch, index)
+        return rng.random((self.geometry.views, BOX_DRAWS + PHOTOMETRIC_DRAWS))
+
+    def image_of(self, epoch: int, index: int, bad: list[BadSample]) -> Pixels:
+        """The image ``[H, W, C]`` at ``index``, or the first readable one of those drawn in its place.
+
+        Those that could not be read are added to ``bad``. Raises TooManyBadSamples when none can.
+        """
         for attempt in range(ATTEMPTS):
             chosen = index
             if attempt:
@@ -114,27 +114,19 @@ class SampleWriter:
             except BadImage as error:
                 bad.append(BadSample(self.source.name(chosen), str(error)))
                 continue
-            return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+            return np.require(pixels, requirements=["C", "W"])
         raise TooManyBadSamples(
             f"{ATTEMPTS} images in a row were unreadable, the last {bad[-1].name}: {bad[-1].reason}"
         )
 
     def _cut(self, slot: Tensor, i: int, image: Tensor, draws: list[list[float]]) -> None:
-        height, width, _ = image.shape
         geometry, layout = self.geometry, self.layout
         global_crops, local_crops = layout.global_crops.within(slot), layout.local_crops.within(slot)
-        for crop in range(GLOBAL_CROPS):
-            box = random_resized_box(draws[crop], height, width, geometry.global_scale)
+        boxes = geometry.boxes(draws, image.shape[0], image.shape[1])
+        for crop, box in enumerate(boxes[:GLOBAL_CROPS]):
             cut_and_resize(image, box, global_crops[crop, i])
             if layout.gram_crops is not None:
                 cut_and_resize(image, box, layout.gram_crops.within(slot)[crop, i])
-        size = geometry.local_size
-        for crop in range(geometry.local_number):
-            own = draws[GLOBAL_CROPS + crop]
-            if geometry.locals_in_globals:
-                parent = global_crops[geometry.parent_of(crop), i]
-                top, left = window_offset(own, geometry.global_size, size, geometry.patch_size)
-                local_crops[crop, i].copy_(parent[top : top + size, left : left + size])
-            else:
-                box = random_resized_box(own, height, width, geometry.local_scale)
-                cut_and_resize(image, box, local_crops[crop, i])
+        for crop, box in enumerate(boxes[GLOBAL_CROPS:]):
+            source = global_crops[geometry.parent_of(crop), i] if geometry.locals_in_globals else image
+            cut_and_resize(source, box, local_crops[crop, i])
