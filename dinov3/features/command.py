@@ -22,8 +22,8 @@ on where it was killed, and never returns features of something else.
 """
 
 
-def add_extractor_arguments(parser: argparse.ArgumentParser) -> None:
-    """What decides the features: weights and how they see an image."""
+def add_extractor_arguments(parser: argparse.ArgumentParser, *, size: str) -> None:
+    """What decides the features: weights and how they see an image; ``size`` is the default of ``--size``."""
     parser.add_argument("--weights", required=True, type=Path, help="run folder, export, or official weights")
     parser.add_argument(
         "--preset", help="released model the weights are of, when the file cannot tell (see dinov3 models)"
@@ -31,9 +31,9 @@ def add_extractor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         type=image_size,
-        default="native",
+        default=size,
         help="px: 224 (a square), 224x320 (height x width), train (the square the backbone was trained on), "
-        "or native (each image's own, the default); always the whole image",
+        f"or native (each image's own); always the whole image (default {size})",
     )
     parser.add_argument(
         "--max-side",
@@ -82,7 +82,7 @@ def extractor_from(args: argparse.Namespace) -> FeatureExtractor:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 features``."""
     parser.description = DESCRIPTION
-    add_extractor_arguments(parser)
+    add_extractor_arguments(parser, size="native")
     parser.add_argument("--data", required=True, help="folder, or a data set as in train.dataset_path")
     parser.add_argument("--out", required=True, type=Path, help="folder of feature sets")
     parser.add_argument("--pool", default="cls", choices=POOLS, help="one vector an image, or all patch tokens")

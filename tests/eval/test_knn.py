@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from dinov3.eval.knn import knn_accuracy, knn_predict
@@ -45,3 +46,18 @@ def test_scale_of_features_does_not_matter() -> None:
 
 def test_more_neighbours_than_images_are_cut() -> None:
     assert knn_accuracy(*clouds(8, 6), *clouds(8, 7), k=200) == 1.0
+
+
+def test_classes_are_those_of_scikit_learn_on_a_thousand_points() -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    g = torch.Generator().manual_seed(8)
+    train, test = torch.randn(1000, 16, generator=g), torch.randn(1000, 16, generator=g)
+    labels = torch.randint(7, (1000,), generator=g)
+    unit = [torch.nn.functional.normalize(x, dim=1).double().numpy() for x in (train, test)]
+    # of unit vectors, cosine = 1 - distance^2 / 2
+    theirs = KNeighborsClassifier(20, weights=lambda d: np.exp(-(d**2) / 2 / 0.07)).fit(unit[0], labels.numpy())
+    votes = knn_predict(train, labels, test, k=20, temperature=0.07, n_classes=7)
+    shares = votes / votes.sum(1, keepdim=True)
+    torch.testing.assert_close(shares.double(), torch.from_numpy(theirs.predict_proba(unit[1])), rtol=1e-4, atol=1e-6)
+    assert votes.argmax(1).tolist() == theirs.predict(unit[1]).tolist()

@@ -1,0 +1,145 @@
+"""``dinov3 eval knn|linear|logreg|retrieval``: how good are frozen features on labelled images?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinov3.data.sources import parse_dataset
+from dinov3.data.sources.index_cache import cache_root
+from dinov3.distributed import context
+from dinov3.eval.knn import knn_predict
+from dinov3.eval.labelled import Labelled, hold_out, labelled_features, same_classes
+from dinov3.eval.linear import LEARNING_RATES, fit_linear
+from dinov3.eval.logreg import fit_logreg
+from dinov3.eval.retrieval import retrieval_scores
+from dinov3.features.cache import FeatureKind, weights_digest
+from dinov3.features.command import add_extractor_arguments, extractor_from
+from dinov3.features.errors import FeatureError
+
+TASKS = {
+    "knn": "weighted k-nearest neighbours, for every --k and --temperature",
+    "linear": "a linear probe, its learning rate chosen on held-out training images",
+    "logreg": "logistic regression (scikit-learn), its penalty chosen on held-out training images",
+    "retrieval": "mean average precision and recall of cosine search",
+}
+POOLED = ("cls", "mean", "cls+mean")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dinov3 eval``."""
+    parser.description = "Accuracy of frozen features on any labelled data set: " + "; ".join(
+        f"{name}: {text}" for name, text in TASKS.items()
+    )
+    parser.add_argument("task", choices=TASKS)
+    add_extractor_arguments(parser, size="train")
+    parser.add_argument(
+        "--train", required=True, help="labelled images: class subfolders, or a data set as in train.dataset_path"
+    )
+    parser.add_argument(
+        "--test", help="labelled images to score on (default: every fifth image of each class of --train)"
+    )
+    parser.add_argument("--pool", default="cls", choices=POOLED)
+    parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="knn: neighbours")
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.07], help="knn: of the votes' weights")
+    parser.add_argument(
+        "--learning-rates", type=float, nargs="+", default=list(LEARNING_RATES), help="linear: the grid"
+    )
+    parser.add_argument("--epochs", type=int, default=30, help="linear: passes over the training features")
+    parser.add_argument("--seed", type=int, default=0, help="linear, logreg: of the held-out rows and their order")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    parser.add_argument("--cache", type=Path, help="folder of feature sets (default: in the user's cache folder)")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the command."""
+    if args.task == "logreg" and find_spec("sklearn") is None:
+        raise FeatureError("logreg needs scikit-learn: pip install 'dinov3[eval]'")
+    sources = {text: parse_dataset(text) for text in (args.train, args.test) if text is not None}
+    extractor = extractor_from(args)
+    kind, cache = FeatureKind(pool=args.pool), args.cache or cache_root() / "features"
+    sets = {t: labelled_features(extractor, s, t, kind, cache) for t, s in sources.items()}
+    if context.is_main():
+        train, test = hold_out(sets[args.train]) if args.test is None else (sets[args.train], sets[args.test])
+        test = same_classes(train, test)
+        try:
+            scores = score(args, train, test)
+        except ValueError as error:
+            raise FeatureError(str(error)) from error
+        report = {
+            "task": args.task,
+            "weights": str(args.weights),
+            "weights_sha256": weights_digest(extractor.backbone),
+            "train": args.train,
+            "test": args.test or "every fifth image of each class of train",
+            "images": {"train": len(train.labels), "test": len(test.labels)},
+            "classes": int(train.labels.max()) + 1,
+            "pool": args.pool,
+            "preprocess": extractor.preprocess.describe(),
+            "scores": scores,
+        }
+        print(table(report))
+        if args.out is not None:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(report, indent=1) + "\n")
+    context.teardown()
+    return 0
+
+
+def score(args: argparse.Namespace, train: Labelled, test: Labelled) -> list[dict[str, Any]]:
+    """One row a setting; accuracies and other scores between 0 and 1."""
+    n_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    if args.task == "knn":
+        return [_knn(train, test, k, t, n_classes) for k in args.k for t in args.temperature]
+    if args.task == "linear":
+        probe = fit_linear(
+            train.features,
+            train.labels,
+            n_classes=n_classes,
+            learning_rates=args.learning_rates,
+            epochs=args.epochs,
+            seed=args.seed,
+            quiet=False,
+        )
+        chosen = probe.learning_rate
+        row = {
+            "learning_rate": chosen,
+            "held_out": probe.validation[chosen],
+            "accuracy": _share(probe(test.features).argmax(1), test),
+        }
+        return [row]
+    if args.task == "logreg":
+        model = fit_logreg(train.features, train.labels, seed=args.seed)
+        predicted = torch.from_numpy(model.predict(test.features.numpy()))
+        return [{"C": float(model[-1].C), "accuracy": _share(predicted, test)}]
+    return [retrieval_scores(train.features, train.labels, test.features, test.labels)]
+
+
+def _knn(train: Labelled, test: Labelled, k: int, temperature: float, n_classes: int) -> dict[str, Any]:
+    votes = knn_predict(train.features, train.labels, test.features, k=k, temperature=temperature, n_classes=n_classes)
+    top5 = (votes.topk(min(5, n_classes), dim=1).indices == test.labels[:, None]).any(1).float().mean()
+    return {"k": k, "temperature": temperature, "accuracy": _share(votes.argmax(1), test), "top5": float(top5)}
+
+
+def _share(predicted: torch.Tensor, test: Labelled) -> float:
+    return float((predicted == test.labels).float().mean())
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for people: shares in per cent."""
+    rows = report["scores"]
+    settings = {"k", "temperature", "learning_rate", "C"}
+    cells = [
+        [key if key in settings else f"{key} %" for key in rows[0]],
+        *[[f"{v:g}" if k in settings else f"{100 * v:.2f}" for k, v in row.items()] for row in rows],
+    ]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    images = report["images"]
+    head = f"{report['task']}, {report['pool']} features of {report['weights']}: {images['train']:,} training and {images['test']:,} test images, {report['classes']} classes"
+    return "\n".join([head, *lines])

@@ -1,0 +1,70 @@
+"""Features with classes, and whether two sets mean the same by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dinov3.data.errors import DataError
+from dinov3.data.sources import Source
+from dinov3.features.cache import FeatureKind, cached_features
+from dinov3.features.extract import FeatureExtractor
+
+HOLD_OUT = 5  # without a test set, every fifth image of each class is one
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Vectors ``features [N, D]`` float32, ``labels [N]`` int64, and the classes' names when the source has them."""
+
+    features: Tensor
+    labels: Tensor
+    classes: list[str] | None
+
+
+def labelled_features(
+    extractor: FeatureExtractor, source: Source, text: str, kind: FeatureKind, cache: Path
+) -> Labelled:
+    """Features of a labelled source, from ``cache`` when they are there. DataError without labels."""
+    if source.label(0) is None:
+        raise DataError(f"{text}: {source.name(0)} has no label: evaluation needs class subfolders or labels")
+    features, labels = cached_features(extractor, source, cache, kind).pooled()
+    if labels is None:
+        raise DataError(f"{text}: some images have a label and some have none")
+    names = getattr(source, "classes", None)
+    return Labelled(features, labels, names if isinstance(names, list) else None)
+
+
+def same_classes(train: Labelled, test: Labelled) -> Labelled:
+    """``test`` with the numbers ``train`` gives its classes, matched by name where both have names.
+
+    Raises DataError for classes that only the test set has: none of their images could ever be right.
+    """
+    if train.classes is None or test.classes is None:
+        new = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
+        if new:
+            raise DataError(f"the test set has classes {new[:5]} that the training set does not have")
+        return test
+    number = {name: i for i, name in enumerate(train.classes)}
+    used = sorted({test.classes[label] for label in test.labels.tolist()})
+    new_names = [name for name in used if name not in number]
+    if new_names:
+        raise DataError(f"the test set has classes {new_names[:5]} that the training set does not have")
+    mapped = torch.tensor([number.get(name, -1) for name in test.classes])[test.labels]
+    return Labelled(test.features, mapped, train.classes)
+
+
+def hold_out(everything: Labelled) -> tuple[Labelled, Labelled]:
+    """(train, test) of one set: every fifth image of each class is for the test."""
+    place = torch.zeros(len(everything.labels), dtype=torch.int64)
+    for label in everything.labels.unique():
+        rows = (everything.labels == label).nonzero()[:, 0]
+        place[rows] = torch.arange(len(rows))
+    test = place % HOLD_OUT == HOLD_OUT - 1
+    if not test.any():
+        raise DataError(f"no class has {HOLD_OUT} images: give --test")
+    parts = [Labelled(everything.features[m], everything.labels[m], everything.classes) for m in (~test, test)]
+    return parts[0], parts[1]

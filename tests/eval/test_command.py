@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinov3.cli import main
+from dinov3.engine.export import write_backbone
+from dinov3.models.vit import DinoVisionTransformer
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, and three classes that any features tell apart: dark, gray, bright."""
+    root = tmp_path_factory.mktemp("eval")
+    model = DinoVisionTransformer(img_size=16, patch_size=8, embed_dim=32, depth=1, num_heads=2)
+    model.init_weights(torch.Generator().manual_seed(0))
+    (root / "weights").mkdir()
+    write_backbone(root / "weights", model.eval(), {"mean": [0.5] * 3, "std": [0.2] * 3, "size": 16})
+    rng = np.random.default_rng(0)
+    for split, names in (("train", ("bright", "dark", "gray")), ("test", ("dark", "gray"))):
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            level = {"dark": 20, "gray": 140, "bright": 220}[name]
+            for i in range(12):
+                pixels = (level + rng.integers(-3, 4, (16, 16, 3))).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+def evaluate(place: Path, task: str, *more: str, test: bool = True) -> int:
+    given = ["--test", str(place / "test")] if test else []
+    weights = ["--weights", str(place / "weights"), "--train", str(place / "train"), "--cache", str(place / "cache")]
+    return main(["eval", task, *weights, *given, *more])
+
+
+@pytest.mark.parametrize("task", ["knn", "linear", "logreg"])
+@pytest.mark.parametrize("test", [True, False])
+def test_plain_classes_are_told_apart_also_when_the_test_set_lacks_one(place: Path, task: str, test: bool) -> None:
+    out = place / f"{task}.json"
+    neighbours = ["--k", "5"] if task == "knn" else []
+    assert evaluate(place, task, *neighbours, "--out", str(out), test=test) == 0
+    report = json.loads(out.read_text())
+    assert report["scores"][0]["accuracy"] >= 0.99
+    assert report["images"]["test"] == (24 if test else 6)
+
+
+def test_retrieval_finds_the_class_first(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(place, "retrieval", "--pool", "mean") == 0
+    assert "recall@1 %" in capsys.readouterr().out
+
+
+def test_an_unlabelled_folder_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flat = str(place / "train" / "dark")
+    assert main(["eval", "knn", "--weights", str(place / "weights"), "--train", flat]) == 78
+    error = capsys.readouterr().err
+    assert "has no label" in error
+    assert error.count("\n") == 1
