@@ -11,6 +11,14 @@ from dinov3.config.spec import key
 
 
 @dataclass
+class DatasetPart:
+    """One of several data sets."""
+
+    path: str = key("", "a path, or Name:key=value:...", required=True, nonempty=True)
+    weight: float | None = key(None, "samples in proportion to the other weights; null: joined", gt=0)
+
+
+@dataclass
 class TrainConfig:
     batch_size_per_gpu: int = key(64, "images one process works on at once", unit="images", ge=1)
     gradient_accumulation_steps: int = key(
@@ -21,10 +29,12 @@ class TrainConfig:
         "exact: targets, KoLeo and other losses as of one batch of all images of the step, for kept teacher logits and "
         "a second pass; per_micro_batch: the mean over batches that know nothing of each other",
     )
-    dataset_path: str = key(
-        "Synthetic", "images to train on: a folder, tar shards, or Name:key=value:...", nonempty=True
+    dataset_path: str | list[str | DatasetPart] = key(
+        "Synthetic",
+        "images to train on: a path, Name:key=value:..., or a list of these: joined, or {path, weight} each: mixed",
+        nonempty=True,
     )
-    data_config: str | None = key(None, "file that mixes several data sets")
+    data_config: str | None = key(None, "file that mixes several data sets; here train.dataset_path does")
     output_dir: str = key(".", "run folder: checkpoints, metrics, config", nonempty=True)
     saveckp_freq: int = key(20, "epochs between checkpoints; checkpointing.period here", ge=0, dead=True)
     seed: int = key(0, "every random draw follows from it", ge=0, le=2**63 - 1)

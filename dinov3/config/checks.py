@@ -188,6 +188,13 @@ def da3_sees_the_grid_of_the_student(cfg: Config) -> Problems:
         yield "da3.enabled", f"true, but DA3 sees RGB and student.in_chans is {cfg.student.in_chans}: set it to false"
 
 
+def mixed_data_all_have_weights(cfg: Config) -> Problems:
+    named = cfg.train.dataset_path
+    weights = [getattr(part, "weight", None) for part in named] if isinstance(named, list) else []
+    if None in weights and any(weight is not None for weight in weights):
+        yield "train.dataset_path", "some data sets have a weight and some have none: give it to all or to none"
+
+
 def knn_has_both_sets(cfg: Config) -> Problems:
     knn = cfg.evaluation.knn
     for given, other in (("train", "test"), ("test", "train")):
@@ -225,6 +232,7 @@ CHECKS = (
     gram_teacher_has_a_source,
     distillation_has_its_files,
     da3_sees_the_grid_of_the_student,
+    mixed_data_all_have_weights,
     knn_has_both_sets,
     skipped_steps_are_ranges,
     allowed_changes_are_keys,

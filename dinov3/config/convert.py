@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any, TypeVar, get_args, get_origin
 
 from dinov3.config.errors import KeyProblem
-from dinov3.config.spec import block_of, choices_of, default_of, hints, is_optional, spec_of, without_null
+from dinov3.config.spec import arms_of, block_of, choices_of, default_of, hints, is_optional, spec_of, without_null
 
 T = TypeVar("T")
 
@@ -26,6 +26,8 @@ def describe(hint: Any) -> str:
     if choices := choices_of(inner):
         words = [as_text(c) for c in choices]
         text = words[0] if len(words) == 1 else f"one of {', '.join(words)}"
+    elif arms := arms_of(inner):
+        text = " or ".join(describe(arm) for arm in arms)
     elif get_origin(inner) is list:
         text = f"a list ({describe(get_args(inner)[0])} each)"
     elif block_of(inner) is not None or get_origin(inner) is dict:
@@ -56,6 +58,11 @@ def convert(value: Any, hint: Any, key: str) -> Any:
     if value == "None" and is_optional(hint):
         raise KeyProblem(key, "None is only a word in YAML, write null")
     inner = without_null(hint)
+    if arms := arms_of(inner):
+        fitting = [arm for arm in arms if _shape_of(arm) is (type(value) if isinstance(value, list | dict) else None)]
+        if not fitting:
+            raise _wrong(value, hint, key)
+        return convert(value, fitting[0], key)
     block = block_of(inner)
     if block is not None:
         return convert_block(value, block, key)
@@ -70,6 +77,13 @@ def convert(value: Any, hint: Any, key: str) -> Any:
             raise _wrong(value, hint, key)
         return {name: convert(item, get_args(inner)[1], f"{key}.{name}") for name, item in value.items()}
     return _scalar(value, inner, hint, key)
+
+
+def _shape_of(hint: Any) -> type | None:
+    """What YAML writes a value of this type as: list, dict, or None for a scalar."""
+    if block_of(hint) is not None or get_origin(hint) is dict:
+        return dict
+    return list if get_origin(hint) is list else None
 
 
 def _shown(value: Any) -> str:

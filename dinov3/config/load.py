@@ -15,7 +15,7 @@ from dinov3.config.default_yaml import default_yaml
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import ConfigError, KeyProblem
 from dinov3.config.gram_source import resolve_gram_source
-from dinov3.config.names import accepts_text, hint_of, types_of_keys
+from dinov3.config.names import accepts_list, accepts_text, hint_of, types_of_keys
 from dinov3.config.published import IGNORED
 from dinov3.config.references import flat, resolve_references
 from dinov3.config.schema import Config
@@ -77,6 +77,7 @@ def parse_override(text: str) -> Tree:
     value: Any = raw
     try:
         is_text = key not in IGNORED and accepts_text(hint_of(key))
+        is_text = is_text and not (raw[:1] == "[" and accepts_list(hint_of(key)))
     except KeyProblem as problem:
         raise ConfigError(COMMAND_LINE, problem.key, problem.problem) from None
     if is_text and raw in NULL_WORDS:

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 from dinov3.config.errors import KeyProblem
 from dinov3.config.schema import Config
-from dinov3.config.spec import block_of, hints, without_null
+from dinov3.config.spec import arms_of, block_of, hints, without_null
 
 
 def _walk(block: type, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -42,7 +42,14 @@ def hint_of(key: str) -> Any:
 def accepts_text(hint: Any) -> bool:
     """True when a bare word is a legal value: text and named choices."""
     inner = without_null(hint)
+    if arms := arms_of(inner):
+        return any(accepts_text(arm) for arm in arms)
     return inner is str or any(isinstance(choice, str) for choice in get_args(inner) if not isinstance(choice, type))
+
+
+def accepts_list(hint: Any) -> bool:
+    """True when a list is a legal value."""
+    return any(get_origin(arm) is list for arm in arms_of(hint) or (without_null(hint),))
 
 
 def nearest(key: str) -> list[str]:

@@ -44,10 +44,11 @@ def resolve_references(tree: Tree) -> None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value that holds a reference; blocks come as keys of their own."""
+    """Every text in a value that holds a reference; blocks come as keys of their own, but for those in a list."""
     if isinstance(value, list):
         for item in value:
-            yield from _texts(item)
+            for inner in item.values() if isinstance(item, dict) else (item,):
+                yield from _texts([inner] if isinstance(inner, dict) else inner)
     elif isinstance(value, str) and "${" in value:
         yield value
 

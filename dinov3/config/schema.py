@@ -26,6 +26,7 @@ from dinov3.config.blocks_model import (
 )
 from dinov3.config.blocks_train import (
     CheckpointingConfig,
+    DatasetPart,
     NanConfig,
     OptimConfig,
     ResumeConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "CropsConfig",
     "Da3Config",
     "DataConfig",
+    "DatasetPart",
     "DinoConfig",
     "DistillationConfig",
     "DistilledStudentConfig",

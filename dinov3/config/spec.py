@@ -48,6 +48,8 @@ class Spec:
         return f"{shown} is out of range: it must be {self.limits()}" if below or above else None
 
     def _problem_with_list(self, values: list[Any]) -> str | None:
+        if self.nonempty and not values:
+            return "must not be empty"
         if self.length is not None and len(values) != self.length:
             return f"{values} has {len(values)} values, {self.length} expected"
         for value in values:
@@ -101,6 +103,8 @@ def is_optional(hint: Any) -> bool:
 
 def without_null(hint: Any) -> Any:
     """The type behind ``X | None``."""
+    if arms_of(hint):
+        return hint
     return next(a for a in get_args(hint) if a is not type(None)) if is_optional(hint) else hint
 
 
@@ -108,6 +112,12 @@ def block_of(hint: Any) -> type | None:
     """The dataclass behind a type, None for a leaf."""
     inner = without_null(hint)
     return inner if isinstance(inner, type) and is_dataclass(inner) else None
+
+
+def arms_of(hint: Any) -> tuple[Any, ...]:
+    """The types of which a value may have any, null left out; nothing for a single type."""
+    arms = tuple(a for a in get_args(hint) if a is not type(None)) if get_origin(hint) in (Union, UnionType) else ()
+    return arms if len(arms) > 1 else ()
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ UNBUILT = (
     Unbuilt("train.cudagraphs", "CUDA graphs"),
     Unbuilt("student.pretrained_weights", "starting from given weights"),
     Unbuilt("student.resume_from_teacher_chkpt", "starting from a teacher checkpoint"),
-    Unbuilt("train.data_config", "mixing data sets by a file"),
+    Unbuilt("train.data_config", "mixing data sets by a file, as train.dataset_path does by a list of {path, weight}"),
 )
 # Published YAMLs of the high-resolution stage give lists here, one item a resolution.
 ONE_SIZE = (

@@ -19,8 +19,8 @@ from dinov3.contracts import CropBatch
 from dinov3.data.bad_samples import BadSample, BadSampleCount
 from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
 from dinov3.data.feed import BatchRenderer, DeviceFeed, HostFeed
-from dinov3.data.sampler import samples_at
 from dinov3.data.samples import SampleWriter
+from dinov3.data.sources.mixture import order_of
 from dinov3.data.sources.source import Source
 from dinov3.data.workers import Filler, InlineFiller, WorkerPool
 
@@ -97,7 +97,7 @@ class CropLoader(Iterator[CropBatch]):
     def names_at(self, positions: Iterable[int]) -> list[str]:
         """What the images at these positions of the stream are called."""
         wanted = np.array(list(positions), dtype=np.int64)
-        _, indices = samples_at(wanted, len(self._writer.source), self._writer.seed)
+        _, indices = order_of(self._writer.source).samples_at(wanted, self._writer.seed)
         return [self._writer.source.name(int(i)) for i in indices]
 
     def close(self) -> None:

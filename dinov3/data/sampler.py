@@ -4,11 +4,16 @@ Position p belongs to epoch p // N, and the image is the p % N-th of that epoch'
 keyed one, computed for any position alone: a Feistel network on a rows x columns grid just large enough for N, walked
 until it lands below N (Black & Rogaway 2002, "Ciphers with arbitrary finite domains"). Resuming is naming the position.
 Few images are simply shuffled: that is exact, and a Feistel network mixes badly when a coordinate has few values.
+
+Several datasets mixed by weight have an epoch each. Of every MIX_BLOCK samples each gives its fixed number, in an order
+shuffled anew for every block; so the k-th sample of a dataset is known for any position, and the epochs are its own.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +23,7 @@ from dinov3.data.randomness import digest, generator
 
 ROUNDS = 8
 SHUFFLED = 4096  # up to so many images the permutation is a table
+MIX_BLOCK = 2**16  # samples over which weights hold exactly; 1 ms to shuffle
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser (Stafford 2011)
 
 UInts = NDArray[np.uint64]
@@ -70,6 +76,72 @@ def samples_at(positions: NDArray[np.int64], n: int, seed: int) -> tuple[NDArray
         here = epochs == epoch
         indices[here] = permuted(places[here], n, seed, int(epoch))
     return epochs, indices
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which image comes when: of one dataset, or of several that are mixed.
+
+    ``sizes``: images of each; an index counts through all. ``slots``: how many of MIX_BLOCK samples each gives.
+    """
+
+    sizes: tuple[int, ...]
+    slots: tuple[int, ...] = (MIX_BLOCK,)
+
+    @classmethod
+    def mixed(cls, sizes: Sequence[int], weights: Sequence[float]) -> Order:
+        """``weights`` need not sum to 1. Raises ValueError for one too small to have a sample in a block."""
+        exact = np.array(weights, dtype=np.float64) / math.fsum(weights) * MIX_BLOCK
+        slots = np.floor(exact).astype(np.int64)
+        most_cut = np.argsort(slots - exact, kind="stable")  # largest remainders first
+        slots[most_cut[: MIX_BLOCK - int(slots.sum())]] += 1
+        if (slots == 0).any():
+            least = weights[int(slots.argmin())]
+            raise ValueError(f"weight {least:g} is less than 1/{MIX_BLOCK} of all weights together")
+        return cls(tuple(sizes), tuple(slots.tolist()))
+
+    def samples_at(self, positions: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(epochs ``[N]`` of the dataset an image is from, image indices ``[N]``) at these positions of the stream."""
+        if len(self.sizes) == 1:
+            return samples_at(positions, self.sizes[0], seed)
+        sources, counts = _mixed(positions, self.slots, seed)
+        epochs, indices = np.empty_like(positions), np.empty_like(positions)
+        for source in np.unique(sources):
+            here = sources == source
+            own = int.from_bytes(digest(seed, "mixed dataset", int(source), size=8), "little")
+            epochs[here], indices[here] = samples_at(counts[here], self.sizes[source], own)
+            indices[here] += sum(self.sizes[:source])
+        return epochs, indices
+
+    def dataset_of(self, index: int) -> range:
+        """The indices of the dataset that the image at ``index`` is from."""
+        start = 0
+        for size in self.sizes:
+            if index < start + size:
+                return range(start, start + size)
+            start += size
+        raise IndexError(f"{index} is not below {start}")
+
+
+def _mixed(positions: NDArray[np.int64], slots: tuple[int, ...], seed: int) -> tuple[NDArray[np.int64], ...]:
+    """(datasets ``[N]``, how many samples each of them gave before ``[N]``) at these positions."""
+    blocks, places = np.divmod(positions, MIX_BLOCK)
+    sources, counts = np.empty_like(positions), np.empty_like(positions)
+    for block in np.unique(blocks):
+        here = blocks == block
+        order, before = _arrangement(slots, seed, int(block))
+        sources[here] = order[places[here]]
+        counts[here] = int(block) * np.array(slots)[sources[here]] + before[places[here]]
+    return sources, counts
+
+
+@lru_cache(maxsize=4)
+def _arrangement(slots: tuple[int, ...], seed: int, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(dataset of each place of a block, how many places before have the same), ``[MIX_BLOCK]`` each."""
+    order = generator(seed, "mixture", block).permutation(np.repeat(np.arange(len(slots)), slots))
+    before = np.empty(MIX_BLOCK, dtype=np.int64)
+    before[np.argsort(order, kind="stable")] = np.concatenate([np.arange(n) for n in slots])
+    return order, before
 
 
 def rank_positions(position: int, batch_size: int, rank: int, world_size: int) -> NDArray[np.int64]:

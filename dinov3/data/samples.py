@@ -17,8 +17,9 @@ from dinov3.data.decode import Pixels, fit_channels, read_image
 from dinov3.data.errors import BadImage, TooManyBadSamples
 from dinov3.data.masking import MaskPlan
 from dinov3.data.randomness import generator
-from dinov3.data.sampler import rank_positions, samples_at
+from dinov3.data.sampler import rank_positions
 from dinov3.data.slots import SlotLayout
+from dinov3.data.sources.mixture import order_of
 from dinov3.data.sources.source import Source
 
 ATTEMPTS = 10  # images tried for one sample before the data is called unusable
@@ -81,7 +82,7 @@ class SampleWriter:
         the sample in work is kept in ``at_work_on`` (a scalar), for those who watch.
         """
         positions = self.positions(position, part)[start:stop]
-        epochs, indices = samples_at(positions, len(self.source), self.seed)
+        epochs, indices = order_of(self.source).samples_at(positions, self.seed)
         draws_there = self.layout.draws.within(slot).numpy()  # [views, B, PHOTOMETRIC_DRAWS]
         bad: list[BadSample] = []
         for i, epoch, index in zip(range(start, stop), epochs.tolist(), indices.tolist(), strict=True):
@@ -101,14 +102,15 @@ class SampleWriter:
         return rng.random((self.geometry.views, BOX_DRAWS + PHOTOMETRIC_DRAWS))
 
     def image_of(self, epoch: int, index: int, bad: list[BadSample]) -> Pixels:
-        """The image ``[H, W, C]`` at ``index``, or the first readable one of those drawn in its place.
+        """The image ``[H, W, C]`` at ``index``, or the first readable one drawn in its place, from the same dataset.
 
         Those that could not be read are added to ``bad``. Raises TooManyBadSamples when none can.
         """
         for attempt in range(ATTEMPTS):
             chosen = index
             if attempt:
-                chosen = int(generator(self.seed, "substitute", epoch, index, attempt).integers(len(self.source)))
+                others = order_of(self.source).dataset_of(index)
+                chosen = others[int(generator(self.seed, "substitute", epoch, index, attempt).integers(len(others)))]
             try:
                 pixels = fit_channels(read_image(self.source, chosen), self.geometry.channels)
             except BadImage as error:

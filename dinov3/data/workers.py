@@ -32,8 +32,8 @@ from torch import Tensor
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
 from dinov3.data.ring import Ring, SharedBytes
-from dinov3.data.sampler import samples_at
 from dinov3.data.samples import SampleWriter
+from dinov3.data.sources.mixture import order_of
 
 CHUNK = 8  # images a task: fewer cost more messages, more keep the first batch waiting
 PREFETCH = 2  # chunks a worker may be ahead
@@ -315,7 +315,7 @@ class WorkerPool:
         position = int(self._at_work_on[worker])
         if position == IDLE:
             return "between two images"
-        _, indices = samples_at(np.array([position]), len(self._writer.source), self._writer.seed)
+        _, indices = order_of(self._writer.source).samples_at(np.array([position]), self._writer.seed)
         return f"at sample {position}, {self._writer.source.name(int(indices[0]))}"
 
     def close(self) -> None:

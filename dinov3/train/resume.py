@@ -12,6 +12,7 @@ from typing import Any
 from dinov3.config.dump import to_dict
 from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
+from dinov3.data.sources.mixture import title
 from dinov3.distributed.context import is_main
 from dinov3.engine.agreement import same_on_all
 from dinov3.engine.checkpoint import CheckpointError, newest_valid, step_folders, step_of
@@ -102,7 +103,7 @@ def compare_with_start(cfg: Config, out: Path, start: Start, dataset: str) -> di
     before = read_train_state(start.found)["dataset"]
     if before is not None and before != dataset and "train.dataset_path" not in cfg.resume.allow:
         problem = (
-            f"{cfg.train.dataset_path} does not hold the images this run was started with (fingerprint {before}, now {dataset}); "
+            f"{title(cfg.train.dataset_path)} does not hold the images this run was started with (fingerprint {before}, now {dataset}); "
             "put them back, use another --output-dir, or add train.dataset_path to resume.allow"
         )
         raise ConfigError(str(out), "train.dataset_path", problem)

@@ -22,7 +22,8 @@ from dinov3.data.bad_samples import BadSample, BadSampleLog
 from dinov3.data.decode import fit_channels, read_image
 from dinov3.data.errors import BadImage
 from dinov3.data.loader import CropLoader
-from dinov3.data.sources import DataError, Source, parse_dataset
+from dinov3.data.sources import DataError, Mixture, Source, open_dataset, parse_dataset
+from dinov3.data.sources.mixture import title
 from dinov3.data.sources.source import PartlyDamaged
 from dinov3.distributed import context
 from dinov3.distributed.collectives import all_reduce_max
@@ -114,11 +115,11 @@ def checked_source(cfg: Config, world: int) -> Source:
     for text in (cfg.evaluation.knn.train, cfg.evaluation.knn.test):
         if text is not None and (labelled := parse_dataset(text)).label(0) is None:
             raise DataError(f"{text}: {labelled.name(0)} has no label: k-NN needs class subfolders or labels")
-    source = parse_dataset(cfg.train.dataset_path)
+    source = open_dataset(cfg.train.dataset_path)
     batch = images_per_process(cfg) * world
     if len(source) < batch:
         raise DataError(
-            f"{cfg.train.dataset_path}: {len(source)} images, fewer than one batch of {batch}: "
+            f"{title(cfg.train.dataset_path)}: {len(source)} images, fewer than one batch of {batch}: "
             "lower train.batch_size_per_gpu (or train.gradient_accumulation_steps) or add images"
         )
     check_channels(cfg, source)
@@ -127,6 +128,10 @@ def checked_source(cfg: Config, world: int) -> Source:
 
 def check_channels(cfg: Config, source: Source) -> None:
     """Look at the first image that can be read. DataError when its channels do not fit ``student.in_chans``."""
+    if isinstance(source, Mixture):
+        for part in source.parts:
+            check_channels(cfg, part)
+        return
     for index in range(min(len(source), 10)):
         with contextlib.suppress(BadImage, OSError):  # the loader counts and records those
             fit_channels(read_image(source, index), cfg.student.in_chans)
@@ -260,7 +265,8 @@ def start_up_block(training: Training, out: Path, source: Source, done: list[str
         f"dinov3 {__version__} in {out}",
         f"  device     {chosen.device.type} ({device}), {torch.get_num_threads()} threads, {chosen.name}: {chosen.reason}",
         f"  processes  {context.world_size()}, batch {each} each{accumulated}, effective batch {batch}",
-        f"  data       {cfg.train.dataset_path}: {len(source):,} images, {workers} workers{few}",
+        f"  data       {title(cfg.train.dataset_path)}: {len(source):,} images, {workers} workers{few}",
+        *[f"             {line}" for line in (source.table() if isinstance(source, Mixture) else [])],
         f"  student    {cfg.student.arch}, width {model.embed_dim}, {millions:.1f} M parameters",
         *[f"  {line}" for line in done],
         *[f"  {line}" for line in training.schedules.table(batch, training.until).splitlines()],

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dinov3.data import sampler
-from dinov3.data.sampler import permuted, rank_positions, samples_at
+from dinov3.data.sampler import MIX_BLOCK, Order, permuted, rank_positions, samples_at
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,3 +81,85 @@ def test_processes_share_one_global_batch_whatever_their_number(batch: int, posi
 def test_a_rank_outside_the_group_is_refused() -> None:
     with pytest.raises(ValueError, match="rank 2 is not one of 2 processes"):
         rank_positions(0, 4, 2, 2)
+
+
+WEIGHTS = (0.5, 0.3, 0.15, 0.05)
+SIZES = (70_000, 1_000, 37, 5_000)
+
+
+def owners(order: Order, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.searchsorted(np.cumsum(order.sizes), indices, side="right")
+
+
+def test_weights_hold_exactly_over_every_block_and_nearly_in_between() -> None:
+    order = Order.mixed(SIZES, WEIGHTS)
+    _, indices = order.samples_at(np.arange(2 * MIX_BLOCK), 0)
+    for block in (indices[:MIX_BLOCK], indices[MIX_BLOCK:]):
+        shares = np.bincount(owners(order, block), minlength=4) / MIX_BLOCK
+        assert np.abs(shares - WEIGHTS).max() <= 1 / MIX_BLOCK
+    batches = owners(order, indices).reshape(-1, 1024)
+    shares = np.stack([np.bincount(batch, minlength=4) for batch in batches]) / 1024
+    spread = np.sqrt(np.array(WEIGHTS) * (1 - np.array(WEIGHTS)) / 1024)
+    assert (np.abs(shares - WEIGHTS) < 5 * spread).all()
+    assert np.abs(shares.std(axis=0) / spread - 1).max() < 0.25  # as independent draws, not in a pattern
+
+
+def test_each_dataset_of_a_mixture_shows_every_image_once_an_epoch_of_its_own() -> None:
+    order = Order.mixed(SIZES, WEIGHTS)
+    epochs, indices = order.samples_at(np.arange(5 * MIX_BLOCK // 2), 3)
+    starts = np.cumsum([0, *SIZES])
+    for number, size in enumerate(SIZES):
+        own = owners(order, indices) == number
+        seen, when = indices[own] - starts[number], epochs[own]
+        assert (np.diff(when) >= 0).all()  # an epoch ends before the next begins
+        for epoch in range(int(when[-1])):
+            assert np.array_equal(np.sort(seen[when == epoch]), np.arange(size))
+        last = seen[when == when[-1]]
+        assert len(np.unique(last)) == len(last)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=6),
+    start=st.one_of(st.integers(0, 10**13), st.just(MIX_BLOCK - 20)),
+    world=st.sampled_from([1, 2, 4]),
+    seed=st.integers(0, 9),
+)
+def test_a_mixed_stream_is_the_same_for_any_processes_and_from_any_position(
+    weights: list[float], start: int, world: int, seed: int
+) -> None:
+    order = Order.mixed([100 + i for i in range(len(weights))], weights)
+    epochs, indices = order.samples_at(np.arange(start, start + 40), seed)
+    for rank in range(world):
+        share = rank_positions(start, 40 // world, rank, world)
+        its_epochs, its_indices = order.samples_at(share, seed)
+        assert np.array_equal(its_indices, indices[share - start])
+        assert np.array_equal(its_epochs, epochs[share - start])
+    for i in (0, 17, 39):
+        epoch, index = order.samples_at(np.array([start + i]), seed)
+        assert (epoch[0], index[0]) == (epochs[i], indices[i])
+
+
+def test_equal_datasets_of_a_mixture_are_shuffled_differently() -> None:
+    order = Order.mixed([500, 500], [1, 1])
+    _, indices = order.samples_at(np.arange(1000), 0)
+    first, second = indices[indices < 500][:400], indices[indices >= 500][:400] - 500
+    assert (first == second).mean() < 0.05
+
+
+def test_a_mixture_of_a_trillion_images_costs_no_more_far_into_the_stream() -> None:
+    order = Order.mixed([10**12, 10**6], [3, 1])
+    order.samples_at(np.arange(64), 0)
+    started = time.perf_counter()
+    epochs, _ = order.samples_at(np.arange(64) + 10**14, 0)
+    assert time.perf_counter() - started < 0.5
+    assert set(epochs.tolist()) == {75, 25 * 10**6 - 1}
+
+
+def test_weights_are_rounded_to_slots_that_fill_a_block() -> None:
+    assert Order.mixed([1, 1, 1], [1, 1, 1]).slots == (21846, 21845, 21845)
+    assert Order.mixed([1, 1], [3, 1]).slots == (49152, 16384)
+    with pytest.raises(ValueError, match="weight 1 is less than"):
+        Order.mixed([1, 1], [1, 10**6])
+    with pytest.raises(IndexError, match="7 is not below 7"):
+        Order((3, 4), (1, 1)).dataset_of(7)

@@ -9,17 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dinov3.data.decode import MAX_BYTES
 from dinov3.data.errors import BadImage, DataError
-from dinov3.data.sources import index_cache
+from dinov3.data.sources.index_cache import Index, Listing, Stamp, stamp_of
 from dinov3.data.sources.names import name_at, packed, printable
 from dinov3.data.sources.options import Options
 
@@ -38,11 +36,11 @@ def open_source(options: Options) -> ImageFolder:
 
 
 @dataclass
-class Listing:
-    """What a walk through a folder found. Paths are relative to it."""
+class Walk:
+    """What a walk through a folder found. Paths of images are relative to it."""
 
     images: list[bytes] = field(default_factory=list)
-    folders: list[bytes] = field(default_factory=list)
+    folders: dict[bytes, Stamp] = field(default_factory=dict)
     other_files: int = 0
     broken_links: int = 0
 
@@ -54,47 +52,23 @@ class ImageFolder:
         self.root = root.absolute()
         self.with_labels = with_labels
         check_folder(self.root)
-        key = str(self.root.resolve())
-        kept = index_cache.load("folders", key)
-        if kept is None:
-            arrays, facts, folders = index_of(self.root)
-            self._kept_in = index_cache.save("folders", key, arrays, facts, folders)
-            kept = arrays, facts, Path()
-        else:
-            self._kept_in = kept[2]
-        self._arrays: Mapping[str, NDArray[Any]] = kept[0]
-        self._facts: dict[str, Any] = kept[1]
-        self.classes: list[str] = self._facts["classes"] if with_labels else []
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        if self._kept_in is not None:
-            del state["_arrays"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self._kept_in is not None:
-            self._arrays = index_cache.open_arrays(self._kept_in)
+        self._index = Index.open("folders", str(self.root.resolve()), lambda: listing_of(self.root))
+        self.classes: list[str] = self._index.facts["classes"] if with_labels else []
 
     def __len__(self) -> int:
-        return len(self._arrays["name_ends"])
+        return len(self._index.arrays["name_ends"])
 
     def path(self, index: int) -> bytes:
         """The file's path."""
-        return os.path.join(os.fsencode(self.root), name_at(self._arrays, index))
+        return os.path.join(os.fsencode(self.root), name_at(self._index.arrays, index))
 
     def read(self, index: int) -> bytes:
         """The file's bytes."""
-        with open(self.path(index), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
-                raise BadImage(f"{size} bytes, more than {MAX_BYTES}")
-            return file.read()
+        return read_file(self.path(index))
 
     def label(self, index: int) -> int | None:
         """The number of its class, None for an image directly in the root."""
-        label = int(self._arrays["labels"][index])
+        label = int(self._index.arrays["labels"][index])
         return label if self.with_labels and label >= 0 else None
 
     def name(self, index: int) -> str:
@@ -103,7 +77,18 @@ class ImageFolder:
 
     def fingerprint(self) -> str:
         """A hash of the relative paths."""
-        return f"ImageFolder-{self._facts['fingerprint']}"
+        return f"ImageFolder-{self._index.facts['fingerprint']}"
+
+
+def read_file(path: bytes) -> bytes:
+    """What is in the file. Raises OSError, and BadImage for devices, pipes and files that are too large."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # before it is opened: a pipe would wait for ever, a device never end
+        raise BadImage("is not a file")
+    if status.st_size > MAX_BYTES:
+        raise BadImage(f"{status.st_size} bytes, more than {MAX_BYTES}")
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def check_folder(root: Path) -> None:
@@ -116,57 +101,57 @@ def check_folder(root: Path) -> None:
         raise DataError(f"{root}: cannot be listed; check its permissions")
 
 
-def index_of(root: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], Iterator[str]]:
-    """(arrays, facts, folders walked) of the images under ``root``. Raises DataError when there are none."""
-    listing = walk(os.fsencode(root))
-    found = f"{listing.other_files} other files, {listing.broken_links} broken links"
-    if not listing.images:
+def listing_of(root: Path) -> Listing:
+    """The images under ``root``. Raises DataError when there are none."""
+    found = walk(os.fsencode(root))
+    others = f"{found.other_files} other files, {found.broken_links} broken links"
+    if not found.images:
         kinds = " ".join(suffix.decode() for suffix in SUFFIXES)
-        raise DataError(f"{root}: contains no images ({found}); images end in {kinds}")
-    log.info("%s: %d images (%s)", root, len(listing.images), found)
-    heads = [name.split(b"/", 1)[0] if b"/" in name else b"" for name in listing.images]
+        raise DataError(f"{root}: contains no images ({others}); images end in {kinds}")
+    log.info("%s: %d images (%s)", root, len(found.images), others)
+    heads = [name.split(b"/", 1)[0] if b"/" in name else b"" for name in found.images]
     classes = sorted(set(heads) - {b""})
     number = {name: i for i, name in enumerate(classes)} | {b"": -1}
-    arrays = packed(listing.images) | {"labels": np.array([number[head] for head in heads], dtype=np.int32)}
+    arrays = packed(found.images) | {"labels": np.array([number[head] for head in heads], dtype=np.int32)}
     facts = {
         "classes": [printable(name) for name in classes],
-        "fingerprint": hashlib.blake2b(b"\0".join(listing.images), digest_size=16).hexdigest(),
+        "fingerprint": hashlib.blake2b(b"\0".join(found.images), digest_size=16).hexdigest(),
     }
-    return arrays, facts, (os.fsdecode(folder) for folder in listing.folders)
+    return Listing(arrays, facts, {os.fsdecode(folder): was for folder, was in found.folders.items()})
 
 
-def walk(root: bytes) -> Listing:
+def walk(root: bytes) -> Walk:
     """Everything under ``root``. Links are followed, each folder once; hidden files and folders are passed over."""
-    listing, seen, waiting = Listing(), set(), [root]
+    found, seen, waiting = Walk(), set(), [root]
     while waiting:
         folder = waiting.pop()
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:  # a link back up, or a second link to the same folder
             continue
         seen.add((status.st_dev, status.st_ino))
-        listing.folders.append(folder)
+        found.folders[folder] = stamp_of(status)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
         except PermissionError:
             raise DataError(f"{printable(folder)}: cannot be listed; check its permissions") from None
         for entry in entries:
-            _sort_in(entry, root, listing, waiting)
-    listing.images.sort()
-    return listing
+            _sort_in(entry, root, found, waiting)
+    found.images.sort()
+    return found
 
 
-def _sort_in(entry: os.DirEntry[bytes], root: bytes, listing: Listing, waiting: list[bytes]) -> None:
+def _sort_in(entry: os.DirEntry[bytes], root: bytes, found: Walk, waiting: list[bytes]) -> None:
     try:
         is_folder, is_file = entry.is_dir(), entry.is_file()
     except OSError:  # a link to itself
         is_folder = is_file = False
     if entry.name.startswith(b"."):
-        listing.other_files += is_file
+        found.other_files += is_file
     elif is_folder:
         waiting.append(entry.path)
     elif not is_file:
-        listing.broken_links += entry.is_symlink()
+        found.broken_links += entry.is_symlink()
     elif entry.name.lower().endswith(SUFFIXES):
-        listing.images.append(entry.path[len(root) :].lstrip(b"/"))
+        found.images.append(entry.path[len(root) :].lstrip(b"/"))
     else:
-        listing.other_files += 1
+        found.other_files += 1

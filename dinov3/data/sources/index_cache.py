@@ -7,15 +7,18 @@ the modification times and sizes of what it was made from are unchanged. It lies
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +27,46 @@ log = logging.getLogger(__name__)
 
 VERSION = 2  # of the facts; a list of another version is made again
 Arrays = Mapping[str, NDArray[Any]]
+Stamp = list[int]
+
+
+class Listing(NamedTuple):
+    """What was found in a dataset."""
+
+    arrays: Arrays
+    facts: dict[str, Any]  # as JSON
+    stamps: dict[str, Stamp]  # of every path it was made from, taken before it was looked at
+
+
+@dataclass
+class Index:
+    """A listing in use. Pickled it is small: the arrays stay in the folder they are kept in."""
+
+    arrays: Arrays
+    facts: dict[str, Any]
+    folder: Path | None  # None: nothing could be written
+
+    @classmethod
+    def open(cls, kind: str, key: str, make: Callable[[], Listing]) -> Index:
+        """The kept index of ``key``, made first when there is none that is up to date.
+
+        Of several processes on a machine that need it, one makes it and the others wait.
+        """
+        if kept := _load(kind, key):
+            return kept
+        with _locked(_pointer(kind, key)):
+            if kept := _load(kind, key):
+                return kept
+            listing = make()
+            return cls(listing.arrays, listing.facts, _save(kind, key, listing))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "arrays": self.arrays if self.folder is None else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.folder is not None:
+            self.arrays = _open_arrays(self.folder)
 
 
 def cache_root() -> Path:
@@ -32,14 +75,18 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "dinov3"
 
 
-def stamp(path: str | Path) -> list[int]:
+def stamp(path: str | bytes | Path) -> Stamp:
     """What changes when a folder gains or loses an entry, or a file is written."""
-    status = os.stat(path)
+    return stamp_of(os.stat(path))
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The stamp of a path whose status is known."""
     return [status.st_mtime_ns, status.st_size]
 
 
-def load(kind: str, key: str) -> tuple[Arrays, dict[str, Any], Path] | None:
-    """(arrays, facts, folder) of the list kept for ``key``; None when there is none or it is out of date."""
+def _load(kind: str, key: str) -> Index | None:
+    """None when there is no list for ``key`` or it is out of date."""
     pointer = _pointer(kind, key)
     try:
         entry = json.loads(pointer.read_text())
@@ -48,10 +95,10 @@ def load(kind: str, key: str) -> tuple[Arrays, dict[str, Any], Path] | None:
         if any(stamp(path) != was for path, was in entry["stamps"].items()):
             return None
         folder = pointer.parent / Path(entry["folder"]).name
-        arrays = open_arrays(folder)
+        arrays = _open_arrays(folder)
         if sorted(arrays) != entry["arrays"]:
             raise ValueError(f"{folder} has {sorted(arrays)}, not {entry['arrays']}")
-        return arrays, entry["facts"], folder
+        return Index(arrays, entry["facts"], folder)
     except FileNotFoundError:
         return None  # nothing kept, or something listed is gone: list again
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -59,21 +106,20 @@ def load(kind: str, key: str) -> tuple[Arrays, dict[str, Any], Path] | None:
         return None
 
 
-def save(kind: str, key: str, arrays: Arrays, facts: dict[str, Any], stamped: Iterable[str]) -> Path | None:
-    """Keep a list; its folder, or None where nothing can be written. ``stamped``: the paths it was made from."""
+def _save(kind: str, key: str, listing: Listing) -> Path | None:
+    """Keep a listing; its folder, or None where nothing can be written."""
     pointer = _pointer(kind, key)
     try:
-        pointer.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{pointer.stem}-", dir=pointer.parent))
-        for name, values in arrays.items():
+        for name, values in listing.arrays.items():
             np.save(folder / f"{name}.npy", values, allow_pickle=False)
         entry = {
             "version": VERSION,
             "key": key,
-            "facts": facts,
+            "facts": listing.facts,
             "folder": folder.name,
-            "arrays": sorted(arrays),
-            "stamps": {path: stamp(path) for path in stamped},
+            "arrays": sorted(listing.arrays),
+            "stamps": listing.stamps,
         }
         draft = folder / "entry.json"
         draft.write_text(json.dumps(entry))
@@ -87,7 +133,24 @@ def save(kind: str, key: str, arrays: Arrays, facts: dict[str, Any], stamped: It
     return folder
 
 
-def open_arrays(folder: Path) -> Arrays:
+@contextlib.contextmanager
+def _locked(pointer: Path) -> Iterator[None]:
+    """One process of this machine at a time. Where no lock can be had there is none: two lists are then made."""
+    try:
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(pointer.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_arrays(folder: Path) -> Arrays:
     """The arrays of a kept list as read-only memory maps."""
     return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
 

@@ -2,7 +2,8 @@
 
 ``Name`` is the module of this folder that defines ``open_source(options)``, in any case: ``Synthetic:n=1000``,
 ``ImageFolder:root=/photos``, ``ImageNet:split=TRAIN:root=/imagenet``. A ``:`` begins a new option only before
-``word=``, so paths may contain it; ``\\:`` is a plain colon anywhere. A path is a folder of images, or tar shards.
+``word=``, so paths may contain it; ``\\:`` is a plain colon anywhere. What a path holds is seen from its suffix, or,
+for a folder, from the files in it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import pkgutil
 import re
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import dinov3.data.sources as here
@@ -18,6 +20,28 @@ from dinov3.data.sources.options import Options, local_path
 from dinov3.data.sources.source import Source
 
 NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_]*)((?::[A-Za-z_]\w*=.*)?)", re.DOTALL)
+OFFICIAL = {  # DINOv3's other datasets: what to give instead
+    "imagenet22k": "give its class tars as Tar:root=FOLDER, or its class folders as a path",
+    "ade20k": "it is for segmentation; to pretrain on its images, give their folder as a path",
+    "cococaptions": "captions are not used; give the folder of its images as a path",
+    "nyu": "it is for depth; to pretrain on its images, give their folder as a path",
+}
+BY_SUFFIX = {
+    ".tar": ("tar", "root"),
+    ".parquet": ("parquet", "root"),
+    **dict.fromkeys((".h5", ".hdf5", ".hdf"), ("hdf5", "root")),
+    **dict.fromkeys((".mdb", ".lmdb"), ("lmdb", "root")),
+    **dict.fromkeys((".txt", ".csv", ".tsv"), ("filelist", "path")),
+}
+BY_CONTENT = {  # the first pattern that a folder has is what it is
+    "dataset_dict.json": "huggingface",
+    "state.json": "huggingface",
+    "data.mdb": "lmdb",
+    "*.tar": "tar",
+    "*.parquet": "parquet",
+    "*.h5": "hdf5",
+    "*.hdf5": "hdf5",
+}
 NEXT_OPTION = re.compile(r"(?<!\\):(?=[A-Za-z_]\w*=)")
 
 
@@ -36,6 +60,8 @@ def parse_dataset(text: str) -> Source:
         options = Options(text, values)
         source: Source = module.open_source(options)
         return source
+    if match and match.group(1).lower() in OFFICIAL:
+        raise DataError(f"{text}: {match.group(1)} is not read under its name: {OFFICIAL[match.group(1).lower()]}")
     if match and match.group(2):
         raise DataError(
             f"{text}: there is no dataset {match.group(1)!r}; there is {', '.join(source_names())}, or a path"
@@ -44,16 +70,24 @@ def parse_dataset(text: str) -> Source:
 
 
 def open_path(text: str) -> Source:
-    """A folder of images, a folder of tar shards, one shard, or shards as ``name-{0000..0041}.tar`` or ``*.tar``."""
+    """A folder of images, or what its suffix or its files say it is."""
     path = local_path(text)
-    is_tar = ".tar" in path.name or (path.is_dir() and next(path.glob("*.tar"), None) is not None)
-    if not is_tar and not path.exists() and re.fullmatch(r"\w+", text):
+    if not path.exists() and re.fullmatch(r"\w+", text):
         raise DataError(
             f"{text}: there is no such path, and no dataset of that name; there is {', '.join(source_names())}"
         )
-    name, key = ("tar", "root") if is_tar else ("imagefolder", "root")
+    name, key = kind_of(path)
     source: Source = import_module(f"{here.__name__}.{name}").open_source(Options(text, {key: text}))
     return source
+
+
+def kind_of(path: Path) -> tuple[str, str]:
+    """(module that opens ``path``, the option that takes it)."""
+    if path.is_dir():
+        found = next((name for pattern, name in BY_CONTENT.items() if next(path.glob(pattern), None)), "imagefolder")
+        return found, "root"
+    suffix = next((suffix for suffix in BY_SUFFIX if suffix in path.name.lower()), "")
+    return BY_SUFFIX.get(suffix, ("imagefolder", "root"))
 
 
 def module_of(name: str) -> ModuleType | None:

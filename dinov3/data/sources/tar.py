@@ -6,27 +6,23 @@ and paths that lead elsewhere do nothing; they are counted. Names end a key at t
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import itertools
 import logging
 import os
-import re
 import tarfile
-from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dinov3.data.errors import BadImage, DataError
-from dinov3.data.sources import index_cache
+from dinov3.data.sources.handles import Handles
 from dinov3.data.sources.imagefolder import SUFFIXES
+from dinov3.data.sources.index_cache import Index, Listing, stamp
 from dinov3.data.sources.names import name_at, packed, printable
-from dinov3.data.sources.options import Options, local_path
+from dinov3.data.sources.options import Options
+from dinov3.data.sources.shards import shards_of
 
 NAME = "Tar"
 IMAGES = {suffix.decode() for suffix in SUFFIXES}
@@ -41,33 +37,7 @@ def open_source(options: Options) -> Tar:
     """``Tar:root=FOLDER`` or ``Tar:root=name-{0000..0041}.tar``; ``*`` and ``{a,b}`` work too."""
     text = options.string("root")
     options.finish()
-    return Tar(shards_of(text))
-
-
-def shards_of(text: str) -> list[Path]:
-    """The shards that ``text`` names. Raises DataError for missing ones."""
-    shards: list[Path] = []
-    for part in expand_braces(text):
-        path = local_path(part)
-        matching = sorted(path.glob("*.tar")) if path.is_dir() else sorted(map(Path, glob.glob(str(path))))
-        if not matching:
-            raise DataError(f"{path}: there is no such shard; a shard ends in .tar")
-        shards += matching
-    return [shard.absolute() for shard in shards]
-
-
-def expand_braces(text: str) -> list[str]:
-    """``a-{08..10}`` to a-08, a-09, a-10, and ``{x,y}`` to x, y, everywhere in ``text``."""
-    parts: list[list[str]] = []
-    for piece in re.split(r"(\{[^{}]*\})", text):
-        if counted := re.fullmatch(r"\{(\d+)\.\.(\d+)\}", piece):
-            first, last = counted.groups()
-            parts.append([str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)])
-        elif piece.startswith("{") and piece.endswith("}"):
-            parts.append(piece[1:-1].split(","))
-        else:
-            parts.append([piece])
-    return ["".join(choice) for choice in itertools.product(*parts)]
+    return Tar(shards_of(text, (".tar",)))
 
 
 @dataclass
@@ -88,74 +58,45 @@ class Tar:
 
     def __init__(self, shards: list[Path]) -> None:
         self.shards = shards
-        key = "\n".join(map(str, shards))
-        kept = index_cache.load("tars", key)
-        if kept is None:
-            arrays, facts = index_of(shards)
-            self._kept_in = index_cache.save("tars", key, arrays, facts, map(str, shards))
-            kept = arrays, facts, Path()
-        else:
-            self._kept_in = kept[2]
-        self._arrays: Mapping[str, NDArray[Any]] = kept[0]
-        self._facts: dict[str, Any] = kept[1]
-        self.ignored: dict[str, int] = self._facts["ignored"]
-        self.damaged: dict[str, str] = self._facts["damaged"]
+        self._index = Index.open("tars", "\n".join(map(str, shards)), lambda: listing_of(shards))
+        self.ignored: dict[str, int] = self._index.facts["ignored"]
+        self.damaged: dict[str, str] = self._index.facts["damaged"]
         for shard, reason in self.damaged.items():
             log.warning("%s: %s", shard, reason)
-        self._files: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "_files": OrderedDict()}
-        if self._kept_in is not None:
-            del state["_arrays"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self._kept_in is not None:
-            self._arrays = index_cache.open_arrays(self._kept_in)
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_files", {}).values():
-            os.close(descriptor)
+        self._files = Handles(OPEN_SHARDS, os.close)  # file descriptors
 
     def __len__(self) -> int:
-        return len(self._arrays["offset"])
+        return len(self._index.arrays["offset"])
 
     def read(self, index: int) -> bytes:
         """The member's bytes."""
-        size, offset = int(self._arrays["size"][index]), int(self._arrays["offset"][index])
-        data = os.pread(self._descriptor(int(self._arrays["shard"][index])), size, offset)
+        size, offset = int(self._index.arrays["size"][index]), int(self._index.arrays["offset"][index])
+        data = os.pread(self._descriptor(int(self._index.arrays["shard"][index])), size, offset)
         if len(data) < size:
             raise BadImage(f"the shard ends after {len(data)} of {size} bytes")
         return data
 
     def _descriptor(self, shard: int) -> int:
-        if shard in self._files:
-            self._files.move_to_end(shard)
-        else:
-            if len(self._files) >= OPEN_SHARDS:
-                os.close(self._files.popitem(last=False)[1])
-            self._files[shard] = os.open(self.shards[shard], os.O_RDONLY | os.O_CLOEXEC)
-        return self._files[shard]
+        return self._files.get(shard, lambda: os.open(self.shards[shard], os.O_RDONLY | os.O_CLOEXEC))
 
     def label(self, index: int) -> int | None:
         """The number in its ``.cls`` member."""
-        label = int(self._arrays["label"][index])
+        label = int(self._index.arrays["label"][index])
         return label if label >= 0 else None
 
     def name(self, index: int) -> str:
         """Shard and member, as a path."""
-        return f"{self.shards[int(self._arrays['shard'][index])]}/{printable(name_at(self._arrays, index))}"
+        return f"{self.shards[int(self._index.arrays['shard'][index])]}/{printable(name_at(self._index.arrays, index))}"
 
     def fingerprint(self) -> str:
         """A hash of the members' names, sizes and places."""
-        return f"Tar-{self._facts['fingerprint']}"
+        return f"Tar-{self._index.facts['fingerprint']}"
 
 
-def index_of(shards: list[Path]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """(arrays, facts) of the images in ``shards``. Raises DataError when there are none."""
+def listing_of(shards: list[Path]) -> Listing:
+    """The images in ``shards``. Raises DataError when there are none."""
     members = Members()
+    stamps = {str(shard): stamp(shard) for shard in shards}
     for number, shard in enumerate(shards):
         _list_shard(shard, number, members)
     ignored = ", ".join(f"{count} {what}" for what, count in members.ignored.items()) or "nothing ignored"
@@ -169,7 +110,7 @@ def index_of(shards: list[Path]) -> tuple[dict[str, NDArray[Any]], dict[str, Any
     for values in arrays.values():
         digest.update(np.ascontiguousarray(values).tobytes())
     facts = {"ignored": dict(members.ignored), "damaged": members.damaged, "fingerprint": digest.hexdigest()}
-    return arrays, facts
+    return Listing(arrays, facts, stamps)
 
 
 def _list_shard(shard: Path, number: int, members: Members) -> None:

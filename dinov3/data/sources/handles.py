@@ -1,0 +1,51 @@
+"""Files a source keeps open."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Handles(Generic[T]):
+    """Opened things by number, at most ``most`` at a time; the one unused for longest is closed.
+
+    Every process opens its own: a forked child and a pickled copy start with none.
+    """
+
+    def __init__(self, most: int, close: Callable[[T], object] | None = None) -> None:
+        self._most, self._close = most, close
+        self._open: OrderedDict[int, T] = OrderedDict()
+        self._owner = os.getpid()
+        self._inherited: list[OrderedDict[int, T]] = []  # of the parent: neither used nor closed here
+
+    def get(self, number: int, opening: Callable[[], T]) -> T:
+        """The thing with this number, opened if need be."""
+        if self._owner != os.getpid():
+            self._inherited.append(self._open)
+            self._open, self._owner = OrderedDict(), os.getpid()
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        if len(self._open) >= self._most:
+            self._drop(self._open.popitem(last=False)[1])
+        self._open[number] = opening()
+        return self._open[number]
+
+    def _drop(self, handle: T) -> None:
+        if self._close is not None:
+            self._close(handle)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_most": self._most, "_close": self._close}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_most"], state["_close"])  # type: ignore[misc]
+
+    def __del__(self) -> None:
+        if getattr(self, "_owner", None) == os.getpid():
+            for handle in self._open.values():
+                self._drop(handle)
