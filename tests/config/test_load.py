@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import COMMAND_LINE, load_config, to_yaml
-from dinov3.config.schema import Config, ScheduleConfig
+from dinov3.config.schema import Config, DatasetPart, ScheduleConfig
 
 SECOND_STYLE = """
 schedules:
@@ -67,7 +67,10 @@ BAD_FILES = {
     "empty value": ("train:\n  seed:", "train.seed: null is not allowed, it must be a whole number"),
     "None for null": ("gram:\n  ckpt: None", "gram.ckpt: None is only a word in YAML, write null"),
     "empty text": ("train:\n  dataset_path: ''", "train.dataset_path: must not be empty"),
-    "placeholder": ("train:\n  dataset_path: ???", "train.dataset_path: ??? was left in, it must be text"),
+    "placeholder": (
+        "train:\n  dataset_path: ???",
+        "train.dataset_path: ??? was left in, it must be text or a list (text or a block of keys each)",
+    ),
     "nan": ("optim:\n  lr: .nan", "optim.lr: .nan is not a finite number"),
     "infinity": ("optim:\n  clip_grad: -.inf", "optim.clip_grad: -.inf is not a finite number"),
     "overflow": ("optim:\n  lr: 1e999", "optim.lr: 1e999 is too large"),
@@ -334,3 +337,45 @@ def test_an_argument_means_what_the_same_line_means_in_a_file(tmp_path_factory, 
         blocks[block] = blocks.get(block, f"{block}:\n") + f"  {name}: {value}\n"
     path.write_text("".join(blocks.values()))
     assert load_config(path) == load_config(None, [f"{k}={v}" for k, v in values.items()])
+
+
+def test_data_sets_are_listed_joined_or_mixed_by_weight(write) -> None:
+    joined = load_config(write("train: {dataset_path: [/a, 'Tar:root=/b:c']}"))
+    assert joined.train.dataset_path == ["/a", "Tar:root=/b:c"]
+    path = write(
+        "train:\n  dataset_path:\n    - {path: /a, weight: 3}\n    - path: ImageNet:split=TRAIN\n      weight: 1e-1"
+    )
+    mixed = load_config(path)
+    assert mixed.train.dataset_path == [DatasetPart("/a", 3.0), DatasetPart("ImageNet:split=TRAIN", 0.1)]
+    path.write_text(to_yaml(mixed))
+    assert load_config(path) == mixed
+    assert load_config(None, ["train.dataset_path=[/a, {path: /b}]"]).train.dataset_path == ["/a", DatasetPart("/b")]
+    assert load_config(None, ['train.dataset_path="[a]"']).train.dataset_path == "[a]"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("[]", "train.dataset_path: must not be empty"),
+        ("['']", "train.dataset_path: must not be empty"),
+        ("[/a, {path: /b, wieght: 2}]", "train.dataset_path.wieght: unknown key"),
+        ("[/a, {weight: 2}]", "train.dataset_path.path: is missing, it must be text"),
+        ("[{path: /a, weight: 0}]", "train.dataset_path.weight: 0 is out of range: it must be > 0"),
+        ("[{path: /a, weight: much}]", "train.dataset_path.weight: 'much' is not a number or null"),
+        (
+            "[{path: /a, weight: 1}, /b]",
+            "train.dataset_path: some data sets have a weight and some have none: give it to all or to none",
+        ),
+        (
+            "{path: /a}",
+            "train.dataset_path: a block of keys is not text or a list (text or a block of keys each)",
+        ),
+        (
+            "[{path: '${oc.env:HOME}'}]",
+            "train.dataset_path: ${oc.env:HOME} is not allowed, a reference names another key",
+        ),
+    ],
+)
+def test_lists_of_data_sets_that_cannot_be_are_one_line(write, value: str, problem: str) -> None:
+    path = write(f"train:\n  dataset_path: {value}\n")
+    assert error_of(path) == f"{path}: {problem}"

@@ -151,8 +151,8 @@ def rows_of(path: Path, columns: Columns) -> Rows:
 def _rows_of_text(path: Path) -> Rows:
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n")
     parts = [line.partition(b"\t") for line in lines if line]
-    if wrong := next((i for i, (name, _, label) in enumerate(parts) if not name or b"\t" in label), None):
-        raise DataError(f"{path}: image {wrong + 1}: a line is a path, or a path, a tab and a class")
+    if wrong := next((i for i, (name, _, label) in enumerate(parts, 1) if not name or b"\t" in label), None):
+        raise DataError(f"{path}: image {wrong}: a line is a path, or a path, a tab and a class")
     return Rows([name for name, _, _ in parts], [_text(label) for _, _, label in parts])
 
 

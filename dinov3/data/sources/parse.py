@@ -50,15 +50,7 @@ def parse_dataset(text: str) -> Source:
     match = NAMED.fullmatch(text)
     module = module_of(match.group(1)) if match else None
     if match and module is not None:
-        pairs = NEXT_OPTION.split(match.group(2))[1:]
-        values: dict[str, str] = {}
-        for pair in pairs:
-            key, value = pair.split("=", 1)
-            if key in values:
-                raise DataError(f"{text}: {key}= is given twice")
-            values[key] = value.replace("\\:", ":")
-        options = Options(text, values)
-        source: Source = module.open_source(options)
+        source: Source = module.open_source(Options(text, split_options(text, match.group(2))))
         return source
     if match and match.group(1).lower() in OFFICIAL:
         raise DataError(f"{text}: {match.group(1)} is not read under its name: {OFFICIAL[match.group(1).lower()]}")
@@ -67,6 +59,17 @@ def parse_dataset(text: str) -> Source:
             f"{text}: there is no dataset {match.group(1)!r}; there is {', '.join(source_names())}, or a path"
         )
     return open_path(text)
+
+
+def split_options(text: str, options: str) -> dict[str, str]:
+    """``:key=value:key=value`` as a dict. ``text``: the dataset string they are from. Raises DataError."""
+    values: dict[str, str] = {}
+    for pair in NEXT_OPTION.split(options)[1:]:
+        key, value = pair.split("=", 1)
+        if key in values:
+            raise DataError(f"{text}: {key}= is given twice")
+        values[key] = value.replace("\\:", ":")
+    return values
 
 
 def open_path(text: str) -> Source:

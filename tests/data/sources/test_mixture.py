@@ -74,7 +74,7 @@ def test_substitutes_come_from_the_dataset_of_the_bad_image(cfg: Config) -> None
     parts[0].read = lambda index: read.append(index) or original(index)  # type: ignore[func-returns-value,method-assign,assignment]
     bad: list[BadSample] = []
     for index in range(40, 80, 2):
-        writer._readable(0, index, bad)
+        writer.image_of(0, index, bad)
     assert len(bad) >= 20
     assert {sample.name.split("-")[0] for sample in bad} == {"bad"}
     assert read == []
@@ -83,7 +83,7 @@ def test_substitutes_come_from_the_dataset_of_the_bad_image(cfg: Config) -> None
 def test_one_dataset_draws_its_substitutes_as_ever(cfg: Config) -> None:
     writer = SampleWriter.from_config(cfg, Pictures(50, frozenset({7})), 0, 1)
     expected = int(generator(cfg.train.seed, "substitute", 3, 7, 1).integers(50))
-    assert np.array_equal(writer._readable(3, 7, []).numpy(), Pictures().read(expected))
+    assert np.array_equal(writer.image_of(3, 7, []), Pictures().read(expected))
 
 
 def test_lists_of_datasets_open_as_users_write_them(tmp_path: Path, cfg: Config) -> None:

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from dinov3.data.errors import DataError
 from dinov3.data.sources import parse_dataset
 from dinov3.data.sources.imagefolder import ImageFolder
-from dinov3.data.sources.options import Options
-from dinov3.data.sources.parse import source_names
+from dinov3.data.sources.parse import kind_of, source_names, split_options
 from dinov3.data.sources.synthetic import Synthetic
 
 
@@ -73,6 +74,14 @@ def test_a_relative_path_wins_over_nothing_and_loses_to_a_name(tmp_path: Path, m
         ("Synthetic:number=3", "unknown option number; there is n, size, classes, seed"),
         ("Synthetic:n=1:n=2", "n= is given twice"),
         ("Synthetic:classes=51", "classes=51, but there are 10 shapes in 5 textures"),
+        (
+            "ImageNet22k:split=ALL:root=/x:extra=/y",
+            "is not read under its name: give its class tars as Tar:root=FOLDER",
+        ),
+        ("ADE20K:split=TRAIN:root=/x", "ADE20K is not read under its name: it is for segmentation"),
+        ("CocoCaptions:split=TRAIN:root=/x", "captions are not used; give the folder of its images as a path"),
+        ("NYU:split=TRAIN:root=/x", "it is for depth"),
+        ("ImageNet:split=TRAIN", "root= is missing"),
         ("ImageFolder", "root= is missing"),
         ("ImageFolder:path=/x", "root= is missing; given: path"),
         ("ImageFolder:root=/x:labels=maybe", "labels=maybe is not one of folder, none"),
@@ -91,11 +100,71 @@ def test_errors_name_what_was_given_and_what_there_is(text: str, problem: str) -
 
 
 def test_every_module_with_a_dataset_is_found_without_a_list() -> None:
-    assert {"ImageFolder", "ImageNet", "Synthetic", "Tar"} <= set(source_names())
+    names = "FileList HDF5 HuggingFace ImageFolder ImageNet LMDB Parquet Synthetic Tar"
+    assert source_names() == names.split()
 
 
-def test_options_are_taken_once_and_leftovers_are_refused() -> None:
-    options = Options("X:a=1:b=2", {"a": "1", "b": "2"})
-    assert options.integer("a", 0, 0) == 1
-    with pytest.raises(DataError, match="X:a=1:b=2: unknown option b; there is a"):
-        options.finish()
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.tar", "tar"),
+        ("part-{00..12}.tar", "tar"),
+        ("a.h5", "hdf5"),
+        ("a.HDF5", "hdf5"),
+        ("a.lmdb", "lmdb"),
+        ("a.parquet", "parquet"),
+        ("a.csv", "filelist"),
+        ("photos", "imagefolder"),
+        ("folder:data.mdb", "lmdb"),
+        ("folder:state.json", "huggingface"),
+        ("folder:dataset_dict.json", "huggingface"),
+        ("folder:0.tar", "tar"),
+        ("folder:0.parquet", "parquet"),
+        ("folder:0.h5", "hdf5"),
+        ("folder:0.txt", "imagefolder"),
+        ("folder.lmdb:data.mdb", "lmdb"),
+        ("photos.tar:a.jpg", "imagefolder"),
+    ],
+)
+def test_a_path_says_what_it_is(tmp_path: Path, name: str, kind: str) -> None:
+    path, _, inside = name.partition(":")
+    if inside:
+        (tmp_path / path).mkdir()
+        (tmp_path / path / inside).touch()
+    assert kind_of(tmp_path / path)[0] == kind
+
+
+KEYS = st.from_regex(r"[A-Za-z_]\w{0,5}", fullmatch=True)
+VALUES = st.text(st.sampled_from("ab=:/ .é\n{}*"), max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_any_value_comes_back_when_its_colons_are_escaped(values: dict[str, str]) -> None:
+    written = "".join(f":{key}={value.replace(':', chr(92) + ':')}" for key, value in values.items())
+    assert split_options("", written) == values
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(KEYS, VALUES.filter(lambda v: "=" not in v), max_size=4))
+def test_colons_need_no_escape_where_no_equals_sign_follows(values: dict[str, str]) -> None:
+    assert split_options("", "".join(f":{key}={value}" for key, value in values.items())) == values
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["", *(f"{name}:" for name in source_names())]),
+    st.lists(
+        st.sampled_from([*"=:\\ {}*[]é\0\n3", "root", "path", "split", "=train", ":root=", ":n=", "x.h5", ".tar"])
+    ),
+)
+def test_any_text_opens_or_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rest: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    problem = ""
+    try:
+        parse_dataset(name + "".join(rest))
+    except DataError as error:
+        problem = str(error)
+    assert "\n" not in problem
