@@ -65,6 +65,12 @@ def test_the_imagenet_recipe_is_the_official_default_recipe() -> None:
     assert cfg == Config()
 
 
+def test_the_demo_has_a_prototype_for_each_global_crop_of_a_batch() -> None:
+    """With more, Sinkhorn-Knopp must spread every target over several prototypes, and a run so short stays uniform."""
+    cfg = load_config(ROOT / "configs" / "train" / "demo_cpu.yaml")
+    assert cfg.dino.head_n_prototypes == cfg.ibot.head_n_prototypes == 2 * cfg.train.batch_size_per_gpu
+
+
 def test_the_photo_run_is_fifty_steps() -> None:
     cfg = load_config(ROOT / "configs" / "train" / "photos_vits.yaml")
     assert cfg.optim.epochs * cfg.train.OFFICIAL_EPOCH_LENGTH == 50

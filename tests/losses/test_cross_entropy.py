@@ -180,3 +180,18 @@ def test_compiled_code_makes_no_fp32_matrix_of_all_rows() -> None:
     buffers = [line for source in sources for line in source.splitlines() if "= empty_strided" in line]
     assert len(sources) == 2  # forward, backward
     assert [b for b in buffers if "333, 7777" in b and "float32" in b] == []
+
+
+@pytest.mark.parametrize(("teacher_temp", "grows"), [(0.02, True), (0.03, False)])
+def test_a_small_difference_grows_while_the_teacher_is_sharper_than_what_crops_share(
+    teacher_temp: float, grows: bool
+) -> None:
+    """Near uniform outputs the gradient enlarges the student's logits if and only if ρ * 0.1 / T > 1 (TODO/prototype-start.md)."""
+    shared, own, other = torch.randn(3, 20_000, generator=torch.Generator().manual_seed(0))
+    rho = 0.25  # correlation of the feature between two crops
+    student, teacher = (rho**0.5 * shared + (1 - rho) ** 0.5 * noise for noise in (own, other))
+    size = torch.tensor(1e-4, requires_grad=True)
+    prototypes = torch.tensor([1.0, -1.0])
+    targets = sinkhorn_targets(1e-4 * teacher[None, :, None] * prototypes, teacher_temp)
+    dino_cross_entropy(size * student[None, :, None] * prototypes, targets, 0.1).backward()
+    assert (size.grad < 0) == grows
