@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dinov3.config.schema import DinoConfig, IbotConfig
+from dinov3.config.schema import DinoConfig, IbotConfig, TrainConfig
+from dinov3.losses.diagnostics import prototype_usage, target_entropy
 from dinov3.losses.sinkhorn import Targets, center_after, row_sums, sinkhorn_targets, softmax_targets
 from dinov3.models.head import DINOHead
 from dinov3.objectives.base import Objective
@@ -25,10 +26,11 @@ class CenteredObjective(Objective):
     center: Tensor
 
     def __init__(
-        self, cfg: DinoConfig | IbotConfig, embed_dim: int, centering: str, center_shape: tuple[int, ...]
+        self, cfg: DinoConfig | IbotConfig, embed_dim: int, train: TrainConfig, center_shape: tuple[int, ...]
     ) -> None:
         super().__init__()
-        self.head_cfg, self.embed_dim, self.centering = cfg, embed_dim, centering
+        self.head_cfg, self.embed_dim, self.centering = cfg, embed_dim, train.centering
+        self.log_every = train.log_every
         self.register_buffer("center", torch.full(center_shape, float("nan")))
         self._seen: tuple[Tensor, Tensor] | None = None  # sum and number of this step's rows
 
@@ -62,6 +64,15 @@ class CenteredObjective(Objective):
         sums = row_sums(logits)
         self._seen = sums if self._seen is None else (self._seen[0] + sums[0], self._seen[1] + sums[1])
         return softmax_targets(logits, temperature, self.center)
+
+    def health(self, targets: Targets, iteration: int, prefix: str) -> dict[str, Tensor | float]:
+        """Entropy (nats) and variety of the targets, on the steps that are logged."""
+        if iteration % self.log_every:
+            return {}
+        return {
+            f"{prefix}_teacher_entropy": target_entropy(targets),
+            f"{prefix}_prototype_usage": prototype_usage(targets),
+        }
 
     def before_step(self) -> None:
         """Forget the logits of a step that was skipped."""

@@ -8,6 +8,7 @@ from dinov3.config.schema import Config
 from dinov3.contracts import LossTerm, StepContext
 from dinov3.engine.schedules import local_loss_weight_schedule
 from dinov3.losses.cross_entropy import dino_cross_entropy
+from dinov3.losses.diagnostics import feature_spread
 from dinov3.losses.sinkhorn import Targets
 from dinov3.objectives.centering import CenteredObjective
 
@@ -21,7 +22,7 @@ class Dino(CenteredObjective):
     head_name = "dino_head"
 
     def __init__(self, cfg: Config, embed_dim: int) -> None:
-        super().__init__(cfg.dino, embed_dim, cfg.train.centering, (1, cfg.dino.head_n_prototypes))
+        super().__init__(cfg.dino, embed_dim, cfg.train, (1, cfg.dino.head_n_prototypes))
         self.cfg = cfg.dino
         self.local_weight = local_loss_weight_schedule(cfg)
 
@@ -35,6 +36,12 @@ class Dino(CenteredObjective):
         local_terms = n_global * n_local
         local_weight = self.local_weight[ctx.iteration]
         metrics: dict[str, Tensor | float] = {"dino_global_crops_loss": global_loss.detach()}
+        if health := self.health(targets, ctx.iteration, "dino"):
+            metrics |= health | {
+                # every target row counts equally in the loss, so this is the mean of their divergences
+                "dino_teacher_student_kl": global_loss.detach() - health["dino_teacher_entropy"],
+                "cls_spread": feature_spread(ctx.teachers["ema"]["cls_pre_head"].flatten(0, 1)),
+            }
         value = global_loss * (global_terms / (global_terms + local_terms))
         if n_local:
             local_loss = dino_cross_entropy(student_local, targets, STUDENT_TEMP, ignore_diagonal=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dinov3.config.schema import Config
 from dinov3.contracts import LossTerm, StepContext
 from dinov3.losses.cross_entropy import ibot_cross_entropy
+from dinov3.losses.sinkhorn import Targets
 from dinov3.objectives.centering import CenteredObjective
 
 STUDENT_TEMP = 0.1
@@ -17,16 +18,17 @@ class Ibot(CenteredObjective):
     head_name = "ibot_head"
 
     def __init__(self, cfg: Config, embed_dim: int) -> None:
-        super().__init__(cfg.ibot, embed_dim, cfg.train.centering, (1, 1, cfg.ibot.head_n_prototypes))
+        super().__init__(cfg.ibot, embed_dim, cfg.train, (1, 1, cfg.ibot.head_n_prototypes))
 
     def forward(self, ctx: StepContext) -> LossTerm:
         logits = ctx.student_global.masked_patch_after_head  # [M, K]
         assert logits is not None
+        targets: Targets = ctx.teachers["ema"]["masked_patch_centered"]  # [M, K]
         loss = ibot_cross_entropy(
             logits,
-            ctx.teachers["ema"]["masked_patch_centered"],
+            targets,
             masks_weight=ctx.batch.masks_weight,
             n_images=ctx.batch.collated_masks.shape[0],
             student_temp=STUDENT_TEMP,
         )
-        return LossTerm(loss, {"ibot_loss": loss.detach()})
+        return LossTerm(loss, {"ibot_loss": loss.detach(), **self.health(targets, ctx.iteration, "ibot")})

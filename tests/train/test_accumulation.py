@@ -73,6 +73,8 @@ def test_four_batches_of_sixteen_are_one_of_sixty_four(name: str) -> None:
     torch.testing.assert_close(total, expected_total, rtol=1e-5, atol=1e-6)
     assert terms.keys() == expected_terms.keys()
     for key, value in expected_terms.items():
+        if key.endswith(("_prototype_usage", "_teacher_entropy", "cls_spread")):
+            continue  # of each part by itself, to look at; no loss
         torch.testing.assert_close(torch.as_tensor(terms[key]), torch.as_tensor(value), rtol=1e-5, atol=1e-6, msg=key)
     assert tensors.keys() == expected.keys()
     for key, tensor in expected.items():
