@@ -74,6 +74,20 @@ class KnnConfig:
     temperature: float = key(0.07, "a vote weighs exp(cosine / temperature)", gt=0)
     max_train: int | None = key(None, "images of train used at most; null: all", unit="images", ge=1)
     max_test: int | None = key(None, "images of test used at most; null: all", unit="images", ge=1)
+    max_drop: float | None = key(
+        None, "save and stop when accuracy is more than this below the first one; null: never", ge=0, le=1
+    )
+
+
+@dataclass
+class DriftConfig:
+    enabled: bool = key(False, "compare the EMA teacher's features of fixed images with those at the start")
+    dataset: str | None = key(None, "where the images come from, as in train.dataset_path; null: from there")
+    images: int = key(256, "images, evenly spread over the data set", unit="images", ge=2)
+    period: int = key(0, "steps between two; 0: only before and after training", unit="steps", ge=0)
+    stop_below: float | None = key(
+        None, "save and stop when the mean cosine of the CLS tokens falls below this; null: never", ge=-1, le=1
+    )
 
 
 @dataclass
@@ -88,4 +102,5 @@ class EvaluationConfig:
         dead=True,
     )
     knn: KnnConfig = key(KnnConfig, "k-nearest-neighbour accuracy of the EMA teacher's CLS token")
+    drift: DriftConfig = key(DriftConfig, "how far the features have moved from where they started")
     pictures: bool = key(True, "draw curves.png and pca.png (patch features as colours) when training ends")

@@ -1,4 +1,4 @@
-"""Blocks of the loss terms: dino (with KoLeo), ibot, gram, da3, feature_anchor."""
+"""Blocks of the loss terms: dino (with KoLeo), ibot, gram, da3."""
 
 # ruff: noqa: RUF009 - key() makes a dataclass field
 from __future__ import annotations
@@ -140,9 +140,3 @@ class Da3Config:
     loss_on: Literal["masked", "all"] = key("masked", "patches the term looks at")
     weighting: Literal["mean", "per_image"] = key("mean", "mean over tokens, or iBOT's weights")
     random_init: bool = key(False, "a teacher without weights, for tests")
-
-
-@dataclass
-class FeatureAnchorConfig:
-    enabled: bool = key(False, "hold the features close to those at the start")
-    loss_weight: float = key(1.0, "weight of the term", ge=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
+from dinov3.config.checks_keep import KEEP_CHECKS
 from dinov3.config.derived import DA3_PATCH, da3_input_size, statistics_batch
 from dinov3.config.errors import KeyProblem
 from dinov3.config.names import hint_of
@@ -15,7 +16,7 @@ Problems = Iterator[tuple[str, str]]
 
 def check(cfg: Config) -> None:
     """Raise KeyProblem for the first thing that does not fit together."""
-    for rule in CHECKS:
+    for rule in (*CHECKS, *KEEP_CHECKS):
         for key, problem in rule(cfg):
             raise KeyProblem(key, problem)
 
@@ -29,6 +30,12 @@ def _schedules(cfg: Config) -> dict[str, ScheduleConfig]:
         found["dino.local_loss_weight_schedule"] = cfg.dino.local_loss_weight_schedule
     if cfg.gram.use_loss and cfg.gram.loss_weight_schedule is not None:
         found["gram.loss_weight_schedule"] = cfg.gram.loss_weight_schedule
+    for name, block in (
+        ("feature_anchor", cfg.feature_anchor),
+        ("feature_distillation", cfg.feature_distillation),
+    ):
+        if block.enabled and block.loss_weight_schedule is not None:
+            found[f"{name}.loss_weight_schedule"] = block.loss_weight_schedule
     return found
 
 

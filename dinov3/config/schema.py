@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dinov3.config.blocks_data import CropsConfig, DataConfig, EvaluationConfig, KnnConfig
+from dinov3.config.blocks_data import CropsConfig, DataConfig, DriftConfig, EvaluationConfig, KnnConfig
+from dinov3.config.blocks_keep import FeatureAnchorConfig, FeatureDistillationConfig, HeadWarmupConfig, LoraConfig
 from dinov3.config.blocks_loss import (
     Da3Config,
     DinoConfig,
-    FeatureAnchorConfig,
     GramConfig,
     IbotConfig,
     ScheduleConfig,
@@ -47,12 +47,16 @@ __all__ = [
     "DinoConfig",
     "DistillationConfig",
     "DistilledStudentConfig",
+    "DriftConfig",
     "EvaluationConfig",
     "FeatureAnchorConfig",
+    "FeatureDistillationConfig",
     "GramConfig",
+    "HeadWarmupConfig",
     "HrftConfig",
     "IbotConfig",
     "KnnConfig",
+    "LoraConfig",
     "ModelConfig",
     "MultidistillationConfig",
     "NanConfig",
@@ -69,7 +73,7 @@ __all__ = [
 
 @dataclass
 class Config:
-    """One training run. Blocks and keys are DINOv3's; `data`, `nan`, `resume`, `wandb`, `da3` and `feature_anchor` are ours."""
+    """One training run. Blocks and keys are DINOv3's; `data`, `nan`, `resume`, `wandb` and all from `da3` on are ours."""
 
     MODEL: ModelConfig = key(ModelConfig, "leftovers of the published YAML")
     compute_precision: ComputePrecisionConfig = key(ComputePrecisionConfig, "number formats and sharding")
@@ -93,3 +97,8 @@ class Config:
     resume: ResumeConfig = key(ResumeConfig, "continuing a run")
     data: DataConfig = key(DataConfig, "unreadable images")
     feature_anchor: FeatureAnchorConfig = key(FeatureAnchorConfig, "loss on the distance to the features at the start")
+    feature_distillation: FeatureDistillationConfig = key(
+        FeatureDistillationConfig, "loss on the distance to the features of a frozen backbone"
+    )
+    head_warmup: HeadWarmupConfig = key(HeadWarmupConfig, "fresh heads on a trained backbone")
+    lora: LoraConfig = key(LoraConfig, "low-rank training of the backbone")

@@ -52,11 +52,11 @@ def parameter_rows(
     lies under a module named ``dino_head`` (not when the head itself is ``module``).
     """
     named = [(clean_name(name), p) for name, p in module.named_parameters() if p.requires_grad]
-    n_blocks = len({_block_index(name) for name, _ in named} - {None})
+    n_blocks = len({block_index(name) for name, _ in module.named_parameters()} - {None})  # frozen ones count
     rows = []
     for name, param in named:
         segments = name.split(".")
-        block = _block_index(name)
+        block = block_index(name)
         if block is not None:
             lr = lr_decay_rate ** (n_blocks - block)
         else:
@@ -93,7 +93,7 @@ def clean_name(name: str) -> str:
     return ".".join(segment for segment in name.split(".") if segment not in WRAPPERS)
 
 
-def _block_index(name: str) -> int | None:
+def block_index(name: str) -> int | None:
     """The i of ``blocks.i.`` in a name, None outside the blocks."""
     segments = name.split(".")
     if "blocks" not in segments[:-1]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,6 +193,15 @@ def loss_weight_schedule(cfg: Config) -> Schedule:
     """Weight of the Gram loss: ``gram.loss_weight_schedule``, or ``gram.loss_weight`` at all steps."""
     block = cfg.gram.loss_weight_schedule
     return constant(cfg.gram.loss_weight) if block is None else _block(cfg, "gram.loss_weight_schedule", block)
+
+
+def feature_weight_schedule(cfg: Config, block: Literal["feature_anchor", "feature_distillation"]) -> Schedule:
+    """Weight of the distance to frozen features: the block's ``loss_weight_schedule``, or its ``loss_weight``."""
+    settings = cfg.feature_anchor if block == "feature_anchor" else cfg.feature_distillation
+    schedule = settings.loss_weight_schedule
+    return (
+        constant(settings.loss_weight) if schedule is None else _block(cfg, f"{block}.loss_weight_schedule", schedule)
+    )
 
 
 def local_loss_weight_schedule(cfg: Config) -> Schedule:

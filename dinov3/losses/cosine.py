@@ -5,17 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dinov3.distributed.collectives import all_reduce_sum
-from dinov3.distributed.context import world_size
+from dinov3.losses.rows import row_mean
 
 EPS = 1e-12
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Weighted mean of ``1 - cosine`` over the rows of all processes.
-
-    Processes may hold different numbers of rows, also none. Each returns its own rows' share times the number of
-    processes, so that the mean over processes, which is what averaged gradients follow, is the mean over all rows.
+    """Weighted mean of ``1 - cosine`` over the rows of all processes, see ``row_mean``.
 
     Args:
         student: ``[..., D]``.
@@ -33,10 +29,7 @@ def cosine_loss(student: Tensor, teacher: Tensor, weights: Tensor | None = None)
         shapes = [tuple(x.shape) for x in (student, teacher, weights) if x is not None]
         raise ValueError(f"cosine rows differ: student, teacher, weights have shapes {shapes}")
     distance = 1 - (_normalised(student) * _normalised(teacher)).sum(-1)  # [...]
-    if weights is None:
-        weights = torch.ones_like(distance)
-    total = all_reduce_sum(weights.sum())
-    return world_size() * (distance * weights).sum() / torch.where(total > 0, total, 1)
+    return row_mean(distance, weights)
 
 
 def _normalised(x: Tensor) -> Tensor:

@@ -12,15 +12,20 @@ from dinov3.config.schema import Config
 from dinov3.models.build import build_backbone
 from dinov3.objectives.base import Objective
 from dinov3.objectives.dino import Dino
+from dinov3.objectives.feature_anchor import FeatureAnchor
+from dinov3.objectives.feature_distillation import FeatureDistillation
 from dinov3.objectives.gram import Gram
 from dinov3.objectives.ibot import Ibot
 from dinov3.objectives.koleo import Koleo
+from dinov3.teachers.frozen import FeatureTeacher
 
 if TYPE_CHECKING:
     from dinov3.teachers.da3 import Da3Teacher
 
 
-def build_objectives(cfg: Config, embed_dim: int, da3_teacher: Da3Teacher | None) -> list[Objective]:
+def build_objectives(
+    cfg: Config, embed_dim: int, da3_teacher: Da3Teacher | None, feature_teacher: FeatureTeacher | None
+) -> list[Objective]:
     """The loss terms this config switches on, in the order they are logged."""
     objectives: list[Objective] = [Dino(cfg, embed_dim), Koleo(cfg, embed_dim), Ibot(cfg, embed_dim)]
     if cfg.gram.use_loss:
@@ -29,6 +34,10 @@ def build_objectives(cfg: Config, embed_dim: int, da3_teacher: Da3Teacher | None
         from dinov3.objectives.da3 import Da3
 
         objectives.append(Da3(cfg, embed_dim, da3_teacher.embed_dim))
+    if cfg.feature_anchor.enabled:
+        objectives.append(FeatureAnchor(cfg))
+    if feature_teacher is not None:
+        objectives.append(FeatureDistillation(cfg, embed_dim, feature_teacher.embed_dim))
     return objectives
 
 
@@ -44,6 +53,11 @@ def build_distillation_teacher(cfg: Config) -> nn.ModuleDict:
     backbone = build_backbone(theirs.student, img_size=theirs.crops.global_crops_size, drop_path=False)
     heads = [Dino(theirs, backbone.embed_dim).ema_modules(), Ibot(theirs, backbone.embed_dim).ema_modules()]
     return nn.ModuleDict({"backbone": backbone, **heads[0], **heads[1]})
+
+
+def build_feature_teacher(cfg: Config, device: torch.device) -> FeatureTeacher | None:
+    """The frozen backbone of the feature distillation, None when it is off; WeightsError when it cannot be read."""
+    return FeatureTeacher(cfg, device) if cfg.feature_distillation.enabled else None
 
 
 def build_da3_teacher(cfg: Config, device: torch.device) -> Da3Teacher | None:

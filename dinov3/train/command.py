@@ -13,7 +13,7 @@ from dinov3.config.load import load_config
 
 EPILOG = """\
 The same command run again continues the run; a finished run says so and ends with 0.
-exit codes: 0 done, 70 too many non-finite steps, 74 checkpoint or file error, 75 folder in use, 78 config or data, 79 hang, 85 stopped and saved
+exit codes: 0 done, 70 too many non-finite steps, 71 below a limit of evaluation.*, saved, 74 checkpoint or file error, 75 folder in use, 78 config or data, 79 hang, 85 stopped and saved
 """
 
 

@@ -17,6 +17,7 @@ from dinov3.eval.visualize import curves, pca_sheet
 from dinov3.features.extract import FeatureExtractor, stride_of
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import SourceImages, class_tokens
+from dinov3.train.forgetting import measure_drift
 from dinov3.train.loop import Training
 
 N_PICTURES = 6
@@ -53,16 +54,26 @@ def knn(cfg: Config, backbone: torch.nn.Module) -> float:
     return knn_accuracy(train, train_labels, test, test_labels, k=settings.k, temperature=settings.temperature)
 
 
+def is_due(step: int, period: int) -> bool:
+    """A multiple of ``period``; never when it is 0."""
+    return period > 0 and step % period == 0
+
+
 def look(training: Training, out: Path) -> None:
-    """Measure and write down the k-NN accuracy of this step, if it is wanted and not there yet."""
-    settings, step = training.cfg.evaluation.knn, training.counters.step
-    if settings.train is None or not is_main():
+    """Measure and write down k-NN accuracy and drift of this step, what is wanted and not there yet."""
+    cfg, step = training.cfg, training.counters.step
+    path, ends = out / "evaluation.jsonl", step in (0, training.until)
+    if not is_main() or any(row["step"] == step for row in read_metrics(path)):
         return
-    path = out / "evaluation.jsonl"
-    due = step == 0 or step == training.until or (settings.period > 0 and step % settings.period == 0)
-    if not due or any(row["step"] == step for row in read_metrics(path)):
+    backbone = training.model.model_ema["backbone"]
+    row: dict[str, Any] = {}
+    if cfg.evaluation.knn.train is not None and (ends or is_due(step, cfg.evaluation.knn.period)):
+        row["knn_accuracy"] = knn(cfg, backbone)
+    if cfg.evaluation.drift.enabled and (ends or is_due(step, cfg.evaluation.drift.period)):
+        row |= measure_drift(extractor(cfg, backbone, input_size(cfg)), cfg, out, step)
+    if not row:
         return
-    row = {"step": step, "knn_accuracy": knn(training.cfg, training.model.model_ema["backbone"])}
+    row = {"step": step, **row}
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -86,7 +97,7 @@ def draw(training: Training, source: Source, out: Path) -> None:
 
 def print_last_line(out: Path) -> None:
     """Both accuracies, when they were measured."""
-    rows: list[dict[str, Any]] = read_metrics(out / "evaluation.jsonl")
+    rows = [row for row in read_metrics(out / "evaluation.jsonl") if "knn_accuracy" in row]
     if len(rows) > 1:
         first, last = rows[0], rows[-1]
         print(

@@ -16,7 +16,7 @@ import torch
 from dinov3 import __version__
 from dinov3.config.derived import images_per_process
 from dinov3.config.dump import to_dict, to_yaml
-from dinov3.config.errors import EXIT_DONE, EXIT_PREEMPTED, ConfigError
+from dinov3.config.errors import EXIT_DONE, EXIT_FORGOTTEN, EXIT_PREEMPTED, ConfigError
 from dinov3.config.schema import Config
 from dinov3.data.bad_samples import BadSample, BadSampleLog
 from dinov3.data.decode import fit_channels, read_image
@@ -26,13 +26,13 @@ from dinov3.data.sources import DataError, Mixture, Source, open_dataset, parse_
 from dinov3.data.sources.mixture import title
 from dinov3.data.sources.source import PartlyDamaged
 from dinov3.distributed import context
-from dinov3.distributed.collectives import all_reduce_max
+from dinov3.distributed.collectives import all_reduce_max, broadcast_object
 from dinov3.engine import precision
 from dinov3.engine.agreement import same_on_all
 from dinov3.engine.checkpoint import load_tensors, step_of
 from dinov3.engine.lock import RunLock, RunLocked
 from dinov3.engine.manifest import read_train_state
-from dinov3.engine.metrics import MetricsFile, ProgressLine
+from dinov3.engine.metrics import MetricsFile, ProgressLine, read_metrics
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.requeue import requeue
 from dinov3.engine.schedules import Schedules, build_schedules
@@ -40,6 +40,8 @@ from dinov3.engine.signals import StopRequest
 from dinov3.engine.state import allocate_optimizer_state, training_tensors
 from dinov3.engine.watchdog import Watchdog
 from dinov3.train import evidence
+from dinov3.train.continuing import prepare_to_continue
+from dinov3.train.forgetting import reason_to_stop
 from dinov3.train.loop import Counters, Training, train
 from dinov3.train.resume import Start, compare_with_start, find_start, roll_back
 from dinov3.train.saving import Saver
@@ -48,7 +50,16 @@ from dinov3.train.ssl_meta_arch import SSLMetaArch
 log = logging.getLogger("dinov3")
 # Everything a run writes.
 RUN_FILES = (
-    *("ckpt", "metrics.jsonl", "evaluation.jsonl", "bad_samples.jsonl", "run.log", "pca.png", "curves.png"),
+    *(
+        "ckpt",
+        "metrics.jsonl",
+        "evaluation.jsonl",
+        "drift_start.safetensors",
+        "bad_samples.jsonl",
+        "run.log",
+        "pca.png",
+        "curves.png",
+    ),
     *("config.yaml", "config.json", "config_history", "not_finite", "hang"),
 )
 
@@ -190,7 +201,11 @@ def build_model(cfg: Config, device: torch.device) -> tuple[SSLMetaArch, list[st
     except ValueError as error:  # an architecture or teacher that the keys alone could not rule out
         raise ConfigError("config", "", str(error)) from error
     model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
-    return model, model.load_teachers() + model.prepare_for_distributed_training()
+    try:
+        kept = prepare_to_continue(model)
+    except ValueError as error:
+        raise ConfigError("config", "", str(error)) from error
+    return model, model.load_teachers() + kept + model.prepare_for_distributed_training()
 
 
 def build(
@@ -280,10 +295,16 @@ def train_and_save(training: Training, source: Source, out: Path, until: int) ->
     """Train to the end, stopping to save and to look at the backbone when due."""
     cfg, counters = training.cfg, training.counters
     period = cfg.checkpointing.period
+    periods = (period, cfg.evaluation.knn.period, cfg.evaluation.drift.period)
     saver = Saver(training, out)
     look(training, out)
     while counters.step < until:
-        due = min(until, next_multiple(counters.step, period), next_multiple(counters.step, cfg.evaluation.knn.period))
+        if reason := forgotten(training, out):
+            stop_forgetting(training, saver, reason)
+            if context.is_main():
+                evidence.draw(training, source, out)
+            return EXIT_FORGOTTEN
+        due = min(until, *(next_multiple(counters.step, p) for p in periods))
         finished = train(training, due)
         last = not finished or counters.step == until
         # in a streak of skipped steps the checkpoint before it is worth more than another one
@@ -309,6 +330,26 @@ def look(training: Training, out: Path) -> None:
     training.watchdog.beat(f"evaluating step {training.counters.step}", slow=True)
     evidence.look(training, out)
     context.barrier()
+
+
+def forgotten(training: Training, out: Path) -> str | None:
+    """Why this step's evaluation asks to stop, on every process; None when it does not, or there was none."""
+    rows = read_metrics(out / "evaluation.jsonl") if context.is_main() else []
+    rows = [row for row in rows if row["step"] <= training.counters.step]
+    now = rows and rows[-1]["step"] == training.counters.step
+    reason: Any = broadcast_object(reason_to_stop(training.cfg, rows) if now else None)
+    return None if reason is None else str(reason)
+
+
+def stop_forgetting(training: Training, saver: Saver, reason: str) -> None:
+    """Save and end; the same command comes to the same end until the limit is changed."""
+    step = training.counters.step
+    if not (saver.checkpointer.folder / f"step-{step:08d}").exists():
+        saver.save(must=True)
+    training.progress.close()
+    if context.is_main():
+        print(f"\nstopped at step {step}, saved: {reason}; change that key to go on from here", flush=True)
+        log.warning("stopped at step %d: %s", step, reason)
 
 
 def stop_here(training: Training) -> None:

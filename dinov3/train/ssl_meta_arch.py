@@ -16,11 +16,18 @@ from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
 from dinov3.engine.precision import Precision
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import build_backbone
+from dinov3.models.lora import merged_parameters
 from dinov3.objectives.base import Objective
 from dinov3.objectives.dino import Dino
 from dinov3.objectives.ibot import Ibot
+from dinov3.teachers.frozen import frozen_features
 from dinov3.teachers.gram import GramTeacher, Grid, resized_patches
-from dinov3.train.building import build_da3_teacher, build_distillation_teacher, build_objectives
+from dinov3.train.building import (
+    build_da3_teacher,
+    build_distillation_teacher,
+    build_feature_teacher,
+    build_objectives,
+)
 
 N_GLOBAL_CROPS = 2
 
@@ -35,6 +42,8 @@ class SSLMetaArch(nn.Module):
     dino_loss: Dino  # objectives are registered under the names DINOv3's checkpoints have
     ibot_patch_loss: Ibot
     gram_teacher: nn.ModuleDict  # exists only with a Gram teacher of its own
+    anchor_teacher: nn.ModuleDict  # exists only with a feature anchor: the backbone as it was before step 0
+    heads_missing = False  # the weights training starts from have none: those here are fresh
     teacher: nn.ModuleDict  # whose outputs are the targets: the EMA, or a frozen model that is distilled
 
     def __init__(self, cfg: Config, device: torch.device | str = "cpu", precision: Precision | None = None) -> None:
@@ -42,14 +51,18 @@ class SSLMetaArch(nn.Module):
         self.cfg = cfg
         self.precision = precision or Precision(torch.float32, torch.device(device), "default")
         self.da3_teacher = build_da3_teacher(cfg, torch.device(device))
+        self.feature_teacher = build_feature_teacher(cfg, torch.device(device))
         self.gram = GramTeacher(cfg.gram)
+        self.heads_alone = False  # in this step: head warm-up
         with torch.device("meta"):
             self.student = nn.ModuleDict({"backbone": self._backbone(drop_path=True)})
             self.model_ema = nn.ModuleDict({"backbone": self._backbone(drop_path=False)})
             self.embed_dim = cast(Backbone, self.student["backbone"]).embed_dim
             if cfg.gram.use_loss and not cfg.gram.ema_teacher:
                 self.gram_teacher = nn.ModuleDict({"backbone": self._backbone(drop_path=False)})
-            self.objectives = build_objectives(cfg, self.embed_dim, self.da3_teacher)
+            if cfg.feature_anchor.enabled:
+                self.anchor_teacher = nn.ModuleDict({"backbone": self._backbone(drop_path=False)})
+            self.objectives = build_objectives(cfg, self.embed_dim, self.da3_teacher, self.feature_teacher)
             for objective in self.objectives:
                 self.student.update(objective.student_modules())
                 self.model_ema.update(objective.ema_modules())
@@ -84,8 +97,8 @@ class SSLMetaArch(nn.Module):
 
     def _frozen(self) -> list[nn.ModuleDict]:
         """Models inside the module tree that learn nothing by gradient."""
-        gram = [self.gram_teacher] if hasattr(self, "gram_teacher") else []
-        return [self.model_ema, *([self.teacher] if self.cfg.distillation.enabled else []), *gram]
+        own = [getattr(self, name) for name in ("gram_teacher", "anchor_teacher") if hasattr(self, name)]
+        return [self.model_ema, *([self.teacher] if self.cfg.distillation.enabled else []), *own]
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
@@ -97,10 +110,16 @@ class SSLMetaArch(nn.Module):
         if self.cfg.distillation.enabled:
             for module in self.teacher.values():
                 cast(Any, module).init_weights(generator)
-        if hasattr(self, "gram_teacher"):
-            self._copy_ema_to_gram_teacher()
+        self._copy_start_to_teachers()
         for objective in self.objectives:
             objective.init_weights()
+
+    def _copy_start_to_teachers(self) -> None:
+        """The EMA, as it is before step 0, into the teachers that begin as its copy."""
+        if hasattr(self, "gram_teacher"):
+            self._copy_ema_to_gram_teacher()
+        if hasattr(self, "anchor_teacher"):
+            self.anchor_teacher["backbone"].load_state_dict(self.model_ema["backbone"].state_dict())
 
     def load_teachers(self) -> list[str]:
         """Fill the teachers that come from files, strictly; returns what was loaded, to be printed."""
@@ -147,6 +166,11 @@ class SSLMetaArch(nn.Module):
         if self.da3_teacher is not None:
             clean = batch.collated_global_crops_clean
             teachers["da3"] = self.get_da3_teacher_output(clean, batch.mask_indices_list, grid)
+        crops = batch.collated_global_crops
+        if self.cfg.feature_anchor.enabled:
+            teachers["feature_anchor"] = frozen_features(self.anchor_teacher["backbone"], crops, grid)
+        if self.feature_teacher is not None:
+            teachers["feature_distillation"] = self.feature_teacher.features(crops, grid)
         return teachers
 
     @torch.no_grad()
@@ -211,7 +235,8 @@ class SSLMetaArch(nn.Module):
         masks = [None if self.cfg.distillation.enabled else batch.collated_masks, None]
         if crops[1].shape[0] == 0:
             crops, masks = crops[:1], masks[:1]
-        features: list[Features] = self.student["backbone"](crops, masks, is_training=True)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.heads_alone):
+            features: list[Features] = self.student["backbone"](crops, masks, is_training=True)
         return features
 
     def get_student_output(self, batch: CropBatch) -> tuple[StudentView, StudentView]:
@@ -252,18 +277,31 @@ class SSLMetaArch(nn.Module):
 
     # ------------------------------------------------------------------ after the step
 
+    @property
+    def head_warmup_steps(self) -> int:
+        """Steps at the start in which only heads train."""
+        settings = self.cfg.head_warmup
+        wanted = settings.when == "always" or (settings.when == "heads_missing" and self.heads_missing)
+        return settings.steps if wanted else 0
+
     @torch.no_grad()
     def update_ema(self, momentum: float) -> None:
-        """teacher = momentum * teacher + (1 - momentum) * student, parameters only."""
-        student = dict(self.student.named_parameters())
-        names, teacher = zip(*self.model_ema.named_parameters(), strict=True)
-        ema_update(list(teacher), [student[n] for n in names], momentum)
+        """teacher = momentum * teacher + (1 - momentum) * student, parameters only; LoRA counts as merged.
+
+        A backbone that stands still in a head warm-up has an EMA that stands still.
+        """
+        student = merged_parameters(self.student)
+        ema = [
+            (n, p) for n, p in self.model_ema.named_parameters() if not (self.heads_alone and n.startswith("backbone."))
+        ]
+        ema_update([p for _, p in ema], [student[n] for n, _ in ema], momentum)
 
     def _copy_ema_to_gram_teacher(self) -> None:
         self.gram_teacher["backbone"].load_state_dict(self.model_ema["backbone"].state_dict())
 
     def before_step(self, iteration: int) -> None:
-        """Teachers that change at a given step, objectives that collect something over its batches."""
+        """Teachers that change at a given step, objectives that collect something over its batches, head warm-up."""
+        self.heads_alone = iteration < self.head_warmup_steps
         if hasattr(self, "gram_teacher") and self.gram.loads_ema_before(iteration):
             self._copy_ema_to_gram_teacher()
         for objective in self.objectives:

@@ -169,6 +169,36 @@ RULES = {
         "da3.loss_on: masked, but no patch is ever masked: set ibot.mask_sample_probability and "
         "ibot.mask_ratio_min_max above 0, or da3.loss_on=all",
     ),
+    "nothing of the frozen features": (
+        ["feature_anchor.enabled=true", "feature_anchor.cls_weight=0"],
+        "feature_anchor.patch_weight=0",
+        "feature_anchor.cls_weight: 0, and so is feature_anchor.patch_weight: nothing is compared; set one above 0",
+    ),
+    "masked tokens without masks": (
+        ["feature_anchor.enabled=true", "feature_anchor.tokens=masked"],
+        "ibot.mask_sample_probability=0",
+        "feature_anchor.tokens: masked, but no patch is ever masked: use all",
+    ),
+    "frozen backbone": (
+        ["feature_distillation.enabled=true", "feature_distillation.checkpoint=a"],
+        "feature_distillation.checkpoint=",
+        "feature_distillation.checkpoint: is empty: give the frozen backbone's run folder or weight file",
+    ),
+    "frozen blocks": (
+        ["student.freeze_blocks=2"],
+        "student.arch=convnext_tiny",
+        "student.freeze_blocks: 2 is for vision transformers: set it to 0",
+    ),
+    "drift rule": (
+        ["evaluation.drift.enabled=true", "evaluation.drift.period=5", "evaluation.drift.stop_below=0.5"],
+        "evaluation.drift.period=0",
+        "evaluation.drift.stop_below: needs evaluation.drift.enabled=true and a period above 0",
+    ),
+    "k-NN rule": (
+        ["evaluation.knn.train=a", "evaluation.knn.test=b", "evaluation.knn.period=5", "evaluation.knn.max_drop=0.02"],
+        "evaluation.knn.period=0",
+        "evaluation.knn.max_drop: needs evaluation.knn.train, .test and a period above 0",
+    ),
     "k-NN sets": (
         ["evaluation.knn.train=a", "evaluation.knn.test=b"],
         "evaluation.knn.test=null",

@@ -60,6 +60,7 @@ CASES: dict[str, dict[str, object]] = {
     "no koleo": {"dino__koleo_loss_weight": 0.0},
     "gram of images": {**GRAM, "gram__img_level": "true"},
     "gram of the batch": {**GRAM, "gram__img_level": "false", "gram__tokens_used": "unmasked"},
+    "feature anchor": {"feature_anchor__enabled": "true"},
     "da3, tokens": DA3,
     "da3, images": {**DA3, "da3__weighting": "per_image"},
 }
