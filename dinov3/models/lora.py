@@ -21,10 +21,9 @@ class LowRank(nn.Module):
 
     def __init__(self, layer: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
-        like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
         self.scale = alpha / rank
-        self.a = nn.Parameter(torch.empty(rank, layer.in_features, **like))
-        self.b = nn.Parameter(torch.empty(layer.out_features, rank, **like))
+        self.a = nn.Parameter(layer.weight.new_empty(rank, layer.in_features))
+        self.b = nn.Parameter(layer.weight.new_empty(layer.out_features, rank))
 
     def init_weights(self, generator: torch.Generator | None) -> None:
         bound = 1 / math.sqrt(self.a.shape[1])
@@ -36,7 +35,7 @@ class LowRank(nn.Module):
 
     def change(self) -> Tensor:
         """What is added to the weight, ``[out, in]``, sharded as ``b`` is."""
-        a = self.a
+        a: Tensor = self.a
         if isinstance(a, DTensor):
             a = a.redistribute(placements=[Replicate()] * a.device_mesh.ndim)
         return self.scale * (self.b @ a)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dinov3.config.schema import Config
 from dinov3.data.errors import DataError
-from dinov3.data.sources import parse_dataset
+from dinov3.data.sources import open_dataset
 from dinov3.eval.drift import drift
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.source_images import SourceImages
@@ -24,11 +24,11 @@ PATCHES = 16  # of an image, evenly spread: neighbours say the same
 def fixed_tokens(extractor: FeatureExtractor, cfg: Config) -> dict[str, Tensor]:
     """``cls [N, D]`` and ``patch [N*PATCHES, D]`` of the fixed images."""
     settings = cfg.evaluation.drift
-    source = parse_dataset(settings.dataset or cfg.train.dataset_path)
+    source = open_dataset(settings.dataset or cfg.train.dataset_path)
     chosen = torch.linspace(0, len(source) - 1, min(settings.images, len(source))).long().unique().tolist()
     tokens = [layers[0] for layers in extractor.stream_prepared(SourceImages(extractor, source, chosen))]
     if len(tokens) < 2:
-        raise DataError(f"{settings.dataset or cfg.train.dataset_path}: fewer than 2 images to measure drift on")
+        raise DataError(f"evaluation.drift.dataset {settings.dataset}: fewer than 2 images to measure drift on")
     places = torch.linspace(0, tokens[0].patches.shape[1] - 1, PATCHES).long().unique()
     return {
         "cls": torch.cat([t.cls for t in tokens]),
