@@ -103,4 +103,8 @@ class EvaluationConfig:
     )
     knn: KnnConfig = key(KnnConfig, "k-nearest-neighbour accuracy of the EMA teacher's CLS token")
     drift: DriftConfig = key(DriftConfig, "how far the features have moved from where they started")
+    alarms: bool = key(
+        True,
+        "say so, with advice, when features collapse, targets are uniform, prototypes die or images come too slowly",
+    )
     pictures: bool = key(True, "draw curves.png and pca.png (patch features as colours) when training ends")

@@ -26,6 +26,7 @@ from dinov3.engine.schedules import Schedules, StepSchedule
 from dinov3.engine.signals import StopRequest
 from dinov3.engine.watchdog import Watchdog
 from dinov3.train.accumulation import accumulate
+from dinov3.train.alarms import Alarms
 from dinov3.train.debug_dump import write_dump
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
@@ -58,6 +59,7 @@ class Training:
     loader: CropLoader
     metrics: MetricsFile | None  # None on all processes but the main one
     progress: ProgressLine
+    alarms: Alarms | None  # on the main one
     stop: StopRequest
     watchdog: Watchdog
     out: Path  # the run folder
@@ -224,4 +226,7 @@ def _write_metrics(run: Training, step: int, result: StepResult, speed: dict[str
     run.figures = {}
     if run.metrics is not None:
         run.metrics.write(row)
+    for text in run.alarms.look(row) if run.alarms is not None else ():
+        run.progress.say(text)
+        log.warning("%s", text)
     run.progress.describe(loss=values[0], images_per_second=speed["images_per_second"], data_wait=speed["data_wait"])

@@ -40,6 +40,7 @@ from dinov3.engine.signals import StopRequest
 from dinov3.engine.state import allocate_optimizer_state, training_tensors
 from dinov3.engine.watchdog import Watchdog
 from dinov3.train import evidence
+from dinov3.train.alarms import ALARMS, Alarms
 from dinov3.train.continuing import prepare_to_continue
 from dinov3.train.forgetting import reason_to_stop
 from dinov3.train.loop import Counters, Training, train
@@ -60,6 +61,7 @@ RUN_FILES = (
         "pca.png",
         "curves.png",
     ),
+    ALARMS,
     *("config.yaml", "config.json", "config_history", "not_finite", "hang"),
 )
 
@@ -247,6 +249,7 @@ def build(
         loader=loader,
         metrics=MetricsFile(out / "metrics.jsonl", counters.step) if context.is_main() else None,
         progress=ProgressLine(until, counters.step, shown=context.is_main()),
+        alarms=Alarms(cfg, out, schedules.total_steps) if context.is_main() else None,
         stop=StopRequest(),
         watchdog=Watchdog(
             out / "hang", seconds=cfg.train.watchdog_seconds, slow_seconds=cfg.train.watchdog_slow_seconds

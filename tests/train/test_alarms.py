@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dinov3.train.alarms import Alarms
+from dinov3.train.command import main
+from tests.train.tiny import command, tiny_config
+
+HEALTHY = {
+    "cls_spread": 0.8,
+    "dino_teacher_entropy": 2.0,
+    "dino_prototype_usage": 0.7,
+    "skipped_steps": 0,
+    "data_wait": 0.05,
+    "images_per_second": 100.0,
+}
+LONG = {
+    "optim__epochs": 40,
+    "teacher__warmup_teacher_temp_epochs": 1,
+    "train__log_every": 10,
+    "student__layerscale": "null",
+    "student__drop_path_rate": 0,
+    "checkpointing__period": 160,
+    "evaluation__pictures": "false",
+}
+
+
+def spoken(tmp_path: Path, rows: list[dict[str, Any]], total_steps: int = 1000) -> list[tuple[int, str]]:
+    alarms = Alarms(tiny_config(), tmp_path, total_steps)
+    return [(row["iteration"], text) for row in rows for text in alarms.look(row)]
+
+
+def rows(n: int = 30, every: int = 10, **wrong: float) -> list[dict[str, Any]]:
+    return [{"iteration": i * every, **HEALTHY, **wrong} for i in range(n)]
+
+
+def test_a_healthy_log_is_silent(tmp_path: Path) -> None:
+    assert spoken(tmp_path, rows()) == []
+    assert not (tmp_path / "alarms.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice", "step"),
+    [
+        ({"cls_spread": 0.01}, "koleo_loss_weight", 120),
+        ({"dino_teacher_entropy": math.log(64)}, "teacher.teacher_temp", 120),
+        ({"dino_prototype_usage": 1 / 32}, "sinkhorn_knopp", 120),
+        ({"data_wait": 0.5}, "train.num_workers", 140),
+    ],
+)
+def test_each_ill_is_named_once_with_advice_after_the_start(
+    tmp_path: Path, wrong: dict[str, float], advice: str, step: int
+) -> None:
+    ((iteration, text),) = spoken(tmp_path, rows(**wrong))
+    assert iteration == step
+    assert advice in text
+    assert json.loads((tmp_path / "alarms.jsonl").read_text())["text"] == text
+
+
+def test_a_long_run_is_given_longer_to_get_going(tmp_path: Path) -> None:
+    ((iteration, _),) = spoken(tmp_path, rows(200, cls_spread=0.01), total_steps=100_000)
+    assert iteration == 1020
+
+
+def test_a_streak_of_skipped_steps_is_named_at_once_and_a_single_one_is_not(tmp_path: Path) -> None:
+    logged = [{**row, "skipped_steps": skipped} for row, skipped in zip(rows(5), (0, 1, 1, 4, 4), strict=True)]
+    ((iteration, text),) = spoken(tmp_path, logged)
+    assert iteration == 30
+    assert "optim.lr" in text
+
+
+def test_it_speaks_again_only_after_it_was_well(tmp_path: Path) -> None:
+    ill, well = rows(cls_spread=0.01)[10:20], rows()[10:13]
+    assert len(spoken(tmp_path, ill + well + ill)) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "alarms"),
+    [
+        # a teacher without Sinkhorn-Knopp, so warm that its targets are uniform
+        (
+            {"train__centering": "centering", "teacher__teacher_temp": 1.0, "teacher__warmup_teacher_temp": 1.0},
+            {"teacher_says_nothing"},
+        ),
+        (
+            {"teacher__teacher_temp": 0.01, "teacher__warmup_teacher_temp": 0.01, "teacher__momentum_teacher": 0.9},
+            set(),
+        ),
+    ],
+)
+def test_a_run_made_to_collapse_raises_the_alarm_within_200_steps_and_a_healthy_one_none(
+    tmp_path: Path, changes: dict[str, Any], alarms: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(tmp_path, **LONG, **changes)) == 0
+    path = tmp_path / "alarms.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    assert {row["alarm"] for row in found} - {"waiting_for_data"} == alarms
+    assert all(row["iteration"] <= 200 for row in found)
+    assert all(row["text"] in capsys.readouterr().err for row in found[:1])
