@@ -104,6 +104,8 @@ def listing_of(files: list[Path], image: str, label: str | None) -> Listing:
     for number, path in enumerate(files):
         try:
             with parquet.ParquetFile(path) as file:
+                if image not in file.schema_arrow.names and "path" in file.schema_arrow.names:
+                    raise DataError(f"{path}: there is no column {image}; if it lists paths, use FileList:path={path}")
                 leaf = image_leaf(file.schema_arrow, image, path)
                 leaves.add(leaf)
                 for group in range(file.num_row_groups):

@@ -63,6 +63,7 @@ def test_labels_may_be_names_and_missing(tmp_path: Path) -> None:
     ("columns", "options", "problem"),
     [
         ({"img": [b"x"], "cls": [1]}, "", "there is no column image; there is img, cls: say image=NAME"),
+        ({"path": ["a.jpg"]}, "", "there is no column image; if it lists paths, use FileList:path="),
         ({"image": ["text"]}, "", "column image holds string, not the bytes of image files"),
         ({"image": [b"x"]}, ":label=cls", "there is no column cls; there is image: say label=NAME"),
         ({"image": np.array([], dtype=bytes)}, "", "not the bytes|contain no images"),
