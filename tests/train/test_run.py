@@ -203,6 +203,23 @@ def test_unusable_data_ends_the_run_before_anything_is_written(
     assert not out.exists()
 
 
+def test_a_mixture_is_continued_bit_for_bit_and_not_with_other_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = "[{{path: 'Synthetic:n=30:size=40', weight: 3}}, {{path: 'Synthetic:n=9:size=48:seed=2', weight: {}}}]"
+    mixed = {"train__dataset_path": weights.format(1)}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(command(whole, **mixed)) == 0
+    printed = capsys.readouterr().out
+    assert " 75.0 %             30 images  Synthetic:n=30:size=40\n" in printed
+    assert "  data       2 data sets: 39 images" in printed
+    assert main(command(parts, train__max_steps=5, **mixed)) == 0
+    assert main(command(parts, train__dataset_path=weights.format(2))) == 78
+    assert "train.dataset_path: this run was started with" in capsys.readouterr().err.splitlines()[-1]
+    assert main(command(parts, **mixed)) == 0
+    assert_identical(parts, whole)
+
+
 def test_images_of_the_wrong_channels_are_refused_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
