@@ -143,12 +143,24 @@ class CheckpointingConfig:
 
 
 @dataclass
+class LoggingConfig:
+    csv: bool = key(False, "also write metrics.csv and evaluation.csv")
+    tensorboard: bool = key(False, "also write RUN/tensorboard; needs dinov3[tensorboard]")
+
+
+@dataclass
 class WandbConfig:
     enabled: bool = key(False, "also send metrics to Weights & Biases")
     project: str = key("dinov3", "project")
     entity: str | None = key(None, "team or user; null: your own")
     name: str | None = key(None, "name of the run; null: that of the run folder")
     mode: Literal["online", "offline", "disabled"] = key("offline", "send now, or keep on disk for `wandb sync`")
+    init_timeout: float = key(
+        30.0,
+        "longest wait for its server: at the start beside training, at the end for what is not sent",
+        unit="s",
+        gt=0,
+    )
 
 
 @dataclass

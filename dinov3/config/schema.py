@@ -27,6 +27,7 @@ from dinov3.config.blocks_model import (
 from dinov3.config.blocks_train import (
     CheckpointingConfig,
     DatasetPart,
+    LoggingConfig,
     NanConfig,
     OptimConfig,
     ResumeConfig,
@@ -56,6 +57,7 @@ __all__ = [
     "HrftConfig",
     "IbotConfig",
     "KnnConfig",
+    "LoggingConfig",
     "LoraConfig",
     "ModelConfig",
     "MultidistillationConfig",
@@ -73,7 +75,7 @@ __all__ = [
 
 @dataclass
 class Config:
-    """One training run. Blocks and keys are DINOv3's; `data`, `nan`, `resume`, `wandb` and all from `da3` on are ours."""
+    """One training run. Blocks and keys are DINOv3's; `data`, `logging`, `nan`, `resume`, `wandb` and all from `da3` on are ours."""
 
     MODEL: ModelConfig = key(ModelConfig, "leftovers of the published YAML")
     compute_precision: ComputePrecisionConfig = key(ComputePrecisionConfig, "number formats and sharding")
@@ -92,6 +94,7 @@ class Config:
     checkpointing: CheckpointingConfig = key(CheckpointingConfig, "when checkpoints are written and dropped")
     schedules: SchedulesConfig | None = key(None, "schedules in DINOv3's second style; null: from optim and teacher")
     da3: Da3Config = key(Da3Config, "Depth Anything 3 as a teacher of masked patches")
+    logging: LoggingConfig = key(LoggingConfig, "where metrics go beside metrics.jsonl")
     wandb: WandbConfig = key(WandbConfig, "Weights & Biases")
     nan: NanConfig = key(NanConfig, "what to do about losses and gradients that are not finite")
     resume: ResumeConfig = key(ResumeConfig, "continuing a run")

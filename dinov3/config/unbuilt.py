@@ -22,7 +22,6 @@ class Unbuilt:
 UNBUILT = (
     Unbuilt("multidistillation.enabled", "distillation into several students", ("multidistillation.",)),
     Unbuilt("hrft.enabled", "high-resolution fine-tuning", ("hrft.",)),
-    Unbuilt("wandb.enabled", "Weights & Biases", ("wandb.",)),
     Unbuilt("student.fp8_enabled", "fp8", ("student.fp8_filter",)),
     Unbuilt("train.cudagraphs", "CUDA graphs"),
     Unbuilt("student.pretrained_weights", "starting from given weights"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +72,19 @@ def look(training: Training, out: Path) -> None:
         row |= measure_drift(extractor(cfg, backbone, input_size(cfg)), cfg, out, step)
     if not row:
         return
-    row = {"step": step, **row}
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    assert training.records is not None  # this is the main process
+    training.records.evaluation({"step": step, **row})
 
 
 def draw(training: Training, source: Source, out: Path) -> None:
     """``curves.png`` and ``pca.png``."""
     cfg = training.cfg
-    if not cfg.evaluation.pictures:
+    if not cfg.evaluation.pictures or training.records is None:
         return
     rows = read_metrics(out / "metrics.jsonl")
     if rows:
         curves(rows, out / "curves.png", read_metrics(out / "evaluation.jsonl"))
+        training.records.picture(out / "curves.png", training.counters.step)
     if cfg.student.in_chans == 3:
         # twice the training size: a finer grid of patches to look at, and RoPE has no table to interpolate
         backbone = training.model.model_ema["backbone"]
@@ -93,6 +92,7 @@ def draw(training: Training, source: Source, out: Path) -> None:
         chosen = list(spread(len(source), N_PICTURES))[:N_PICTURES]
         images = torch.stack(list(SourceImages(look_at, source, chosen))).to(look_at.device)
         pca_sheet(backbone, images, cfg.crops.rgb_mean, cfg.crops.rgb_std, out / "pca.png")
+        training.records.picture(out / "pca.png", training.counters.step)
 
 
 def print_last_line(out: Path) -> None:

@@ -20,8 +20,9 @@ from dinov3.distributed.collectives import all_reduce_mean, all_reduce_min
 from dinov3.distributed.context import rank
 from dinov3.distributed.replicate import average_gradients
 from dinov3.engine.faults import Point, hit
-from dinov3.engine.metrics import MetricsFile, ProgressLine
+from dinov3.engine.metrics import ProgressLine
 from dinov3.engine.optim import apply_schedules, clip_per_submodule
+from dinov3.engine.records import Records
 from dinov3.engine.schedules import Schedules, StepSchedule
 from dinov3.engine.signals import StopRequest
 from dinov3.engine.watchdog import Watchdog
@@ -57,7 +58,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedules: Schedules
     loader: CropLoader
-    metrics: MetricsFile | None  # None on all processes but the main one
+    records: Records | None  # None on all processes but the main one
     progress: ProgressLine
     alarms: Alarms | None  # on the main one
     stop: StopRequest
@@ -224,8 +225,8 @@ def _write_metrics(run: Training, step: int, result: StepResult, speed: dict[str
     row |= {"lr": now.lr, "last_layer_lr": now.last_layer_lr, "wd": now.wd, "mom": now.momentum}
     row |= {"teacher_temp": now.teacher_temp, "skipped_steps": run.counters.skipped_steps, **speed, **run.figures}
     run.figures = {}
-    if run.metrics is not None:
-        run.metrics.write(row)
+    if run.records is not None:
+        run.records.write(row)
     for text in run.alarms.look(row) if run.alarms is not None else ():
         run.progress.say(text)
         log.warning("%s", text)

@@ -32,8 +32,9 @@ from dinov3.engine.agreement import same_on_all
 from dinov3.engine.checkpoint import load_tensors, step_of
 from dinov3.engine.lock import RunLock, RunLocked
 from dinov3.engine.manifest import read_train_state
-from dinov3.engine.metrics import MetricsFile, ProgressLine, read_metrics
+from dinov3.engine.metrics import ProgressLine, read_metrics
 from dinov3.engine.optim import build_optimizer
+from dinov3.engine.records import open_records, refuse_missing_packages
 from dinov3.engine.requeue import requeue
 from dinov3.engine.schedules import Schedules, build_schedules
 from dinov3.engine.signals import StopRequest
@@ -63,6 +64,7 @@ RUN_FILES = (
     ),
     ALARMS,
     *("config.yaml", "config.json", "config_history", "not_finite", "hang"),
+    *("run_id.json", "metrics.csv", "evaluation.csv", "tensorboard", "wandb"),
 )
 
 
@@ -72,6 +74,7 @@ def run(cfg: Config, out: Path, *, resume: bool, resume_from: Path | None = None
     ``resume_from``: a checkpoint to continue from instead of the newest one.
     """
     device = context.setup(cfg.train.device, timeout=cfg.train.watchdog_slow_seconds + 300)
+    refuse_missing_packages(cfg)
     source = checked_source(cfg, context.world_size())
     schedules = build_schedules(cfg, context.world_size())
     until = min(schedules.total_steps, cfg.train.max_steps or schedules.total_steps)
@@ -115,8 +118,8 @@ def _run_locked(
         training.watchdog.close()
         training.loader.close()
         training.progress.close()
-        if training.metrics is not None:
-            training.metrics.close()
+        if training.records is not None:
+            training.records.close()
         context.teardown()
 
 
@@ -247,7 +250,7 @@ def build(
         optimizer=optimizer,
         schedules=schedules,
         loader=loader,
-        metrics=MetricsFile(out / "metrics.jsonl", counters.step) if context.is_main() else None,
+        records=open_records(cfg, out, counters.step) if context.is_main() else None,
         progress=ProgressLine(until, counters.step, shown=context.is_main()),
         alarms=Alarms(cfg, out, schedules.total_steps) if context.is_main() else None,
         stop=StopRequest(),
@@ -364,6 +367,8 @@ def stop_here(training: Training) -> None:
         what_next = requeue() if again else "the same command continues"
         name = stop.signal_name or "a signal to another process"
         print(f"\n{name}: saved at step {training.counters.step}; {what_next}", flush=True)
+    if training.records is not None:
+        training.records.close()
     context.barrier()  # srun ends all processes as soon as one of them has
 
 

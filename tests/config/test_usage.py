@@ -101,5 +101,5 @@ def test_unread_and_dead_keys_follow_from_the_places(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(usage, "places_by_key", lambda: {**nothing_read, "train.cache_dataset": ("x.py:1",)})
     unread = unread_keys()
     assert "optim.lr" in unread
-    assert not {"train.saveckp_freq", "wandb.project", "optim.optimizer", "ibot.separate_head"} & set(unread)
+    assert not {"train.saveckp_freq", "hrft.enabled", "optim.optimizer", "ibot.separate_head"} & set(unread)
     assert dead_but_read() == ["train.cache_dataset"]
