@@ -119,7 +119,7 @@ def variants(source: InMemory) -> dict[str, Callable[[int], object]]:
     cfg, reference = settings(0), Reference()
     writer = SampleWriter.from_config(cfg, source, 0, 1)
     renderer = BatchRenderer(cfg, writer, torch.device("cpu"), torch.float32)
-    slot = torch.zeros(writer.layout.nbytes, dtype=torch.uint8)
+    slot = torch.zeros(writer.resolutions.slot_bytes, dtype=torch.uint8)
 
     def official(batch: int) -> None:
         for i in range(BATCH):

@@ -20,10 +20,29 @@ class CropsConfig:
     local_crops_scale: list[float] = key(
         [0.05, 0.32], "least and largest share of the image a local crop covers", length=2, ordered=True, gt=0, le=1
     )
-    global_crops_size: int = key(224, "side of a global crop", unit="px", ge=1)
-    local_crops_size: int = key(96, "side of a local crop", unit="px", ge=1)
-    global_local_crop_pairs_ratios: float = key(1.0, "shares of several resolutions", gt=0, dead=True)
-    gram_teacher_crops_size: int | None = key(None, "side of the Gram teacher's crops; null: none", unit="px", ge=1)
+    global_crops_size: int | list[int] = key(
+        224,
+        "side of a global crop; a list: several resolutions, one is drawn for every step",
+        unit="px",
+        ge=1,
+        nonempty=True,
+    )
+    local_crops_size: int | list[int] = key(
+        96, "side of a local crop; a list goes with that of global_crops_size", unit="px", ge=1, nonempty=True
+    )
+    global_local_crop_pairs_ratios: float | list[float] = key(
+        1.0,
+        "how often each resolution is drawn, relative to the others; one number: equally often",
+        gt=0,
+        nonempty=True,
+    )
+    gram_teacher_crops_size: int | list[int] | None = key(
+        None,
+        "side of the Gram teacher's crops, one or as many as global crops have; null: none",
+        unit="px",
+        ge=1,
+        nonempty=True,
+    )
     localcrops_subset_of_globalcrops: bool = key(False, "cut the local crops out of the global ones")
     share_color_jitter: bool = key(False, "one colour jitter for all crops of an image")
     horizontal_flips: bool = key(True, "flip half of the crops left to right")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from dinov3.config.checks_keep import KEEP_CHECKS
-from dinov3.config.derived import DA3_PATCH, da3_input_size, statistics_batch
+from dinov3.config.derived import DA3_PATCH, crop_sizes, da3_input_size, statistics_batch
 from dinov3.config.errors import KeyProblem
 from dinov3.config.names import hint_of
 from dinov3.config.schema import Config, ScheduleConfig
@@ -39,24 +39,46 @@ def _schedules(cfg: Config) -> dict[str, ScheduleConfig]:
     return found
 
 
+CROP_SIZES = ("global_crops_size", "local_crops_size", "gram_teacher_crops_size")
+
+
+def resolutions_are_complete(cfg: Config) -> Problems:
+    lists = {name: getattr(cfg.crops, name) for name in (*CROP_SIZES, "global_local_crop_pairs_ratios")}
+    lengths = {name: len(value) for name, value in lists.items() if isinstance(value, list)}
+    if not lengths:
+        return
+    longest = max((name for name in CROP_SIZES if name in lengths), key=lengths.__getitem__, default=None)
+    for name, length in lengths.items():
+        if longest is None:
+            yield f"crops.{name}", f"{lists[name]} shares out resolutions, but every crop has one size: give a number"
+        elif length != lengths[longest]:
+            yield (
+                f"crops.{name}",
+                f"{lists[name]} has {length} values, crops.{longest} has {lengths[longest]}: one each for every resolution",
+            )
+
+
 def crops_are_whole_patches(cfg: Config) -> Problems:
     patch = cfg.student.patch_size
-    for name in ("global_crops_size", "local_crops_size", "gram_teacher_crops_size"):
-        size = getattr(cfg.crops, name)
-        if size is not None and size % patch:
-            low, high = size // patch * patch, (size // patch + 1) * patch
-            use = f"{low} or {high}" if low else f"{high}"
-            yield f"crops.{name}", f"{size} is not a multiple of student.patch_size {patch}: use {use}"
+    for name in CROP_SIZES:
+        value = getattr(cfg.crops, name)
+        for size in value if isinstance(value, list) else [value]:
+            if name == "local_crops_size" and isinstance(value, list) and size >= patch:
+                continue  # DINOv3's own list has 168 px with patch 16: load.py says what that means
+            if size is not None and size % patch:
+                low, high = size // patch * patch, (size // patch + 1) * patch
+                use = f"{low} or {high}" if low else f"{high}"
+                yield f"crops.{name}", f"{size} is not a multiple of student.patch_size {patch}: use {use}"
 
 
 def local_crops_fit_into_global_ones(cfg: Config) -> Problems:
-    crops = cfg.crops
-    if crops.localcrops_subset_of_globalcrops and crops.local_crops_size > crops.global_crops_size:
-        yield (
-            "crops.localcrops_subset_of_globalcrops",
-            f"true, but crops.local_crops_size {crops.local_crops_size} cannot be cut out of "
-            f"crops.global_crops_size {crops.global_crops_size}: lower it, or set this to false",
-        )
+    for sizes in crop_sizes(cfg):
+        if cfg.crops.localcrops_subset_of_globalcrops and sizes.local_size > sizes.global_size:
+            yield (
+                "crops.localcrops_subset_of_globalcrops",
+                f"true, but crops.local_crops_size {sizes.local_size} cannot be cut out of "
+                f"crops.global_crops_size {sizes.global_size}: lower it, or set this to false",
+            )
 
 
 def schedules_fit_into_training(cfg: Config) -> Problems:
@@ -167,24 +189,29 @@ def distillation_has_its_files(cfg: Config) -> Problems:
 
 
 def da3_sees_the_grid_of_the_student(cfg: Config) -> Problems:
-    da3, crops, cells = cfg.da3, cfg.crops, cfg.crops.global_crops_size // cfg.student.patch_size
+    da3, crops, patch = cfg.da3, cfg.crops, cfg.student.patch_size
     if not da3.enabled:
         return
-    size, equal = da3_input_size(cfg), cells * DA3_PATCH
-    if da3.grid_mode == "resize_input" and size != equal:
-        yield (
-            "da3.teacher_size",
-            f"{size} gives the teacher a grid of {size / DA3_PATCH:g}, the student's is {cells}: "
-            f"use {equal}, or da3.grid_mode=interpolate_tokens",
-        )
-    if size % DA3_PATCH:
-        low = size // DA3_PATCH * DA3_PATCH
-        yield (
-            "da3.teacher_size",
-            f"{size} is not a multiple of the teacher's patch {DA3_PATCH}: use {low} or {low + DA3_PATCH}",
-        )
-    if crops.global_crops_clean_size not in (None, size):
-        yield "crops.global_crops_clean_size", f"{crops.global_crops_clean_size}, but DA3 wants {size}: set it to null"
+    resolutions = crop_sizes(cfg)
+    for sizes in resolutions:
+        cells = sizes.global_size // patch
+        size, equal = da3_input_size(cfg, sizes.global_size), cells * DA3_PATCH
+        if da3.grid_mode == "resize_input" and size != equal:
+            use = equal if len(resolutions) == 1 else "null (each resolution has its own then)"
+            yield (
+                "da3.teacher_size",
+                f"{size} gives the teacher a grid of {size / DA3_PATCH:g}, the student's is {cells}: "
+                f"use {use}, or da3.grid_mode=interpolate_tokens",
+            )
+        if size % DA3_PATCH:
+            low = size // DA3_PATCH * DA3_PATCH
+            yield (
+                "da3.teacher_size",
+                f"{size} is not a multiple of the teacher's patch {DA3_PATCH}: use {low} or {low + DA3_PATCH}",
+            )
+        clean = crops.global_crops_clean_size
+        if clean not in (None, size):
+            yield "crops.global_crops_clean_size", f"{clean}, but DA3 wants {size}: set it to null"
     if da3.loss_on == "masked" and not cfg.ibot.mask_sample_probability * cfg.ibot.mask_ratio_min_max[1]:
         yield (
             "da3.loss_on",
@@ -226,6 +253,7 @@ def allowed_changes_are_keys(cfg: Config) -> Problems:
 
 
 CHECKS = (
+    resolutions_are_complete,
     crops_are_whole_patches,
     local_crops_fit_into_global_ones,
     schedules_fit_into_training,

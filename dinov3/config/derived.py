@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from dinov3.config.schema import Config
 
 DA3_PATCH = 14  # px
@@ -17,13 +19,42 @@ def statistics_batch(cfg: Config) -> int:
     return images_per_process(cfg) if cfg.train.accumulation == "exact" else cfg.train.batch_size_per_gpu
 
 
-def da3_input_size(cfg: Config) -> int:
-    """Side of the clean crops Depth Anything 3 is shown, in px.
+class CropSizes(NamedTuple):
+    """One resolution of training. Sides in px."""
+
+    global_size: int
+    local_size: int
+    gram_size: int | None  # None: no crops for a Gram teacher
+    share: float  # of all steps
+
+
+def crop_sizes(cfg: Config) -> list[CropSizes]:
+    """The resolutions a run draws from: items of the lists of sizes that belong together; a single size goes with all.
+
+    ``crops.global_local_crop_pairs_ratios`` says how often each comes, one number for all: equally often.
+    """
+    crops = cfg.crops
+    keys = (crops.global_crops_size, crops.local_crops_size, crops.gram_teacher_crops_size)
+    n = max(len(value) if isinstance(value, list) else 1 for value in keys)
+    global_, local, gram = (value if isinstance(value, list) else [value] * n for value in keys)
+    ratios = crops.global_local_crop_pairs_ratios
+    shares = ratios if isinstance(ratios, list) else [ratios] * n
+    rows = zip(global_, local, gram, shares, strict=True)  # lengths were checked with the config
+    return [CropSizes(g or 0, loc or 0, teacher, share / sum(shares)) for g, loc, teacher, share in rows]
+
+
+def largest_global_crop(cfg: Config) -> int:
+    """Side of the largest global crops, px: what a backbone of this run is made for."""
+    return max(sizes.global_size for sizes in crop_sizes(cfg))
+
+
+def da3_input_size(cfg: Config, global_size: int) -> int:
+    """Side of the clean crops Depth Anything 3 is shown beside global crops of ``global_size``, in px.
 
     ``da3.teacher_size``, or what gives its grid of 14 px patches the student's size (256 / 16 = 224 / 14 = 16); with
     ``da3.grid_mode: interpolate_tokens`` the multiple of 14 nearest below the student's crop.
     """
-    size, patch = cfg.crops.global_crops_size, cfg.student.patch_size
+    size, patch = global_size, cfg.student.patch_size
     if cfg.da3.teacher_size is not None:
         return cfg.da3.teacher_size
     if cfg.da3.grid_mode == "interpolate_tokens":
@@ -31,8 +62,8 @@ def da3_input_size(cfg: Config) -> int:
     return size // patch * DA3_PATCH
 
 
-def clean_crop_size(cfg: Config) -> int | None:
-    """Side of the clean global crops in px, None when nobody wants them."""
+def clean_crop_size(cfg: Config, global_size: int) -> int | None:
+    """Side of the clean copies of global crops of ``global_size`` px, in px; None when nobody wants them."""
     if cfg.da3.enabled:
-        return da3_input_size(cfg)
-    return (cfg.crops.global_crops_clean_size or cfg.crops.global_crops_size) if cfg.crops.global_crops_clean else None
+        return da3_input_size(cfg, global_size)
+    return (cfg.crops.global_crops_clean_size or global_size) if cfg.crops.global_crops_clean else None

@@ -12,6 +12,7 @@ from typing import Any
 from dinov3.config.checks import check
 from dinov3.config.convert import as_text, convert, convert_block
 from dinov3.config.default_yaml import default_yaml
+from dinov3.config.derived import crop_sizes
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import ConfigError, KeyProblem
 from dinov3.config.gram_source import resolve_gram_source
@@ -20,7 +21,7 @@ from dinov3.config.published import IGNORED
 from dinov3.config.references import flat, resolve_references
 from dinov3.config.schema import Config
 from dinov3.config.spec import block_of, is_optional, leaves
-from dinov3.config.unbuilt import refuse_lists_of_sizes, refuse_unbuilt
+from dinov3.config.unbuilt import refuse_unbuilt
 from dinov3.config.yaml_file import Tree, parse_yaml, read_yaml
 
 __all__ = ["default_yaml", "load_config", "parse_override", "to_dict", "to_yaml"]
@@ -58,6 +59,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     except KeyProblem as problem:
         raise ConfigError(_source_of(problem.key, origin, layers), problem.key, problem.problem) from None
     _tell_what_does_nothing(cfg, origin, ignored)
+    _tell_what_no_patch_sees(cfg, origin)
     return cfg
 
 
@@ -132,7 +134,6 @@ def _typed(tree: Tree, origin: dict[str, str]) -> Config:
         for key, value in list(flat(tree)):
             if key in specs and specs[key].spec.replaced_by:
                 _set_aside(tree, key, value, specs[key].default, specs[key].spec.replaced_by, origin)
-    refuse_lists_of_sizes(dict(flat(tree)))
     cfg = convert_block(tree, Config, "")
     refuse_unbuilt(dict(flat(asdict(cfg))), dict(flat(asdict(default))))
     resolve_gram_source(cfg.gram)
@@ -156,3 +157,13 @@ def _tell_what_does_nothing(cfg: Config, origin: dict[str, str], ignored: list[s
     for source in dict.fromkeys(origin[key] for key in (*ignored, *dead)):
         keys = sorted(key for key in (*ignored, *dead) if origin[key] == source)
         log.warning("%s: these published keys do nothing here: %s", source, ", ".join(keys))
+
+
+def _tell_what_no_patch_sees(cfg: Config, origin: dict[str, str]) -> None:
+    """One warning for local crops in a list of resolutions that are not whole patches: accepted, as upstream does."""
+    patch = cfg.student.patch_size
+    for size in sorted({sizes.local_size for sizes in crop_sizes(cfg) if sizes.local_size % patch}):
+        source = origin.get("crops.local_crops_size", COMMAND_LINE)
+        seen = size // patch * patch
+        text = "%s: crops.local_crops_size: %d is not a multiple of student.patch_size %d: the last %d px are not seen; %d is as good"
+        log.warning(text, source, size, patch, size - seen, seen)

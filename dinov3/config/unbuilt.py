@@ -28,13 +28,6 @@ UNBUILT = (
     Unbuilt("student.resume_from_teacher_chkpt", "starting from a teacher checkpoint"),
     Unbuilt("train.data_config", "mixing data sets by a file, as train.dataset_path does by a list of {path, weight}"),
 )
-# Published YAMLs of the high-resolution stage give lists here, one item a resolution.
-ONE_SIZE = (
-    "crops.global_crops_size",
-    "crops.local_crops_size",
-    "crops.gram_teacher_crops_size",
-    "crops.global_local_crop_pairs_ratios",
-)
 
 
 def feature_of(key: str) -> str | None:
@@ -47,13 +40,6 @@ def feature_of(key: str) -> str | None:
         ):
             return unbuilt.feature
     return None
-
-
-def refuse_lists_of_sizes(values: Mapping[str, Any]) -> None:
-    """Raise KeyProblem for training at several resolutions. ``values``: key to value, not yet typed."""
-    for key in ONE_SIZE:
-        if isinstance(values.get(key), list):
-            raise KeyProblem(key, "a list asks for several resolutions, which is not built yet; give one size")
 
 
 def refuse_unbuilt(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dinov3.config.derived import CropSizes, crop_sizes
 from dinov3.config.schema import Config
 
 GLOBAL_CROPS = 2
@@ -47,20 +48,22 @@ class CropGeometry:
     channels: int
 
     @classmethod
-    def from_config(cls, cfg: Config) -> CropGeometry:
+    def from_config(cls, cfg: Config, sizes: CropSizes | None = None) -> CropGeometry:
+        """With these ``sizes``, one of ``crop_sizes(cfg)``; None: the first of them."""
         crops = cfg.crops
-        if crops.localcrops_subset_of_globalcrops and crops.local_crops_size > crops.global_crops_size:
+        global_size, local_size, gram_size, _ = sizes or crop_sizes(cfg)[0]
+        if crops.localcrops_subset_of_globalcrops and local_size > global_size:
             raise ValueError(
-                f"crops.local_crops_size {crops.local_crops_size} cannot be cut out of crops.global_crops_size "
-                f"{crops.global_crops_size}: turn off crops.localcrops_subset_of_globalcrops or lower it"
+                f"crops.local_crops_size {local_size} cannot be cut out of crops.global_crops_size "
+                f"{global_size}: turn off crops.localcrops_subset_of_globalcrops or lower it"
             )
         return cls(
-            global_size=crops.global_crops_size,
+            global_size=global_size,
             global_scale=(crops.global_crops_scale[0], crops.global_crops_scale[1]),
-            local_size=crops.local_crops_size,
+            local_size=local_size,
             local_scale=(crops.local_crops_scale[0], crops.local_crops_scale[1]),
             local_number=crops.local_crops_number,
-            gram_size=crops.gram_teacher_crops_size,
+            gram_size=gram_size,
             locals_in_globals=crops.localcrops_subset_of_globalcrops,
             patch_size=cfg.student.patch_size,
             channels=cfg.student.in_chans,

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dinov3.config.derived import clean_crop_size
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
 from dinov3.data.augmentation import Augmentation, crop_params
@@ -35,35 +34,33 @@ class BatchRenderer:
                 raise DataError(
                     f"crops.{key} has {len(values)} values, student.in_chans is {channels}: give one a channel"
                 )
-        self.writer, self.layout, self.geometry = writer, writer.layout, writer.geometry
+        self.writer = writer
         self.augmentation = Augmentation.from_config(cfg)
         self.normalization = Normalization(crops.rgb_mean, crops.rgb_std, dtype, device)
-        self.clean_size = clean_crop_size(cfg)
         self.gram_distortions = not crops.gram_teacher_no_distortions
-        self.largest = max(self.geometry.global_size, self.geometry.gram_size or 0)
-        self.upperbound = writer.masks.upperbound(writer.batch_size)
 
     def __call__(self, slot: Tensor, crops: Tensor, position: int, part: int = 0) -> CropBatch:
         """This process's ``part`` of the batch at ``position``, from its ``slot`` on the host and its ``crops`` (the slot's head) on the device.
 
         Upstream blurs the largest crop of a box and shrinks it afterwards, so sigma counts in that crop's pixels.
         """
-        writer, layout, geometry = self.writer, self.layout, self.geometry
+        writer, resolution = self.writer, self.writer.resolution_at(position)
+        layout, geometry, largest = resolution.layout, resolution.geometry, resolution.largest
         params = crop_params(layout.draws.within(slot).numpy(), self.augmentation, geometry)
         n_global = GLOBAL_CROPS * writer.batch_size
         for_global, for_local = params[:n_global], params[n_global:]
         global_crops, clean = render(
             layout.global_crops.within(crops).flatten(0, 1),
-            for_global.with_sigma_scaled(geometry.global_size / self.largest),
+            for_global.with_sigma_scaled(geometry.global_size / largest),
             self.normalization,
-            clean_size=self.clean_size,
+            clean_size=resolution.clean_size,
         )
         local_crops, _ = render(layout.local_crops.within(crops).flatten(0, 1), for_local, self.normalization)
         gram = None
         if layout.gram_crops is not None:
             gram, _ = render(
                 layout.gram_crops.within(crops).flatten(0, 1),
-                for_global.with_sigma_scaled(layout.gram_crops.shape[2] / self.largest),
+                for_global.with_sigma_scaled(layout.gram_crops.shape[2] / largest),
                 self.normalization,
                 photometric=self.gram_distortions,
             )
@@ -71,7 +68,7 @@ class BatchRenderer:
             global_crops,
             local_crops,
             layout.masks.within(slot).flatten(0, 1).numpy().copy(),
-            upperbound=self.upperbound,
+            upperbound=resolution.upperbound,
             global_batch_size=writer.global_batch,
             clean=clean,
             gram=gram,
@@ -145,10 +142,12 @@ class DeviceFeed:
         self._release_copied()
         bad = self.filler.wait(number)
         slot = self.filler.slot(number)
+        position, part = self.renderer.writer.batch_at(self.first, number)
+        crop_bytes = self.renderer.writer.resolution_at(position).layout.crop_bytes
         with torch.cuda.stream(self.stream):
-            crops = slot[: self.renderer.layout.crop_bytes].to(self.device, non_blocking=True)
+            crops = slot[:crop_bytes].to(self.device, non_blocking=True)
             self.copies.append(self.stream.record_event())
-            batch = self.renderer(slot, crops, *self.renderer.writer.batch_at(self.first, number))
+            batch = self.renderer(slot, crops, position, part)
             self.staged.append((batch, bad, self.stream.record_event()))
 
     def _release_copied(self) -> None:

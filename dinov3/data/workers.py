@@ -80,7 +80,7 @@ class InlineFiller:
 
     def __init__(self, writer: SampleWriter, position: int) -> None:
         self.writer, self.position, self.slots = writer, position, 1
-        self.memory = torch.zeros(writer.layout.nbytes, dtype=torch.uint8)
+        self.memory = torch.zeros(writer.resolutions.slot_bytes, dtype=torch.uint8)
 
     def wait(self, batch: int) -> list[BadSample]:
         position, part = self.writer.batch_at(self.position, batch)
@@ -200,7 +200,7 @@ class WorkerPool:
         self._job = Job(
             writer=writer,
             position=position,
-            ring=Ring(slots, writer.layout.nbytes),
+            ring=Ring(slots, writer.resolutions.slot_bytes),
             chunks=self._chunks,
             next_chunk=SharedBytes(8),
             at_work_on=SharedBytes(8 * workers),

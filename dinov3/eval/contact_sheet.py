@@ -15,8 +15,8 @@ from dinov3.contracts import CropBatch
 from dinov3.data.crops import BOX_DRAWS, GLOBAL_CROPS, Box
 from dinov3.data.decode import Pixels
 from dinov3.data.loader import CropLoader
-from dinov3.data.sampler import samples_at
 from dinov3.data.samples import SampleWriter
+from dinov3.data.sources.mixture import order_of
 from dinov3.data.sources.source import Source
 from dinov3.eval.token_sheet import covered, token_sheet, unnormalised
 
@@ -42,7 +42,7 @@ def contact_sheet(cfg: Config, source: Source, path: Path, rows: int = ROWS) -> 
     rows = min(rows, batch.batch_size)
     columns = {"image: crops 1 and 2, local crops": torch.stack([_whole(writer, n) for n in range(rows)])}
     columns |= _global_columns(cfg, batch, rows) | _local_column(cfg, batch, rows)
-    _, indices = samples_at(np.arange(rows), len(source), cfg.train.seed)
+    _, indices = order_of(source).samples_at(np.arange(rows), cfg.train.seed)
     names = [_short(Path(source.name(index)).name) for index in indices.tolist()]
     title = (
         f"first batch of the run with seed {cfg.train.seed}: {cfg.crops.augmentation} augmentation, "
@@ -57,9 +57,9 @@ def _short(name: str, most: int = 24) -> str:
 
 def _whole(writer: SampleWriter, n: int) -> Tensor:
     """``[3, SIDE, SIDE]`` in [0, 1]: image ``n`` of the batch, its boxes drawn on it."""
-    epochs, indices = samples_at(np.array([n]), len(writer.source), writer.seed)
+    epochs, indices = order_of(writer.source).samples_at(np.array([n]), writer.seed)
     epoch, index = int(epochs[0]), int(indices[0])
-    pixels, geometry = writer.image_of(epoch, index, []), writer.geometry
+    pixels, geometry = writer.image_of(epoch, index, []), writer.resolution_at(0).geometry
     height, width, _ = pixels.shape
     boxes = geometry.boxes(writer.draws_of(epoch, index)[:, :BOX_DRAWS].tolist(), height, width)
     scale = SIDE / max(height, width)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dinov3.config.derived import crop_sizes, largest_global_crop
 from dinov3.config.schema import Config
 from dinov3.data.sources.source import Source
 from dinov3.data.survey import NO_LABEL, Survey
@@ -39,9 +40,8 @@ class DataReport:
     channels: dict[str, dict[str, list[float]]]  # number of channels -> mean, std
     decode_ms: dict[str, float]  # median and mean an image, processor time, reading included
     resolution: dict[str, float] = field(default_factory=dict)
-    global_size: int = 0
-    local_size: int = 0
-    patch: int = 0
+    global_sizes: list[int] = field(default_factory=list)
+    local_sizes: list[int] = field(default_factory=list)
 
     @property
     def unreadable_share(self) -> float:
@@ -73,7 +73,7 @@ class DataReport:
         for n, (bin_, images) in enumerate(self.short_side.items()):
             bar = "█" * max(1, round(BAR * images / largest))
             yield row("short side" if n == 0 else "", f"{bin_:>9} px {images:>9,} {bar}")
-        shares, size = self.resolution, self.global_size
+        shares, size = self.resolution, self.global_sizes[-1]
         yield row(
             "resolution",
             f"{shares['images_below_global_crop']:.1%} of the images have a short side below the global crop ({size} px);",
@@ -81,7 +81,7 @@ class DataReport:
         yield row(
             "",
             f"{shares['global_crops_enlarged']:.1%} of the global and {shares['local_crops_enlarged']:.1%} of the local "
-            f"crops ({self.local_size} px) will be enlarged",
+            f"crops ({'/'.join(map(str, self.local_sizes))} px) will be enlarged",
         )
         advised = int(shares["advised_global_crop"])
         if shares["images_below_global_crop"] > 0.25 and advised:
@@ -165,9 +165,8 @@ def report_of(dataset: str, source: Source, found: Survey, cfg: Config) -> DataR
         },
         decode_ms={"median": float(np.median(seconds)), "mean": float(max(seconds.mean(), 1e-6))},
         resolution=resolution_shares(facts, cfg) if readable else {},
-        global_size=cfg.crops.global_crops_size,
-        local_size=cfg.crops.local_crops_size,
-        patch=cfg.student.patch_size,
+        global_sizes=sorted({sizes.global_size for sizes in crop_sizes(cfg)}),
+        local_sizes=sorted({sizes.local_size for sizes in crop_sizes(cfg)}),
     )
 
 
@@ -196,9 +195,13 @@ def resolution_shares(facts: Any, cfg: Config) -> dict[str, float]:
     area = facts["height"].astype(float) * facts["width"]
     quarter = int(np.quantile(short, 0.25))
     return {
-        "images_below_global_crop": float((short < crops.global_crops_size).mean()),
-        "global_crops_enlarged": enlarged(area, crops.global_crops_size, crops.global_crops_scale),
-        "local_crops_enlarged": enlarged(area, crops.local_crops_size, crops.local_crops_scale),
+        "images_below_global_crop": float((short < largest_global_crop(cfg)).mean()),
+        "global_crops_enlarged": sum(
+            s.share * enlarged(area, s.global_size, crops.global_crops_scale) for s in crop_sizes(cfg)
+        ),
+        "local_crops_enlarged": sum(
+            s.share * enlarged(area, s.local_size, crops.local_crops_scale) for s in crop_sizes(cfg)
+        ),
         "advised_global_crop": float(quarter // patch * patch),
     }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from dinov3.config.derived import largest_global_crop
 from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.models.build import build_backbone
@@ -50,7 +51,7 @@ def build_distillation_teacher(cfg: Config) -> nn.ModuleDict:
             raise ValueError(
                 f"{block}.{key}: {own}, but the teacher in {cfg.distillation.full_cfg_path} has {other}: make them equal"
             )
-    backbone = build_backbone(theirs.student, img_size=theirs.crops.global_crops_size, drop_path=False)
+    backbone = build_backbone(theirs.student, img_size=largest_global_crop(theirs), drop_path=False)
     heads = [Dino(theirs, backbone.embed_dim).ema_modules(), Ibot(theirs, backbone.embed_dim).ema_modules()]
     return nn.ModuleDict({"backbone": backbone, **heads[0], **heads[1]})
 

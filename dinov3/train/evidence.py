@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dinov3.config.derived import largest_global_crop
 from dinov3.config.schema import Config
 from dinov3.data.sources import Source, parse_dataset
 from dinov3.distributed.context import is_main
@@ -20,12 +21,6 @@ from dinov3.train.forgetting import measure_drift
 from dinov3.train.loop import Training
 
 N_PICTURES = 6
-
-
-def input_size(cfg: Config) -> int:
-    """Side of the square images a backbone of this run was trained on, in pixels."""
-    size = cfg.crops.global_crops_size
-    return size if isinstance(size, int) else max(size)
 
 
 def extractor(cfg: Config, backbone: torch.nn.Module, size: int) -> FeatureExtractor:
@@ -48,7 +43,9 @@ def knn(cfg: Config, backbone: torch.nn.Module) -> float:
     assert settings.test is not None
     for text, limit in ((settings.train, settings.max_train), (settings.test, settings.max_test)):
         source = parse_dataset(text)
-        parts.append(class_tokens(extractor(cfg, backbone, input_size(cfg)), source, spread(len(source), limit)))
+        parts.append(
+            class_tokens(extractor(cfg, backbone, largest_global_crop(cfg)), source, spread(len(source), limit))
+        )
     (train, train_labels), (test, test_labels) = parts
     return knn_accuracy(train, train_labels, test, test_labels, k=settings.k, temperature=settings.temperature)
 
@@ -69,7 +66,7 @@ def look(training: Training, out: Path) -> None:
     if cfg.evaluation.knn.train is not None and (ends or is_due(step, cfg.evaluation.knn.period)):
         row["knn_accuracy"] = knn(cfg, backbone)
     if cfg.evaluation.drift.enabled and (ends or is_due(step, cfg.evaluation.drift.period)):
-        row |= measure_drift(extractor(cfg, backbone, input_size(cfg)), cfg, out, step)
+        row |= measure_drift(extractor(cfg, backbone, largest_global_crop(cfg)), cfg, out, step)
     if not row:
         return
     assert training.records is not None  # this is the main process
@@ -88,7 +85,7 @@ def draw(training: Training, source: Source, out: Path) -> None:
     if cfg.student.in_chans == 3:
         # twice the training size: a finer grid of patches to look at, and RoPE has no table to interpolate
         backbone = training.model.model_ema["backbone"]
-        look_at = extractor(cfg, backbone, 2 * input_size(cfg))
+        look_at = extractor(cfg, backbone, 2 * largest_global_crop(cfg))
         chosen = list(spread(len(source), N_PICTURES))[:N_PICTURES]
         images = torch.stack(list(SourceImages(look_at, source, chosen))).to(look_at.device)
         pca_sheet(backbone, images, cfg.crops.rgb_mean, cfg.crops.rgb_std, out / "pca.png")

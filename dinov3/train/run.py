@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dinov3 import __version__
-from dinov3.config.derived import images_per_process
+from dinov3.config.derived import crop_sizes, images_per_process
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import EXIT_DONE, EXIT_FORGOTTEN, EXIT_PREEMPTED, ConfigError
 from dinov3.config.schema import Config
@@ -272,6 +272,17 @@ def usable_workers(wanted: int) -> int:
     return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
+def crops_line(cfg: Config) -> str:
+    """``2 x 224 + 8 x 96 px``; of several resolutions each, with the share of the steps it gets."""
+    rows = [
+        f"2 x {sizes.global_size} + {cfg.crops.local_crops_number} x {sizes.local_size} px"
+        + (f", Gram {sizes.gram_size}" if sizes.gram_size else "")
+        + (f" ({sizes.share:.0%})" if sizes.share < 1 else "")
+        for sizes in crop_sizes(cfg)
+    ]
+    return "; ".join(rows)
+
+
 def start_up_block(training: Training, out: Path, source: Source, done: list[str]) -> str:
     """What is about to happen, in the units people think in."""
     cfg, model, counters = training.cfg, training.model, training.counters
@@ -288,6 +299,7 @@ def start_up_block(training: Training, out: Path, source: Source, done: list[str
         f"  processes  {context.world_size()}, batch {each} each{accumulated}, effective batch {batch}",
         f"  data       {title(cfg.train.dataset_path)}: {len(source):,} images, {workers} workers{few}",
         *[f"             {line}" for line in (source.table() if isinstance(source, Mixture) else [])],
+        f"  crops      {crops_line(cfg)}",
         f"  student    {cfg.student.arch}, width {model.embed_dim}, {millions:.1f} M parameters",
         *[f"  {line}" for line in done],
         *[f"  {line}" for line in training.schedules.table(batch, training.until).splitlines()],

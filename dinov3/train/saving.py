@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from dinov3 import __version__
+from dinov3.config.derived import largest_global_crop
 from dinov3.distributed.context import is_main, world_size
 from dinov3.engine.agreement import on_every
 from dinov3.engine.checkpoint import Checkpointer, CheckpointError, Saved
 from dinov3.engine.export import write_backbone
 from dinov3.engine.state import first_not_finite, training_tensors
-from dinov3.train.evidence import input_size
 from dinov3.train.loop import NonFiniteAbort, Training
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Saver:
                     f"step {run.counters.step}: {name} holds values that are not finite; this state is not saved: "
                     "run the same command to continue from the last checkpoint"
                 )
-        preprocess = {"mean": cfg.crops.rgb_mean, "std": cfg.crops.rgb_std, "size": input_size(cfg)}
+        preprocess = {"mean": cfg.crops.rgb_mean, "std": cfg.crops.rgb_std, "size": largest_global_crop(cfg)}
         info = {
             "counters": dataclasses.asdict(run.counters),
             "global_batch": run.global_batch,

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from dinov3.config.derived import largest_global_crop
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, Features, StepContext, StudentView
 from dinov3.engine.export import load_model
@@ -79,7 +80,7 @@ class SSLMetaArch(nn.Module):
         self.train()
 
     def _backbone(self, *, drop_path: bool) -> nn.Module:
-        return build_backbone(self.cfg.student, img_size=self.cfg.crops.global_crops_size, drop_path=drop_path)
+        return build_backbone(self.cfg.student, img_size=largest_global_crop(self.cfg), drop_path=drop_path)
 
     @torch.no_grad()
     def _fill_with_nan(self) -> None:

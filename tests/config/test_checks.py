@@ -125,6 +125,41 @@ RULES = {
         "student.depth=3",
         "student.depth: 3 is for vision transformers: set it to null with convnext_tiny",
     ),
+    "resolutions": (
+        ["crops.global_crops_size=[224, 448]", "crops.local_crops_size=[96, 112]"],
+        "crops.gram_teacher_crops_size=[448, 448, 896]",
+        "crops.global_crops_size: [224, 448] has 2 values, crops.gram_teacher_crops_size has 3: "
+        "one each for every resolution",
+    ),
+    "shares of resolutions": (
+        ["crops.global_crops_size=[224, 448]", "crops.global_local_crop_pairs_ratios=[3, 1]"],
+        "crops.global_local_crop_pairs_ratios=[1, 1, 1]",
+        "crops.global_local_crop_pairs_ratios: [1.0, 1.0, 1.0] has 3 values, crops.global_crops_size has 2: "
+        "one each for every resolution",
+    ),
+    "shares of one size": (
+        [],
+        "crops.global_local_crop_pairs_ratios=[0.5, 0.5]",
+        "crops.global_local_crop_pairs_ratios: [0.5, 0.5] shares out resolutions, but every crop has one size: "
+        "give a number",
+    ),
+    "patches of every resolution": (
+        ["crops.global_crops_size=[224, 448]"],
+        "crops.global_crops_size=[224, 450]",
+        "crops.global_crops_size: 450 is not a multiple of student.patch_size 16: use 448 or 464",
+    ),
+    "windows at every resolution": (
+        ["crops.localcrops_subset_of_globalcrops=true", "crops.global_crops_size=[96, 224]"],
+        "crops.local_crops_size=112",
+        "crops.localcrops_subset_of_globalcrops: true, but crops.local_crops_size 112 cannot be cut out of "
+        "crops.global_crops_size 96: lower it, or set this to false",
+    ),
+    "DA3 grids of several resolutions": (
+        ["da3.enabled=true", "crops.global_crops_size=[224, 256]"],
+        "da3.teacher_size=196",
+        "da3.teacher_size: 196 gives the teacher a grid of 14, the student's is 16: "
+        "use null (each resolution has its own then), or da3.grid_mode=interpolate_tokens",
+    ),
     "channels": (
         ["student.in_chans=1", "crops.rgb_mean=[0.5]", "crops.rgb_std=[0.2]"],
         "crops.rgb_std=[0.2, 0.2]",
@@ -235,13 +270,13 @@ def test_an_unused_schedule_is_not_checked() -> None:
 def test_the_da3_teacher_is_shown_the_size_that_gives_the_students_grid(student: int, patch: int, teacher: int) -> None:
     sizes = [f"crops.global_crops_size={student}", f"student.patch_size={patch}", f"crops.local_crops_size={2 * patch}"]
     cfg = load_config(None, ["da3.enabled=true", *sizes])
-    assert da3_input_size(cfg) == clean_crop_size(cfg) == teacher
+    assert da3_input_size(cfg, student) == clean_crop_size(cfg, student) == teacher
     assert teacher // 14 == student // patch
 
 
 def test_interpolated_da3_tokens_come_from_crops_of_the_students_size() -> None:
     cfg = load_config(None, ["da3.enabled=true", "da3.grid_mode=interpolate_tokens", "crops.global_crops_size=256"])
-    assert da3_input_size(cfg) == 252
+    assert da3_input_size(cfg, 256) == 252
 
 
 def test_the_clean_crops_may_have_a_size_of_another_patch() -> None:

@@ -13,8 +13,8 @@ from dinov3.config.names import types_of_keys
 def test_a_key_shows_meaning_type_limits_default_unit_and_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "places_by_key", lambda: {"crops.global_crops_size": ("a.py:1", "b.py:2")})
     assert explain("crops.global_crops_size").splitlines() == [
-        "crops.global_crops_size: side of a global crop",
-        "  type     a whole number, >= 1",
+        "crops.global_crops_size: side of a global crop; a list: several resolutions, one is drawn for every step",
+        "  type     a whole number or a list (a whole number each), >= 1",
         "  default  224",
         "  unit     px",
         "  read by  a.py:1",

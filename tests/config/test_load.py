@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dinov3.config.derived import crop_sizes
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import COMMAND_LINE, load_config, to_yaml
 from dinov3.config.schema import Config, DatasetPart, ScheduleConfig
@@ -379,3 +380,48 @@ def test_data_sets_are_listed_joined_or_mixed_by_weight(write) -> None:
 def test_lists_of_data_sets_that_cannot_be_are_one_line(write, value: str, problem: str) -> None:
     path = write(f"train:\n  dataset_path: {value}\n")
     assert error_of(path) == f"{path}: {problem}"
+
+
+def test_the_crops_of_the_published_high_resolution_stage_load_as_they_are(
+    write, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes = "[768, 1152, 1152, 1152, 1152]"
+    text = f"""\
+crops:
+  global_crops_size: [512, 768, 768, 768, 768]
+  local_crops_size: [112, 112, 168, 224, 336]
+  global_local_crop_pairs_ratios: [0.3, 0.3, 0.3, 0.05, 0.05]
+  gram_teacher_crops_size: {sizes}
+"""
+    path = write(text)
+    with caplog.at_level(logging.WARNING):
+        cfg = load_config(path)
+    assert [tuple(row)[:3] for row in crop_sizes(cfg)] == [
+        (512, 112, 768),
+        (768, 112, 1152),
+        (768, 168, 1152),
+        (768, 224, 1152),
+        (768, 336, 1152),
+    ]
+    assert [row.share for row in crop_sizes(cfg)] == pytest.approx([0.3, 0.3, 0.3, 0.05, 0.05])
+    assert caplog.messages == [
+        f"{path}: crops.local_crops_size: 168 is not a multiple of student.patch_size 16: "
+        "the last 8 px are not seen; 160 is as good"
+    ]
+    assert load_config(write(to_yaml(cfg))) == cfg
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("[]", "must not be empty"),
+        ("[224, x]", "'x' is not a whole number"),
+        ("[224, null]", "null is not allowed, it must be a whole number"),
+        ("{a: 1}", "a block of keys is not a whole number or a list (a whole number each)"),
+        ("[224, 0]", "0 is out of range: it must be >= 1"),
+    ],
+)
+def test_a_wrong_list_of_sizes_is_one_line(value: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [f"crops.global_crops_size={value}"])
+    assert str(caught.value) == f"command line: crops.global_crops_size: {problem}"

@@ -10,7 +10,7 @@ from dinov3.config.load import load_config
 from dinov3.config.names import types_of_keys
 from dinov3.config.published import IGNORED
 from dinov3.config.schema import Config, ScheduleConfig
-from dinov3.config.unbuilt import ONE_SIZE, UNBUILT, Unbuilt, feature_of
+from dinov3.config.unbuilt import UNBUILT, Unbuilt, feature_of
 
 ON = {bool: ("true", "true"), str: ("/w.pth", "/w.pth"), str | None: ("/w.yaml", "/w.yaml")}
 
@@ -24,14 +24,6 @@ def test_switching_on_what_is_not_built_is_refused(unbuilt: Unbuilt) -> None:
     expected = f"{ON[kind][1]} asks for {unbuilt.feature}, which is not built yet; set it to {off}"
     assert str(caught.value) == f"command line: {unbuilt.key}: {expected}"
     load_config(None, [f"{unbuilt.key}={off}"])
-
-
-@pytest.mark.parametrize("key", ONE_SIZE)
-def test_several_resolutions_are_refused(key: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_config(None, [f"{key}=[512, 768]"])
-    expected = "a list asks for several resolutions, which is not built yet; give one size"
-    assert str(caught.value) == f"command line: {key}: {expected}"
 
 
 @pytest.mark.parametrize("unbuilt", UNBUILT, ids=lambda u: u.key)

@@ -52,6 +52,15 @@ def everything(cfg: Config) -> Config:
     return cfg
 
 
+@pytest.fixture
+def several(everything: Config) -> Config:
+    """All kinds of crops at several resolutions: another one from step to step."""
+    crops = everything.crops
+    crops.global_crops_size, crops.local_crops_size = [32, 48, 40], [16, 16, 24]
+    crops.gram_teacher_crops_size, crops.global_crops_clean_size = [48, 64, 64], None
+    return everything
+
+
 @pytest.mark.parametrize(
     ("workers", "start_method"), [(1, "fork"), (3, "fork"), (1, "forkserver"), (3, "forkserver"), (2, "spawn")]
 )
@@ -65,6 +74,36 @@ def test_batches_are_bit_identical_for_any_workers(everything: Config, workers: 
 def test_a_resumed_stream_goes_on_with_the_same_batches(everything: Config, workers: int) -> None:
     whole = [sha256(batch) for batch in batches(everything, 6)]
     assert [sha256(batch) for batch in batches(everything, 3, position=30, workers=workers)] == whole[3:]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_several_resolutions_are_bit_identical_for_any_workers_and_after_a_resume(
+    several: Config, workers: int
+) -> None:
+    whole = batches(several, 14)
+    assert {batch.collated_global_crops.shape[-1] for batch in whole} == {32, 40, 48}
+    hashes = [sha256(batch) for batch in whole]
+    assert len(set(hashes)) == 14
+    assert [sha256(batch) for batch in batches(several, 14, workers=workers)] == hashes
+    assert [sha256(batch) for batch in batches(several, 8, position=60, workers=workers)] == hashes[6:]
+
+
+def test_a_batch_has_the_shapes_of_its_resolution(several: Config) -> None:
+    pairs = {32: (16, 48), 48: (16, 64), 40: (24, 64)}
+    for batch in batches(several, 6):
+        size = batch.collated_global_crops.shape[-1]
+        local, gram = pairs[size]
+        assert batch.collated_local_crops.shape == (40, 3, local, local)
+        assert batch["collated_gram_teacher_crops"].shape == (20, 3, gram, gram)
+        assert batch["collated_global_crops_clean"].shape == (20, 3, size, size)
+        assert batch.collated_masks.shape == (20, (size // 8) ** 2)
+        assert int(batch.n_masked_patches) == batch.upperbound
+
+
+def test_da3s_clean_crops_fit_the_grid_of_every_resolution(several: Config) -> None:
+    several.da3.enabled, several.crops.global_crops_clean_size = True, None
+    for batch in batches(several, 6):
+        assert batch["collated_global_crops_clean"].shape[-1] == batch.collated_global_crops.shape[-1] // 8 * 14
 
 
 def test_processes_share_out_the_batch_of_one(everything: Config) -> None:

@@ -18,7 +18,7 @@ def filled(
     cfg: Config, source: Pictures, position: int = 0, rank: int = 0, world: int = 1, chunk: int = 8
 ) -> torch.Tensor:
     writer = SampleWriter.from_config(cfg, source, rank, world)
-    slot = torch.zeros(writer.layout.nbytes, dtype=torch.uint8)
+    slot = torch.zeros(writer.resolutions.slot_bytes, dtype=torch.uint8)
     for start in range(0, writer.batch_size, chunk):
         writer.fill(slot, position, start, min(start + chunk, writer.batch_size))
     return slot
@@ -36,8 +36,10 @@ def test_two_processes_write_the_halves_of_what_one_writes(cfg: Config) -> None:
     half = SampleWriter.from_config(cfg, Pictures(), 0, 2)
     slots = [filled(cfg, Pictures(), 24, rank, 2) for rank in range(2)]
     for name in ("global_crops", "local_crops", "draws", "masks"):
-        halves = [getattr(half.layout, name).within(slot) for slot in slots]
-        assert torch.equal(torch.cat(halves, dim=1), getattr(whole.layout, name).within(whole_slot)), name
+        halves = [getattr(half.resolution_at(0).layout, name).within(slot) for slot in slots]
+        assert torch.equal(torch.cat(halves, dim=1), getattr(whole.resolution_at(0).layout, name).within(whole_slot)), (
+            name
+        )
 
 
 def test_parts_of_a_step_are_joined_what_one_large_batch_is(cfg: Config) -> None:
@@ -50,28 +52,40 @@ def test_parts_of_a_step_are_joined_what_one_large_batch_is(cfg: Config) -> None
         writer = SampleWriter.from_config(cfg, Pictures(), rank, 2)
         assert (writer.global_batch, [writer.batch_at(32, n) for n in (0, 1, 2)]) == (16, [(32, 0), (32, 1), (48, 0)])
         for part in range(2):
-            slots.append(torch.zeros(writer.layout.nbytes, dtype=torch.uint8))
+            slots.append(torch.zeros(writer.resolutions.slot_bytes, dtype=torch.uint8))
             writer.fill(slots[-1], 32, 0, 4, part=part)
             ids += writer.positions(32, part).tolist()
     assert ids == list(range(32, 48)), "a process holds neighbouring images"
     for name in ("global_crops", "local_crops", "draws", "masks"):
-        pieces = [getattr(writer.layout, name).within(slot) for slot in slots]
-        assert torch.equal(torch.cat(pieces, dim=1), getattr(whole.layout, name).within(whole_slot)), name
+        pieces = [getattr(writer.resolution_at(0).layout, name).within(slot) for slot in slots]
+        assert torch.equal(torch.cat(pieces, dim=1), getattr(whole.resolution_at(0).layout, name).within(whole_slot)), (
+            name
+        )
 
 
 def test_an_image_looks_different_in_the_next_epoch(cfg: Config) -> None:
     cfg.train.batch_size_per_gpu = 50
     writer = SampleWriter.from_config(cfg, Pictures(50), 0, 1)
-    first, second = (writer.layout.global_crops.within(filled(cfg, Pictures(50), position)) for position in (0, 50))
+    first, second = (
+        writer.resolution_at(0).layout.global_crops.within(filled(cfg, Pictures(50), position)) for position in (0, 50)
+    )
     orders = [samples_at(np.arange(start, start + 50), 50, 0)[1].tolist() for start in (0, 50)]
     for index in range(50):
         assert not torch.equal(first[0, orders[0].index(index)], second[0, orders[1].index(index)])
 
 
 def test_more_local_crops_leave_the_others_as_they_were(cfg: Config) -> None:
-    few = SampleWriter.from_config(cfg, Pictures(), 0, 1).layout.local_crops.within(filled(cfg, Pictures()))
+    few = (
+        SampleWriter.from_config(cfg, Pictures(), 0, 1)
+        .resolution_at(0)
+        .layout.local_crops.within(filled(cfg, Pictures()))
+    )
     cfg.crops.local_crops_number = 7
-    many = SampleWriter.from_config(cfg, Pictures(), 0, 1).layout.local_crops.within(filled(cfg, Pictures()))
+    many = (
+        SampleWriter.from_config(cfg, Pictures(), 0, 1)
+        .resolution_at(0)
+        .layout.local_crops.within(filled(cfg, Pictures()))
+    )
     assert torch.equal(many[:4], few)
 
 
@@ -79,7 +93,10 @@ def test_windows_are_cut_out_of_their_global_crop_without_resizing(cfg: Config) 
     cfg.crops.localcrops_subset_of_globalcrops = True
     writer = SampleWriter.from_config(cfg, Pictures(), 0, 1)
     slot = filled(cfg, Pictures())
-    parents, windows = writer.layout.global_crops.within(slot), writer.layout.local_crops.within(slot)
+    parents, windows = (
+        writer.resolution_at(0).layout.global_crops.within(slot),
+        writer.resolution_at(0).layout.local_crops.within(slot),
+    )
     for local in range(4):
         for image in range(8):
             parent = parents[local // 2, image]
@@ -91,9 +108,9 @@ def test_crops_for_the_gram_teacher_show_the_same_box(cfg: Config) -> None:
     cfg.crops.gram_teacher_crops_size = 64
     writer = SampleWriter.from_config(cfg, Pictures(), 0, 1)
     slot = filled(cfg, Pictures())
-    assert writer.layout.gram_crops is not None
-    large = writer.layout.gram_crops.within(slot).flatten(0, 1).permute(0, 3, 1, 2).float()
-    small = writer.layout.global_crops.within(slot).flatten(0, 1).permute(0, 3, 1, 2).float()
+    assert writer.resolution_at(0).layout.gram_crops is not None
+    large = writer.resolution_at(0).layout.gram_crops.within(slot).flatten(0, 1).permute(0, 3, 1, 2).float()
+    small = writer.resolution_at(0).layout.global_crops.within(slot).flatten(0, 1).permute(0, 3, 1, 2).float()
     shrunk = torch.nn.functional.interpolate(large, (32, 32), mode="bicubic", antialias=True)
     assert (shrunk - small).abs().mean() < 2
     others = torch.roll(small, 1, dims=0)
@@ -110,14 +127,14 @@ def test_the_first_global_box_is_drawn_from_the_samples_own_key(cfg: Config) -> 
     cut = image[box.top : box.top + box.height, box.left : box.left + box.width].permute(2, 0, 1)[None]
     expected = torch.nn.functional.interpolate(cut, (32, 32), mode="bicubic", antialias=True)[0].permute(1, 2, 0)
     writer = SampleWriter.from_config(cfg, Pictures(), 0, 1)
-    assert torch.equal(writer.layout.global_crops.within(filled(cfg, Pictures()))[0, 0], expected)
+    assert torch.equal(writer.resolution_at(0).layout.global_crops.within(filled(cfg, Pictures()))[0, 0], expected)
 
 
 def test_unreadable_images_are_replaced_by_the_same_others_every_time(cfg: Config) -> None:
     bad = frozenset(range(0, 50, 2))
     assert torch.equal(filled(cfg, Pictures(bad=bad)), filled(cfg, Pictures(bad=bad), chunk=1))
     writer = SampleWriter.from_config(cfg, Pictures(bad=bad), 0, 1)
-    slot = torch.zeros(writer.layout.nbytes, dtype=torch.uint8)
+    slot = torch.zeros(writer.resolutions.slot_bytes, dtype=torch.uint8)
     reported = writer.fill(slot, 0, 0, 8)
     assert reported
     assert {sample.reason for sample in reported} == {"on purpose"}
@@ -129,8 +146,8 @@ def test_unreadable_images_are_replaced_by_the_same_others_every_time(cfg: Confi
 def test_a_replaced_image_leaves_the_other_samples_alone(cfg: Config) -> None:
     _, indices = samples_at(np.arange(8), 50, 0)
     writer = SampleWriter.from_config(cfg, Pictures(), 0, 1)
-    whole = writer.layout.global_crops.within(filled(cfg, Pictures()))
-    holed = writer.layout.global_crops.within(filled(cfg, Pictures(bad=frozenset({int(indices[3])}))))
+    whole = writer.resolution_at(0).layout.global_crops.within(filled(cfg, Pictures()))
+    holed = writer.resolution_at(0).layout.global_crops.within(filled(cfg, Pictures(bad=frozenset({int(indices[3])}))))
     for image in range(8):
         assert torch.equal(whole[:, image], holed[:, image]) == (image != 3)
 

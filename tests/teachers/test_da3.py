@@ -114,12 +114,12 @@ def test_teacher_and_student_patches_lie_at_the_place_the_box_says(cfg: Config, 
     cfg.da3.grid_mode, cfg.da3.teacher_size = mode, size  # type: ignore[assignment]
     batch = one_batch(cfg)
     assert batch.collated_global_crops_clean is not None
-    assert batch.collated_global_crops_clean.shape[-1] == da3_input_size(cfg)
+    assert batch.collated_global_crops_clean.shape[-1] == da3_input_size(cfg, 8 * CELLS)
     expected, patch = centres_from_boxes(cfg, batch)
     student = coordinates(F.avg_pool2d(batch.collated_global_crops, 8).flatten(2).mT)
     teacher = coordinates(teacher_of(cfg, MeanColour()).tokens(batch.collated_global_crops_clean, (CELLS, CELLS)))
     assert float(((student - expected) / patch).abs().max()) < 0.1
-    own = da3_input_size(cfg) // PATCH
+    own = da3_input_size(cfg, 8 * CELLS) // PATCH
     # half a patch is allowed; interpolation cannot look beyond the outermost centres of a coarser grid (28 px: 2 x 2)
     bound = 0.1 if own >= CELLS else 0.5 * CELLS / own
     assert float(((teacher - expected) / patch).abs().max()) < bound
