@@ -1,0 +1,178 @@
+"""Runs that can be killed, and what is left of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dinov3.engine.checkpoint import read_tensors, step_folders
+from dinov3.engine.manifest import problem_with
+from dinov3.engine.metrics import read_metrics
+from dinov3.engine.state import digest
+from tests.train.tiny import overrides
+
+MEASURED = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_bytes")
+PERIOD = 3
+KEEP = 2
+SETTINGS = {
+    "train__dataset_path": "Synthetic:n=64:size=40",
+    "checkpointing__period": PERIOD,
+    "checkpointing__max_to_keep": KEEP,
+    "evaluation__pictures": "false",
+}
+
+
+class Launcher:
+    """Starts runs through one ``tests.faults.server``."""
+
+    def __init__(self) -> None:
+        root = Path(__file__).resolve().parents[2]
+        env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "tests.faults.server"]
+        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._server.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(10)
+
+    def start(
+        self,
+        out: Path,
+        *flags: str,
+        ranks: int = 1,
+        fault: str = "",
+        prepare: str | None = None,
+        **changes: object,
+    ) -> Job:
+        """Start a run of ``ranks`` processes in ``out``; ``changes`` are config keys with ``__`` for the dot."""
+        settings = {**SETTINGS, "train__batch_size_per_gpu": 8 // ranks, **changes}
+        argv = ["--output-dir", str(out), *flags, *overrides(**settings)]
+        env = {"DINOV3_FAULT": fault}
+        if ranks > 1:
+            env |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
+            env["MASTER_PORT"] = str(free_port())
+        out.parent.mkdir(parents=True, exist_ok=True)
+        log = out.parent / f"{out.name}.log"
+        pids = []
+        for rank in range(ranks):
+            own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else env
+            answer = self.ask(start={"argv": argv, "env": own, "log": str(log), "prepare": prepare})
+            pids.append(int(answer["pid"]))
+        return Job(self, out, log, pids)
+
+    def kill(self, pid: int, number: int) -> None:
+        """Send a signal to a process of a run, if it is still there (it is not reaped before it is waited for)."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def run(self, out: Path, *flags: str, **options: Any) -> list[int]:
+        """Start and wait; exit codes by rank, negative for signals."""
+        return self.start(out, *flags, **options).wait()
+
+
+@dataclass
+class Job:
+    """A run in progress."""
+
+    launcher: Launcher
+    out: Path
+    log: Path
+    pids: list[int]
+    codes: dict[int, int] = field(default_factory=dict)
+
+    def wait(self, seconds: float = 60) -> list[int]:
+        """Exit codes by rank. When one process dies by SIGKILL the others are killed too, as torchrun does."""
+        end = time.monotonic() + seconds
+        while len(self.codes) < len(self.pids):
+            for pid in self.pids:
+                if pid not in self.codes:
+                    code = self.launcher.ask(wait=pid, seconds=0.02)["code"]
+                    if code is not None:
+                        self.codes[pid] = code
+            if -signal.SIGKILL in self.codes.values():
+                self.signal(signal.SIGKILL)
+            if time.monotonic() > end:
+                self.signal(signal.SIGKILL)
+                raise AssertionError(f"still running after {seconds} s: {self.text()[-3000:]}")
+        return [self.codes[pid] for pid in self.pids]
+
+    def signal(self, number: int) -> None:
+        for pid in self.pids:
+            if pid not in self.codes:
+                self.launcher.kill(pid, number)
+
+    def text(self) -> str:
+        """All that the processes have printed so far."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait_for_step(self, step: int, seconds: float = 30) -> None:
+        """Return when ``step`` is in metrics.jsonl."""
+        end = time.monotonic() + seconds
+        while not any(row["iteration"] >= step for row in read_metrics(self.out / "metrics.jsonl")):
+            assert time.monotonic() < end, f"step {step} was not reached: {self.text()[-3000:]}"
+            time.sleep(0.005)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def history(out: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what is measured by a clock; floats as hex, so that equal means every bit."""
+    return [
+        {k: v.hex() if isinstance(v, float) else v for k, v in row.items() if k not in MEASURED}
+        for row in read_metrics(out / "metrics.jsonl")
+    ]
+
+
+def final_state(out: Path) -> str:
+    """sha256 over student, EMA, optimizer and everything else in the last checkpoint."""
+    return digest(read_tensors(step_folders(out)[-1] / "state", prefix=""))
+
+
+def names(out: Path) -> list[str]:
+    """What is in the checkpoint folder."""
+    return sorted(p.name for p in (out / "ckpt").iterdir())
+
+
+def whole(out: Path) -> list[int]:
+    """Steps of the checkpoints that verify."""
+    return [int(p.name[-8:]) for p in step_folders(out) if problem_with(p) is None]
+
+
+def assert_same(out: Path, reference: Path) -> None:
+    """Every loss of every step, each step once, and the final state are the reference's, bit for bit; no litter."""
+    assert history(out) == history(reference)
+    assert final_state(out) == final_state(reference)
+    assert names(out) == names(reference)
+
+
+@contextlib.contextmanager
+def launcher() -> Iterator[Launcher]:
+    server = Launcher()
+    try:
+        yield server
+    finally:
+        server.close()
