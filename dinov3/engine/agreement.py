@@ -61,6 +61,8 @@ def in_one_line(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         number, (inner, _) = next(iter(error.failures.items()))
         return f"process {number}: {in_one_line(inner)}" if len(error.failures) > 1 or number else in_one_line(inner)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.strerror:
-        return f"disk full: {error.strerror}" if not error.strerror.startswith("disk full") else error.strerror
+    if isinstance(error, OSError) and error.strerror:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.strerror.startswith("disk full")
+        where = f": {error.filename}" if error.filename else ""
+        return f"{'disk full: ' if full else ''}{error.strerror}{where}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -28,8 +28,10 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dinov3.distributed.collectives import broadcast_object
 from dinov3.distributed.context import is_main, rank, world_size
@@ -56,7 +58,7 @@ class Saved:
     size: int  # bytes
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Force a file or a folder's entries to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -176,13 +178,13 @@ class Checkpointer:
         content = {"format_version": FORMAT_VERSION, "step": step, "files": dict(sorted(files.items()))}
         (temporary / manifest.NAME).write_text(json.dumps(content, indent=1))
         for path in [*small, temporary / manifest.NAME, temporary / "state", temporary]:
-            _flush(path)
+            flush(path)
         hit(Point.RENAME, step)
         if final.exists():  # a damaged one of the same step
             os.rename(final, self.folder / f".trash-{final.name}")
         os.rename(temporary, final)
         hit(Point.COMMITTED, step)
-        _flush(self.folder)
+        flush(self.folder)
         self._whole.add(final.name)
 
     def _prune(self, newest: Path) -> None:
@@ -215,7 +217,7 @@ def _seal_own(folder: Path, step: int) -> dict[str, dict[str, Any]]:
         os.truncate(own[0], own[0].stat().st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
     for path in own:
-        _flush(path)
+        flush(path)
     return {f"{folder.name}/{p.name}": describe_file(p) for p in own}
 
 
@@ -247,8 +249,7 @@ def save_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
 def load_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
     """Fill ``tensors`` in place from what ``save_tensors`` wrote; names and shapes must match in both directions."""
     reader = HuggingFaceStorageReader(str(folder))
-    metadata: Any = reader.read_metadata().state_dict_metadata
-    stored = {k: tuple(m.size) for k, m in metadata.items()}
+    stored = {k: tuple(m.size) for k, m in _stored(reader, folder).items()}
     missing, unexpected = sorted(set(tensors) - set(stored)), sorted(set(stored) - set(tensors))
     if missing or unexpected:
         raise CheckpointError(
@@ -258,16 +259,32 @@ def load_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
     wrong = [f"{k} {stored[k]}, model {tuple(v.shape)}" for k, v in tensors.items() if stored[k] != tuple(v.shape)]
     if wrong:
         raise CheckpointError(f"{folder}: shapes differ from this model: {wrong[:5]}")
+    _fill(tensors, reader, folder)
+
+
+def _fill(tensors: dict[str, Tensor], reader: HuggingFaceStorageReader, folder: Path) -> None:
     try:
         _quiet_dcp(dcp.load, tensors, storage_reader=reader)
     except CheckpointException as error:
         raise CheckpointError(f"{folder}: cannot be read: {in_one_line(error)}") from error
 
 
+def _stored(reader: HuggingFaceStorageReader, folder: Path) -> dict[str, TensorStorageMetadata]:
+    """What the files of a ``state`` folder say they hold: no more than fits into them."""
+    try:
+        stored: Any = reader.read_metadata().state_dict_metadata
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot be read: {type(error).__name__}: {error}") from error
+    claimed = sum(m.size.numel() * m.properties.dtype.itemsize for m in stored.values())
+    if claimed > _size(folder):
+        raise CheckpointError(f"{folder}: claims to hold {claimed} bytes of tensors in {_size(folder)} bytes of files")
+    return dict(stored)
+
+
 def read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
     """Whole tensors of a ``state`` folder whose names start with ``prefix``, prefix removed."""
     reader = HuggingFaceStorageReader(str(folder))
-    stored: Any = reader.read_metadata().state_dict_metadata
+    stored = _stored(reader, folder)
     chosen = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in stored.items() if k.startswith(prefix)}
-    _quiet_dcp(dcp.load, chosen, storage_reader=reader)
+    _fill(chosen, reader, folder)
     return {k.removeprefix(prefix): v for k, v in chosen.items()}

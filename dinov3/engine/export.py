@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dinov3.engine.checkpoint import CheckpointError, newest_valid, read_tensors
+from dinov3.engine.checkpoint import CheckpointError, flush, newest_valid, read_tensors
 from dinov3.engine.manifest import problem_with
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
 from dinov3.models.presets import PRESETS
@@ -163,6 +163,7 @@ def export_official(run: Path, out: Path, *, heads: bool) -> Path:
         torch.save(content, temporary[out])
         temporary[sidecar].write_text(weights.with_name(CONFIG).read_text())
         for path, written in temporary.items():
+            flush(written)
             os.replace(written, path)
     except RuntimeError as error:  # what torch.save raises for a file it cannot open
         raise WeightsError(f"{out}: cannot be written: {error}") from error

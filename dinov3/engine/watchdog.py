@@ -17,6 +17,7 @@ from dinov3.distributed.context import rank
 # Seconds after which the interpreter itself is taken to be stuck (a C function that never lets go of Python's lock, so
 # that no thread of ours can run): faulthandler's own thread then prints the stacks and ends the process, with code 1.
 GRACE = 30.0
+REARM = 10.0  # seconds; setting it up anew starts a thread, too dear for every step
 
 
 class Watchdog:
@@ -29,7 +30,7 @@ class Watchdog:
     def __init__(self, folder: Path, *, seconds: float, slow_seconds: float) -> None:
         self.folder, self.seconds, self.slow_seconds = folder, seconds, max(seconds, slow_seconds)
         self._what: Callable[[], str] = lambda: "starting"
-        self._limit, self._deadline = self.slow_seconds, 0.0
+        self._limit, self._deadline, self._armed = self.slow_seconds, 0.0, (0.0, 0.0)
         self._closed = threading.Event()
         self.beat("starting", slow=True)
         self._thread = threading.Thread(target=self._watch, name="dinov3-watchdog", daemon=True)
@@ -39,8 +40,11 @@ class Watchdog:
         """Something was finished; ``what`` comes next."""
         self._what = what if callable(what) else lambda: what
         self._limit = self.slow_seconds if slow else self.seconds
-        self._deadline = time.monotonic() + self._limit
-        faulthandler.dump_traceback_later(self._limit + GRACE, exit=True, file=sys.__stderr__ or 2)
+        now = time.monotonic()
+        self._deadline = now + self._limit
+        if self._limit != self._armed[1] or now - self._armed[0] > REARM:
+            faulthandler.dump_traceback_later(self._limit + GRACE, exit=True, file=sys.__stderr__ or 2)
+            self._armed = (now, self._limit)
 
     def close(self) -> None:
         """Stop watching."""

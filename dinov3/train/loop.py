@@ -69,6 +69,7 @@ class Training:
     global_batch: int  # images a step over all processes
     until: int  # the step the run ends at
     counters: Counters = field(default_factory=Counters)
+    began: int = 0  # the first step of this start
     figures: dict[str, float] = field(default_factory=dict)  # to go into the next line of metrics
 
 
@@ -115,12 +116,12 @@ def train_step(
 def train(run: Training, until: int) -> bool:
     """Train up to step ``until`` (exclusive). False when a signal asked to stop first; the state is whole either way."""
     counters, cfg = run.counters, run.cfg
-    window, begin = _Window(run), counters.step
+    window = _Window(run)
     loader = iter(run.loader)
     while counters.step < until:
         step = counters.step
         # the first steps of a start may compile
-        run.watchdog.beat(lambda step=step: _occupation(run, step), slow=step < begin + 2)  # type: ignore[misc]
+        run.watchdog.beat(lambda: _occupation(run), slow=step < run.began + 2)
         batches = [next(loader) for _ in range(cfg.train.gradient_accumulation_steps)]
         if any(first <= step <= last for first, last in cfg.data.skip_steps):
             _jump(run)
@@ -159,13 +160,13 @@ def _agree(loss: Tensor, norms: dict[str, Tensor], stop_requested: bool) -> tupl
     return both[0] > 0, both[1] < 0
 
 
-def _occupation(run: Training, step: int) -> str:
+def _occupation(run: Training) -> str:
     """What the process is at work on, for a report of a hang."""
     own = images_per_process(run.cfg)
     start = run.counters.samples + rank() * own
     positions = range(start, start + own)
     names = ", ".join(run.loader.names_at(positions))
-    return f"step {step}, samples {positions[0]} to {positions[-1]}: {names}"
+    return f"step {run.counters.step}, samples {positions[0]} to {positions[-1]}: {names}"
 
 
 def _jump(run: Training) -> None:

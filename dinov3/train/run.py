@@ -46,6 +46,7 @@ from dinov3.train.continuing import prepare_to_continue
 from dinov3.train.forgetting import reason_to_stop
 from dinov3.train.loop import Counters, Training, train
 from dinov3.train.resume import Start, compare_with_start, find_start, roll_back
+from dinov3.train.run_log import run_log
 from dinov3.train.saving import Saver
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
@@ -92,7 +93,8 @@ def run(cfg: Config, out: Path, *, resume: bool, resume_from: Path | None = None
             put_aside(out)
         roll_back(out, start)
         context.barrier()
-        return _run_locked(cfg, out, source, schedules, model, until, start, changes, done)
+        with run_log(out):
+            return _run_locked(cfg, out, source, schedules, model, until, start, changes, done)
 
 
 def _run_locked(
@@ -175,17 +177,12 @@ def put_aside(out: Path) -> None:
 
 
 def prepare_folder(cfg: Config, out: Path, changes: dict[str, tuple[Any, Any]], *, fresh: bool) -> None:
-    """Log file and config; a resumed run with changed keys adds to ``config_history``.
+    """The config; a resumed run with changed keys adds to ``config_history``.
 
     A ``fresh`` run writes its config even over one that is there: that run ended before its first checkpoint.
     """
     if not context.is_main():
         return
-    handler = logging.FileHandler(out / "run.log")
-    handler.setLevel(logging.INFO)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    log.setLevel(logging.INFO)
     if fresh:
         (out / "config.yaml").write_text(to_yaml(cfg))
         (out / "config.json").write_text(json.dumps(to_dict(cfg)))
@@ -263,6 +260,7 @@ def build(
         global_batch=images_per_process(cfg) * context.world_size(),
         until=until,
         counters=counters,
+        began=counters.step,
     )
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     losses = 0
-    with tempfile.TemporaryDirectory() as folder, launcher() as runs:
+    with tempfile.TemporaryDirectory() as folder, launcher(Path(folder) / "images") as runs:
         reference = Path(folder) / "reference"
         assert runs.run(reference, ranks=args.ranks) == [0] * args.ranks
         for number in tqdm(range(args.trials), unit="trial"):

@@ -11,8 +11,8 @@ Reference = Callable[[int], Path]
 
 
 @pytest.fixture(scope="session")
-def runs() -> Iterator[Launcher]:
-    with launcher() as server:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    with launcher(tmp_path_factory.mktemp("data") / "images") as server:
         yield server
 
 

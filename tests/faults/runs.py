@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from dinov3.engine.checkpoint import read_tensors, step_folders
 from dinov3.engine.manifest import problem_with
 from dinov3.engine.metrics import read_metrics
@@ -25,7 +28,6 @@ MEASURED = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_
 PERIOD = 3
 KEEP = 2
 SETTINGS = {
-    "train__dataset_path": "Synthetic:n=64:size=40",
     "checkpointing__period": PERIOD,
     "checkpointing__max_to_keep": KEEP,
     "evaluation__pictures": "false",
@@ -33,9 +35,11 @@ SETTINGS = {
 
 
 class Launcher:
-    """Starts runs through one ``tests.faults.server``."""
+    """Starts runs through one ``tests.faults.server``, on 64 small JPEGs."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: Path) -> None:
+        self.images = images
+        write_images(images, 64)
         root = Path(__file__).resolve().parents[2]
         env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "tests.faults.server"]
@@ -61,12 +65,16 @@ class Launcher:
         ranks: int = 1,
         fault: str = "",
         prepare: str | None = None,
+        env: dict[str, str] | None = None,
         **changes: object,
     ) -> Job:
-        """Start a run of ``ranks`` processes in ``out``; ``changes`` are config keys with ``__`` for the dot."""
-        settings = {**SETTINGS, "train__batch_size_per_gpu": 8 // ranks, **changes}
-        argv = ["--output-dir", str(out), *flags, *overrides(**settings)]
-        env = {"DINOV3_FAULT": fault}
+        """Start a run of ``ranks`` processes in ``out``; ``changes`` are config keys with ``__`` for the dot.
+
+        ``flags`` come last; ``prepare``: a function of tests/faults/hooks.py, called before the run begins.
+        """
+        settings = {**SETTINGS, "train__dataset_path": self.images, "train__batch_size_per_gpu": 8 // ranks, **changes}
+        argv = ["--output-dir", str(out), *overrides(**settings), *flags]
+        env = {"DINOV3_FAULT": fault, **(env or {})}
         if ranks > 1:
             env |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
             env["MASTER_PORT"] = str(free_port())
@@ -75,9 +83,16 @@ class Launcher:
         pids = []
         for rank in range(ranks):
             own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else env
-            answer = self.ask(start={"argv": argv, "env": own, "log": str(log), "prepare": prepare})
-            pids.append(int(answer["pid"]))
+            pids.append(self._fork("dinov3.train.command:main", argv, own, log, prepare))
         return Job(self, out, log, pids)
+
+    def call(self, main: str, argv: list[str], log: Path, *, prepare: str | None = None) -> Job:
+        """Another command in a process of its own."""
+        return Job(self, log.parent, log, [self._fork(main, argv, {}, log, prepare)])
+
+    def _fork(self, main: str, argv: list[str], env: dict[str, str], log: Path, prepare: str | None) -> int:
+        answer = self.ask(start={"main": main, "argv": argv, "env": env, "log": str(log), "prepare": prepare})
+        return int(answer["pid"])
 
     def kill(self, pid: int, number: int) -> None:
         """Send a signal to a process of a run, if it is still there (it is not reaped before it is waited for)."""
@@ -132,6 +147,14 @@ class Job:
             time.sleep(0.005)
 
 
+def write_images(folder: Path, n: int) -> None:
+    """JPEGs of 40 x 48 px, no two alike."""
+    folder.mkdir(parents=True)
+    for number in range(n):
+        coarse = np.random.default_rng(number).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((48, 40), Image.Resampling.BICUBIC).save(folder / f"{number:03d}.jpg")
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -170,8 +193,8 @@ def assert_same(out: Path, reference: Path) -> None:
 
 
 @contextlib.contextmanager
-def launcher() -> Iterator[Launcher]:
-    server = Launcher()
+def launcher(images: Path) -> Iterator[Launcher]:
+    server = Launcher(images)
     try:
         yield server
     finally:

@@ -13,10 +13,19 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
+import numpy.fft
+import numpy.random
+import torch._dynamo
+import torch.nn.attention.flex_attention  # with the line above: half of what a run imports by and by
+
+import dinov3.data.sources.imagefolder
 import dinov3.train.command
 import dinov3.train.run
+
+LOADED = (numpy, torch, dinov3)
 
 
 def main() -> None:
@@ -33,10 +42,10 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def become(argv: list[str], env: dict[str, str], log: str, prepare: str | None) -> None:
-    """Turn this process into one that was started as ``python -m dinov3.train ARGV``; never returns.
+def become(main: str, argv: list[str], env: dict[str, str], log: str, prepare: str | None) -> None:
+    """Turn this process into one that was started with a ``main`` and its arguments; never returns.
 
-    ``prepare``: ``module:function``, called first.
+    ``main`` and ``prepare``, which is called first: ``module:function``.
     """
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,9 +55,14 @@ def become(argv: list[str], env: dict[str, str], log: str, prepare: str | None) 
     os.dup2(out, 2)
     os.environ.update(env)
     if prepare:
-        module, function = prepare.split(":")
-        getattr(importlib.import_module(module), function)()
-    sys.exit(dinov3.train.command.main(argv))
+        named(prepare)()
+    sys.exit(named(main)(argv))
+
+
+def named(text: str) -> Callable[..., Any]:
+    module, function = text.split(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def wait(pid: int, seconds: float) -> int | None:

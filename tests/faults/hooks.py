@@ -1,0 +1,172 @@
+"""What ``prepare`` does to a run before it begins: disks that fill up, images that hang, records of every step."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinov3.data import samples
+from dinov3.distributed.context import rank
+from dinov3.engine import checkpoint, signals
+from dinov3.engine.state import digest, training_tensors
+from dinov3.train import loop
+from dinov3.train.saving import Saver
+
+SAVE = 6  # the step whose save meets trouble
+
+
+def during_a_save(trouble: Callable[[], Any]) -> None:
+    """Enter the context ``trouble()`` for the save of step 6."""
+    real = checkpoint.Checkpointer.save
+
+    def save(self: Any, step: int, *args: Any) -> Any:
+        with trouble() if step == SAVE else contextlib.nullcontext():
+            return real(self, step, *args)
+
+    checkpoint.Checkpointer.save = save  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    real = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, real)
+
+
+def raising(number: int) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def disk_almost_full() -> None:
+    free = os.statvfs_result((4096, 4096, 100, 10, 10, 0, 0, 0, 0, 255))
+    during_a_save(lambda: replaced(os, "statvfs", lambda _: free))
+
+
+def read_only() -> None:
+    during_a_save(lambda: replaced(Path, "mkdir", raising(errno.EROFS)))
+
+
+def io_error() -> None:
+    during_a_save(lambda: replaced(os, "fsync", raising(errno.EIO)))
+
+
+def files_limited() -> None:
+    """A real limit of the kernel: no file may grow beyond 100 kB."""
+
+    @contextlib.contextmanager
+    def limited() -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    during_a_save(limited)
+
+
+def digests() -> None:
+    """``DIGESTS.<rank>``: a JSON line for every step with the state's sha256 before and after it."""
+    real = loop.train_step
+
+    def train_step(model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        before = digest(training_tensors(model, model.checkpoint_state(), optimizer))
+        result = real(model, optimizer, *args, **kwargs)
+        after = digest(training_tensors(model, model.checkpoint_state(), optimizer))
+        row = {"step": kwargs["iteration"], "taken": result.taken, "before": before, "after": after}
+        with Path(f"{os.environ['DIGESTS']}.{rank()}").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        return result
+
+    loop.train_step = train_step
+
+
+def spoiled_batch() -> None:
+    """One pixel of step 4's global crops is nan, on the last process."""
+    real = loop.train_step
+
+    def train_step(model: Any, optimizer: Any, now: Any, batch: Any, **kwargs: Any) -> Any:
+        if kwargs["iteration"] == 4 and rank() == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+            batch.collated_global_crops[0, 0, 0, 0] = torch.nan
+        return real(model, optimizer, now, batch, **kwargs)
+
+    loop.train_step = train_step
+    digests()
+
+
+def spoiled_ema() -> None:
+    """After step 5 one number of the EMA teacher is inf: step 6 is the next to be saved."""
+    real = loop.train_step
+
+    def train_step(model: Any, *args: Any, **kwargs: Any) -> Any:
+        result = real(model, *args, **kwargs)
+        if kwargs["iteration"] == 5:
+            next(model.model_ema.parameters()).data.view(-1)[0] = torch.inf
+        return result
+
+    loop.train_step = train_step
+
+
+def hung_image() -> None:
+    """The 37th image that is read hangs."""
+    real, count = samples.read_image, iter(range(10_000))
+
+    def read_image(*args: Any, **kwargs: Any) -> Any:
+        if next(count) == 37:
+            time.sleep(1000)
+        return real(*args, **kwargs)
+
+    samples.read_image = read_image  # type: ignore[attr-defined]
+
+
+def every_signal_counts() -> None:
+    """Two requests to stop are two, however close."""
+    signals.SAME_REQUEST = 0.0
+
+
+def half_an_export() -> None:
+    """SIGKILL when half of an exported file is written."""
+
+    def save(content: Any, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = save
+
+
+def hygiene() -> None:
+    """``HYGIENE``: a JSON line after every save with what this process holds."""
+    real = Saver.save
+
+    def save(self: Any, *, must: bool) -> None:
+        real(self, must=must)
+        row = {
+            "step": self.training.counters.step,
+            "files": len(os.listdir("/proc/self/fd")),
+            "threads": threading.active_count(),
+            "children": len(multiprocessing.active_children()),
+            "shared_memory": len(os.listdir("/dev/shm")),
+            "megabytes": int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6,
+        }
+        with open(os.environ["HYGIENE"], "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    Saver.save = save  # type: ignore[method-assign]
