@@ -137,6 +137,19 @@ def hung_image() -> None:
     samples.read_image = read_image  # type: ignore[attr-defined]
 
 
+def vanishing_files() -> None:
+    """The files named in ``VANISH``, one a line, are deleted before step 3."""
+    real = loop.train_step
+
+    def train_step(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["iteration"] == 3:
+            for name in os.environ["VANISH"].split("\n"):
+                os.unlink(name)
+        return real(*args, **kwargs)
+
+    loop.train_step = train_step
+
+
 def every_signal_counts() -> None:
     """Two requests to stop are two, however close."""
     signals.SAME_REQUEST = 0.0

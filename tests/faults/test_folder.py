@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,11 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from dinov3.engine import lock
 from dinov3.engine.lock import RunLock, RunLocked
+from dinov3.train.command import main
 from tests.faults.conftest import Reference
 from tests.faults.runs import Launcher, assert_same, history, write_images
+from tests.train.tiny import command
 
 
 def files(out: Path) -> dict[str, tuple[int, int]]:
@@ -86,19 +90,21 @@ WRONG = {
 }
 
 
-def test_f15_a_wrong_config_ends_every_process_at_once_without_a_group_or_a_folder(
-    runs: Launcher, tmp_path: Path
+@pytest.mark.parametrize("override", WRONG)
+def test_f15_a_wrong_config_is_one_line_before_there_is_a_group_or_a_folder(
+    tmp_path: Path, override: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The tables of every kind of mistake are in tests/config; here: nothing has begun."""
-    for number, (override, message) in enumerate(WRONG.items()):
-        out = tmp_path / f"run{number}"
-        job = runs.start(out, override, env={"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1"})
-        assert job.wait(10) == [78], "it did not wait for the other process"
-        lines = job.text().strip().splitlines()
-        assert len(lines) == 1
-        assert re.match(rf"error: .*{re.escape(override.split('=')[0])}: ", lines[0])
-        assert message in lines[0]
-        assert not out.exists()
+    """The tables of every kind of mistake are in tests/config; here: nothing has begun, on the second of two processes."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    out = tmp_path / "run"
+    assert main([*command(out), override]) == 78, "it did not wait for the other process"
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert re.match(rf"error: .*{re.escape(override.split('=')[0])}: ", lines[0])
+    assert WRONG[override] in lines[0]
+    assert not torch.distributed.is_initialized()
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("what", ["missing", "a file", "empty", "no images", "too few"])
@@ -121,9 +127,7 @@ def test_f16_data_that_cannot_be_used_ends_every_process_before_anything_is_buil
     assert not out.exists()
 
 
-def test_f16_odd_names_and_links_are_trained_on_or_left_out_and_files_that_vanish_are_replaced(
-    runs: Launcher, tmp_path: Path
-) -> None:
+def test_f16_odd_names_and_links_are_trained_on_or_left_out(runs: Launcher, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(runs.images, data)
     os.rename(data / "000.jpg", os.fsencode(data) + b"/\xff\xfe.jpg")
@@ -131,11 +135,24 @@ def test_f16_odd_names_and_links_are_trained_on_or_left_out_and_files_that_vanis
     (data / "loop").symlink_to(data)
     (data / "nowhere.jpg").symlink_to(tmp_path / "not there")
     out = tmp_path / "run"
-    job = runs.start(out, train__dataset_path=data, fault="step@3=stall")
-    job.wait_for_step(2)
-    (data / "040.jpg").unlink()
-    job.signal(signal.SIGKILL)
-    job.wait()
-    assert runs.run(out, train__dataset_path=data) in ([78], [0])
-    assert runs.run(out, train__dataset_path=data, resume__allow="[train.dataset_path]") == [0]
+    assert runs.run(out, train__dataset_path=data) == [0]
     assert [row["iteration"] for row in history(out)] == list(range(12))
+    bad = (
+        [json.loads(line) for line in (out / "bad_samples.jsonl").read_text().splitlines()]
+        if (out / "bad_samples.jsonl").exists()
+        else []
+    )
+    assert all("nowhere.jpg" in row["name"] for row in bad)
+
+
+def test_f16_files_that_vanish_under_way_are_replaced_and_written_down_once(runs: Launcher, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(runs.images, data)
+    gone = [data / f"{n:03d}.jpg" for n in (10, 20, 30, 40)]
+    env = {"VANISH": "\n".join(map(str, gone))}
+    assert runs.run(out, train__dataset_path=data, prepare="tests.faults.hooks:vanishing_files", env=env) == [0]
+    rows = [json.loads(line) for line in (out / "bad_samples.jsonl").read_text().splitlines()]
+    assert {Path(row["name"]).name for row in rows} <= {p.name for p in gone}
+    assert 0 < len(rows) == len({row["name"] for row in rows})
+    assert [row["iteration"] for row in history(out)] == list(range(12))
+    assert runs.run(out, train__dataset_path=data, optim__epochs=4) == [78], "it is another data set now"
