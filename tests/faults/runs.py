@@ -56,9 +56,8 @@ class Launcher:
         return answer
 
     def close(self) -> None:
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(10)
+        self._server.kill()  # it holds nothing but imports
+        self._server.wait()
 
     def start(
         self,
