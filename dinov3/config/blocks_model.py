@@ -23,6 +23,8 @@ Arch = Literal[
     "convnext_base",
     "convnext_large",
 ]
+# The names of torch's ShardingStrategy.
+Strategy = Literal["auto", "NO_SHARD", "SHARD_GRAD_OP", "FULL_SHARD", "HYBRID_SHARD", "_HYBRID_SHARD_ZERO2"]
 
 
 @dataclass
@@ -38,11 +40,10 @@ class ComputePrecisionConfig:
     param_dtype: Literal["bf16", "fp16", "fp32", "auto"] = key(
         "bf16", "number format of matrix products; fp32 where the hardware has no bf16, and the run says so"
     )
-    reduce_dtype: Dtype = key("fp32", "number format in which gradients are summed over processes", dead=True)
-    sharding_strategy: Literal["SHARD_GRAD_OP", "FULL_SHARD"] = key(
-        "SHARD_GRAD_OP",
-        "FSDP: keep gathered weights until the backward pass, or gather them twice (FULL_SHARD)",
-        dead=True,
+    reduce_dtype: Dtype = key("fp32", "number format in which gradients are summed over processes")
+    sharding_strategy: Strategy = key(
+        "auto",
+        "whole copies, shards gathered once or twice a step, the same within each machine; auto: by size",
     )
 
 

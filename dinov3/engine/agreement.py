@@ -13,6 +13,7 @@ from dinov3.distributed.collectives import broadcast_object, gather_objects
 from dinov3.distributed.context import is_main, rank
 
 T = TypeVar("T")
+AGREED = "every process of the run raises this"
 # CheckpointException is a BaseException: `except Exception` would miss a failed save.
 FAILURES = (OSError, RuntimeError, ValueError, MemoryError, SafetensorError, CheckpointException)
 
@@ -42,6 +43,34 @@ def on_main(action: Callable[[], T]) -> T:
     return on_every(lambda: action() if is_main() else None)[0]  # type: ignore[return-value]
 
 
+def same_fate(action: Callable[[], T], kinds: tuple[type[Exception], ...]) -> T:
+    """Run ``action``, which must not talk to other processes, on every process; the own result.
+
+    When it fails on one with an error of ``kinds``, every process raises: the own error, or the first process's.
+    """
+    result: T | None = None
+    own: Exception | None = None
+    try:
+        result = action()
+    except kinds as error:
+        own = error
+    problems = gather_objects(None if own is None else (type(own), str(own)))
+    failed = [number for number, problem in enumerate(problems) if problem is not None]
+    if not failed:
+        return result  # type: ignore[return-value]
+    if own is None:
+        kind, text = problems[failed[0]]  # type: ignore[misc]
+        own = kind.__new__(kind)
+        own.args = (f"process {failed[0]}: {text}",)
+    own.add_note(AGREED)
+    raise own
+
+
+def is_shared(error: BaseException) -> bool:
+    """Whether every process raises this error, so that one of them is enough to report it."""
+    return AGREED in getattr(error, "__notes__", ()) or isinstance(error.__cause__, SharedFailure)
+
+
 def same_on_all(action: Callable[[], T], kind: type[Exception]) -> T:
     """Run ``action`` on the main process; its result, or its ``kind`` of error, on every process."""
     value, text = None, None
@@ -52,7 +81,9 @@ def same_on_all(action: Callable[[], T], kind: type[Exception]) -> T:
             text = str(error)
     value, text = broadcast_object((value, text))  # type: ignore[misc]
     if text is not None:
-        raise kind(text)
+        shared = kind(text)
+        shared.add_note(AGREED)
+        raise shared
     return value  # type: ignore[return-value]
 
 

@@ -234,11 +234,11 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _quiet_dcp(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+def _quiet_dcp(function: Callable[..., Any], *args: Any, alone: bool = False, **kwargs: Any) -> None:
     with warnings.catch_warnings():
         # One process without a group is a supported way to run here, not a mistake to warn of.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        function(*args, no_dist=world_size() == 1, **kwargs)
+        function(*args, no_dist=alone or world_size() == 1, **kwargs)
 
 
 def save_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
@@ -262,9 +262,9 @@ def load_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
     _fill(tensors, reader, folder)
 
 
-def _fill(tensors: dict[str, Tensor], reader: HuggingFaceStorageReader, folder: Path) -> None:
+def _fill(tensors: dict[str, Tensor], reader: HuggingFaceStorageReader, folder: Path, *, alone: bool = False) -> None:
     try:
-        _quiet_dcp(dcp.load, tensors, storage_reader=reader)
+        _quiet_dcp(dcp.load, tensors, storage_reader=reader, alone=alone)
     except CheckpointException as error:
         raise CheckpointError(f"{folder}: cannot be read: {in_one_line(error)}") from error
 
@@ -282,9 +282,9 @@ def _stored(reader: HuggingFaceStorageReader, folder: Path) -> dict[str, TensorS
 
 
 def read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
-    """Whole tensors of a ``state`` folder whose names start with ``prefix``, prefix removed."""
+    """Whole tensors of a ``state`` folder whose names start with ``prefix``, prefix removed; nothing is asked of other processes."""
     reader = HuggingFaceStorageReader(str(folder))
     stored = _stored(reader, folder)
     chosen = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in stored.items() if k.startswith(prefix)}
-    _fill(chosen, reader, folder)
+    _fill(chosen, reader, folder, alone=True)
     return {k.removeprefix(prefix): v for k, v in chosen.items()}

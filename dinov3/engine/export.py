@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dinov3.distributed.shard import fill
 from dinov3.engine.checkpoint import CheckpointError, flush, newest_valid, read_tensors
 from dinov3.engine.manifest import problem_with
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
@@ -110,7 +111,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def fill_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Load ``tensors``; every name and shape must match in both directions."""
+    """Load whole ``tensors``, also into a sharded module; every name and shape must match in both directions."""
     own = module.state_dict()
     required = _without_aliases(module)
     missing, unexpected = sorted(set(required) - set(tensors)), sorted(set(tensors) - set(own))
@@ -124,7 +125,7 @@ def fill_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) ->
             f"{source}: does not fit the model: {len(missing)} missing {missing[:5]}, "
             f"{len(unexpected)} unexpected {unexpected[:5]}, {len(wrong)} of another shape {wrong[:5]}"
         )
-    module.load_state_dict({**own, **tensors}, strict=True)
+    fill(module, tensors)
 
 
 def load_model(model: nn.ModuleDict, path: Path) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from dinov3.distributed.shard import local, whole
 
 
 def named_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
@@ -41,16 +42,18 @@ def training_tensors(model: nn.Module, state: dict[str, Tensor], optimizer: torc
 def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
     """Name of the first tensor whose part on this process holds a nan or inf."""
     for name, tensor in tensors.items():
-        local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        if local.is_floating_point() and not bool(torch.isfinite(local).all()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(local(tensor)).all()):
             return name
     return None
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
-    """sha256 over names and bytes: equal digests are bit-identical states."""
+    """sha256 over names and bytes of whole tensors: equal digests are bit-identical states.
+
+    Every process must call it when tensors are sharded.
+    """
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(name.encode())
-        total.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        total.update(whole(tensors[name].detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

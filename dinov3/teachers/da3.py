@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.config.schema import Config
-from dinov3.distributed.shard import shard_frozen
+from dinov3.distributed.shard import compile_forward, shard_frozen
 from utility.da3_backbone import PATCH, build_da3_backbone, resample_tokens
 
 Grid = tuple[int, int]
@@ -18,8 +18,22 @@ class Da3Teacher:
     def __init__(self, cfg: Config, device: torch.device) -> None:
         model, self.embed_dim = build_da3_backbone(cfg.da3)
         self.model: nn.Module = model.to(device)
-        self.sharded = cfg.da3.use_fsdp and shard_frozen(self.model, model.backbone.pretrained.blocks)
+        self.blocks = list(model.backbone.pretrained.blocks)
+        self.shared = cfg.da3.use_fsdp
+        self.sharded = self.shared and shard_frozen(self.model, self.blocks)
         self.interpolates = cfg.da3.grid_mode == "interpolate_tokens"
+
+    def prepare(self, *, compiled: bool) -> list[str]:
+        """Compile the encoder on a GPU: whole, or its blocks where FSDP2 must step in between. Returns what to print."""
+        done = []
+        if compiled and next(self.model.parameters()).device.type == "cuda":
+            for part in self.blocks if self.sharded else [self.model]:
+                compile_forward(part)
+            done.append("DA3 teacher: compiled")
+        if self.shared:
+            how = "sharded (FSDP2, inference only)" if self.sharded else "whole: one process has nothing to share with"
+            done.append(f"DA3 teacher: {how}")
+        return done
 
     @staticmethod
     def own_grid(clean_crops: Tensor) -> Grid:

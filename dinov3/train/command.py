@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,9 +74,24 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def fail(error: Exception, code: int) -> int:
-    """Print one line, return ``code``."""
-    print(f"error: {error}", file=sys.stderr)
+    """Print one line, return ``code``.
+
+    What every process raises is said by the main one; what happens before they know of one another, such as a wrong
+    config, by the first of each machine.
+    """
+    if not said_elsewhere(error):
+        print(f"error: {error}", file=sys.stderr)
     return code
+
+
+def said_elsewhere(error: Exception) -> bool:
+    """Whether another process prints this error."""
+    if "torch" not in sys.modules:  # too early for a group
+        return os.environ.get("LOCAL_RANK", "0") != "0"
+    from dinov3.distributed.context import is_main
+    from dinov3.engine.agreement import is_shared
+
+    return is_shared(error) and not is_main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dinov3.contracts import CropBatch
 from dinov3.distributed.context import rank
+from dinov3.distributed.shard import whole
 from dinov3.engine.state import first_not_finite
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
@@ -26,7 +27,7 @@ def write_dump(
 ) -> Path:
     """This process's batches of the step as tensors, and losses, norms, image names and the first bad tensor as JSON.
 
-    Of several batches, a tensor's name begins with the batch's number.
+    Every process must call it. Of several batches, a tensor's name begins with the batch's number.
     ``figures``: what to put first, by name; tensors become numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +38,7 @@ def write_dump(
         if isinstance(value, Tensor)
     }
     save_file(tensors, folder / f"process-{rank()}.safetensors")
-    gradients = {name: p.grad for name, p in model.student.named_parameters() if p.grad is not None}
+    gradients = {name: whole(p.grad) for name, p in model.student.named_parameters() if p.grad is not None}
     report = {
         **{k: float(v) if isinstance(v, Tensor) else v for k, v in figures.items()},
         "images": images,

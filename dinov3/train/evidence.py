@@ -10,6 +10,7 @@ import torch
 from dinov3.config.derived import largest_global_crop
 from dinov3.config.schema import Config
 from dinov3.data.sources import Source, parse_dataset
+from dinov3.distributed.collectives import broadcast_object
 from dinov3.distributed.context import is_main
 from dinov3.engine.metrics import read_metrics
 from dinov3.eval.knn import knn_accuracy
@@ -56,35 +57,44 @@ def is_due(step: int, period: int) -> bool:
 
 
 def look(training: Training, out: Path) -> None:
-    """Measure and write down k-NN accuracy and drift of this step, what is wanted and not there yet."""
+    """Measure and write down k-NN accuracy and drift of this step, what is wanted and not there yet.
+
+    Every process must call it.
+    """
     cfg, step = training.cfg, training.counters.step
     path, ends = out / "evaluation.jsonl", step in (0, training.until)
-    if not is_main() or any(row["step"] == step for row in read_metrics(path)):
+    knn_due = cfg.evaluation.knn.train is not None and (ends or is_due(step, cfg.evaluation.knn.period))
+    drift_due = cfg.evaluation.drift.enabled and (ends or is_due(step, cfg.evaluation.drift.period))
+    if not (knn_due or drift_due) or broadcast_object(any(row["step"] == step for row in read_metrics(path))):
         return
-    backbone = training.model.model_ema["backbone"]
+    backbone = training.model.whole_ema_backbone(training.model.precision.device)
+    if not is_main():
+        return
+    assert backbone is not None
     row: dict[str, Any] = {}
-    if cfg.evaluation.knn.train is not None and (ends or is_due(step, cfg.evaluation.knn.period)):
+    if knn_due:
         row["knn_accuracy"] = knn(cfg, backbone)
-    if cfg.evaluation.drift.enabled and (ends or is_due(step, cfg.evaluation.drift.period)):
+    if drift_due:
         row |= measure_drift(extractor(cfg, backbone, largest_global_crop(cfg)), cfg, out, step)
-    if not row:
-        return
     assert training.records is not None  # this is the main process
     training.records.evaluation({"step": step, **row})
 
 
 def draw(training: Training, source: Source, out: Path) -> None:
-    """``curves.png`` and ``pca.png``."""
+    """``curves.png`` and ``pca.png``. Every process must call it."""
     cfg = training.cfg
-    if not cfg.evaluation.pictures or training.records is None:
+    if not cfg.evaluation.pictures:
+        return
+    seen = cfg.student.in_chans == 3
+    backbone = training.model.whole_ema_backbone(training.model.precision.device) if seen else None
+    if training.records is None:  # not the main process
         return
     rows = read_metrics(out / "metrics.jsonl")
     if rows:
         curves(rows, out / "curves.png", read_metrics(out / "evaluation.jsonl"))
         training.records.picture(out / "curves.png", training.counters.step)
-    if cfg.student.in_chans == 3:
+    if backbone is not None:
         # twice the training size: a finer grid of patches to look at, and RoPE has no table to interpolate
-        backbone = training.model.model_ema["backbone"]
         look_at = extractor(cfg, backbone, 2 * largest_global_crop(cfg))
         chosen = list(spread(len(source), N_PICTURES))[:N_PICTURES]
         images = torch.stack(list(SourceImages(look_at, source, chosen))).to(look_at.device)

@@ -18,7 +18,7 @@ from dinov3.contracts import CropBatch
 from dinov3.data.loader import CropLoader
 from dinov3.distributed.collectives import all_reduce_mean, all_reduce_min
 from dinov3.distributed.context import rank
-from dinov3.distributed.replicate import average_gradients
+from dinov3.distributed.shard import local
 from dinov3.engine.faults import Point, hit
 from dinov3.engine.metrics import ProgressLine
 from dinov3.engine.optim import apply_schedules, clip_per_submodule
@@ -102,9 +102,9 @@ def train_step(
     loss, terms = accumulate(model, batches, teacher_temp=now.teacher_temp, iteration=iteration)
     if hit(Point.LOSS, iteration):
         loss = loss * torch.nan
-    average_gradients(model.student.parameters())
+    model.parallel.finish_backward(model.student)
     if hit(Point.GRADIENT, iteration):
-        next(p.grad for p in model.student.parameters() if p.grad is not None).view(-1)[0] = torch.inf
+        local(next(p.grad for p in model.student.parameters() if p.grad is not None)).view(-1)[:1] = torch.inf
     norms = clip_per_submodule(model.student, clip_grad)
     finite, stop = _agree(loss, norms, stop_requested)
     if finite:

@@ -28,8 +28,9 @@ from dinov3.data.sources.source import PartlyDamaged
 from dinov3.distributed import context
 from dinov3.distributed.collectives import all_reduce_max, broadcast_object
 from dinov3.engine import precision
-from dinov3.engine.agreement import same_on_all
-from dinov3.engine.checkpoint import load_tensors, step_of
+from dinov3.engine.agreement import same_fate, same_on_all
+from dinov3.engine.checkpoint import CheckpointError, load_tensors, step_of
+from dinov3.engine.export import WeightsError
 from dinov3.engine.lock import RunLock, RunLocked
 from dinov3.engine.manifest import read_train_state
 from dinov3.engine.metrics import ProgressLine, read_metrics
@@ -51,6 +52,8 @@ from dinov3.train.saving import Saver
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 log = logging.getLogger("dinov3")
+# What a process may find wrong before training; every other process then ends with it.
+START_UP_ERRORS = (ConfigError, DataError, WeightsError, CheckpointError, OSError)
 # Everything a run writes.
 RUN_FILES = (
     *(
@@ -76,13 +79,13 @@ def run(cfg: Config, out: Path, *, resume: bool, resume_from: Path | None = None
     """
     device = context.setup(cfg.train.device, timeout=cfg.train.watchdog_slow_seconds + 300)
     refuse_missing_packages(cfg)
-    source = checked_source(cfg, context.world_size())
+    source = same_fate(lambda: checked_source(cfg, context.world_size()), START_UP_ERRORS)
     schedules = build_schedules(cfg, context.world_size())
     until = min(schedules.total_steps, cfg.train.max_steps or schedules.total_steps)
     lock = RunLock(out)
     same_on_all(lock.refuse_if_held, RunLocked)
     start = find_start(out, resume_from) if resume else Start()
-    changes = compare_with_start(cfg, out, start, source.fingerprint())
+    changes = same_fate(lambda: compare_with_start(cfg, out, start, source.fingerprint()), START_UP_ERRORS)
     if start.found and step_of(start.found) >= until:
         print(f"{out}: finished at step {step_of(start.found)}; the backbone is in {start.found}")
         evidence.print_last_line(out)
@@ -198,16 +201,18 @@ def prepare_folder(cfg: Config, out: Path, changes: dict[str, tuple[Any, Any]], 
 def build_model(cfg: Config, device: torch.device) -> tuple[SSLMetaArch, list[str]]:
     """The model at its start, on the device, teachers loaded; and what there is to say about it."""
     chosen = precision.resolve(cfg.compute_precision.param_dtype, device)
-    try:
-        model = SSLMetaArch(cfg, device, chosen)
-    except ValueError as error:  # an architecture or teacher that the keys alone could not rule out
-        raise ConfigError("config", "", str(error)) from error
-    model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
-    try:
-        kept = prepare_to_continue(model)
-    except ValueError as error:
-        raise ConfigError("config", "", str(error)) from error
-    return model, model.load_teachers() + kept + model.prepare_for_distributed_training()
+
+    def assemble() -> tuple[SSLMetaArch, list[str]]:
+        try:
+            model = SSLMetaArch(cfg, device, chosen)
+            model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
+            kept = prepare_to_continue(model)
+        except ValueError as error:  # an architecture or teacher that the keys alone could not rule out
+            raise ConfigError("config", "", str(error)) from error
+        return model, model.load_teachers() + kept
+
+    model, done = same_fate(assemble, START_UP_ERRORS)
+    return model, done + model.prepare_for_distributed_training()
 
 
 def build(
@@ -332,8 +337,8 @@ def train_and_save(training: Training, source: Source, out: Path, until: int) ->
         look(training, out)
     training.progress.close()
     training.watchdog.beat("drawing", slow=True)
+    evidence.draw(training, source, out)
     if context.is_main():
-        evidence.draw(training, source, out)
         print(
             f"done: {counters.step} steps, {counters.samples:,} images; backbone in {saver.checkpointer.folder}/step-{counters.step:08d}"
         )

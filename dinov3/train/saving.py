@@ -65,12 +65,13 @@ class Saver:
             "resumed_from": run.resumed_from,
             "versions": {"dinov3": __version__, "torch": torch.__version__},
         }
-        return self.checkpointer.save(
-            run.counters.step,
-            tensors,
-            info,
-            lambda folder: write_backbone(folder, model.model_ema["backbone"], preprocess),
-        )
+        backbone = model.whole_ema_backbone("cpu")
+
+        def write_extras(folder: Path) -> None:
+            assert backbone is not None  # this is the main process
+            write_backbone(folder, backbone, preprocess)
+
+        return self.checkpointer.save(run.counters.step, tensors, info, write_extras)
 
     def _report(self, saved: Saved) -> None:
         notice = self.training.cfg.checkpointing.preemption_notice

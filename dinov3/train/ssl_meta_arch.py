@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from dinov3.config.derived import largest_global_crop
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, Features, StepContext, StudentView
+from dinov3.distributed.parallel import ALONE
+from dinov3.distributed.shard import gather
 from dinov3.engine.export import load_model
 from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
 from dinov3.engine.precision import Precision
@@ -29,6 +31,7 @@ from dinov3.train.building import (
     build_feature_teacher,
     build_objectives,
 )
+from dinov3.train.parallelize import choose_parallel, parallelize
 
 N_GLOBAL_CROPS = 2
 
@@ -73,6 +76,7 @@ class SSLMetaArch(nn.Module):
         if not cfg.distillation.enabled:
             # another name of the EMA, not another submodule: the state dict has it once
             object.__setattr__(self, "teacher", self.model_ema)
+        self.parallel = ALONE
         self.to_empty(device=device)
         self._fill_with_nan()
         for frozen in self._frozen():
@@ -335,28 +339,28 @@ class SSLMetaArch(nn.Module):
         return groups
 
     def prepare_for_distributed_training(self) -> list[str]:
-        """Activation checkpointing and compilation, in that order; returns what was done, to be printed."""
-        done = []
-        train = self.cfg.train
-        if train.checkpointing or train.checkpointing_full:
-            mode: Literal["full", "selective"] = "full" if train.checkpointing_full else "selective"
-            cast(Backbone, self.student["backbone"]).set_checkpointing(mode)
-            done.append(f"activation checkpointing: {mode}")
-        if self.da3_teacher is not None and self.cfg.da3.use_fsdp:
-            how = (
-                "sharded (FSDP2, inference only)"
-                if self.da3_teacher.sharded
-                else "whole: one process has nothing to share with"
-            )
-            done.append(f"DA3 teacher: {how}")
-        device = next(self.parameters()).device
-        if train.compile and device.type == "cuda":
-            for model in (self.student, *self._frozen()):
-                for module in model.values():
-                    module.compile(dynamic=False)
-            if self.da3_teacher is not None:
-                self.da3_teacher.model.compile(dynamic=False)
-            done.append("torch.compile: backbones, heads and frozen teachers")
-        elif train.compile:
-            done.append(f"torch.compile: off, it pays on GPUs only (this is {device.type})")
+        """Activation checkpointing, compilation, sharding, in that order; returns what was done, to be printed.
+
+        Last of all: weights are there, adapters are added. Each process then keeps its part of them.
+        """
+        self.parallel = choose_parallel(self.cfg, self.precision, self.student, self._frozen())
+        done = parallelize(self.cfg, self.student, self._frozen(), self.parallel)
+        if self.da3_teacher is not None:
+            done += self.da3_teacher.prepare(compiled=self.cfg.train.compile)
         return done
+
+    def whole_ema_backbone(self, device: torch.device | str) -> nn.Module | None:
+        """The EMA backbone, gathered on the main process's ``device`` when it is sharded; then None on the others.
+
+        Every process must call it.
+        """
+        backbone = self.model_ema["backbone"]
+        if not self.parallel.shards:
+            return backbone
+
+        def empty() -> nn.Module:
+            with torch.device("meta"):
+                copy = self._backbone(drop_path=False)
+            return copy.to_empty(device=device).eval()
+
+        return gather(backbone, empty)

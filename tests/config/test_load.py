@@ -250,12 +250,14 @@ def test_a_heading_with_nothing_under_it_changes_nothing(write) -> None:
     assert load_config(write("optim:\ncrops:\ntrain:\n  seed: 0")) == Config()
 
 
-def test_the_official_default_config_loads_and_differs_in_two_keys(write) -> None:
+def test_the_official_default_config_loads_and_differs_in_three_keys(write) -> None:
     official = json.loads((Path(__file__).parent / "official_defaults.json").read_text())
     cfg = load_config(write(yaml.safe_dump(official)))
     assert cfg.train.dataset_path == "ImageNet:split=TRAIN"
     assert cfg.student.ffn_ratio == 4.0
+    assert cfg.compute_precision.sharding_strategy == "SHARD_GRAD_OP"
     cfg.train.dataset_path, cfg.student.ffn_ratio = Config().train.dataset_path, None
+    cfg.compute_precision.sharding_strategy = "auto"
     assert cfg == Config()
 
 

@@ -1,0 +1,62 @@
+"""Activation checkpointing, compilation and sharding of a training model, in the one order in which they work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+from torch import nn
+
+from dinov3.config.schema import Config
+from dinov3.distributed.parallel import Parallel, choose
+from dinov3.distributed.shard import compile_forward, shard
+from dinov3.engine.precision import DTYPES, Precision
+from dinov3.models.backbone import Backbone
+from dinov3.models.checkpointing import CheckpointedBlock
+
+
+def choose_parallel(cfg: Config, precision: Precision, student: nn.Module, frozen: Sequence[nn.Module]) -> Parallel:
+    """How this model is spread over the processes there are."""
+    return choose(
+        cfg.compute_precision.sharding_strategy,
+        trained=sum(p.numel() for p in student.parameters()),
+        frozen=sum(p.numel() for model in frozen for p in model.parameters()),
+        param_dtype=precision.dtype,
+        reduce_dtype=DTYPES[cfg.compute_precision.reduce_dtype],
+        device_type=precision.device.type,
+    )
+
+
+def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleDict], parallel: Parallel) -> list[str]:
+    """Returns what was done, to be printed.
+
+    What is recomputed lies inside a block's forward; that forward is compiled; FSDP2's hooks lie around it.
+    """
+    train, device, done = cfg.train, parallel.device_type, []
+    if train.checkpointing or train.checkpointing_full:
+        mode: Literal["full", "selective"] = "full" if train.checkpointing_full else "selective"
+        cast(Backbone, student["backbone"]).set_checkpointing(mode)
+        done.append(f"activation checkpointing: {mode}")
+    modules = [module for model in (student, *frozen) for module in model.values()]
+    if train.compile and device == "cuda":
+        for module in modules:
+            compile_module(module, in_blocks=parallel.shards)
+        done.append(f"torch.compile: {'blocks' if parallel.shards else 'backbones'}, heads and frozen teachers")
+    elif train.compile:
+        done.append(f"torch.compile: off, it pays on GPUs only (this is {device})")
+    if parallel.shards:
+        for model in (student, *frozen):
+            for module in model.values():
+                shard(module, blocks_of(module), parallel, trains=model is student)
+    return [*done, f"parameters: {parallel}"]
+
+
+def compile_module(module: nn.Module, *, in_blocks: bool) -> None:
+    """As one graph, the fastest; a backbone block by block where FSDP2 must step in between."""
+    for part in (blocks_of(module) or [module]) if in_blocks else [module]:
+        compile_forward(part)
+
+
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """The blocks of a backbone, in order; none in a head."""
+    return [part for part in module.modules() if isinstance(part, CheckpointedBlock)]

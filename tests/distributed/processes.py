@@ -1,0 +1,57 @@
+"""Several training runs in one set of gloo processes: importing torch costs more than the runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tests.train.tiny import tiny_config
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``work(folder)`` on the first ``n`` processes, ``per_machine`` of which count as one machine."""
+
+    work: Callable[[Path], None]
+    n: int
+    per_machine: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train the tiny model in the folder ``name`` up to step ``until``; picklable."""
+
+    name: str
+    until: int
+    changes: dict[str, object] = field(default_factory=dict)
+
+    def __call__(self, folder: Path) -> None:
+        from dinov3.train.run import run
+
+        assert run(tiny_config(train__max_steps=self.until, **self.changes), folder / self.name, resume=True) == 0
+
+
+def _worker(rank: int, phases: Sequence[Phase], folder: Path) -> None:
+    torch.set_num_threads(1)
+    for number, phase in enumerate(phases):
+        if rank >= phase.n:
+            continue
+        machine = phase.per_machine or phase.n
+        values = {"RANK": rank, "WORLD_SIZE": phase.n, "LOCAL_RANK": rank % machine, "LOCAL_WORLD_SIZE": machine}
+        os.environ.update({k: str(v) for k, v in values.items()})
+        if phase.n > 1:  # a file to meet at: a port that is free now may be taken when its turn comes
+            dist.init_process_group("gloo", init_method=f"file://{folder}/{number}", rank=rank, world_size=phase.n)
+        phase.work(folder)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def run_phases(phases: Sequence[Phase], folder: Path) -> None:
+    """One after the other, on as many processes as the largest needs; an error in any process is raised here."""
+    mp.spawn(_worker, args=(phases, folder), nprocs=max(phase.n for phase in phases))
