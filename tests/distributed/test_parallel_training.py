@@ -48,6 +48,13 @@ SAME = {
     "checkpointing__max_to_keep": "null",
     "resume__allow": "[train.batch_size_per_gpu]",
 }
+CONTINUED = {
+    "lora__enabled": "true",
+    "lora__rank": 3,
+    "head_warmup__when": "always",
+    "head_warmup__steps": 2,
+    "feature_anchor__enabled": "true",
+}
 TEACHERS = {
     "gram__use_loss": "true",
     "gram__img_level": "true",  # else similarities are those of all tokens of a process
@@ -180,6 +187,8 @@ PHASES = [
     Phase(half_precision_step, 2),
     training("accumulated", 2, 3, "FULL_SHARD", train__gradient_accumulation_steps=2, train__batch_size_per_gpu=3),
     Phase(convnext_gradients, 3),
+    training("continued-1", 1, 4, **CONTINUED),
+    training("continued-2", 2, 4, "SHARD_GRAD_OP", **CONTINUED),
     training("teachers-1", 1, 4, **TEACHERS),
     training("teachers-2", 2, 4, strategy="SHARD_GRAD_OP", **TEACHERS),
 ]
@@ -247,6 +256,10 @@ def test_a_sharded_model_starts_with_the_numbers_of_a_whole_one(folder: Path) ->
 def test_gram_and_depth_anything_teachers_say_the_same_to_sharded_students(folder: Path) -> None:
     assert "gram_loss" in rows(folder / "teachers-2")
     assert_same_training(folder / "teachers-2", folder / "teachers-1")
+
+
+def test_adapters_and_a_head_warmup_train_in_shards_too(folder: Path) -> None:
+    assert_same_training(folder / "continued-2", folder / "continued-1")
 
 
 def test_a_sharded_teacher_says_the_same_and_each_process_keeps_half(folder: Path) -> None:
