@@ -26,6 +26,22 @@ Arch = Literal[
 # The names of torch's ShardingStrategy.
 Strategy = Literal["auto", "NO_SHARD", "SHARD_GRAD_OP", "FULL_SHARD", "HYBRID_SHARD", "_HYBRID_SHARD_ZERO2"]
 
+Preset = Literal[
+    "dinov3_vits16",
+    "dinov3_vits16plus",
+    "dinov3_vitb16",
+    "dinov3_vitl16",
+    "dinov3_vitl16__SAT493M",
+    "dinov3_vitl16plus",
+    "dinov3_vith16plus",
+    "dinov3_vit7b16",
+    "dinov3_vit7b16__SAT493M",
+    "dinov3_convnext_tiny",
+    "dinov3_convnext_small",
+    "dinov3_convnext_base",
+    "dinov3_convnext_large",
+]
+
 
 @dataclass
 class ModelConfig:
@@ -49,17 +65,27 @@ class ComputePrecisionConfig:
 
 @dataclass
 class StudentConfig:
+    preset: Preset | None = key(
+        None, "released model whose architecture the student has: sets every flag below that decides it"
+    )
     arch: Arch = key("vit_large", "backbone; vit_tiny is ours, for small tests")
     patch_size: int = key(16, "side of a patch", unit="px", ge=1)
     freeze_blocks: int = key(0, "hold the tokens, the patch embedding and so many first blocks; 0: none", ge=0)
     drop_path_rate: float = key(0.3, "share of the images that skip a residual branch", ge=0, lt=1)
     layerscale: float | None = key(1e-05, "initial LayerScale; null or 0: no LayerScale", ge=0)
-    pretrained_weights: str = key("", "weights student and teacher start from")
+    pretrained_weights: str = key(
+        "",
+        "weights student and teacher start from: a Meta .pth, a Hugging Face folder, a timm safetensors file, "
+        "a DCP folder, a run or an export of ours; heads start fresh when it has none",
+    )
+    pretrained_allow: list[str] = key(
+        [], "tensors (names, beginnings or patterns) and student.* keys in which the given weights may differ"
+    )
     ffn_layer: Literal["mlp", "swiglu", "swiglu32", "swiglu64", "swiglu128"] = key(
         "mlp", "feed-forward block; the number is what the hidden width is rounded up to a multiple of"
     )
     ffn_ratio: float | None = key(None, "hidden width of the feed-forward / width; null: the arch's own", gt=0)
-    resume_from_teacher_chkpt: str = key("", "teacher checkpoint the student starts from")
+    resume_from_teacher_chkpt: str = key("", "the same, from a checkpoint that must have the heads")
     qkv_bias: bool = key(True, "bias of the query, key and value projection")
     proj_bias: bool = key(True, "bias of the attention's output projection")
     ffn_bias: bool = key(True, "biases of the feed-forward block")

@@ -252,6 +252,14 @@ def allowed_changes_are_keys(cfg: Config) -> Problems:
             yield "resume.allow", f"{name}: {problem.problem}"
 
 
+def the_start_is_one_file(cfg: Config) -> Problems:
+    student = cfg.student
+    if student.pretrained_weights and student.resume_from_teacher_chkpt:
+        yield "student.resume_from_teacher_chkpt", "student.pretrained_weights is given too: remove one of the two"
+    if student.pretrained_allow and not (student.pretrained_weights or student.resume_from_teacher_chkpt):
+        yield "student.pretrained_allow", "no student.pretrained_weights are given: remove it"
+
+
 CHECKS = (
     resolutions_are_complete,
     crops_are_whole_patches,
@@ -270,5 +278,6 @@ CHECKS = (
     mixed_data_all_have_weights,
     knn_has_both_sets,
     skipped_steps_are_ranges,
+    the_start_is_one_file,
     allowed_changes_are_keys,
 )

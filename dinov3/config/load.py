@@ -19,7 +19,8 @@ from dinov3.config.gram_source import resolve_gram_source
 from dinov3.config.names import accepts_list, accepts_text, hint_of, types_of_keys
 from dinov3.config.published import IGNORED
 from dinov3.config.references import flat, resolve_references
-from dinov3.config.schema import Config
+from dinov3.config.released import FIXED_BY_PRESET, RELEASED
+from dinov3.config.schema import Config, StudentConfig
 from dinov3.config.spec import block_of, is_optional, leaves
 from dinov3.config.unbuilt import refuse_unbuilt
 from dinov3.config.yaml_file import Tree, parse_yaml, read_yaml
@@ -55,12 +56,30 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         origin |= dict.fromkeys([*dropped, *(key for key, _ in flat(values))], source)
     try:
         resolve_references(tree)
+        _fill_in_preset(tree, origin)
         cfg = _typed(tree, origin)
     except KeyProblem as problem:
         raise ConfigError(_source_of(problem.key, origin, layers), problem.key, problem.problem) from None
     _tell_what_does_nothing(cfg, origin, ignored)
     _tell_what_no_patch_sees(cfg, origin)
     return cfg
+
+
+def _fill_in_preset(tree: Tree, origin: dict[str, str]) -> None:
+    """Set what ``student.preset`` decides; KeyProblem when a key was given that says otherwise."""
+    student, name = tree["student"], tree["student"]["preset"]
+    if name not in RELEASED:
+        return  # null, or a word that the schema refuses
+    defaults = asdict(StudentConfig())
+    for key in dict.fromkeys((*FIXED_BY_PRESET, *RELEASED[name])):
+        wanted, given = RELEASED[name].get(key, defaults[key]), student[key]
+        if f"student.{key}" not in origin:
+            student[key] = wanted
+        elif key in FIXED_BY_PRESET and convert(given, hint_of(f"student.{key}"), f"student.{key}") != wanted:
+            raise KeyProblem(
+                f"student.{key}",
+                f"{as_text(given)}, but student.preset {name} has {as_text(wanted)}: remove one of the two",
+            )
 
 
 def _source_of(key: str, origin: dict[str, str], layers: list[tuple[str, Tree]]) -> str:

@@ -24,8 +24,6 @@ UNBUILT = (
     Unbuilt("hrft.enabled", "high-resolution fine-tuning", ("hrft.",)),
     Unbuilt("student.fp8_enabled", "fp8", ("student.fp8_filter",)),
     Unbuilt("train.cudagraphs", "CUDA graphs"),
-    Unbuilt("student.pretrained_weights", "starting from given weights"),
-    Unbuilt("student.resume_from_teacher_chkpt", "starting from a teacher checkpoint"),
     Unbuilt("train.data_config", "mixing data sets by a file, as train.dataset_path does by a list of {path, weight}"),
 )
 

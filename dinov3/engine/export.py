@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ from torch import Tensor, nn
 
 from dinov3.distributed.shard import fill
 from dinov3.engine.checkpoint import CheckpointError, flush, newest_valid, read_tensors
+from dinov3.engine.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.engine.manifest import problem_with
+from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
 from dinov3.models.presets import PRESETS
-from utility.weights import WeightsError, backbone_part, model_part, read_weights
+from dinov3.models.recognition import differences, seen_settings
+from utility.description import BACKBONE, FORMAT, VERSION, read_description, sidecar_of
+from utility.layouts import ModelWeights, read_model
+from utility.weights import CONFIG, RawWeights, WeightsError
 
-WEIGHTS, CONFIG = "backbone.safetensors", "config.json"
+WEIGHTS = BACKBONE
 # Channel statistics of the two data sets the released models were trained on.
 PHOTOGRAPHS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 SATELLITE = {"mean": [0.430, 0.411, 0.296], "std": [0.213, 0.156, 0.143]}
@@ -26,7 +32,7 @@ SATELLITE = {"mean": [0.430, 0.411, 0.296], "std": [0.213, 0.156, 0.143]}
 
 def description(backbone: nn.Module, preprocess: dict[str, Any]) -> dict[str, Any]:
     """What ``config.json`` says: everything needed to build the backbone again and to feed it."""
-    return {"format": "dinov3-backbone", "format_version": 1, **describe_backbone(backbone), "preprocess": preprocess}
+    return {"format": FORMAT, "format_version": VERSION, **describe_backbone(backbone), "preprocess": preprocess}
 
 
 def write_backbone(folder: Path, backbone: nn.Module, preprocess: dict[str, Any]) -> None:
@@ -43,25 +49,13 @@ def _without_aliases(module: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if kept.setdefault(id(v), k) == k}
 
 
-def read_description(path: Path) -> dict[str, Any]:
-    """A ``config.json`` written by ``write_backbone``."""
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != "dinov3-backbone" or "class" not in content:
-        raise WeightsError(f"{path}: not the description of a dinov3 backbone")
-    if content.get("format_version") != 1:
-        raise WeightsError(f"{path}: format version {content.get('format_version')!r}, this program reads 1")
-    return content
-
-
-def load_backbone(path: str | Path, *, preset: str | None = None) -> nn.Module:
+def load_backbone(path: str | Path, *, preset: str | None = None) -> Backbone:
     """The backbone stored at ``path``, in eval mode, on the CPU.
 
-    ``path`` is a run folder (its newest whole checkpoint), a checkpoint folder, a folder or ``.safetensors`` file
-    with ``config.json`` beside it, or an official ``.pth``. A ``.pth`` says nothing about its architecture: it is
-    taken from ``FILE.json`` beside it, from ``preset`` (a released model's name), or recognised by its names and shapes.
+    ``path`` is a run folder (its newest whole checkpoint), a checkpoint folder, one of our exports, an official
+    ``.pth`` or DCP folder, a Hugging Face folder, or a safetensors file of timm. A ``.pth`` says nothing about its
+    architecture: it is taken from ``FILE.json`` beside it, from ``preset`` (a released model's name), or recognised by
+    its names and shapes. A fingerprint stored with the weights is compared.
 
     Its attribute ``preprocess`` says how to feed it: ``mean`` and ``std`` of each channel, and the training ``size`` in
     pixels when the file knows it.
@@ -69,30 +63,66 @@ def load_backbone(path: str | Path, *, preset: str | None = None) -> nn.Module:
     Raises WeightsError or CheckpointError when a name is missing or left over, when a shape differs, or when the
     architecture cannot be told.
     """
-    path = Path(path)
     if preset is not None and preset not in PRESETS:
         raise WeightsError(f"preset {preset!r} is unknown: choose from {sorted(PRESETS)}")
-    if path.is_dir():
-        path = _weights_in(path)
-    tensors = backbone_part(read_weights(path))
-    sidecar = path.with_name(CONFIG) if path.name == WEIGHTS else path.with_suffix(".json")
-    if preset is not None:
-        described: dict[str, Any] = {"preset": preset}
-    elif sidecar.is_file():
-        described = read_description(sidecar)
-    else:
-        found = matching_preset({k: tuple(v.shape) for k, v in tensors.items()})
+    source = read_source(Path(path), heads=False)
+    described = {"preset": preset} if preset is not None else source.description
+    if described is None:
+        found = matching_preset(source.shapes)
         if found is None:
             raise WeightsError(
-                f"{path}: cannot tell the architecture: no {sidecar.name} beside it and no released model has these "
-                "names and shapes; pass preset=… (see `dinov3 models`)"
+                f"{path}: cannot tell the architecture: no {sidecar_of(Path(path)).name} beside it and no released "
+                "model has these names and shapes; pass preset=… (see `dinov3 models`)"
             )
         described = {"preset": found}
-    backbone = backbone_from_description(described)
-    fill_strictly(backbone, tensors, str(path))
+    try:
+        backbone = backbone_from_description(described)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: its description fits no model here: {error}") from error
+    fill_strictly(backbone, source.backbone | absent_tensors(source), str(path))
+    check_fingerprint(backbone, described, str(path))
     statistics = SATELLITE if str(described.get("preset")).endswith("SAT493M") else PHOTOGRAPHS
     object.__setattr__(backbone, "preprocess", described.get("preprocess", statistics))
     return backbone.eval()
+
+
+def absent_tensors(source: ModelWeights) -> dict[str, Tensor]:
+    """What the source's layout never has, at its first value: zero."""
+    width = source.shapes["cls_token"][-1] if source.absent else 0
+    return {name: torch.zeros(1, width) for name in source.absent}
+
+
+def check_fingerprint(backbone: Backbone, described: dict[str, Any], source: str) -> None:
+    """WeightsError when the backbone does not make of the fixed picture what was written down at its export."""
+    stored = described.get("fingerprint")
+    if stored is not None and (off := distance(fingerprint(backbone), stored)) > TOLERANCE:
+        raise WeightsError(
+            f"{source}: its features are not those it was exported with (relative distance {off:.2g}, at most {TOLERANCE:g}): "
+            "weights and description do not belong together"
+        )
+
+
+def read_source(path: Path, *, heads: bool = True) -> ModelWeights:
+    """The model at ``path`` under our names: whatever ``utility.layouts.read_model`` reads, or a run of ours.
+
+    A run's newest whole checkpoint is read with its heads, or without them the backbone file alone.
+    """
+    if not path.is_dir() or not is_own(path):
+        return read_model(path)
+    weights = _weights_in(path)
+    described = read_description(weights.with_name(CONFIG))
+    if not heads or not (weights.parent / "state").is_dir():
+        return replace(read_model(weights), source=str(path))
+    tensors = read_tensors(weights.parent / "state", prefix="model_ema.")
+    raw = RawWeights(path, [weights.with_name("manifest.json")], tensors)  # it holds the sha256 of every file
+    backbone = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
+    others = {k: v for k, v in tensors.items() if not k.startswith("backbone.")}
+    return ModelWeights(str(path), "dinov3", raw, backbone, others, described)
+
+
+def is_own(folder: Path) -> bool:
+    """A run, one of its checkpoints, or a folder with a backbone of ours?"""
+    return (folder / "ckpt").is_dir() or (folder / "manifest.json").is_file() or (folder / WEIGHTS).is_file()
 
 
 def _weights_in(folder: Path) -> Path:
@@ -103,8 +133,6 @@ def _weights_in(folder: Path) -> Path:
         folder = newest
     elif (folder / "manifest.json").is_file() and (problem := problem_with(folder)):
         raise CheckpointError(f"{folder}: {problem}")
-    if not folder.exists():
-        raise WeightsError(f"{folder}: no such file or folder")
     if not (folder / WEIGHTS).is_file():
         raise WeightsError(f"{folder}: no {WEIGHTS} in it; give a run folder, a checkpoint folder or a weight file")
     return folder / WEIGHTS
@@ -121,25 +149,34 @@ def fill_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) ->
         if k in own and v.shape != own[k].shape
     ]
     if missing or unexpected or wrong:
+        flags = [f"{key}: {what}" for key, what in setting_differences(tensors, own)]
         raise WeightsError(
             f"{source}: does not fit the model: {len(missing)} missing {missing[:5]}, "
             f"{len(unexpected)} unexpected {unexpected[:5]}, {len(wrong)} of another shape {wrong[:5]}"
+            + "".join(f"; {flag}" for flag in flags[:5])
         )
     fill(module, tensors)
 
 
+def setting_differences(file: dict[str, Tensor], model: dict[str, Tensor]) -> list[tuple[str, str]]:
+    """(key, what to set) for every setting of the architecture in which two backbones' tensors differ."""
+    shapes = [{k.removeprefix("backbone."): tuple(v.shape) for k, v in tensors.items()} for tensors in (file, model)]
+    if not all({"patch_embed.proj.weight", "downsample_layers.0.0.weight"} & set(s) for s in shapes):
+        return []
+    return list(differences(*(seen_settings(s) for s in shapes)))
+
+
 def load_model(model: nn.ModuleDict, path: Path) -> str:
-    """Fill a backbone, or a backbone with heads, from a run folder or an official ``.pth``; strictly.
+    """Fill a backbone, or a backbone with heads, from anything ``read_source`` reads; strictly.
 
     Heads that the file has and ``model`` has not are left out. Returns a line that says what was loaded.
     """
-    if path.is_dir():
-        tensors = read_tensors(_weights_in(path).parent / "state", prefix="model_ema.")
-    else:
-        tensors = model_part(read_weights(path))
+    source = read_source(path)
+    backbone = source.backbone | absent_tensors(source)
+    tensors = {f"backbone.{k}": v for k, v in backbone.items()} | source.heads
     wanted = {k: v for k, v in tensors.items() if k.split(".", 1)[0] in model}
     fill_strictly(model, wanted, str(path))
-    return f"{path}: {len(wanted)} tensors into {', '.join(model)}"
+    return f"{path} ({source.layout}): {len(wanted)} tensors into {', '.join(model)}"
 
 
 def export_official(run: Path, out: Path, *, heads: bool) -> Path:

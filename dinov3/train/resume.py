@@ -50,8 +50,7 @@ FREE = (
     "feature_distillation.checkpoint",
     "student.drop_path_rate",
     "student.fp8",
-    "student.pretrained_weights",
-    "student.resume_from_teacher_chkpt",
+    "student.pretrained_allow",
 )
 
 

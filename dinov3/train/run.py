@@ -16,7 +16,7 @@ import torch
 from dinov3 import __version__
 from dinov3.config.derived import crop_sizes, images_per_process
 from dinov3.config.dump import to_dict, to_yaml
-from dinov3.config.errors import EXIT_DONE, EXIT_FORGOTTEN, EXIT_PREEMPTED, ConfigError
+from dinov3.config.errors import EXIT_DONE, EXIT_FORGOTTEN, EXIT_PREEMPTED
 from dinov3.config.schema import Config
 from dinov3.data.bad_samples import BadSample, BadSampleLog
 from dinov3.data.decode import fit_channels, read_image
@@ -27,10 +27,8 @@ from dinov3.data.sources.mixture import title
 from dinov3.data.sources.source import PartlyDamaged
 from dinov3.distributed import context
 from dinov3.distributed.collectives import all_reduce_max, broadcast_object
-from dinov3.engine import precision
 from dinov3.engine.agreement import same_fate, same_on_all
-from dinov3.engine.checkpoint import CheckpointError, load_tensors, step_of
-from dinov3.engine.export import WeightsError
+from dinov3.engine.checkpoint import load_tensors, step_of
 from dinov3.engine.lock import RunLock, RunLocked
 from dinov3.engine.manifest import read_train_state
 from dinov3.engine.metrics import ProgressLine, read_metrics
@@ -43,7 +41,7 @@ from dinov3.engine.state import allocate_optimizer_state, training_tensors
 from dinov3.engine.watchdog import Watchdog
 from dinov3.train import evidence
 from dinov3.train.alarms import ALARMS, Alarms
-from dinov3.train.continuing import prepare_to_continue
+from dinov3.train.assembly import START_UP_ERRORS, build_model
 from dinov3.train.forgetting import reason_to_stop
 from dinov3.train.loop import Counters, Training, train
 from dinov3.train.resume import Start, compare_with_start, find_start, roll_back
@@ -53,7 +51,6 @@ from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 log = logging.getLogger("dinov3")
 # What a process may find wrong before training; every other process then ends with it.
-START_UP_ERRORS = (ConfigError, DataError, WeightsError, CheckpointError, OSError)
 # Everything a run writes.
 RUN_FILES = (
     *(
@@ -90,7 +87,8 @@ def run(cfg: Config, out: Path, *, resume: bool, resume_from: Path | None = None
         print(f"{out}: finished at step {step_of(start.found)}; the backbone is in {start.found}")
         evidence.print_last_line(out)
         return EXIT_DONE
-    model, done = build_model(cfg, device)  # before the folder: a teacher that cannot be read leaves nothing behind
+    # before the folder: a file that cannot be read leaves nothing behind
+    model, done = build_model(cfg, device, start.found)
     with lock:
         if not resume:
             put_aside(out)
@@ -196,23 +194,6 @@ def prepare_folder(cfg: Config, out: Path, changes: dict[str, tuple[Any, Any]], 
         (history / f"{number:04d}.yaml").write_text(to_yaml(cfg))
         for key, (old, new) in changes.items():
             log.info("config changed since the start: %s: %r -> %r", key, old, new)
-
-
-def build_model(cfg: Config, device: torch.device) -> tuple[SSLMetaArch, list[str]]:
-    """The model at its start, on the device, teachers loaded; and what there is to say about it."""
-    chosen = precision.resolve(cfg.compute_precision.param_dtype, device)
-
-    def assemble() -> tuple[SSLMetaArch, list[str]]:
-        try:
-            model = SSLMetaArch(cfg, device, chosen)
-            model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
-            kept = prepare_to_continue(model)
-        except ValueError as error:  # an architecture or teacher that the keys alone could not rule out
-            raise ConfigError("config", "", str(error)) from error
-        return model, model.load_teachers() + kept
-
-    model, done = same_fate(assemble, START_UP_ERRORS)
-    return model, done + model.prepare_for_distributed_training()
 
 
 def build(

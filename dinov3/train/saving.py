@@ -14,6 +14,7 @@ from dinov3.distributed.context import is_main, world_size
 from dinov3.engine.agreement import on_every
 from dinov3.engine.checkpoint import Checkpointer, CheckpointError, Saved
 from dinov3.engine.export import write_backbone
+from dinov3.engine.pretrained import as_json
 from dinov3.engine.state import first_not_finite, training_tensors
 from dinov3.train.loop import NonFiniteAbort, Training
 
@@ -63,6 +64,7 @@ class Saver:
             "world_size": world_size(),
             "dataset": run.dataset,
             "resumed_from": run.resumed_from,
+            "pretrained": as_json(model.pretrained),
             "versions": {"dinov3": __version__, "torch": torch.__version__},
         }
         backbone = model.whole_ema_backbone("cpu")

@@ -17,6 +17,7 @@ from dinov3.distributed.shard import gather
 from dinov3.engine.export import load_model
 from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
 from dinov3.engine.precision import Precision
+from dinov3.engine.pretrained import LoadReport, load_start
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import build_backbone
 from dinov3.models.lora import merged_parameters
@@ -48,6 +49,7 @@ class SSLMetaArch(nn.Module):
     gram_teacher: nn.ModuleDict  # exists only with a Gram teacher of its own
     anchor_teacher: nn.ModuleDict  # exists only with a feature anchor: the backbone as it was before step 0
     heads_missing = False  # the weights training starts from have none: those here are fresh
+    pretrained: LoadReport | None = None  # the weights training began with; None: random ones
     teacher: nn.ModuleDict  # whose outputs are the targets: the EMA, or a frozen model that is distilled
 
     def __init__(self, cfg: Config, device: torch.device | str = "cpu", precision: Precision | None = None) -> None:
@@ -125,6 +127,27 @@ class SSLMetaArch(nn.Module):
             self._copy_ema_to_gram_teacher()
         if hasattr(self, "anchor_teacher"):
             self.anchor_teacher["backbone"].load_state_dict(self.model_ema["backbone"].state_dict())
+
+    @torch.no_grad()
+    def load_pretrained(self) -> list[str]:
+        """Fill the student from ``student.pretrained_weights``, and with it every model that starts as its copy.
+
+        Before sharding and before ``load_teachers``. Returns what was loaded, to be printed.
+        """
+        report = load_start(self.student, self.cfg.student)
+        self.remember_start(report)
+        if report is None:
+            return []
+        for name, module in self.model_ema.items():
+            module.load_state_dict(self.student[name].state_dict())
+        self._copy_start_to_teachers()
+        return report.lines()
+
+    def remember_start(self, report: LoadReport | None) -> list[str]:
+        """What a run began with, which a resumed one does not read again."""
+        self.pretrained = report
+        self.heads_missing = report is not None and not report.has_heads
+        return [] if report is None else [f"start      {report.path} was read at step 0"]
 
     def load_teachers(self) -> list[str]:
         """Fill the teachers that come from files, strictly; returns what was loaded, to be printed."""

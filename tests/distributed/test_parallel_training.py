@@ -25,9 +25,9 @@ from dinov3.engine.state import allocate_optimizer_state, digest, training_tenso
 from dinov3.models.convnext import ConvNeXt
 from dinov3.teachers.da3 import Da3Teacher
 from dinov3.train import run
+from dinov3.train.assembly import build_model
 from dinov3.train.command import main
 from dinov3.train.parallelize import blocks_of
-from dinov3.train.run import build_model
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 from tests.distributed.processes import Phase, Run, run_phases
 from tests.train.tiny import command, tiny_config

@@ -1,0 +1,43 @@
+"""The architecture of every released model, in the keys of the block ``student``: what ``student.preset`` fills in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_VIT: dict[str, Any] = {
+    "patch_size": 16,
+    "pos_embed_rope_base": 100.0,
+    "pos_embed_rope_rescale_coords": 2.0,
+    "pos_embed_rope_dtype": "fp32",
+    "layerscale": 1e-5,
+    "norm_layer": "layernormbf16",
+    "n_storage_tokens": 4,
+    "mask_k_bias": True,
+}
+_PLUS = {"ffn_layer": "swiglu", "ffn_ratio": 6.0}
+_LOCAL_NORM = {"untie_global_and_local_cls_norm": True}
+_SEVEN_B = {**_VIT, "arch": "vit_7b", "ffn_layer": "swiglu64", "qkv_bias": False, **_LOCAL_NORM}
+
+# Names are those of the hub. The two SAT493M models were trained on satellite images.
+RELEASED: dict[str, dict[str, Any]] = {
+    "dinov3_vits16": {**_VIT, "arch": "vit_small"},
+    "dinov3_vits16plus": {**_VIT, "arch": "vit_small", **_PLUS},
+    "dinov3_vitb16": {**_VIT, "arch": "vit_base"},
+    "dinov3_vitl16": {**_VIT, "arch": "vit_large"},
+    "dinov3_vitl16__SAT493M": {**_VIT, "arch": "vit_large", **_LOCAL_NORM},
+    "dinov3_vitl16plus": {**_VIT, "arch": "vit_large", **_PLUS},
+    "dinov3_vith16plus": {**_VIT, "arch": "vit_huge2", **_PLUS},
+    "dinov3_vit7b16": _SEVEN_B,
+    "dinov3_vit7b16__SAT493M": _SEVEN_B,
+    "dinov3_convnext_tiny": {"arch": "convnext_tiny"},
+    "dinov3_convnext_small": {"arch": "convnext_small"},
+    "dinov3_convnext_base": {"arch": "convnext_base"},
+    "dinov3_convnext_large": {"arch": "convnext_large"},
+}
+# What else decides the architecture: with a preset these stay at their defaults.
+FIXED_BY_PRESET = (
+    *("arch", "patch_size", "layerscale", "ffn_layer", "ffn_ratio", "qkv_bias", "proj_bias", "ffn_bias", "norm_layer"),
+    *("n_storage_tokens", "mask_k_bias", "untie_cls_and_patch_norms", "untie_global_and_local_cls_norm"),
+    *("pos_embed_rope_base", "pos_embed_rope_min_period", "pos_embed_rope_max_period"),
+    *("pos_embed_rope_normalize_coords", "embed_dim", "depth", "num_heads"),
+)
