@@ -93,6 +93,8 @@ class KnnConfig:
     temperature: float = key(0.07, "a vote weighs exp(cosine / temperature)", gt=0)
     max_train: int | None = key(None, "images of train used at most; null: all", unit="images", ge=1)
     max_test: int | None = key(None, "images of test used at most; null: all", unit="images", ge=1)
+    linear: bool = key(False, "also train a linear probe on the same frozen features: linear_accuracy")
+    linear_epochs: int = key(30, "passes of the probe over them", unit="epochs", ge=1)
     max_drop: float | None = key(
         None, "save and stop when accuracy is more than this below the first one; null: never", ge=0, le=1
     )
@@ -127,3 +129,6 @@ class EvaluationConfig:
         "say so, with advice, when features collapse, targets are uniform, prototypes die or images come too slowly",
     )
     pictures: bool = key(True, "draw curves.png and pca.png (patch features as colours) when training ends")
+    pictures_period: int = key(
+        0, "steps between pictures/pca-STEP.png of the same images; 0: only pca.png at the end", unit="steps", ge=0
+    )

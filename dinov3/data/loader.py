@@ -54,6 +54,7 @@ class CropLoader(Iterator[CropBatch]):
         timeout: float = 300.0,
         start_method: str | None = None,
     ) -> None:
+        self.source = source
         if len(source) == 0:
             raise DataError("the dataset has no images")
         self.wait_seconds = 0.0  # that the consumer has spent waiting for batches, since the start

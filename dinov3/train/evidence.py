@@ -9,15 +9,17 @@ import torch
 
 from dinov3.config.derived import largest_global_crop
 from dinov3.config.schema import Config
-from dinov3.data.sources import Source, parse_dataset
+from dinov3.data.sources import parse_dataset
 from dinov3.distributed.collectives import broadcast_object
 from dinov3.distributed.context import is_main
 from dinov3.engine.metrics import read_metrics
 from dinov3.eval.knn import knn_accuracy
+from dinov3.eval.linear import fit_linear
 from dinov3.eval.visualize import curves, pca_sheet
 from dinov3.features.extract import FeatureExtractor, stride_of
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import SourceImages, class_tokens
+from dinov3.losses.diagnostics import feature_spread, rankme
 from dinov3.train.forgetting import measure_drift
 from dinov3.train.loop import Training
 
@@ -36,8 +38,9 @@ def spread(n: int, wanted: int | None) -> range:
     return range(0, n, max(1, -(-n // (wanted or n))))
 
 
-def knn(cfg: Config, backbone: torch.nn.Module) -> float:
-    """k-NN accuracy on ``evaluation.knn.test`` from neighbours in ``evaluation.knn.train``."""
+def labelled_scores(cfg: Config, backbone: torch.nn.Module) -> dict[str, float]:
+    """What the labelled images of ``evaluation.knn`` say: k-NN accuracy, a linear probe's when it is wanted, and two
+    figures that need no labels: the effective rank of the class tokens and how far they point apart."""
     settings = cfg.evaluation.knn
     parts = []
     assert settings.train is not None  # both or none: checked with the config
@@ -47,8 +50,18 @@ def knn(cfg: Config, backbone: torch.nn.Module) -> float:
         parts.append(
             class_tokens(extractor(cfg, backbone, largest_global_crop(cfg)), source, spread(len(source), limit))
         )
-    (train, train_labels), (test, test_labels) = parts
-    return knn_accuracy(train, train_labels, test, test_labels, k=settings.k, temperature=settings.temperature)
+    (train, labels), (test, test_labels) = parts
+    scores = {
+        "knn_accuracy": knn_accuracy(train, labels, test, test_labels, k=settings.k, temperature=settings.temperature),
+        "rankme": float(rankme(train)),
+        "cls_spread": float(feature_spread(train)),
+    }
+    if settings.linear:
+        n_classes = int(max(labels.max(), test_labels.max())) + 1
+        probe = fit_linear(train, labels, n_classes=n_classes, epochs=settings.linear_epochs, seed=cfg.train.seed)
+        scores["linear_accuracy"] = float((probe(test).argmax(1) == test_labels).float().mean())
+        scores["linear_learning_rate"] = probe.learning_rate
+    return scores
 
 
 def is_due(step: int, period: int) -> bool:
@@ -65,7 +78,11 @@ def look(training: Training, out: Path) -> None:
     path, ends = out / "evaluation.jsonl", step in (0, training.until)
     knn_due = cfg.evaluation.knn.train is not None and (ends or is_due(step, cfg.evaluation.knn.period))
     drift_due = cfg.evaluation.drift.enabled and (ends or is_due(step, cfg.evaluation.drift.period))
-    if not (knn_due or drift_due) or broadcast_object(any(row["step"] == step for row in read_metrics(path))):
+    seen = cfg.evaluation.pictures and cfg.student.in_chans == 3
+    picture_due = seen and is_due(step, cfg.evaluation.pictures_period)
+    if not (knn_due or drift_due or picture_due) or broadcast_object(
+        any(row["step"] == step for row in read_metrics(path))
+    ):
         return
     backbone = training.model.whole_ema_backbone(training.model.precision.device)
     if not is_main():
@@ -73,14 +90,18 @@ def look(training: Training, out: Path) -> None:
     assert backbone is not None
     row: dict[str, Any] = {}
     if knn_due:
-        row["knn_accuracy"] = knn(cfg, backbone)
+        row |= labelled_scores(cfg, backbone)
     if drift_due:
         row |= measure_drift(extractor(cfg, backbone, largest_global_crop(cfg)), cfg, out, step)
+    if picture_due:
+        picture(training, backbone, out / "pictures" / f"pca-{step:08d}.png")
+    if not row:
+        return
     assert training.records is not None  # this is the main process
     training.records.evaluation({"step": step, **row})
 
 
-def draw(training: Training, source: Source, out: Path) -> None:
+def draw(training: Training, out: Path) -> None:
     """``curves.png`` and ``pca.png``. Every process must call it."""
     cfg = training.cfg
     if not cfg.evaluation.pictures:
@@ -94,12 +115,20 @@ def draw(training: Training, source: Source, out: Path) -> None:
         curves(rows, out / "curves.png", read_metrics(out / "evaluation.jsonl"))
         training.records.picture(out / "curves.png", training.counters.step)
     if backbone is not None:
-        # twice the training size: a finer grid of patches to look at, and RoPE has no table to interpolate
-        look_at = extractor(cfg, backbone, 2 * largest_global_crop(cfg))
-        chosen = list(spread(len(source), N_PICTURES))[:N_PICTURES]
-        images = torch.stack(list(SourceImages(look_at, source, chosen))).to(look_at.device)
-        pca_sheet(backbone, images, cfg.crops.rgb_mean, cfg.crops.rgb_std, out / "pca.png")
-        training.records.picture(out / "pca.png", training.counters.step)
+        picture(training, backbone, out / "pca.png")
+
+
+def picture(training: Training, backbone: torch.nn.Module, path: Path) -> None:
+    """Patch features of a few training images as colours, the same images every time."""
+    cfg, source = training.cfg, training.loader.source
+    # twice the training size: a finer grid of patches to look at, and RoPE has no table to interpolate
+    look_at = extractor(cfg, backbone, 2 * largest_global_crop(cfg))
+    chosen = list(spread(len(source), N_PICTURES))[:N_PICTURES]
+    images = torch.stack(list(SourceImages(look_at, source, chosen))).to(look_at.device)
+    path.parent.mkdir(exist_ok=True)
+    pca_sheet(backbone, images, cfg.crops.rgb_mean, cfg.crops.rgb_std, path)
+    assert training.records is not None  # this is the main process
+    training.records.picture(path, training.counters.step)
 
 
 def print_last_line(out: Path) -> None:

@@ -63,7 +63,7 @@ RUN_FILES = (
         "pca.png",
         "curves.png",
     ),
-    ALARMS,
+    *(ALARMS, "pictures"),
     *("config.yaml", "config.json", "config_history", "not_finite", "hang"),
     *("run_id.json", "metrics.csv", "evaluation.csv", "tensorboard", "wandb"),
 )
@@ -116,7 +116,7 @@ def _run_locked(
         print(block)
         log.info("%s", block)
     try:
-        return train_and_save(training, source, out, until)
+        return train_and_save(training, out, until)
     finally:
         training.watchdog.close()
         training.loader.close()
@@ -293,18 +293,19 @@ def start_up_block(training: Training, out: Path, source: Source, done: list[str
     return "\n".join(lines)
 
 
-def train_and_save(training: Training, source: Source, out: Path, until: int) -> int:
+def train_and_save(training: Training, out: Path, until: int) -> int:
     """Train to the end, stopping to save and to look at the backbone when due."""
     cfg, counters = training.cfg, training.counters
     period = cfg.checkpointing.period
-    periods = (period, cfg.evaluation.knn.period, cfg.evaluation.drift.period)
+    looks = cfg.evaluation
+    periods = (period, looks.knn.period, looks.drift.period, looks.pictures_period)
     saver = Saver(training, out)
     look(training, out)
     while counters.step < until:
         if reason := forgotten(training, out):
             stop_forgetting(training, saver, reason)
             if context.is_main():
-                evidence.draw(training, source, out)
+                evidence.draw(training, out)
             return EXIT_FORGOTTEN
         due = min(until, *(next_multiple(counters.step, p) for p in periods))
         finished = train(training, due)
@@ -318,7 +319,7 @@ def train_and_save(training: Training, source: Source, out: Path, until: int) ->
         look(training, out)
     training.progress.close()
     training.watchdog.beat("drawing", slow=True)
-    evidence.draw(training, source, out)
+    evidence.draw(training, out)
     if context.is_main():
         print(
             f"done: {counters.step} steps, {counters.samples:,} images; backbone in {saver.checkpointer.folder}/step-{counters.step:08d}"

@@ -257,12 +257,18 @@ def test_knn_of_the_ema_backbone_is_measured_before_and_after(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     knn = {"evaluation__knn__train": "Synthetic:n=40:size=40", "evaluation__knn__test": "Synthetic:n=20:size=40:seed=9"}
-    assert main(command(tmp_path, train__max_steps=2, **knn)) == 0
+    more = {"evaluation__knn__linear": "true", "evaluation__knn__linear_epochs": 2, "evaluation__pictures_period": 2}
+    assert main(command(tmp_path, train__max_steps=2, **knn, **more)) == 0
     rows = read_metrics_of_evaluation(tmp_path)
     assert [r["step"] for r in rows] == [0, 2]
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert f"{100 * rows[0]['knn_accuracy']:.1f} % untrained" in last
     assert f"{100 * rows[1]['knn_accuracy']:.1f} % after 2 steps" in last
+    for row in rows:
+        assert 0 <= row["linear_accuracy"] <= 1
+        assert 1 <= row["rankme"] <= 64
+        assert 0 < row["cls_spread"] < 2
+    assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["pca-00000000.png", "pca-00000002.png"]
     assert (tmp_path / "curves.png").stat().st_size > 1000
     assert (tmp_path / "pca.png").stat().st_size > 1000
 
