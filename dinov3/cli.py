@@ -21,6 +21,7 @@ COMMANDS = {
     "data": ("dinov3.eval.data_check", "what is in a data set, before training depends on it"),
     "features": ("dinov3.features.command", "features of a data set through a frozen backbone, onto disk"),
     "eval": ("dinov3.eval.command", "k-NN, linear probe, logistic regression or retrieval on frozen features"),
+    "doctor": ("dinov3.launch.doctor", "is this machine ready to train, and what to do if not"),
 }
 
 

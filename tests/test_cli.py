@@ -8,7 +8,7 @@ import pytest
 
 from dinov3 import cli
 
-COMMANDS = [[], ["train"], ["submit"], ["config"], ["models"], ["export"], ["da3-check"], ["data", "check"]]
+COMMANDS = [[], ["train"], ["submit"], ["doctor"], ["config"], ["models"], ["export"], ["da3-check"], ["data", "check"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

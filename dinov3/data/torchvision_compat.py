@@ -26,7 +26,7 @@ _stand_ins: torch.library.Library | None = None  # definitions last as long as t
 def prepare_torchvision() -> None:
     """Make ``import torchvision`` work. Call before anything that imports it, such as ``transformers`` processors."""
     global _stand_ins
-    if _stand_ins is not None or _own_operators_load():
+    if _stand_ins is not None or operators_load():
         return
     _stand_ins = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
@@ -40,7 +40,8 @@ def import_torchvision(name: str = "torchvision") -> ModuleType:
     return import_module(name)
 
 
-def _own_operators_load() -> bool:
+def operators_load() -> bool:
+    """Whether torchvision's compiled part fits this torch."""
     spec = util.find_spec("torchvision")  # finds it without importing it
     if spec is None:
         raise ModuleNotFoundError("torchvision is not installed; it is one of this package's dependencies")

@@ -54,7 +54,7 @@ def test_stand_ins_are_defined_only_where_the_operators_do_not_load() -> None:
 def test_nothing_is_defined_when_the_operators_load(monkeypatch: pytest.MonkeyPatch) -> None:
     from dinov3.data import torchvision_compat
 
-    monkeypatch.setattr(torchvision_compat, "_own_operators_load", lambda: True)
+    monkeypatch.setattr(torchvision_compat, "operators_load", lambda: True)
     monkeypatch.setattr(torchvision_compat, "_stand_ins", None)
     torchvision_compat.prepare_torchvision()
     assert torchvision_compat._stand_ins is None
