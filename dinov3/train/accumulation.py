@@ -20,7 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinov3.config.derived import images_per_process, largest_global_crop
+from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, StepContext, StudentView
+from dinov3.data.masking import mask_counts
 from dinov3.distributed.context import rank
 from dinov3.engine.model_randomness import seed_model_randomness
 from dinov3.losses.sinkhorn import Targets
@@ -46,6 +49,15 @@ def accumulate(
         terms = _mean([terms for _, terms in results])
     local = float(sum(batch.batch_size for batch in parts))
     return total, {**terms, "local_batch_size": local, "global_batch_size": float(parts[0].global_batch_size)}
+
+
+def kept_logits(cfg: Config, itemsize: int) -> int:
+    """Bytes of the teacher logits that exact accumulation keeps on one process; ``itemsize`` bytes a number."""
+    crops = N_GLOBAL_CROPS * images_per_process(cfg)
+    ibot, patches = cfg.ibot, (largest_global_crop(cfg) // cfg.student.patch_size) ** 2
+    low, high = ibot.mask_ratio_min_max
+    masked = int(mask_counts(crops, patches, ibot.mask_sample_probability, (low, high)).sum())
+    return itemsize * (crops * cfg.dino.head_n_prototypes + masked * ibot.head_n_prototypes)
 
 
 def _seed(model: SSLMetaArch, iteration: int, part: int, n_parts: int) -> None:

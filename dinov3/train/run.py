@@ -26,28 +26,27 @@ from dinov3.data.sources import DataError, Mixture, Source, open_dataset, parse_
 from dinov3.data.sources.mixture import title
 from dinov3.data.sources.source import PartlyDamaged
 from dinov3.distributed import context
-from dinov3.distributed.collectives import all_reduce_max, broadcast_object
 from dinov3.engine.agreement import same_fate, same_on_all
 from dinov3.engine.checkpoint import load_tensors, step_of
 from dinov3.engine.lock import RunLock, RunLocked
 from dinov3.engine.manifest import read_train_state
-from dinov3.engine.metrics import ProgressLine, read_metrics
+from dinov3.engine.metrics import ProgressLine
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.records import open_records, refuse_missing_packages
-from dinov3.engine.requeue import requeue
 from dinov3.engine.schedules import Schedules, build_schedules
 from dinov3.engine.signals import StopRequest
 from dinov3.engine.state import allocate_optimizer_state, training_tensors
 from dinov3.engine.watchdog import Watchdog
 from dinov3.train import evidence
+from dinov3.train.accumulation import kept_logits
 from dinov3.train.alarms import ALARMS, Alarms
 from dinov3.train.assembly import START_UP_ERRORS, build_model
-from dinov3.train.forgetting import reason_to_stop
 from dinov3.train.loop import Counters, Training, train
 from dinov3.train.resume import Start, compare_with_start, find_start, roll_back
 from dinov3.train.run_log import run_log
 from dinov3.train.saving import Saver
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.train.stopping import forgotten, stop_forgetting, stop_here
 
 log = logging.getLogger("dinov3")
 # What a process may find wrong before training; every other process then ends with it.
@@ -276,7 +275,12 @@ def start_up_block(training: Training, out: Path, source: Source, done: list[str
     millions = sum(p.numel() for p in model.student["backbone"].parameters()) / 1e6
     device = torch.cuda.get_device_name(chosen.device) if chosen.device.type == "cuda" else platform.machine()
     batch, each, parts = training.global_batch, cfg.train.batch_size_per_gpu, cfg.train.gradient_accumulation_steps
-    accumulated = f" x {parts} accumulated ({cfg.train.accumulation})" if parts > 1 else ""
+    kept = (
+        f", keeps {kept_logits(cfg, chosen.dtype.itemsize) / 1e9:.1f} GB of logits"
+        if cfg.train.accumulation == "exact"
+        else ""
+    )
+    accumulated = f" x {parts} accumulated ({cfg.train.accumulation}{kept})" if parts > 1 else ""
     lines = [
         f"dinov3 {__version__} in {out}",
         f"  device     {chosen.device.type} ({device}), {torch.get_num_threads()} threads, {chosen.name}: {chosen.reason}",
@@ -333,40 +337,6 @@ def look(training: Training, out: Path) -> None:
     training.watchdog.beat(f"evaluating step {training.counters.step}", slow=True)
     evidence.look(training, out)
     context.barrier()
-
-
-def forgotten(training: Training, out: Path) -> str | None:
-    """Why this step's evaluation asks to stop, on every process; None when it does not, or there was none."""
-    rows = read_metrics(out / "evaluation.jsonl") if context.is_main() else []
-    rows = [row for row in rows if row["step"] <= training.counters.step]
-    now = rows and rows[-1]["step"] == training.counters.step
-    reason: Any = broadcast_object(reason_to_stop(training.cfg, rows) if now else None)
-    return None if reason is None else str(reason)
-
-
-def stop_forgetting(training: Training, saver: Saver, reason: str) -> None:
-    """Save and end; the same command comes to the same end until the limit is changed."""
-    step = training.counters.step
-    if not (saver.checkpointer.folder / f"step-{step:08d}").exists():
-        saver.save(must=True)
-    training.progress.close()
-    if context.is_main():
-        print(f"\nstopped at step {step}, saved: {reason}; change that key to go on from here", flush=True)
-        log.warning("stopped at step %d: %s", step, reason)
-
-
-def stop_here(training: Training) -> None:
-    """The state is saved and a signal, perhaps another process's, asked to stop: requeue when it was SIGUSR2."""
-    stop = training.stop
-    wanted = torch.tensor(float(stop.requeue), device=training.model.precision.device)
-    again = bool(all_reduce_max(wanted))
-    if context.is_main():
-        what_next = requeue() if again else "the same command continues"
-        name = stop.signal_name or "a signal to another process"
-        print(f"\n{name}: saved at step {training.counters.step}; {what_next}", flush=True)
-    if training.records is not None:
-        training.records.close()
-    context.barrier()  # srun ends all processes as soon as one of them has
 
 
 def next_multiple(step: int, period: int) -> int:

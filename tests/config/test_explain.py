@@ -53,7 +53,8 @@ def test_a_block_lists_its_keys() -> None:
     lines = explain("evaluation.knn").splitlines()
     assert lines[0] == "evaluation.knn: k-nearest-neighbour accuracy of the EMA teacher's CLS token"
     assert [line.split()[0] for line in lines[1:]] == [
-        f"evaluation.knn.{k}" for k in ("train", "test", "period", "k", "temperature", "max_train", "max_test")
+        f"evaluation.knn.{k}"
+        for k in ("train", "test", "period", "k", "temperature", "max_train", "max_test", "max_drop")
     ]
 
 

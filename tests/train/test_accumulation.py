@@ -16,7 +16,7 @@ from dinov3.engine.checkpoint import read_tensors, step_folders
 from dinov3.engine.metrics import read_metrics
 from dinov3.engine.state import digest
 from dinov3.train import loop
-from dinov3.train.accumulation import accumulate, joined_batch
+from dinov3.train.accumulation import accumulate, joined_batch, kept_logits
 from dinov3.train.command import main
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 from tests.train.tiny import command, tiny_config
@@ -163,10 +163,17 @@ def test_a_run_logs_what_a_run_with_the_large_batch_logs(
 def test_a_resumed_run_is_bit_identical(accumulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for until in (2, 5):
         assert main(command(tmp_path, **{**TWO_OF_FOUR, "train__max_steps": until})) == 0
-    assert "batch 4 each x 2 accumulated (exact), effective batch 8" in capsys.readouterr().out
+    assert "batch 4 each x 2 accumulated (exact, keeps 0.0 GB of logits), effective batch 8" in capsys.readouterr().out
     assert torch.equal(numbers(tmp_path), numbers(accumulated))
     states = [digest(read_tensors(step_folders(out)[-1] / "state", prefix="")) for out in (tmp_path, accumulated)]
     assert states[0] == states[1]
+
+
+def test_the_logits_kept_are_those_of_all_crops_and_all_masked_patches() -> None:
+    cfg = tiny_config(**{**PLAIN, "train__batch_size_per_gpu": 4, "train__gradient_accumulation_steps": 3})
+    _, parts = setting(4, 3)
+    masked = sum(int(batch.n_masked_patches) for batch in parts)
+    assert kept_logits(cfg, 2) == 2 * (2 * 12 * 64 + masked * 48)
 
 
 def test_one_bad_part_skips_the_whole_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,53 @@
+"""Ends of a run before its last step: a signal, or an evaluation below a limit. Both save first."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinov3.distributed import context
+from dinov3.distributed.collectives import all_reduce_max, broadcast_object
+from dinov3.engine.metrics import read_metrics
+from dinov3.engine.requeue import requeue
+from dinov3.train.forgetting import reason_to_stop
+from dinov3.train.loop import Training
+from dinov3.train.saving import Saver
+
+log = logging.getLogger("dinov3")
+
+
+def forgotten(training: Training, out: Path) -> str | None:
+    """Why this step's evaluation asks to stop, on every process; None when it does not, or there was none."""
+    rows = read_metrics(out / "evaluation.jsonl") if context.is_main() else []
+    rows = [row for row in rows if row["step"] <= training.counters.step]
+    now = rows and rows[-1]["step"] == training.counters.step
+    reason: Any = broadcast_object(reason_to_stop(training.cfg, rows) if now else None)
+    return None if reason is None else str(reason)
+
+
+def stop_forgetting(training: Training, saver: Saver, reason: str) -> None:
+    """Save and end; the same command comes to the same end until the limit is changed."""
+    step = training.counters.step
+    if not (saver.checkpointer.folder / f"step-{step:08d}").exists():
+        saver.save(must=True)
+    training.progress.close()
+    if context.is_main():
+        print(f"\nstopped at step {step}, saved: {reason}; change that key to go on from here", flush=True)
+        log.warning("stopped at step %d: %s", step, reason)
+
+
+def stop_here(training: Training) -> None:
+    """The state is saved and a signal, perhaps another process's, asked to stop: requeue when it was SIGUSR2."""
+    stop = training.stop
+    wanted = torch.tensor(float(stop.requeue), device=training.model.precision.device)
+    again = bool(all_reduce_max(wanted))
+    if context.is_main():
+        what_next = requeue() if again else "the same command continues"
+        name = stop.signal_name or "a signal to another process"
+        print(f"\n{name}: saved at step {training.counters.step}; {what_next}", flush=True)
+    if training.records is not None:
+        training.records.close()
+    context.barrier()  # srun ends all processes as soon as one of them has
