@@ -131,12 +131,14 @@ def picture(training: Training, backbone: torch.nn.Module, path: Path) -> None:
     training.records.picture(path, training.counters.step)
 
 
-def print_last_line(out: Path) -> None:
+def print_last_line(cfg: Config, out: Path) -> None:
     """Both accuracies, when they were measured."""
     rows = [row for row in read_metrics(out / "evaluation.jsonl") if "knn_accuracy" in row]
     if len(rows) > 1:
         first, last = rows[0], rows[-1]
+        student = cfg.student
+        began = "at the start" if student.pretrained_weights or student.resume_from_teacher_chkpt else "untrained"
         print(
-            f"k-NN accuracy of the EMA backbone: {100 * first['knn_accuracy']:.1f} % untrained, "
+            f"k-NN accuracy of the EMA backbone: {100 * first['knn_accuracy']:.1f} % {began}, "
             f"{100 * last['knn_accuracy']:.1f} % after {last['step']} steps"
         )

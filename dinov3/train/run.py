@@ -84,7 +84,7 @@ def run(cfg: Config, out: Path, *, resume: bool, resume_from: Path | None = None
     changes = same_fate(lambda: compare_with_start(cfg, out, start, source.fingerprint()), START_UP_ERRORS)
     if start.found and step_of(start.found) >= until:
         print(f"{out}: finished at step {step_of(start.found)}; the backbone is in {start.found}")
-        evidence.print_last_line(out)
+        evidence.print_last_line(cfg, out)
         return EXIT_DONE
     # before the folder: a file that cannot be read leaves nothing behind
     model, done = build_model(cfg, device, start.found)
@@ -328,7 +328,7 @@ def train_and_save(training: Training, out: Path, until: int) -> int:
         print(
             f"done: {counters.step} steps, {counters.samples:,} images; backbone in {saver.checkpointer.folder}/step-{counters.step:08d}"
         )
-        evidence.print_last_line(out)
+        evidence.print_last_line(cfg, out)
     return EXIT_DONE
 
 

@@ -72,6 +72,30 @@ def test_heads_warm_up_when_they_are_missing_or_as_said(when: str, missing: bool
     assert model.head_warmup_steps == steps
 
 
+def test_a_run_from_a_backbone_keeps_it_until_its_heads_are_warm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(tmp_path / "first", train__max_steps=2, optim__warmup_epochs=0)) == 0
+    weights = step_folders(tmp_path / "first")[-1] / "backbone.safetensors"
+    given: dict[str, object] = {
+        "student__pretrained_weights": weights, "head_warmup__steps": 3, "feature_anchor__enabled": "true",
+        "evaluation__drift__enabled": "true", "evaluation__drift__images": 4, "train__seed": 5,
+        "evaluation__pictures": "false",
+    }  # fmt: skip
+    out = tmp_path / "second"
+    for until in (2, 3):  # resumed in its warm-up, which goes on
+        assert main(command(out, train__max_steps=until, **given)) == 0
+        assert "train alone for 3 steps (head_warmup.when=heads_missing)" in capsys.readouterr().out
+    start = dict(load_backbone(weights).named_parameters())
+    for side in ("student", "model_ema", "anchor_teacher"):
+        now = state(out, prefix=f"{side}.backbone.")
+        assert all(torch.equal(now[name], parameter) for name, parameter in start.items()), side
+    assert evaluations(out)[-1]["drift_cls_cosine"] == pytest.approx(1.0)
+    assert main(command(out, train__max_steps=5, **given)) == 0
+    now = state(out, prefix="student.backbone.")
+    assert any(not torch.equal(now[name], parameter) for name, parameter in start.items())
+
+
 def test_frozen_blocks_stand_still_and_the_others_keep_their_learning_rate(tmp_path: Path) -> None:
     start = start_of()
     assert main(command(tmp_path, train__max_steps=3, student__freeze_blocks=1)) == 0
