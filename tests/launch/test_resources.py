@@ -68,3 +68,12 @@ def test_a_wrong_file_of_a_cluster_is_one_line_with_its_name(tmp_path: Path, tex
 def test_an_option_of_sbatch_has_a_name_and_a_value(option: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         parse("--sbatch", option)
+
+
+def test_the_cluster_in_the_readme_can_be_used(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    path = tmp_path / "alps.yaml"
+    path.write_text("partition:" + readme.partition("```yaml\npartition:")[2].partition("```")[0])
+    got = parse(cluster=path)
+    assert (got.partition, got.mem, got.sbatch) == ("gpu", "0", {"exclude": "node07"})
+    assert got.python is not None
