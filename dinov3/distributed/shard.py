@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -20,6 +21,8 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], parallel: Parallel, *, 
     Call it after activation checkpointing and compilation, with weights on the meta device or in memory. A model that
     only infers gives its gathered weights back at once, whatever the strategy.
     """
+    # Features are views of one matrix; nothing here writes into them.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     wrap = partial(fully_shard, mesh=parallel.mesh(), mp_policy=parallel.policy())
     for block in blocks:
         wrap(block, reshard_after_forward=parallel.reshard_after_forward or not trains)
@@ -41,9 +44,12 @@ def shard_frozen(model: nn.Module, blocks: Iterable[nn.Module]) -> bool:
     return True
 
 
-def compile_forward(module: nn.Module) -> None:
-    """Compile what ``module`` computes, not the hooks around it: FSDP2 gathers and frees weights in hooks."""
-    module.forward = torch.compile(module.forward, dynamic=False)
+def compile_forward(module: nn.Module, *, dynamic: bool | None = False) -> None:
+    """Compile what ``module`` computes, not the hooks around it: FSDP2 gathers and frees weights in hooks.
+
+    ``dynamic`` as in torch.compile: None where sizes change from step to step.
+    """
+    module.forward = torch.compile(module.forward, dynamic=dynamic)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

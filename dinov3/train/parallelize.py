@@ -53,7 +53,10 @@ def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleD
 
 def compile_module(module: nn.Module, *, in_blocks: bool) -> None:
     """As one graph, the fastest; a backbone block by block where FSDP2 must step in between."""
-    for part in (blocks_of(module) or [module]) if in_blocks else [module]:
+    if not isinstance(module, Backbone):
+        compile_forward(module, dynamic=None)  # a head: another number of masked patches every step
+        return
+    for part in blocks_of(module) if in_blocks else [module]:
         compile_forward(part)
 
 
