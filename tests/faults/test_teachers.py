@@ -36,12 +36,10 @@ def weights(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> W
 def test_f24_known_prefixes_and_half_precision_are_read_whole(
     weights: Weights, tmp_path: Path, prefix: str, dtype: torch.dtype, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if dtype == torch.float16 and prefix:
-        pytest.skip("one prefix is enough")
     out, file = tmp_path / "run", tmp_path / "teacher.pth"
     torch.save({prefix + k: v.to(dtype) for k, v in weights.items()}, file)
     assert main(command(out, gram__ckpt=file, **GRAM)) == 0
-    assert f"{file}: {len(weights)} tensors into backbone" in capsys.readouterr().out
+    assert f": {len(weights)} tensors into backbone" in capsys.readouterr().out
     loaded = read_tensors(step_folders(out)[-1] / "state", prefix="gram_teacher.backbone.")
     assert all(torch.equal(loaded[k], v.to(dtype).float()) for k, v in weights.items())
 
@@ -80,7 +78,7 @@ WRONG: dict[str, tuple[Callable[[Weights], Weights], str]] = {
         lambda w: {**w, "norm.weight": w["norm.weight"] * torch.nan},
         "norm.weight is not a plain tensor of finite",
     ),
-    "an unknown prefix": (lambda w: {f"net.{k}": v for k, v in w.items()}, "missing"),
+    "an unknown prefix": (lambda w: {f"net.{k}": v for k, v in w.items()}, "no layout known here"),
 }
 
 
