@@ -72,6 +72,17 @@ class CropsConfig:
     )
     vertical_flips: bool | None = key(None, f"flip half of the crops top to bottom; {FROM_PRESET}")
     rot90: bool | None = key(None, f"turn crops by 0, 90, 180 or 270 degrees; {FROM_PRESET}")
+    stain_prob: float | None = key(
+        None, f"probability of Reinhard's stain normalisation, before all else; {FROM_PRESET}", ge=0, le=1
+    )
+    stain_mean: list[float] | None = key(
+        None,
+        "mean of tissue it aims at, in l, α, β (natural logarithms of 0 to 255); null: that of a standard H&E slide",
+        length=3,
+    )
+    stain_std: list[float] | None = key(
+        None, "standard deviation it aims at, in l, α, β; null: likewise", length=3, gt=0
+    )
 
 
 @dataclass

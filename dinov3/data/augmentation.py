@@ -41,6 +41,10 @@ _PUBLISHED: Mapping[str, Any] = MappingProxyType(
         "solarize_prob_global_2": 0.2,
         "vertical_flips": False,
         "rot90": False,
+        "stain_prob": 0.0,
+        # of slide TCGA-A2-A3XS-DX1, the usual standard for H&E (Amgad et al. 2019)
+        "stain_mean": (8.74108109, -0.12440419, 0.0444982),
+        "stain_std": (0.6135447, 0.10989545, 0.0286032),
     }
 )
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -82,6 +86,9 @@ class Augmentation:
     solarize_prob_global_2: float
     vertical_flips: bool
     rot90: bool
+    stain_prob: float
+    stain_mean: tuple[float, ...]  # of l, α, β: natural logarithms of values from 0 to 255
+    stain_std: tuple[float, ...]
     horizontal_flips: bool
     share_color_jitter: bool
 
@@ -89,7 +96,7 @@ class Augmentation:
     def from_config(cls, cfg: Config) -> Augmentation:
         """The preset ``crops.augmentation``, overridden by the keys that are given.
 
-        Colour operations (jitter, grayscale, solarisation) are off when images do not have three channels.
+        Colour operations (stain, jitter, grayscale, solarisation) are off when images do not have three channels.
         """
         crops = cfg.crops
         if crops.augmentation not in PRESETS:
@@ -97,9 +104,10 @@ class Augmentation:
         names = [f.name for f in fields(cls)]
         given = {name: getattr(crops, name) for name in names if getattr(crops, name) is not None}
         merged = {**PRESETS[crops.augmentation], **given}
-        settings = cls(**{**merged, "blur_sigma": tuple(merged["blur_sigma"])})
+        settings = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()})
         if cfg.student.in_chans != 3:
-            settings = replace(settings, color_jitter_prob=0.0, grayscale_prob=0.0, solarize_prob_global_2=0.0)
+            off = {"stain_prob": 0.0, "color_jitter_prob": 0.0, "grayscale_prob": 0.0, "solarize_prob_global_2": 0.0}
+            settings = replace(settings, **off)  # type: ignore[arg-type]
         return settings
 
 
@@ -116,6 +124,8 @@ class CropParams:
     gray: NDArray[np.bool_]  # [N]
     sigma: NDArray[np.float64]  # [N] of the blur in pixels, 0 where there is none
     solarized: NDArray[np.bool_]  # [N]
+    stained: NDArray[np.bool_]  # [N] stain normalised
+    stain_target: NDArray[np.float64]  # [N, 6] mean and standard deviation of l, α, β
 
     def __getitem__(self, rows: slice) -> CropParams:
         return CropParams(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
@@ -141,6 +151,7 @@ def crop_params(draws: NDArray[np.float64], settings: Augmentation, geometry: Cr
     blur_prob = [settings.blur_prob_global_1, settings.blur_prob_global_2] + [settings.blur_prob_local] * n_local
     solarize_prob = [0.0, settings.solarize_prob_global_2] + [0.0] * n_local
     low, high = settings.blur_sigma
+    orders = colour[..., 5] * len(ORDERS)  # which order, and after the point a uniform number of its own
     blurred = last[..., 0] < np.array(blur_prob)[:, None]  # [views, B]
     return CropParams(
         mirrored=((geometric[..., 0] < 0.5) & settings.horizontal_flips).ravel(),
@@ -148,10 +159,12 @@ def crop_params(draws: NDArray[np.float64], settings: Augmentation, geometry: Cr
         turns=(geometric[..., 2] * 4 * settings.rot90).astype(np.int8).ravel(),
         jittered=(colour[..., 0] < settings.color_jitter_prob).ravel(),
         factors=_jitter_factors(colour[..., 1:5], settings).reshape(-1, len(JITTER_OPS)),
-        order=ORDERS[(colour[..., 5] * len(ORDERS)).astype(np.int64)].reshape(-1, len(JITTER_OPS)),
+        order=ORDERS[orders.astype(np.int64)].reshape(-1, len(JITTER_OPS)),
         gray=(colour[..., 6] < settings.grayscale_prob).ravel(),
         sigma=np.where(blurred, low + (high - low) * last[..., 1], 0.0).ravel(),
         solarized=(last[..., 2] < np.array(solarize_prob)[:, None]).ravel(),
+        stained=(orders % 1 < settings.stain_prob).ravel(),
+        stain_target=np.tile((*settings.stain_mean, *settings.stain_std), (orders.size, 1)),
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov3.data.augmentation import JITTER_OPS, CropParams
+from dinov3.data.stain import normalize_stain
 
 RADIUS = 4  # of the blur kernel: 9 taps at every crop size and sigma, as upstream
 TAPS = 2 * RADIUS + 1
@@ -115,8 +116,9 @@ def orientation_plan(params: CropParams) -> list[Operation]:
 
 
 def photometric_plan(params: CropParams) -> list[Operation]:
-    """Jitter in each crop's own order, then grayscale, blur and solarisation, as upstream."""
-    plan = []
+    """Stain, jitter in each crop's own order, then grayscale, blur and solarisation, as upstream."""
+    stained = np.flatnonzero(params.stained)
+    plan = [Operation(_stain, stained, params.stain_target[stained].astype(np.float32))]
     for place in range(len(JITTER_OPS)):
         for op, name in enumerate(JITTER_OPS):
             rows = np.flatnonzero(params.jittered & (params.order[:, place] == op))
@@ -187,6 +189,12 @@ def luma(x: Tensor) -> Tensor:
     """Gray ``[N, 1, h, w]`` of ``x [N, 3, h, w]``."""
     red, green, blue = x.split(1, dim=1)
     return red.mul(GRAY[0]).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])
+
+
+def _stain(x: Tensor, factors: Tensor) -> None:
+    n = x.shape[0] if x.device.type != "cpu" else max(1, BAND_PIXELS // (x.shape[2] * x.shape[3]))
+    for some, target in zip(x.split(n), factors.split(n), strict=True):
+        normalize_stain(some, target)
 
 
 def _brightness(x: Tensor, factors: Tensor) -> None:

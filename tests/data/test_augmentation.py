@@ -77,6 +77,21 @@ def test_every_order_of_the_jitter_is_equally_likely(cfg: Config) -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 60  # chi-squared, 23 degrees of freedom: 1 in 25,000
 
 
+def test_stain_is_normalised_as_often_as_asked_whatever_the_order_of_the_jitter(cfg: Config) -> None:
+    cfg.crops.augmentation, cfg.crops.stain_prob = "histology", 0.3
+    params = params_of(cfg)
+    n = len(params.stained)
+    assert abs(params.stained.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / n)
+    for first in range(4):
+        some = params.stained[params.order[:, 0] == first]
+        assert abs(some.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / len(some))
+    assert params.stain_target.shape == (n, 6)
+    cfg.crops.stain_prob = None
+    before = params_of(cfg)
+    assert not before.stained.any()
+    assert np.array_equal(before.order, params.order)
+
+
 def test_a_large_jitter_never_makes_a_factor_negative(cfg: Config) -> None:
     cfg.crops.brightness = 3.0
     assert params_of(cfg, 200).factors[:, 0].min() >= 0

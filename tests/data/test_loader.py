@@ -176,6 +176,17 @@ def test_clean_crops_come_when_someone_wants_them(cfg: Config, clean: bool, da3:
     assert (batch.collated_global_crops_clean is not None) == (clean or da3)
 
 
+def test_stain_normalisation_changes_what_is_seen_and_not_the_clean_crops(cfg: Config) -> None:
+    cfg.crops.global_crops_clean = True
+    (before,) = batches(plain(cfg), 1)
+    cfg.crops.stain_prob = 1.0
+    (after,) = batches(cfg, 1)
+    assert torch.equal(before["collated_global_crops_clean"], after["collated_global_crops_clean"])
+    for name in ("collated_global_crops", "collated_local_crops"):
+        changed = (before[name] != after[name]).flatten(1).any(1)
+        assert bool(changed.all()), name
+
+
 def test_gram_crops_are_distorted_unless_that_is_off(cfg: Config) -> None:
     cfg.crops.gram_teacher_crops_size, cfg.crops.global_crops_clean = 32, True
     (distorted,) = batches(cfg, 1)

@@ -36,7 +36,8 @@ def unit(crops: Tensor) -> Tensor:
 def untouched(n: int) -> CropParams:
     """Parameters of crops to which nothing happens."""
     no, order = np.zeros(n, dtype=bool), np.tile(np.arange(4, dtype=np.int8), (n, 1))
-    return CropParams(no, no, np.zeros(n, dtype=np.int8), no, np.ones((n, 4)), order, no, np.zeros(n), no)
+    turns, stain = np.zeros(n, dtype=np.int8), np.zeros((n, 6))
+    return CropParams(no, no, turns, no, np.ones((n, 4)), order, no, np.zeros(n), no, no, stain)
 
 
 def random_params(n_images: int, cfg: Config, seed: int = 0) -> CropParams:
