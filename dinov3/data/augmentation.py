@@ -104,10 +104,16 @@ class Augmentation:
         names = [f.name for f in fields(cls)]
         given = {name: getattr(crops, name) for name in names if getattr(crops, name) is not None}
         merged = {**PRESETS[crops.augmentation], **given}
-        settings = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()})
+        frozen: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
+        settings = cls(**frozen)
         if cfg.student.in_chans != 3:
-            off = {"stain_prob": 0.0, "color_jitter_prob": 0.0, "grayscale_prob": 0.0, "solarize_prob_global_2": 0.0}
-            settings = replace(settings, **off)  # type: ignore[arg-type]
+            off: dict[str, Any] = {
+                "stain_prob": 0.0,
+                "color_jitter_prob": 0.0,
+                "grayscale_prob": 0.0,
+                "solarize_prob_global_2": 0.0,
+            }
+            settings = replace(settings, **off)
         return settings
 
 
