@@ -49,11 +49,15 @@ class SelfAttention(nn.Module):
         qkv = unpack(self.qkv(x), sizes)  # per entry [N, T, 3*D]
         return self.proj(pack([self._attend(*pair) for pair in zip(qkv, rotations, strict=True)]))  # [S, D]
 
-    def _attend(self, qkv: Tensor, rotation: Rotation) -> Tensor:
+    def heads(self, qkv: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (both rotated) and values, [N, heads, T, D_head] each, of projected tokens ``qkv`` [N, T, 3*D]."""
         qkv = qkv.unflatten(2, (3, self.num_heads, self.head_dim))  # [N, T, 3, heads, D_head]
         qk, v = qkv.split([2, 1], dim=2)
         q, k = rotation.apply(qk).unbind(2)  # [N, T, heads, D_head]
         if torch.is_grad_enabled():
             v = v.clone()  # as a view it would keep all of qkv alive until the backward pass: 10 % of a block's memory
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.squeeze(2).transpose(1, 2)  # [N, heads, T, D_head]
+        return q.transpose(1, 2), k.transpose(1, 2), v.squeeze(2).transpose(1, 2)
+
+    def _attend(self, qkv: Tensor, rotation: Rotation) -> Tensor:
+        q, k, v = self.heads(qkv, rotation)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [N, T, D]

@@ -13,9 +13,10 @@ from dinov3.data.sources import parse_dataset
 from dinov3.distributed.collectives import broadcast_object
 from dinov3.distributed.context import is_main
 from dinov3.engine.metrics import read_metrics
+from dinov3.eval.curves import curves
 from dinov3.eval.knn import knn_accuracy
 from dinov3.eval.linear import fit_linear
-from dinov3.eval.visualize import curves, pca_sheet
+from dinov3.eval.visualize import pca_sheet
 from dinov3.features.extract import FeatureExtractor, stride_of
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import SourceImages, class_tokens

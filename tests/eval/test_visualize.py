@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from dinov3.contracts import Features
-from dinov3.eval.visualize import curves, pca_colours, pca_sheet
+from dinov3.eval.visualize import pca_colours, pca_sheet
 
 
 class HalfAndHalf(torch.nn.Module):
@@ -37,11 +37,3 @@ def test_the_sheet_shows_each_image_above_its_features(tmp_path: Path) -> None:
     assert picture.size == (3 * 128 + 2 * 6, 2 * 128 + 6)
     assert picture.getpixel((64, 64)) == (128, 128, 128)  # the image: mean grey
     assert picture.getpixel((20, 200)) != picture.getpixel((110, 200))  # below: left and right differ
-
-
-def test_curves_are_drawn_from_metrics_with_and_without_knn(tmp_path: Path) -> None:
-    base = {"total_loss": 2.0, "dino_global_crops_loss": 1.0, "backbone_grad_norm": 0.1, "lr": 1e-3, "mom": 0.99}
-    rows = [{"iteration": i, **base, "teacher_temp": 0.04} for i in range(5)]
-    curves(rows, tmp_path / "a.png")
-    curves(rows, tmp_path / "b.png", [{"step": 0, "knn_accuracy": 0.1}, {"step": 5, "knn_accuracy": 0.4}])
-    assert Image.open(tmp_path / "b.png").width > Image.open(tmp_path / "a.png").width

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dinov3.cli import main
+from dinov3.data.sources import parse_dataset
+from dinov3.engine.export import write_backbone
+from dinov3.models.vit import DinoVisionTransformer
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("viz")
+    model = DinoVisionTransformer(img_size=16, patch_size=8, embed_dim=32, depth=1, num_heads=2)
+    model.init_weights(torch.Generator().manual_seed(0))
+    write_backbone(root, model.eval(), {"mean": [0.5] * 3, "std": [0.2] * 3, "size": 16})
+    Image.fromarray(parse_dataset("Synthetic").read(3)).save(root / "one.png")
+    return root
+
+
+@pytest.mark.parametrize("kind", ["pca", "sim", "attn"])
+@pytest.mark.parametrize("data", ["Synthetic:n=10:size=40", "one.png"])
+def test_pictures_are_written_for_a_set_and_for_one_image(place: Path, kind: str, data: str) -> None:
+    where = str(place / data) if data == "one.png" else data
+    out = place / f"{kind}.png"
+    arguments = ["--weights", str(place), "--data", where, "--size", "64", "--images", "3", "--out", str(out)]
+    assert main(["viz", kind, *arguments]) == 0
+    picture = Image.open(out)
+    assert len(picture.convert("RGB").resize((50, 50)).getcolors(2500)) > 50  # not empty
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pca"], "--data"),
+        (["attn", "--data", "Synthetic:n=3", "--layer", "7"], "index"),
+        (["curves"], "metrics.jsonl"),
+        (["pca", "--data", "Synthetic:n=3", "--size", "20"], "use 16 or 24"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    place: Path, tmp_path: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["viz", *arguments, "--weights", str(place), "--out", str(tmp_path / "x.png")]) == 78
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x.png").exists()
