@@ -58,7 +58,7 @@ def test_the_page_has_every_part_and_needs_nothing_else(page: Path) -> None:
         "student.embed_dim",
         "torch",
         "step 2",
-        "RankMe",
+        "effective rank",
     ):
         assert words in parser.text, words
     assert content.count("data:image/png;base64,") >= 3
