@@ -17,6 +17,7 @@ from dinov3.distributed.context import rank
 # Seconds after which the interpreter itself is taken to be stuck (a C function that never lets go of Python's lock, so
 # that no thread of ours can run): faulthandler's own thread then prints the stacks and ends the process, with code 1.
 GRACE = 30.0
+LINGER = 3.0  # seconds between the report and the end: the other processes, a moment behind, report too
 REARM = 10.0  # seconds; setting it up anew starts a thread, too dear for every step
 
 
@@ -68,6 +69,7 @@ class Watchdog:
             for out in (file, sys.__stderr__):
                 if out is not None:
                     print(f"process {rank()}: {self._what()}", file=out, flush=True)
+        time.sleep(LINGER)
         for worker in multiprocessing.active_children():
             worker.kill()
         os._exit(EXIT_HANG)
