@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from dinov3.data.errors import BadImage, DataError
 
@@ -173,6 +173,8 @@ def _decode_with_pillow(data: bytes) -> Pixels:
                 return pixels_of(image)
     except BadImage:
         raise
+    except UnidentifiedImageError as error:  # Pillow's own words name an address in memory
+        raise BadImage(f"UnidentifiedImageError: not an image in one of {', '.join(FORMATS)}") from error
     except DAMAGED as error:
         raise BadImage(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
 

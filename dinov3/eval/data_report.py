@@ -12,7 +12,7 @@ import numpy as np
 
 from dinov3.config.derived import crop_sizes, largest_global_crop
 from dinov3.config.schema import Config
-from dinov3.data.sources.source import Source
+from dinov3.data.sources.source import PartlyDamaged, Source
 from dinov3.data.survey import NO_LABEL, Survey
 
 SHOWN = 5  # lines of a long list; all of them are in the JSON
@@ -29,6 +29,7 @@ class DataReport:
     examined: int
     readable: int
     unreadable: list[dict[str, str]]  # name, reason
+    damaged: dict[str, str]  # shards of which only a part can be read, and why
     formats: dict[str, int]
     short_side: dict[str, int]  # histogram: "256-383" -> images
     sides: dict[str, list[int]]  # least, median, largest width and height
@@ -54,6 +55,9 @@ class DataReport:
         yield f"{self.dataset}: {self.images:,} images{part}"
         yield row("readable", f"{self.readable:,}; unreadable {len(self.unreadable):,} ({self.unreadable_share:.2%})")
         yield from listing([f"{bad['name']}: {bad['reason']}" for bad in self.unreadable])
+        if self.damaged:
+            yield row("damaged", f"{len(self.damaged):,} files of which only a part can be read")
+            yield from listing([f"{name}: {reason}" for name, reason in self.damaged.items()])
         if not self.readable:
             return
         yield row("formats", ", ".join(f"{kind} {n:,}" for kind, n in self.formats.items()))
@@ -148,6 +152,7 @@ def report_of(dataset: str, source: Source, found: Survey, cfg: Config) -> DataR
         examined=found.examined,
         readable=readable,
         unreadable=[{"name": bad.name, "reason": bad.reason} for _, bad in found.bad],
+        damaged=dict(source.damaged) if isinstance(source, PartlyDamaged) else {},
         formats=dict(kinds.most_common()),
         short_side=histogram(np.minimum(facts["height"], facts["width"])),
         sides={name: spread_of(facts[name]) for name in ("width", "height")} if readable else {},

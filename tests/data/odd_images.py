@@ -78,7 +78,9 @@ def odd_images() -> dict[str, Odd]:
     bits = PICTURE.convert("1")
     return {
         "empty": Odd("jpg", b"", reason="the file is empty"),
-        "a web page": Odd("jpg", b"<!doctype html><html>404</html>", reason="UnidentifiedImageError"),
+        "a web page": Odd(
+            "jpg", b"<!doctype html><html>404</html>", reason="UnidentifiedImageError: not an image in one of JPEG"
+        ),
         "truncated JPEG": Odd("jpg", jpeg[: len(jpeg) // 2], reason="(?i)truncated"),
         "truncated PNG": Odd("png", png[: len(png) // 2], reason="(?i)truncated"),
         "PNG with a wrong checksum": Odd("png", with_broken_checksum(), reason="(?i)checksum|broken"),

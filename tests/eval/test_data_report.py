@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -90,3 +91,12 @@ def test_nothing_readable_is_reported_without_statistics() -> None:
 
 def test_yaml_lines_are_yaml() -> None:
     assert set(yaml.safe_load("\n".join(report(Pictures(6, channels=5)).yaml_lines()))) == {"student", "crops"}
+
+
+def test_shards_of_which_only_a_part_is_left_are_named() -> None:
+    class Torn(Pictures):
+        damaged: ClassVar[dict[str, str]] = {"a.tar": "ends in the middle of image 7"}
+
+    found = report(Torn(4))
+    assert found.damaged == {"a.tar": "ends in the middle of image 7"}
+    assert "a.tar: ends in the middle of image 7" in "\n".join(found.lines())
