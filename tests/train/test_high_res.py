@@ -29,6 +29,8 @@ TINY = {k: v for k, v in OVERRIDES.items() if k not in REPLACED} | {
 
 def command(out: Path, **changes: object) -> list[str]:
     changed = TINY | {k.replace("__", "."): v for k, v in changes.items()}
+    before = changed.get("gram.ckpt")  # its weights and its Gram teacher are those of the stage before
+    changed["student.pretrained_weights"] = "" if before in (None, "null") else before
     return ["--config-file", str(RECIPE), "--output-dir", str(out), *[f"{k}={v}" for k, v in changed.items()]]
 
 
