@@ -26,6 +26,8 @@ COMMANDS = {
     "doctor": ("dinov3.launch.doctor", "is this machine ready to train, and what to do if not"),
 }
 
+EXPORT_FORMATS = ("meta", "safetensors", "hf", "timm", "onnx")
+
 
 def _config(args: argparse.Namespace) -> int:
     from dinov3.config.default_yaml import default_yaml
@@ -48,11 +50,11 @@ def _models(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from dinov3.engine.checkpoint import CheckpointError
-    from dinov3.engine.export import export_official
+    from dinov3.engine.exporter import export
     from utility.weights import WeightsError
 
     try:
-        print(export_official(args.run, args.out, heads=args.heads))
+        print("\n".join(export(args.source, args.out, layout=args.format, heads=args.heads)))
     except (CheckpointError, WeightsError, OSError) as error:
         return train_command.fail(error, EXIT_IO)
     return 0
@@ -119,10 +121,16 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="architectures: dimensions, parameters, FLOPs")
     models.set_defaults(call=_models)
 
-    export = commands.add_parser("export", help="the EMA backbone of a run as an official .pth")
-    export.add_argument("run", type=Path, help="run folder, or one checkpoint folder in it")
-    export.add_argument("--out", type=Path, required=True, help="file to write, for example backbone.pth")
-    export.add_argument("--heads", action="store_true", help='write {"teacher": ...} with backbone and heads')
+    export = commands.add_parser(
+        "export",
+        help="a backbone for other programs: Meta .pth, Hugging Face, timm, ONNX, safetensors",
+        description="Writes the backbone of a run (its EMA) or of any weight file in another layout, has it read back by "
+        "the program it is for, compares the tokens, and puts a model card beside it.",
+    )
+    export.add_argument("source", type=Path, help="run, checkpoint, weight file or Hugging Face folder")
+    export.add_argument("--out", type=Path, required=True, help="file to write (hf: folder), for example backbone.pth")
+    export.add_argument("--format", choices=EXPORT_FORMATS, help="default: by the ending of --out")
+    export.add_argument("--heads", action="store_true", help='meta only: {"teacher": ...} with backbone and heads')
     export.set_defaults(call=_export)
     return parser
 

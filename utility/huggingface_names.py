@@ -54,6 +54,7 @@ CONVNEXT = NameTable(
 )
 NORM_OF_EPS = {1e-5: "layernormbf16", 1e-6: "layernorm"}
 CONVNEXT_EPS = 1e-6
+BICUBIC = 3  # Pillow's number for it
 
 
 def is_vit(names: set[str]) -> bool:
@@ -185,3 +186,29 @@ def convnext_config(settings: Mapping[str, Any], img_size: int) -> dict[str, Any
         "initializer_range": 0.02,
         "dtype": "float32",
     }
+
+
+def processor_config(preprocess: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """``preprocessor_config.json``: the whole image, bicubic as in our evaluation, then our statistics."""
+    return {
+        "image_processor_type": "DINOv3ViTImageProcessorFast",
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": BICUBIC,
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess["mean"]),
+        "image_std": list(preprocess["std"]),
+    }
+
+
+def preprocess_of(processor: Mapping[str, Any]) -> dict[str, Any]:
+    """Our ``preprocess`` from a ``preprocessor_config.json``; empty when it states no statistics."""
+    mean, std = processor.get("image_mean"), processor.get("image_std")
+    if not isinstance(mean, list) or not isinstance(std, list):
+        return {}
+    size = processor.get("size")
+    height = size.get("height") if isinstance(size, dict) else None
+    return {"mean": mean, "std": std, **({"size": height} if isinstance(height, int) else {})}

@@ -12,7 +12,7 @@ from dinov3.models.recognition import Shapes, is_convnext, seen_settings, vit_ar
 from utility import huggingface_names, timm_names
 from utility.dcp_folder import is_dcp, read_dcp
 from utility.description import checked_description, from_metadata, is_description, read_description, sidecar_of
-from utility.weights import RawWeights, WeightsError, read_weights
+from utility.weights import RawWeights, WeightsError, read_json, read_weights
 
 # Written by wrappers and by whole-model checkpoints in front of the backbone's own names; taken off, nothing else is.
 WRAPPERS = ("module.", "_orig_mod.", "teacher.", "model_ema.")
@@ -115,8 +115,15 @@ def _huggingface_vit(raw: RawWeights, described: dict[str, Any] | None) -> Model
     ours, unknown = huggingface_names.vit_to_ours(raw.tensors, raw.config)
     _all_placed(raw, unknown)
     if described is None:
-        described = _describe_vit(raw, {k: tuple(v.shape) for k, v in ours.items()}, stated)
+        described = _describe_vit(raw, {k: tuple(v.shape) for k, v in ours.items()}, stated) | _preprocess(raw)
     return ModelWeights(str(raw.path), "Hugging Face", raw, ours, {}, described, stated)
+
+
+def _preprocess(raw: RawWeights) -> dict[str, Any]:
+    """``{"preprocess": ...}`` when a Hugging Face folder says how its images are prepared."""
+    beside = raw.files[0].with_name("preprocessor_config.json")
+    found = huggingface_names.preprocess_of(read_json(beside)) if raw.config is not None and beside.is_file() else {}
+    return {"preprocess": found} if found else {}
 
 
 def _timm_vit(raw: RawWeights, described: dict[str, Any] | None) -> ModelWeights:
@@ -147,7 +154,7 @@ def _convnext(
     if described is None:
         if not is_convnext(shapes):
             raise WeightsError(f"{raw.path}: tensors are missing, the architecture cannot be told")
-        described = {"class": "ConvNeXt", "config": seen_settings(shapes)}
+        described = {"class": "ConvNeXt", "config": seen_settings(shapes), **_preprocess(raw)}
     return ModelWeights(str(raw.path), layout, raw, ours, {}, described)
 
 

@@ -61,8 +61,9 @@ def refuse_untranslatable(layout: str, settings: dict[str, Any], tensors: dict[s
     }
     for key, refused in reasons.items():
         if refused:
+            why = " (its attention adds nothing to the keys, this backbone does)" if key == "mask_k_bias" else ""
             raise Untranslatable(
-                f"{layout} has no words for {key}: {settings[key]}: use --format safetensors, meta or onnx"
+                f"{layout} has no words for {key}: {settings[key]}{why}: use --format safetensors, meta or onnx"
             )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dinov3.distributed.shard import fill
-from dinov3.engine.checkpoint import CheckpointError, flush, newest_valid, read_tensors
+from dinov3.engine.checkpoint import CheckpointError, newest_valid, read_tensors
 from dinov3.engine.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.engine.manifest import problem_with
 from dinov3.models.backbone import Backbone
@@ -37,12 +36,12 @@ def description(backbone: nn.Module, preprocess: dict[str, Any]) -> dict[str, An
 
 def write_backbone(folder: Path, backbone: nn.Module, preprocess: dict[str, Any]) -> None:
     """Write ``backbone.safetensors`` and ``config.json`` into ``folder``."""
-    state = {k: v.detach().cpu().contiguous() for k, v in _without_aliases(backbone).items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(backbone).items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(description(backbone, preprocess), indent=1))
 
 
-def _without_aliases(module: nn.Module) -> dict[str, Tensor]:
+def without_aliases(module: nn.Module) -> dict[str, Tensor]:
     """State dict with one name a tensor (ConvNeXt's ``norms.3`` is its ``norm``); safetensors refuses shared memory."""
     kept: dict[int, str] = {}
     state = module.state_dict(keep_vars=True)
@@ -141,7 +140,7 @@ def _weights_in(folder: Path) -> Path:
 def fill_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Load whole ``tensors``, also into a sharded module; every name and shape must match in both directions."""
     own = module.state_dict()
-    required = _without_aliases(module)
+    required = without_aliases(module)
     missing, unexpected = sorted(set(required) - set(tensors)), sorted(set(tensors) - set(own))
     wrong = [
         f"{k} {tuple(v.shape)}, model {tuple(own[k].shape)}"
@@ -179,33 +178,14 @@ def load_model(model: nn.ModuleDict, path: Path) -> str:
     return f"{path} ({source.layout}): {len(wanted)} tensors into {', '.join(model)}"
 
 
-def export_official(run: Path, out: Path, *, heads: bool) -> Path:
-    """Write the official layout from a run's newest checkpoint: a flat backbone, or ``{"teacher": …}`` with heads.
-
-    ``OUT.json`` beside it keeps the architecture. Written to a temporary name first, so a reader never sees half a file.
-    """
-    sidecar = out.with_suffix(".json")
-    if out.suffix not in (".pth", ".pt") or out.is_dir():
-        raise WeightsError(f"{out}: give a file name that ends in .pth or .pt")
-    if sidecar.exists():
-        read_description(sidecar)  # somebody else's file is not overwritten
-    weights = _weights_in(run)
-    if heads:
-        stored = read_tensors(weights.parent / "state", prefix="model_ema.")
-        content: dict[str, Any] = {"teacher": stored}
-    else:
-        content = dict(load_backbone(weights.parent).state_dict())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = {path: path.with_name(f"{path.name}.tmp") for path in (sidecar, out)}
-    try:
-        torch.save(content, temporary[out])
-        temporary[sidecar].write_text(weights.with_name(CONFIG).read_text())
-        for path, written in temporary.items():
-            flush(written)
-            os.replace(written, path)
-    except RuntimeError as error:  # what torch.save raises for a file it cannot open
-        raise WeightsError(f"{out}: cannot be written: {error}") from error
-    finally:
-        for written in temporary.values():
-            written.unlink(missing_ok=True)
-    return out
+def export_heads(source: Path, out: Path) -> None:
+    """Write ``{"teacher": {backbone.*, dino_head.*, ibot_head.*}}``, DINOv3's teacher checkpoint, and read it back."""
+    found = read_source(source)
+    if not found.heads:
+        raise WeightsError(f"{source}: has no heads")
+    teacher = {f"backbone.{k}": v for k, v in found.backbone.items()} | found.heads
+    torch.save({"teacher": teacher}, out)
+    again = read_model(out)
+    written = {f"backbone.{k}": v for k, v in again.backbone.items()} | again.heads
+    if written.keys() != teacher.keys() or not all(torch.equal(v, teacher[k]) for k, v in written.items()):
+        raise WeightsError(f"{out.name}: does not hold what was written")

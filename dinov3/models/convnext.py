@@ -118,7 +118,7 @@ class ConvNeXt(Backbone):
             results.append(
                 Features(
                     cls=self.norm(cells.mean((1, 2))),
-                    storage=tokens.new_empty(len(x), 0, self.embed_dim),
+                    storage=tokens.new_empty(x.shape[0], 0, self.embed_dim),
                     patches=self.norm(tokens),
                     prenorm=tokens,
                     grid=(cells.shape[1], cells.shape[2]),
@@ -151,7 +151,7 @@ class ConvNeXt(Backbone):
             if norm:
                 cells, cls = self.norms[index](cells), self.norms[index](cls)
             patches = cells.permute(0, 3, 1, 2).contiguous() if reshape else cells.flatten(1, 2)
-            storage = cls.new_empty(len(x), 0, cls.shape[-1])
+            storage = cls.new_empty(x.shape[0], 0, cls.shape[-1])
             results.append(pick(patches, cls, storage, return_class_token, return_extra_tokens))
         return tuple(results)
 

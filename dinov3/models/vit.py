@@ -152,7 +152,7 @@ class DinoVisionTransformer(Backbone):
         else:
             patches = torch.where(mask.unsqueeze(-1), self.mask_token, patches)
         prefix = torch.cat((cls, self.storage_tokens), dim=1) if self.n_storage_tokens else cls  # [1, 1 + R, D]
-        return torch.cat((prefix.expand(len(x), -1, -1), patches), dim=1)
+        return torch.cat((prefix.expand(x.shape[0], -1, -1), patches), dim=1)
 
     def _through_blocks(self, x: Tensor, sizes: Sizes, grids: Sequence[Grid], wanted: Sequence[int]) -> list[Tensor]:
         """The packed tokens [S, D] after each wanted block; blocks behind the last of them do not run."""

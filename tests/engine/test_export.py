@@ -11,13 +11,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dinov3.engine.checkpoint import CheckpointError
-from dinov3.engine.export import WEIGHTS, export_official, load_backbone, write_backbone
+from dinov3.engine.export import WEIGHTS, load_backbone, write_backbone
 from dinov3.engine.state import digest
 from dinov3.models.build import build_preset
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.vit import DinoVisionTransformer
-from dinov3.train.command import main
-from tests.train.tiny import command
 from utility.weights import WeightsError
 
 PREPROCESS = {"mean": [0.5], "std": [0.2], "size": 32}
@@ -128,36 +126,6 @@ def test_a_file_that_is_no_weight_file_is_refused_by_name(name: str, tmp_path: P
         load_backbone(tmp_path / name)
     with pytest.raises(WeightsError, match="no such file"):
         load_backbone(tmp_path / "nothing.pth")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("run")
-    assert main(command(out, train__max_steps=2)) == 0
-    return out
-
-
-@pytest.mark.parametrize("heads", [False, True])
-def test_an_official_file_of_a_run_is_its_ema_backbone(run: Path, heads: bool, tmp_path: Path) -> None:
-    path = export_official(run, tmp_path / "out" / "model.pth", heads=heads)
-    assert state_of(load_backbone(path)) == state_of(load_backbone(run))
-    content = torch.load(path, weights_only=True)
-    roots = {k.split(".")[0] for k in content["teacher"]} if heads else {"cls_token"} & set(content)
-    assert roots == ({"backbone", "dino_head", "ibot_head"} if heads else {"cls_token"})
-    assert sorted(p.name for p in path.parent.iterdir()) == ["model.json", "model.pth"]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("x.json", r"ends in \.pth"), ("folder", r"ends in \.pth"), ("config.pth", "not the description")],
-)
-def test_exporting_never_writes_over_another_file(run: Path, name: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(WeightsError, match=message):
-        export_official(run, tmp_path / name, heads=False)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "folder"]
-    assert (tmp_path / "config.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dinov3.engine.checkpoint import read_tensors, step_folders
-from dinov3.engine.export import export_official, load_backbone
+from dinov3.engine.export import load_backbone
+from dinov3.engine.exporter import export
 from dinov3.engine.state import digest
 from tests.faults.conftest import Reference
 from tests.faults.runs import Launcher
@@ -19,7 +20,7 @@ def test_f27_an_export_that_is_killed_leaves_the_file_before_it(
 ) -> None:
     out = tmp_path / "backbone.pth"
     first, second = step_folders(reference(1))
-    export_official(first, out, heads=False)
+    export(first, out)
     before = out.read_bytes()
     job = runs.call(
         "dinov3.cli:main",
@@ -29,22 +30,22 @@ def test_f27_an_export_that_is_killed_leaves_the_file_before_it(
     )
     assert job.wait() == [-9]
     assert out.read_bytes() == before
-    export_official(second, out, heads=False)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["backbone.json", "backbone.pth", "export.log"]
+    export(second, out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["backbone.json", "backbone.md", "backbone.pth", "export.log"]
     assert digest(dict(load_backbone(out).state_dict())) == ema(second)
 
 
 def test_f27_a_reader_meets_only_whole_files(reference: Reference, tmp_path: Path) -> None:
     out = tmp_path / "backbone.pth"
     checkpoints = step_folders(reference(1))
-    export_official(checkpoints[0], out, heads=False)
+    export(checkpoints[0], out)
     stop = threading.Event()
 
     def write() -> None:
         number = 0
         while not stop.is_set():
             number += 1
-            export_official(checkpoints[number % 2], out, heads=False)
+            export(checkpoints[number % 2], out)
 
     writer = threading.Thread(target=write)
     writer.start()

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dinov3.engine.checkpoint import read_tensors, step_folders
-from dinov3.engine.export import export_official
+from dinov3.engine.exporter import export
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
 from tests.train.tiny import command
@@ -24,7 +24,7 @@ Weights = dict[str, Tensor]
 def weights(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Weights:
     """The backbone of a run of the same student, as the official files have it."""
     out = tmp_path_factory.mktemp("teacher") / "teacher.pth"
-    export_official(reference(1), out, heads=False)
+    export(reference(1), out)
     content: Weights = torch.load(out, weights_only=True)
     return content
 
