@@ -171,3 +171,16 @@ class NanConfig:
 @dataclass
 class ResumeConfig:
     allow: list[str] = key([], "keys that may differ from the run that is resumed")
+
+
+@dataclass
+class StartConfig:
+    run: str = key(
+        "",
+        "run folder or checkpoint whose end is the beginning of this run: student, EMA, heads and centres, and the place "
+        "in the data; steps and schedules start at 0. A later stage has `stage:NAME` here",
+    )
+    student: Literal["student", "ema"] = key(
+        "student", "the student starts as the student there, or as its EMA (DINOv3's later stages do)"
+    )
+    optimizer: bool = key(False, "take over AdamW's moments too; DINOv3's later stages start with fresh ones")

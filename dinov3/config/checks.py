@@ -244,6 +244,25 @@ def skipped_steps_are_ranges(cfg: Config) -> Problems:
             yield "data.skip_steps", f"{pair} is not [first, last], for example [[1200, 1215]]"
 
 
+def training_starts_from_one_place(cfg: Config) -> Problems:
+    start, student = cfg.start, cfg.student
+    if not start.run:
+        if start.optimizer:
+            yield (
+                "start.optimizer",
+                "true, but there is no run to take moments from: give start.run, or set it to false",
+            )
+        return
+    for name in ("pretrained_weights", "resume_from_teacher_chkpt"):
+        if weights := getattr(student, name):
+            yield f"student.{name}", f"{weights}, but start.run is {start.run}: give one of them"
+    if start.optimizer and start.student == "ema":
+        yield (
+            "start.optimizer",
+            "true, but the moments there are the student's: set it to false, or start.student=student",
+        )
+
+
 def allowed_changes_are_keys(cfg: Config) -> Problems:
     for name in cfg.resume.allow:
         try:
@@ -279,5 +298,6 @@ CHECKS = (
     knn_has_both_sets,
     skipped_steps_are_ranges,
     the_start_is_one_file,
+    training_starts_from_one_place,
     allowed_changes_are_keys,
 )

@@ -10,6 +10,7 @@ from dinov3.config.names import hint_of
 from dinov3.config.published import IGNORED
 from dinov3.config.schema import Config
 from dinov3.config.spec import Leaf, Spec, block_of, choices_of, hints, leaves, spec_of
+from dinov3.config.stages import MEANING as STAGES
 from dinov3.config.unbuilt import feature_of
 from dinov3.config.usage import places_by_key
 
@@ -21,6 +22,8 @@ def explain(key: str) -> str:
 
     Raises ConfigError for an unknown key.
     """
+    if key in STAGES:
+        return f"{key}: {STAGES[key]}\n"
     if key in IGNORED:
         return f"{key}\n  accepted because published YAMLs have it; does nothing here\n"
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from dinov3.config.references import flat, resolve_references
 from dinov3.config.released import FIXED_BY_PRESET, RELEASED
 from dinov3.config.schema import Config, StudentConfig
 from dinov3.config.spec import block_of, is_optional, leaves
+from dinov3.config.stages import BLOCKS, NAMES, Layer, Stage, layers_of, names_of, refuse_later_stages
 from dinov3.config.unbuilt import refuse_unbuilt
 from dinov3.config.yaml_file import Tree, parse_yaml, read_yaml
 
-__all__ = ["default_yaml", "load_config", "parse_override", "to_dict", "to_yaml"]
+__all__ = ["default_yaml", "load_config", "load_stages", "parse_override", "to_dict", "to_yaml"]
 
 log = logging.getLogger(__name__)
 COMMAND_LINE = "command line"
@@ -34,15 +35,36 @@ NULL_WORDS = {"null", "Null", "NULL", "~"}
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The config of a run.
+    """The config of a run; of a file with stages, that of the first (all are checked).
 
     ``path``: a YAML in DINOv3's keys, None for the defaults; ``overrides``: ``optim.lr=1e-4`` and the like.
     Raises ConfigError for anything that cannot be used.
     """
-    layers: list[tuple[str, Tree]] = []
+    return load_stages(path, overrides)[0].cfg
+
+
+def load_stages(path: str | Path | None = None, overrides: Sequence[str] = ()) -> list[Stage]:
+    """The configs of all stages in their order; one without a name for a file without ``stages``. Arguments as above."""
+    layers: list[Layer] = []
     if path is not None:
         layers.append((str(path), read_yaml(Path(path))))
     layers += [(COMMAND_LINE, parse_override(text)) for text in overrides]
+    names = names_of(layers)
+    stages: list[Stage] = []
+    warnings: list[str] = []
+    for number, name in enumerate(names or [""], start=1):
+        earlier = [stage.name for stage in stages]
+        cfg, said = _config_of(layers_of(layers, name, earlier[-1] if earlier else None), name)
+        stages.append(Stage(name, number, cfg))
+        refuse_later_stages(stages[-1], earlier, layers[0][0] if layers else COMMAND_LINE)
+        warnings += said
+    for text in dict.fromkeys(warnings):  # the stages share most of the file
+        log.warning("%s", text)
+    return stages
+
+
+def _config_of(layers: list[Layer], stage: str) -> tuple[Config, list[str]]:
+    """The config of one run, and what is to be said about it; ``stage``: its name, empty when there is only one."""
     tree: Tree = asdict(Config())
     origin: dict[str, str] = {}  # key -> who gave its value
     ignored: list[str] = []
@@ -59,10 +81,11 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         _fill_in_preset(tree, origin)
         cfg = _typed(tree, origin)
     except KeyProblem as problem:
-        raise ConfigError(_source_of(problem.key, origin, layers), problem.key, problem.problem) from None
-    _tell_what_does_nothing(cfg, origin, ignored)
-    _tell_what_no_patch_sees(cfg, origin)
-    return cfg
+        source = _source_of(problem.key, origin, layers)
+        if stage and not source.endswith(f": stage {stage}"):  # said for all stages, wrong in this one
+            source = f"{source}: stage {stage}"
+        raise ConfigError(source, problem.key, problem.problem) from None
+    return cfg, [*_what_does_nothing(cfg, origin, ignored), *_what_no_patch_sees(cfg, origin)]
 
 
 def _fill_in_preset(tree: Tree, origin: dict[str, str]) -> None:
@@ -82,7 +105,7 @@ def _fill_in_preset(tree: Tree, origin: dict[str, str]) -> None:
             )
 
 
-def _source_of(key: str, origin: dict[str, str], layers: list[tuple[str, Tree]]) -> str:
+def _source_of(key: str, origin: dict[str, str], layers: list[Layer]) -> str:
     """Who gave a key, or the block it is in; for a default, the file."""
     while key and key not in origin:
         key = key.rpartition(".")[0]
@@ -95,6 +118,15 @@ def parse_override(text: str) -> Tree:
     if match is None:
         raise ConfigError(COMMAND_LINE, text, "is not key=value")
     key, raw = match.groups()
+    if key == NAMES:
+        return {NAMES: parse_yaml(raw, COMMAND_LINE, key)}
+    if f"{key}.".startswith(f"{BLOCKS}."):
+        name, _, rest = key.removeprefix(BLOCKS).removeprefix(".").partition(".")
+        if not rest:
+            raise ConfigError(
+                COMMAND_LINE, key, f"needs a key of a stage, as {BLOCKS}.{name or 'NAME'}.optim.epochs=10"
+            )
+        return {BLOCKS: {name: parse_override(f"{rest}={raw}")}}
     value: Any = raw
     try:
         is_text = key not in IGNORED and accepts_text(hint_of(key))
@@ -169,20 +201,22 @@ def _set_aside(tree: Tree, key: str, value: Any, default: Any, replaced_by: str,
         tree[block][name] = default
 
 
-def _tell_what_does_nothing(cfg: Config, origin: dict[str, str], ignored: list[str]) -> None:
+def _what_does_nothing(cfg: Config, origin: dict[str, str], ignored: list[str]) -> Iterator[str]:
     """One warning a source for published keys that were set and change nothing here."""
     values = dict(flat(asdict(cfg)))
     dead = [x.key for x in leaves(Config, Config()) if x.spec.dead and values.get(x.key) != x.default]
     for source in dict.fromkeys(origin[key] for key in (*ignored, *dead)):
         keys = sorted(key for key in (*ignored, *dead) if origin[key] == source)
-        log.warning("%s: these published keys do nothing here: %s", source, ", ".join(keys))
+        yield f"{source}: these published keys do nothing here: {', '.join(keys)}"
 
 
-def _tell_what_no_patch_sees(cfg: Config, origin: dict[str, str]) -> None:
+def _what_no_patch_sees(cfg: Config, origin: dict[str, str]) -> Iterator[str]:
     """One warning for local crops in a list of resolutions that are not whole patches: accepted, as upstream does."""
     patch = cfg.student.patch_size
     for size in sorted({sizes.local_size for sizes in crop_sizes(cfg) if sizes.local_size % patch}):
         source = origin.get("crops.local_crops_size", COMMAND_LINE)
         seen = size // patch * patch
-        text = "%s: crops.local_crops_size: %d is not a multiple of student.patch_size %d: the last %d px are not seen; %d is as good"
-        log.warning(text, source, size, patch, size - seen, seen)
+        yield (
+            f"{source}: crops.local_crops_size: {size} is not a multiple of student.patch_size {patch}: "
+            f"the last {size - seen} px are not seen; {seen} is as good"
+        )

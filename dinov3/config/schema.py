@@ -32,6 +32,7 @@ from dinov3.config.blocks_train import (
     OptimConfig,
     ResumeConfig,
     SchedulesConfig,
+    StartConfig,
     TrainConfig,
     WandbConfig,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "ResumeConfig",
     "ScheduleConfig",
     "SchedulesConfig",
+    "StartConfig",
     "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
@@ -105,3 +107,4 @@ class Config:
     )
     head_warmup: HeadWarmupConfig = key(HeadWarmupConfig, "fresh heads on a trained backbone")
     lora: LoraConfig = key(LoraConfig, "low-rank training of the backbone")
+    start: StartConfig = key(StartConfig, "continuing from another run, as the stages of a file do")

@@ -281,6 +281,17 @@ def _stored(reader: HuggingFaceStorageReader, folder: Path) -> dict[str, TensorS
     return dict(stored)
 
 
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of a ``state`` folder."""
+    return {k: tuple(m.size) for k, m in _stored(HuggingFaceStorageReader(str(folder)), folder).items()}
+
+
+def fill_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Fill some tensors of a ``state`` folder in place, by their names there; shapes are the caller's to compare."""
+    if tensors:
+        _fill(tensors, HuggingFaceStorageReader(str(folder)), folder)
+
+
 def read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
     """Whole tensors of a ``state`` folder whose names start with ``prefix``, prefix removed; nothing is asked of other processes."""
     reader = HuggingFaceStorageReader(str(folder))

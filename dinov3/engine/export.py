@@ -15,6 +15,8 @@ from dinov3.distributed.shard import fill
 from dinov3.engine.checkpoint import CheckpointError, newest_valid, read_tensors
 from dinov3.engine.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.engine.manifest import problem_with
+from dinov3.engine.stage_record import NAME as STAGES
+from dinov3.engine.stage_record import last_finished, read_stages
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
 from dinov3.models.presets import PRESETS
@@ -120,18 +122,48 @@ def read_source(path: Path, *, heads: bool = True) -> ModelWeights:
 
 
 def is_own(folder: Path) -> bool:
-    """A run, one of its checkpoints, or a folder with a backbone of ours?"""
-    return (folder / "ckpt").is_dir() or (folder / "manifest.json").is_file() or (folder / WEIGHTS).is_file()
+    """A run (with stages or without), one of its checkpoints, or a folder with a backbone of ours?"""
+    return (
+        (folder / STAGES).is_file()
+        or (folder / "ckpt").is_dir()
+        or (folder / "manifest.json").is_file()
+        or (folder / WEIGHTS).is_file()
+    )
 
 
-def _weights_in(folder: Path) -> Path:
+def checkpoint_in(folder: Path) -> Path | None:
+    """The checkpoint that ``folder`` stands for: the newest whole one of a run (with stages: of the last that is finished),
+    or the folder itself when it is one. None for anything else.
+
+    Raises CheckpointError when there is none to be read.
+    """
+    try:
+        stages = read_stages(folder)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    if stages:
+        finished = last_finished(folder)
+        if finished is None:
+            raise CheckpointError(
+                f"{folder}: no stage is finished yet; give the folder of one, {folder / stages[0].folder}"
+            )
+        folder = finished
     if (folder / "ckpt").is_dir():
         newest = newest_valid(folder)
         if newest is None:
             raise CheckpointError(f"{folder}: this run has no checkpoint yet")
-        folder = newest
-    elif (folder / "manifest.json").is_file() and (problem := problem_with(folder)):
+        return newest
+    if not (folder / "manifest.json").is_file():
+        return None
+    if problem := problem_with(folder):
         raise CheckpointError(f"{folder}: {problem}")
+    return folder
+
+
+def _weights_in(folder: Path) -> Path:
+    folder = checkpoint_in(folder) or folder
+    if not folder.exists():
+        raise WeightsError(f"{folder}: no such file or folder")
     if not (folder / WEIGHTS).is_file():
         raise WeightsError(f"{folder}: no {WEIGHTS} in it; give a run folder, a checkpoint folder or a weight file")
     return folder / WEIGHTS

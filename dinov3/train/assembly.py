@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from dinov3.config.errors import ConfigError
@@ -16,27 +14,31 @@ from dinov3.engine.export import WeightsError
 from dinov3.engine.manifest import read_train_state
 from dinov3.engine.pretrained import report_from
 from dinov3.train.continuing import prepare_to_continue
+from dinov3.train.inheritance import take_over
+from dinov3.train.resume import Start
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 START_UP_ERRORS = (ConfigError, DataError, WeightsError, CheckpointError, OSError)
 
 
-def build_model(cfg: Config, device: torch.device, found: Path | None = None) -> tuple[SSLMetaArch, list[str]]:
+def build_model(cfg: Config, device: torch.device, start: Start | None = None) -> tuple[SSLMetaArch, list[str]]:
     """The model at its start, on the device, teachers loaded; and what there is to say about it.
 
-    ``found`` is the checkpoint training goes on from: it holds the student, so given weights are not read again.
+    ``start.found`` is the checkpoint training goes on from: it holds the student, so given weights are not read again.
     """
+    start = start or Start()
     chosen = precision.resolve(cfg.compute_precision.param_dtype, device)
 
     def assemble() -> tuple[SSLMetaArch, list[str]]:
         try:
             model = SSLMetaArch(cfg, device, chosen)
             model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
-            began = (
-                model.load_pretrained()
-                if found is None
-                else model.remember_start(report_from(read_train_state(found).get("pretrained")))
-            )
+            if start.found is not None:
+                began = model.remember_start(report_from(read_train_state(start.found).get("pretrained")))
+            elif start.beginning is not None:
+                began = take_over(model, start.beginning)
+            else:
+                began = model.load_pretrained()
             kept = prepare_to_continue(model)
         except ValueError as error:  # an architecture or teacher that the keys alone could not rule out
             raise ConfigError("config", "", str(error)) from error

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dinov3.config.dump import to_yaml
 from dinov3.config.errors import EXIT_CONFIG, EXIT_HANG, EXIT_IO, EXIT_LOCKED, EXIT_NON_FINITE, ConfigError
-from dinov3.config.load import load_config
+from dinov3.config.load import load_stages
+from dinov3.config.stages import Stage
 
 EPILOG = """\
 The same command run again continues the run; a finished run says so and ends with 0.
@@ -39,24 +40,24 @@ def execute(args: argparse.Namespace) -> int:
             raise ConfigError("command line", "--config-file", "is missing: nothing says what to train")
         if args.no_resume and args.resume_from:
             raise ConfigError("command line", "--resume-from", "contradicts --no-resume: give one of them")
-        cfg = load_config(args.config_file, args.opts)
+        stages = load_stages(args.config_file, args.opts)
     except ConfigError as error:
         return fail(error, EXIT_CONFIG)
     if args.print_config:
-        print(to_yaml(cfg), end="")
+        print("---\n".join(f"{heading(stage)}{to_yaml(stage.cfg)}" for stage in stages), end="")
         return 0
     # Imported late: a wrong config is reported before torch is loaded.
     from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
-    from dinov3.distributed.context import is_loss_of_a_peer
+    from dinov3.distributed.context import is_loss_of_a_peer, teardown
     from dinov3.engine.checkpoint import CheckpointError
     from dinov3.engine.export import WeightsError
     from dinov3.engine.lock import RunLocked
     from dinov3.train.loop import NonFiniteAbort
-    from dinov3.train.run import run
+    from dinov3.train.stages import run_stages
 
     try:
-        out = args.output_dir or Path(cfg.train.output_dir)
-        return run(cfg, out, resume=not args.no_resume, resume_from=args.resume_from)
+        out = args.output_dir or Path(stages[0].cfg.train.output_dir)
+        return run_stages(stages, out, resume=not args.no_resume, resume_from=args.resume_from)
     except (ConfigError, DataError, WeightsError) as error:
         return fail(error, EXIT_CONFIG)
     except NonFiniteAbort as error:
@@ -71,6 +72,13 @@ def execute(args: argparse.Namespace) -> int:
         return fail(RuntimeError("another process of this run has ended: see its message"), EXIT_HANG)
     except (CheckpointError, TooManyBadSamples, LoaderError, OSError) as error:
         return fail(error, EXIT_IO)
+    finally:
+        teardown()
+
+
+def heading(stage: Stage) -> str:
+    """What stands above the config of one of several stages."""
+    return f"# stage {stage.number}: {stage.name}\n" if stage.name else ""
 
 
 def fail(error: Exception, code: int) -> int:

@@ -137,8 +137,8 @@ def print_last_line(cfg: Config, out: Path) -> None:
     rows = [row for row in read_metrics(out / "evaluation.jsonl") if "knn_accuracy" in row]
     if len(rows) > 1:
         first, last = rows[0], rows[-1]
-        student = cfg.student
-        began = "at the start" if student.pretrained_weights or student.resume_from_teacher_chkpt else "untrained"
+        trained = cfg.start.run or cfg.student.pretrained_weights or cfg.student.resume_from_teacher_chkpt
+        began = "at the start" if trained else "untrained"
         print(
             f"k-NN accuracy of the EMA backbone: {100 * first['knn_accuracy']:.1f} % {began}, "
             f"{100 * last['knn_accuracy']:.1f} % after {last['step']} steps"

@@ -61,6 +61,7 @@ class Start:
     found: Path | None = None  # a verified checkpoint; None: at the beginning
     resumed_from: str | None = None  # what --resume-from gave, in this start or an earlier one
     roll_back: bool = False  # newer checkpoints are to be moved aside
+    beginning: Path | None = None  # a verified checkpoint of another run, where this one begins
 
 
 def find_start(out: Path, resume_from: Path | None) -> Start:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from dinov3.train import evidence
 from dinov3.train.accumulation import kept_logits
 from dinov3.train.alarms import ALARMS, Alarms
 from dinov3.train.assembly import START_UP_ERRORS, build_model
+from dinov3.train.inheritance import add_beginning, counters_after, take_over_moments
 from dinov3.train.loop import Counters, Training, train
 from dinov3.train.resume import Start, compare_with_start, find_start, roll_back
 from dinov3.train.run_log import run_log
@@ -68,10 +70,19 @@ RUN_FILES = (
 )
 
 
-def run(cfg: Config, out: Path, *, resume: bool, resume_from: Path | None = None) -> int:
+def run(
+    cfg: Config,
+    out: Path,
+    *,
+    resume: bool,
+    resume_from: Path | None = None,
+    stop: StopRequest | None = None,
+    stage: str = "",
+) -> int:
     """Train ``cfg`` in the folder ``out``, continuing what is there unless ``resume`` is False.
 
-    ``resume_from``: a checkpoint to continue from instead of the newest one.
+    ``resume_from``: a checkpoint to continue from instead of the newest one. ``stop``: signals that are noted already.
+    ``stage``: which of several this is, for the start-up block. The process group stays, for the caller to leave.
     """
     device = context.setup(cfg.train.device, timeout=cfg.train.watchdog_slow_seconds + 300)
     refuse_missing_packages(cfg)
@@ -87,14 +98,16 @@ def run(cfg: Config, out: Path, *, resume: bool, resume_from: Path | None = None
         evidence.print_last_line(cfg, out)
         return EXIT_DONE
     # before the folder: a file that cannot be read leaves nothing behind
-    model, done = build_model(cfg, device, start.found)
+    start = add_beginning(cfg, start)
+    model, done = build_model(cfg, device, start)
+    done = ([f"stage      {stage}"] if stage else []) + done
     with lock:
         if not resume:
             put_aside(out)
         roll_back(out, start)
         context.barrier()
         with run_log(out):
-            return _run_locked(cfg, out, source, schedules, model, until, start, changes, done)
+            return _run_locked(cfg, out, source, schedules, model, until, start, changes, done, stop or StopRequest())
 
 
 def _run_locked(
@@ -107,9 +120,10 @@ def _run_locked(
     start: Start,
     changes: dict[str, tuple[Any, Any]],
     done: list[str],
+    stop: StopRequest,
 ) -> int:
     prepare_folder(cfg, out, changes, fresh=not (out / "config.json").exists() or start.found is None)
-    training = build(cfg, out, source, schedules, model, until, start)
+    training = build(cfg, out, source, schedules, model, until, start, stop)
     if context.is_main():
         block = start_up_block(training, out, source, done)
         print(block)
@@ -122,7 +136,6 @@ def _run_locked(
         training.progress.close()
         if training.records is not None:
             training.records.close()
-        context.teardown()
 
 
 def checked_source(cfg: Config, world: int) -> Source:
@@ -163,9 +176,9 @@ def record_damage(source: Source, bad_samples: BadSampleLog) -> None:
             bad_samples(BadSample(name, reason))
 
 
-def put_aside(out: Path) -> None:
-    """--no-resume: rename what an earlier run left, so that nothing is lost and nothing is continued."""
-    earlier = [out / name for name in RUN_FILES if (out / name).exists()]
+def put_aside(out: Path, names: Iterable[str] = RUN_FILES, why: str = "--no-resume") -> None:
+    """Rename what an earlier run left, so that nothing is lost and nothing is continued; ``why``: the option."""
+    earlier = [out / name for name in names if (out / name).exists()]
     if not earlier or not context.is_main():
         return
     number = 1 + len(list(out.glob("before-*")))
@@ -173,7 +186,7 @@ def put_aside(out: Path) -> None:
     aside.mkdir()
     for path in earlier:
         os.rename(path, aside / path.name)
-    print(f"--no-resume: the earlier run is now in {aside}")
+    print(f"{why}: what was there before is now in {aside}")
 
 
 def prepare_folder(cfg: Config, out: Path, changes: dict[str, tuple[Any, Any]], *, fresh: bool) -> None:
@@ -203,6 +216,7 @@ def build(
     model: SSLMetaArch,
     until: int,
     start: Start,
+    stop: StopRequest,
 ) -> Training:
     """Optimizer and loader around the model, at the start of training or where a checkpoint left off."""
     optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
@@ -212,6 +226,10 @@ def build(
         load_tensors(training_tensors(model, model.checkpoint_state(), optimizer), start.found / "state")
         counters = Counters(**read_train_state(start.found)["counters"])
         counters.skipped_in_a_row = 0  # a new config may cure it; the run gets all its chances
+    elif start.beginning is not None:
+        counters = counters_after(start.beginning)
+        if cfg.start.optimizer:
+            take_over_moments(model, optimizer, start.beginning)
     workers = usable_workers(cfg.train.num_workers)
     bad_samples = BadSampleLog(out / "bad_samples.jsonl")
     record_damage(source, bad_samples)
@@ -235,7 +253,7 @@ def build(
         records=open_records(cfg, out, counters.step) if context.is_main() else None,
         progress=ProgressLine(until, counters.step, shown=context.is_main()),
         alarms=Alarms(cfg, out, schedules.total_steps) if context.is_main() else None,
-        stop=StopRequest(),
+        stop=stop,
         watchdog=Watchdog(
             out / "hang", seconds=cfg.train.watchdog_seconds, slow_seconds=cfg.train.watchdog_slow_seconds
         ),

@@ -117,11 +117,11 @@ class SSLMetaArch(nn.Module):
         if self.cfg.distillation.enabled:
             for module in self.teacher.values():
                 cast(Any, module).init_weights(generator)
-        self._copy_start_to_teachers()
+        self.copy_start_to_teachers()
         for objective in self.objectives:
             objective.init_weights()
 
-    def _copy_start_to_teachers(self) -> None:
+    def copy_start_to_teachers(self) -> None:
         """The EMA, as it is before step 0, into the teachers that begin as its copy."""
         if hasattr(self, "gram_teacher"):
             self._copy_ema_to_gram_teacher()
@@ -140,7 +140,7 @@ class SSLMetaArch(nn.Module):
             return []
         for name, module in self.model_ema.items():
             module.load_state_dict(self.student[name].state_dict())
-        self._copy_start_to_teachers()
+        self.copy_start_to_teachers()
         return report.lines()
 
     def remember_start(self, report: LoadReport | None) -> list[str]:

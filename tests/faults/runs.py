@@ -67,14 +67,16 @@ class Launcher:
         fault: str = "",
         prepare: str | None = None,
         env: dict[str, str] | None = None,
+        file: Path | None = None,
         **changes: object,
     ) -> Job:
         """Start a run of ``ranks`` processes in ``out``; ``changes`` are config keys with ``__`` for the dot.
 
-        ``flags`` come last; ``prepare``: a function of tests/faults/hooks.py, called before the run begins.
+        ``flags`` come last; ``file``: a YAML in place of the tiny run's settings; ``prepare``: a function of tests/faults/hooks.py, called before the run begins.
         """
         settings = {**SETTINGS, "train__dataset_path": self.images, "train__batch_size_per_gpu": 8 // ranks, **changes}
-        argv = ["--output-dir", str(out), *overrides(**settings), *flags]
+        words = overrides(**settings) if file is None else ["--config-file", str(file)]
+        argv = ["--output-dir", str(out), *words, *flags]
         env = {"DINOV3_FAULT": fault, **(env or {})}
         if ranks > 1:
             env |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
