@@ -18,6 +18,7 @@ from dinov3.config.dump import to_dict
 from dinov3.config.schema import Config
 from dinov3.engine.checkpoint import newest_valid, step_of
 from dinov3.engine.metrics import read_metrics
+from dinov3.engine.stage_record import read_stages
 from dinov3.eval.curves import draw_panels, panels_of
 from dinov3.features.errors import FeatureError
 
@@ -35,6 +36,9 @@ SECRET = re.compile(r"token|secret|password|api_key", re.IGNORECASE)
 def report(run: Path) -> str:
     """The page. Raises FeatureError when ``run`` has no metrics."""
     rows = read_metrics(run / "metrics.jsonl")
+    if not rows and (stages := read_stages(run)):
+        folders = ", ".join(str(run / stage.folder) for stage in stages)
+        raise FeatureError(f"{run}: a run with stages: give the folder of one: {folders}")
     if not rows:
         raise FeatureError(f"{run}: no metrics.jsonl with a line in it: not the folder of a run that trained")
     evaluations, alarms = read_metrics(run / "evaluation.jsonl"), read_metrics(run / "alarms.jsonl")

@@ -147,7 +147,7 @@ def plan_stages(stages: Sequence[Stage], out: Path, *, resume: bool) -> list[Pla
             Planned(
                 name=stage.name,
                 number=stage.number,
-                cfg=with_folders(stage.cfg, plan),
+                cfg=placed(stage, out, plan),
                 folder=folder,
                 steps=min(schedules.total_steps, stage.cfg.train.max_steps or schedules.total_steps),
                 before=before,
@@ -157,12 +157,15 @@ def plan_stages(stages: Sequence[Stage], out: Path, *, resume: bool) -> list[Pla
     return plan
 
 
-def with_folders(cfg: Config, earlier: Sequence[Planned]) -> Config:
-    """``cfg`` with the run folder in place of every ``stage:NAME``."""
-    folders = {EARLIER + stage.name: str(stage.folder) for stage in earlier}
-    start = replace(cfg.start, run=folders.get(cfg.start.run, cfg.start.run))
-    gram = replace(cfg.gram, ckpt=folders.get(cfg.gram.ckpt or "", cfg.gram.ckpt))
-    return replace(cfg, start=start, gram=gram)
+def placed(stage: Stage, out: Path, earlier: Sequence[Planned]) -> Config:
+    """The stage's config with the run folder in place of every ``stage:NAME``, and a name of its own for its records."""
+    cfg, folders = stage.cfg, {EARLIER + before.name: str(before.folder) for before in earlier}
+    return replace(
+        cfg,
+        start=replace(cfg.start, run=folders.get(cfg.start.run, cfg.start.run)),
+        gram=replace(cfg.gram, ckpt=folders.get(cfg.gram.ckpt or "", cfg.gram.ckpt)),
+        wandb=replace(cfg.wandb, name=f"{cfg.wandb.name or out.resolve().name}-{stage.name}"),
+    )
 
 
 @contextlib.contextmanager

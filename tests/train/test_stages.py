@@ -190,6 +190,22 @@ def test_the_backbone_of_the_run_is_that_of_the_last_finished_stage(
     assert all(torch.equal(a, second[name]) for name, a in load_backbone(tmp_path / "half").state_dict().items())
 
 
+def test_the_report_of_a_run_with_stages_is_that_of_a_stage(
+    reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(["report", str(reference)]) == 78
+    error = capsys.readouterr().err
+    assert f"a run with stages: give the folder of one: {reference / FOLDERS[0]}, " in error
+    assert cli(["report", str(reference / FOLDERS[1]), "--out", str(tmp_path / "report.html")]) == 0
+
+
+def test_every_stage_has_a_name_of_its_own_in_weights_and_biases(file: Path, tmp_path: Path) -> None:
+    plan = plan_stages(load_stages(file), tmp_path / "run", resume=True)
+    assert [stage.cfg.wandb.name for stage in plan] == ["run-pretrain", "run-gram", "run-high_res"]
+    plan = plan_stages(load_stages(file, ["wandb.name=mine"]), tmp_path / "run", resume=True)
+    assert [stage.cfg.wandb.name for stage in plan] == ["mine-pretrain", "mine-gram", "mine-high_res"]
+
+
 def test_a_run_without_a_finished_stage_has_no_backbone(tmp_path: Path) -> None:
     entry = '{"name": "a", "folder": "stage-1-a", "steps": 4, "finished": false, "began_from": null}'
     (tmp_path / "stages.json").write_text(f'{{"format": "dinov3-stages", "stages": [{entry}]}}')
