@@ -1,8 +1,9 @@
 """Features of a whole data set on disk, never mistaken for those of other weights, images or preprocessing.
 
-``FOLDER/<key>/`` holds one set; ``key`` is a hash of the weights, the data set, the preprocessing and what is stored.
-Shards of consecutive images are written to a temporary name, flushed and renamed; ``manifest.json`` comes last, so a
-set without it is unfinished: the next call goes on behind its last shard.
+``FOLDER/<key>/`` holds one set; ``key`` is a hash of the weights, the data set (its classes, and its files' places,
+sizes and times of writing), the preprocessing and what is stored. Shards of consecutive images are written to a
+temporary name, flushed and renamed; ``manifest.json`` comes last, so a set without it is unfinished: the next call goes
+on behind its last shard.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def set_key(extractor: FeatureExtractor, source: Source, kind: FeatureKind) -> d
     return {
         "weights": weights_digest(extractor.backbone),
         "dataset": source.fingerprint(),
+        "version": source.version(),  # two folders may hold files of the same names
         "images": len(source),
         "preprocess": extractor.preprocess.describe(),
         "compute_dtype": extractor.dtype,

@@ -42,6 +42,9 @@ class Pictures:
     def fingerprint(self) -> str:
         return "Pictures"
 
+    def version(self) -> str:
+        return self.fingerprint()
+
 
 class Trouble(Pictures):
     """What happens when the picture number ``index`` is read."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,45 @@ def test_unreadable_images_are_left_out_and_listed_and_too_many_end_the_call(tmp
     assert next(found.shards())["index"].tolist() == [0, 1, 2, 4, 5, 6, 7]
     with pytest.raises(TooManyBadSamples, match="1 of 8"):
         cached_features(extractor(seed=1), source, tmp_path / "out", FeatureKind(), quiet=True)
+
+
+def written(folder: Path, first: int) -> Path:
+    """Six grey pictures in two classes; the files have the same names and sizes whatever their greys."""
+    for i in range(6):
+        path = folder / "ab"[i % 2] / f"{i}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), first + i, np.uint8)).save(path)
+        os.utime(path, ns=(0, 0))  # as unpacked from a reproducible archive
+    return folder
+
+
+def test_folders_with_the_same_file_names_have_features_of_their_own(tmp_path: Path) -> None:
+    run, out = extractor(), tmp_path / "out"
+    for first in (10, 200):
+        source = parse_dataset(str(written(tmp_path / f"from-{first}", first)))
+        got, _ = cached_features(run, source, out, FeatureKind(), quiet=True).pooled()
+        torch.testing.assert_close(got, run.extract([source.read(i) for i in range(6)], pool="cls"))
+
+
+def test_a_picture_or_a_class_that_was_exchanged_is_noticed(tmp_path: Path) -> None:
+    run, out, folder = extractor(), tmp_path / "out", written(tmp_path / "pictures", 10)
+    table = tmp_path / "list.csv"
+    names = sorted(folder.rglob("*.bmp"))
+
+    def found() -> FeatureSet:
+        table.write_text("path,class,other\n" + "".join(f"{p},{p.parent.name},same\n" for p in names))
+        source = parse_dataset(f"FileList:path={table}:label={label}")
+        return cached_features(run, source, out, FeatureKind(), quiet=True)
+
+    label = "class"
+    before, classes = found().pooled()
+    assert classes is not None
+    assert classes.tolist() == [0, 0, 0, 1, 1, 1]
+    label = "other"
+    assert found().pooled()[1].tolist() == [0] * 6  # type: ignore[union-attr]
+    Image.fromarray(np.full((16, 16, 3), 99, np.uint8)).save(names[0])
+    after, _ = found().pooled()
+    assert (before != after).any(1).tolist() == [True] + [False] * 5
 
 
 def test_the_shard_record_is_plain_json_other_languages_can_follow(tmp_path: Path) -> None:

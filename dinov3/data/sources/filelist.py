@@ -108,6 +108,10 @@ class FileList:
         """A hash of the paths as they stand in the list."""
         return f"FileList-{self._index.facts['fingerprint']}"
 
+    def version(self) -> str:
+        """A hash of the list, the classes and the images' places, sizes and times of writing."""
+        return self._index.version(map(self.file, range(len(self))))
+
 
 def listing_of(path: Path, columns: Columns, *, confined: bool) -> Listing:
     """What the list at ``path`` holds. ``confined``: no path may be absolute or contain ``..``."""

@@ -86,6 +86,10 @@ class HDF5:
         """A hash of the datasets' shapes and the files' sizes."""
         return f"HDF5-{self._index.facts['fingerprint']}"
 
+    def version(self) -> str:
+        """A hash of the list, the classes and the files' places, sizes and times of writing."""
+        return self._index.version()
+
 
 def open_file(path: Path) -> Any:
     """For reading. A lock is asked for where the file system has them, so that a file being written is refused."""

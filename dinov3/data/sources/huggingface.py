@@ -124,6 +124,10 @@ class HuggingFace:
         """A hash of the data set's own fingerprint and its files' sizes."""
         return f"HuggingFace-{self._index.facts['fingerprint']}"
 
+    def version(self) -> str:
+        """A hash of the column, the classes and the files' places, sizes and times of writing."""
+        return f"{self.image}-{self._index.version()}"
+
 
 def arrow_files(folder: Path) -> list[Path]:
     """The data files that ``state.json`` lists. Raises DataError."""

@@ -79,6 +79,10 @@ class ImageFolder:
         """A hash of the relative paths."""
         return f"ImageFolder-{self._index.facts['fingerprint']}"
 
+    def version(self) -> str:
+        """A hash of the list, the classes and the images' places, sizes and times of writing."""
+        return f"{self._index.version(map(self.path, range(len(self))))}-{'with' if self.with_labels else 'no'}-labels"
+
 
 def read_file(path: bytes) -> bytes:
     """What is in the file. Raises OSError, and BadImage for devices, pipes and files that are too large."""

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +45,7 @@ class Index:
     arrays: Arrays
     facts: dict[str, Any]
     folder: Path | None  # None: nothing could be written
+    written: str  # a hash of the stamps
 
     @classmethod
     def open(cls, kind: str, key: str, make: Callable[[], Listing]) -> Index:
@@ -58,7 +59,20 @@ class Index:
             if kept := _load(kind, key):
                 return kept
             listing = make()
-            return cls(listing.arrays, listing.facts, _save(kind, key, listing))
+            return cls(listing.arrays, listing.facts, _save(kind, key, listing), _hash_of(listing.stamps))
+
+    def version(self, files: Iterable[bytes] | None = None) -> str:
+        """A hash of the list, and of place, size and time of writing of ``files``, or else of what the list was made from."""
+        digest = hashlib.blake2b(self.written.encode() if files is None else b"", digest_size=16)
+        digest.update(json.dumps(self.facts, sort_keys=True).encode())
+        for name in sorted(self.arrays):
+            digest.update(name.encode() + np.ascontiguousarray(self.arrays[name]).tobytes())
+        for path in files or ():
+            try:
+                digest.update(path + f" {stamp(path)}\n".encode())
+            except OSError:  # gone; whoever reads it says so
+                digest.update(path + b" -\n")
+        return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "arrays": self.arrays if self.folder is None else None}
@@ -85,6 +99,10 @@ def stamp_of(status: os.stat_result) -> Stamp:
     return [status.st_mtime_ns, status.st_size]
 
 
+def _hash_of(stamps: Mapping[str, Stamp]) -> str:
+    return hashlib.blake2b(json.dumps(sorted(stamps.items())).encode(), digest_size=16).hexdigest()
+
+
 def _load(kind: str, key: str) -> Index | None:
     """None when there is no list for ``key`` or it is out of date."""
     pointer = _pointer(kind, key)
@@ -98,7 +116,7 @@ def _load(kind: str, key: str) -> Index | None:
         arrays = _open_arrays(folder)
         if sorted(arrays) != entry["arrays"]:
             raise ValueError(f"{folder} has {sorted(arrays)}, not {entry['arrays']}")
-        return Index(arrays, entry["facts"], folder)
+        return Index(arrays, entry["facts"], folder, _hash_of(entry["stamps"]))
     except FileNotFoundError:
         return None  # nothing kept, or something listed is gone: list again
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

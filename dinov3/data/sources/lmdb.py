@@ -71,6 +71,10 @@ class LMDB:
         """A hash of the keys."""
         return f"LMDB-{self._index.facts['fingerprint']}"
 
+    def version(self) -> str:
+        """A hash of the list, the classes and the file's place, size and time of writing."""
+        return self._index.version()
+
 
 def environment(file: Path) -> Any:
     """The environment in ``file`` (a resolved path), opened once a process, again when the file has changed.

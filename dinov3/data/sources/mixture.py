@@ -90,6 +90,11 @@ class Mixture:
         text = "\n".join([*(part.fingerprint() for part in self.parts), *map(str, self.order.slots)])
         return f"Mixture-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
 
+    def version(self) -> str:
+        """A hash of the parts' versions and their shares."""
+        text = "\n".join([*(part.version() for part in self.parts), *map(str, self.order.slots)])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
     def table(self) -> list[str]:
         """A line a part: its share of the samples, its size and its name."""
         return [

@@ -89,6 +89,10 @@ class Parquet:
         """A hash of the row groups' sizes."""
         return f"Parquet-{self._index.facts['fingerprint']}"
 
+    def version(self) -> str:
+        """A hash of the list, the classes and the files' places, sizes and times of writing."""
+        return self._index.version()
+
 
 def _close(file: Any) -> None:
     file.close()

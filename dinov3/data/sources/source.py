@@ -28,7 +28,11 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """The same text for the same images in the same order."""
+        """The same text for the same images in the same order, wherever they are and whatever their classes."""
+        ...
+
+    def version(self) -> str:
+        """Another text as soon as a file was written or lies elsewhere, or a class or the order has changed."""
         ...
 
 

@@ -81,6 +81,10 @@ class Synthetic:
         """The options: they are all there is."""
         return f"Synthetic-1-n{self.n}-size{self.size}-classes{self.classes}-seed{self.seed}-near{self.near}"
 
+    def version(self) -> str:
+        """As ``fingerprint``."""
+        return self.fingerprint()
+
 
 def landscape(rng: np.random.Generator, size: int, shape: int, texture: int | None, near: int) -> Scene:
     """One scene whose object has the given shape, and texture unless that is None: chance."""

@@ -92,6 +92,10 @@ class Tar:
         """A hash of the members' names, sizes and places."""
         return f"Tar-{self._index.facts['fingerprint']}"
 
+    def version(self) -> str:
+        """A hash of the list, the classes and the shards' places, sizes and times of writing."""
+        return self._index.version()
+
 
 def listing_of(shards: list[Path]) -> Listing:
     """The images in ``shards``. Raises DataError when there are none."""
