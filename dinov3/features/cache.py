@@ -27,7 +27,7 @@ from dinov3.distributed import context
 from dinov3.engine.lock import RunLock
 from dinov3.engine.precision import DTYPES
 from dinov3.features.errors import FeatureError
-from dinov3.features.extract import FeatureExtractor, joined
+from dinov3.features.extract import FeatureExtractor, reduced
 from dinov3.features.shards import FORMATS, read_shard, shard_is_whole, write_shard
 from dinov3.features.source_images import SourceImages
 from dinov3.features.tokens import POOLS, Pool, Tokens
@@ -172,7 +172,7 @@ def _shard(
     images = SourceImages(extractor, source, rows)
     each = []
     for tokens in extractor.stream_prepared(images):
-        each.append(tokens[0])
+        each.append(reduced(tokens[0], kind.pool))
         count(1)
     count(len(images.skipped))
     tensors = _tensors(each, kind, same_grid=extractor.preprocess.size is not None)
@@ -183,16 +183,15 @@ def _shard(
     return tensors, images.skipped
 
 
-def _tensors(each: list[Tokens], kind: FeatureKind, *, same_grid: bool) -> dict[str, Tensor]:
+def _tensors(results: list[Tokens | Tensor], kind: FeatureKind, *, same_grid: bool) -> dict[str, Tensor]:
     """Pooled: ``features [n, D]``. Patches: ``cls [n, D]``, ``storage [n, R, D]``, ``grid [n, 2]`` and ``patches``:
     ``[n, P, D]``, or, when images keep their own size, one below the other ``[sum of P, D]``."""
     dtype = DTYPES[kind.dtype]
-    if not each:
+    if not results:
         return {}
-    if kind.pool != "patches":
-        pooled = joined(each, kind.pool)
-        assert isinstance(pooled, Tensor)
-        return {"features": pooled.to(dtype)}
+    each = [result for result in results if isinstance(result, Tokens)]
+    if not each:
+        return {"features": torch.cat([result for result in results if isinstance(result, Tensor)]).to(dtype)}
     patches = torch.cat([tokens.patches if same_grid else tokens.patches[0] for tokens in each])
     return {
         "cls": torch.cat([tokens.cls for tokens in each]).to(dtype),

@@ -21,6 +21,7 @@ from dinov3.features.preprocess import Picture, Preprocess
 from dinov3.features.tokens import POOLS, Pool, Tokens
 
 DEFAULT_SIZE = 224  # px: what released models are evaluated at
+WINDOW = 2  # batches
 CONVNEXT_STRIDE = 32  # px a cell of the last stage, when the model resizes to no patch of its own
 A = TypeVar("A")
 B = TypeVar("B")
@@ -54,6 +55,8 @@ class FeatureExtractor:
         self.dtype = ("bf16" if fast else "fp32") if dtype == "auto" else dtype
         self.backbone = backbone.to(self.device)
         self.preprocess = preprocess
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}: at least 1")
         self.batch_size = batch_size
         self.threads = threads or len(os.sched_getaffinity(0))
         self._forward: Callable[..., Any] = torch.compile(backbone) if compile else backbone
@@ -80,14 +83,16 @@ class FeatureExtractor:
         Order is kept. Pooled images may differ in size; with ``patches`` that is a ValueError: give a size to the
         preprocessing, or use ``extract_each``. ``normalised`` says that the tensors given are normalised already.
         """
-        return joined([layers[0] for layers in self.stream(images, normalised=normalised)], pool)
+        known(pool)
+        return joined([reduced(layers[0], pool) for layers in self.stream(images, normalised=normalised)])
 
     def extract_layers(
         self, images: Iterable[Picture] | Picture, layers: int | Sequence[int], *, pool: Pool = "patches"
     ) -> list[Tokens | Tensor]:
         """As ``extract``, after each of the last ``layers`` blocks, or of the blocks listed; normed, in rising order."""
-        each = list(self.stream(images, layers=layers))
-        return [joined([tokens[i] for tokens in each], pool) for i in range(len(each[0]))]
+        known(pool)
+        each = [[reduced(tokens, pool) for tokens in found] for found in self.stream(images, layers=layers)]
+        return [joined([parts[i] for parts in each]) for i in range(len(each[0]))]
 
     def stream(
         self,
@@ -110,7 +115,8 @@ class FeatureExtractor:
     ) -> Iterator[list[Tokens]]:
         """``stream`` for images that went through ``preprocess`` already; of none, nothing.
 
-        A batch holds images of one size; results wait until it is their turn.
+        A batch holds images of one size; results wait until it is their turn, so that at most WINDOW batches of images
+        and results are held: a size too rare to fill a batch by then goes through in a smaller one.
         """
         if self.backbone.training:
             raise ValueError("features are taken in eval mode: call .eval() first")
@@ -122,6 +128,9 @@ class FeatureExtractor:
             batch.append((position, image))
             if len(batch) == self.batch_size:
                 done |= self._run(waiting.pop(tuple(image.shape)), layers)
+            elif position - turn + 1 >= WINDOW * self.batch_size:
+                oldest = min(waiting, key=lambda shape: waiting[shape][0][0])
+                done |= self._run(waiting.pop(oldest), layers)
             while turn in done:
                 yield done.pop(turn)
                 turn += 1
@@ -205,12 +214,22 @@ def stride_of(backbone: nn.Module) -> int:
     return cast(Any, backbone).patch_size or CONVNEXT_STRIDE
 
 
-def joined(each: Sequence[Tokens], pool: Pool) -> Tokens | Tensor:
-    """Results of single images as one: pooled vectors, or the tokens of images of one grid (else a ValueError)."""
+def known(pool: str) -> None:
+    """ValueError unless ``pool`` is one."""
     if pool not in POOLS:
         raise ValueError(f"pool {pool!r}: choose {', '.join(POOLS)}")
-    if pool != "patches":
-        return torch.cat([tokens.pooled(pool) for tokens in each])
+
+
+def reduced(tokens: Tokens, pool: Pool) -> Tokens | Tensor:
+    """What is kept of an image, so that the patches of a whole data set need not be: all tokens, or its vector."""
+    return tokens if pool == "patches" else tokens.pooled(pool)
+
+
+def joined(results: Sequence[Tokens | Tensor]) -> Tokens | Tensor:
+    """Results of single images as one: pooled vectors, or the tokens of images of one grid (else a ValueError)."""
+    each = [result for result in results if isinstance(result, Tokens)]
+    if not each:
+        return torch.cat([result for result in results if isinstance(result, Tensor)])
     grids = sorted({tokens.grid for tokens in each})
     if len(grids) > 1:
         raise ValueError(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from dinov3.engine.export import write_backbone
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import class_tokens
+from dinov3.features.tokens import Tokens
 from dinov3.models.vit import DinoVisionTransformer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -50,6 +53,43 @@ def test_a_ragged_iterable_gives_every_image_what_it_gets_alone_and_keeps_the_or
         assert tokens.grid == (image.shape[1] // 8, image.shape[2] // 8)
         for got, wanted in zip(tokens[:3], alone[:3], strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def seen(taken: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda image: taken.append(image) or image  # type: ignore[func-returns-value]
+
+
+def test_at_most_two_batches_are_held_however_the_sizes_come(backbone: DinoVisionTransformer) -> None:
+    rare_first = pictures([(48, 48)] + [(16, 16)] * 60)
+    all_different = pictures([(8 * (1 + i // 8), 8 * (1 + i % 8)) for i in range(60)])
+    run = extractor(backbone, batch_size=4)
+    for images in (rare_first, all_different):
+        taken: list[Tensor] = []
+        given = most = 0
+        for (tokens,) in run.stream_prepared(map(run.preprocess, map(seen(taken), images))):
+            given += 1
+            most = max(most, len(taken) - given)
+            assert tokens.grid == tuple(side // 8 for side in images[given - 1].shape[1:])
+        assert given == len(images)
+        assert most < 8
+
+
+def test_pooled_features_do_not_keep_the_patches(
+    backbone: DinoVisionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[np.ndarray]] = []  # type: ignore[type-arg]
+    forward = FeatureExtractor._tokens
+
+    def watched(self: FeatureExtractor, images: Tensor) -> Tokens:
+        assert sum(ref() is not None for ref in alive) <= 3
+        tokens = forward(self, images)
+        array = tokens.patches.numpy().copy()  # lives as long as any slice of the tensor made of it
+        alive.append(weakref.ref(array))
+        return tokens._replace(patches=torch.from_numpy(array))
+
+    monkeypatch.setattr(FeatureExtractor, "_tokens", watched)
+    assert extractor(backbone).extract(pictures([(16, 16)] * 40), pool="cls").shape == (40, 32)
+    assert len(alive) == 10
 
 
 def test_tokens_are_the_backbones_own(backbone: DinoVisionTransformer) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,9 +61,7 @@ def test_the_loader_gives_the_joined_and_the_mixed_in_that_order(cfg: Config) ->
     writer = SampleWriter.from_config(cfg, mixed, 0, 1)
     heard: list[int] = []
     mixed.read = lambda index: heard.append(index) or Pictures().read(0)  # type: ignore[func-returns-value,method-assign,assignment]
-    import torch
-
-    writer.fill(torch.zeros(writer.layout.nbytes, dtype=torch.uint8), 64, 0, 8)
+    writer.fill(torch.zeros(writer.resolution_at(64).layout.nbytes, dtype=torch.uint8), 64, 0, 8)
     assert heard == mixed.order.samples_at(np.arange(64, 72), cfg.train.seed)[1].tolist()
 
 
