@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -31,6 +32,8 @@ from dinov3.features.extract import FeatureExtractor, reduced
 from dinov3.features.shards import FORMATS, read_shard, shard_is_whole, write_shard
 from dinov3.features.source_images import SourceImages
 from dinov3.features.tokens import POOLS, Pool, Tokens
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -82,9 +85,13 @@ class FeatureSet:
         for shard in self.manifest["shards"]:
             if not shard_is_whole(self.folder, shard):
                 raise FeatureError(
-                    f"{self.folder}/{shard['name']}: not as it was written; delete {self.folder} and run again"
+                    f"{self.folder}/{shard['name']}: not as it was written; `dinov3 features` computes it again"
                 )
             yield read_shard(self.folder, shard)
+
+    def damaged(self) -> list[str]:
+        """Names of shards that are not as they were written."""
+        return [shard["name"] for shard in self.manifest["shards"] if not shard_is_whole(self.folder, shard)]
 
     def pooled(self) -> tuple[Tensor, Tensor | None]:
         """``features [N, D]`` float32 in the order of the data set, and ``labels [N]`` when it has them."""
@@ -136,9 +143,14 @@ def cached_features(
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     out = folder / name
     if (out / MANIFEST).is_file():
-        return FeatureSet(out)
+        found = FeatureSet(out)
+        if not (damaged := found.damaged()):
+            return found
+        log.warning("%s: %s not as written: computed again", out, ", ".join(damaged))
     with RunLock(out):
         context.barrier()
+        if context.is_main():
+            (out / MANIFEST).unlink(missing_ok=True)
         shards = list(_fill(extractor, source, out, kind, quiet=quiet))
         context.barrier()
         if context.is_main():
@@ -157,13 +169,18 @@ def _fill(extractor: FeatureExtractor, source: Source, out: Path, kind: FeatureK
             name = f"{number:05d}"
             yield name
             rows = range(start, min(start + per_shard, len(source)))
-            if number % world == rank and not (out / f"{name}.json").is_file():
+            if number % world == rank and not _is_whole(out, name):
                 tensors, skipped = _shard(extractor, source, rows, kind, bar.update)
                 write_shard(
                     out, name, tensors, kind.format, {"first": start, "skipped": [asdict(bad) for bad in skipped]}
                 )
             else:
                 bar.update(len(rows))
+
+
+def _is_whole(out: Path, name: str) -> bool:
+    record = out / f"{name}.json"
+    return record.is_file() and shard_is_whole(out, json.loads(record.read_text()))
 
 
 def _shard(

@@ -61,9 +61,19 @@ def image_size(text: str) -> Literal["native", "train"] | int | tuple[int, int]:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])  # argparse turns the ValueError into its own line
 
 
+def numbered_gpu(text: str) -> torch.device:
+    """``cuda:N``; FeatureError when there is none."""
+    kind, _, number = text.partition(":")
+    if kind != "cuda" or not number.isdigit():
+        raise FeatureError(f"--device {text}: choose auto, cpu, cuda or cuda:N")
+    if int(number) >= (there := torch.cuda.device_count()):
+        raise FeatureError(f"--device {text}: torch sees {there} GPUs")
+    return torch.device(text)
+
+
 def extractor_from(args: argparse.Namespace) -> FeatureExtractor:
     """The extractor that ``add_extractor_arguments`` describe."""
-    device = context.setup(args.device) if args.device in ("auto", "cpu", "cuda") else torch.device(args.device)
+    device = context.setup(args.device) if args.device in ("auto", "cpu", "cuda") else numbered_gpu(args.device)
     try:
         return load(
             args.weights,
@@ -76,7 +86,7 @@ def extractor_from(args: argparse.Namespace) -> FeatureExtractor:
             compile=args.compile,
         )
     except ValueError as error:  # a size that the patch does not divide
-        raise FeatureError(f"--size or --max-side: {error}") from error
+        raise FeatureError(str(error)) from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -259,7 +259,7 @@ def in_threads(function: Callable[[A], B], items: Iterable[A], threads: int) -> 
 
 
 def _several(images: Iterable[Picture] | Picture) -> Iterable[Picture]:
-    single = isinstance(images, str | os.PathLike | bytes | Image.Image)
+    single = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or hasattr(images, "read")
     if isinstance(images, Tensor | np.ndarray):
         single = images.ndim <= 3  # an array of four dimensions is a batch
     return [cast(Picture, images)] if single else cast(Iterable[Picture], images)

@@ -5,10 +5,11 @@ No centre crop: positions in the features are positions in the image.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from dinov3.data.decode import decode, fit_channels, pixels_of
 
-Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Tensor
+Picture = str | os.PathLike[str] | bytes | bytearray | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor
 ROUNDING = 1e-3  # how far a float image may leave [0, 1]: bicubic resizing overshoots no further after clamping
 
 
@@ -27,7 +28,7 @@ ROUNDING = 1e-3  # how far a float image may leave [0, 1]: bicubic resizing over
 class Preprocess:
     """How images are prepared. Calling it turns one picture into ``[C, H, W]`` float32.
 
-    A picture is a path, the bytes of a file, a PIL image, uint8 pixels ``[H, W, C]`` (numpy), or a tensor
+    A picture is a path, the bytes of a file, a file opened for reading them, a PIL image, uint8 pixels ``[H, W, C]`` (numpy), or a tensor
     ``[C, H, W]`` of uint8 or of floats in [0, 1].
     """
 
@@ -39,7 +40,9 @@ class Preprocess:
     interpolation: str = "bicubic"  # as in training; "bilinear" equals the Hugging Face processor
 
     def __post_init__(self) -> None:
-        sides = (self.size, self.size) if isinstance(self.size, int) else self.size or ()
+        sides = (self.size,) if isinstance(self.size, int | float) else self.size or ()
+        if not all(isinstance(side, int) for side in sides) or (isinstance(self.size, tuple) and len(sides) != 2):
+            raise ValueError(f"size {self.size!r}: give px of a square, (height, width), or native or train to load")
         for side in sides:
             if side % self.patch or side < self.patch:
                 low = max(side // self.patch, 1) * self.patch
@@ -103,11 +106,19 @@ class Preprocess:
         if isinstance(picture, str | os.PathLike):
             with open(picture, "rb") as file:
                 pixels = decode(file.read())
-        elif isinstance(picture, bytes):
-            pixels = decode(picture)
+        elif isinstance(picture, bytes | bytearray):
+            pixels = decode(bytes(picture))
+        elif hasattr(picture, "read"):
+            pixels = decode(picture.read())
         elif isinstance(picture, Image.Image):
             pixels = pixels_of(picture)
+        elif not isinstance(picture, np.ndarray):
+            raise TypeError(
+                f"{type(picture).__name__}: an image is a path, bytes, an open file, PIL, numpy or a tensor"
+            )
         else:
+            if picture.ndim not in (2, 3) or 0 in picture.shape:
+                raise ValueError(f"a numpy image of shape {picture.shape}: give [H, W, C] or [H, W]")
             pixels = picture if picture.ndim == 3 else picture[:, :, None]
             if pixels.dtype != np.uint8:
                 raise ValueError(
@@ -120,7 +131,7 @@ class Preprocess:
         return image
 
     def _checked(self, image: Tensor) -> Tensor:
-        if image.ndim != 3:
+        if image.ndim != 3 or 0 in image.shape:
             raise ValueError(f"an image tensor of shape {tuple(image.shape)}: give [C, H, W]")
         if image.shape[0] == 1 and len(self.mean) == 3:
             image = image.expand(3, -1, -1)
@@ -130,6 +141,8 @@ class Preprocess:
         if not image.is_floating_point():
             raise ValueError(f"an image tensor of {image.dtype}: give uint8, or floats in [0, 1]")
         low, high = float(image.min()), float(image.max())
+        if not math.isfinite(low + high):
+            raise ValueError("a float image with values that are not finite")
         if not (low >= -ROUNDING and high <= 1 + ROUNDING):
             hint = (
                 "divide by 255"
@@ -141,4 +154,7 @@ class Preprocess:
 
     def _check_channels(self, image: Tensor) -> None:
         if image.shape[0] != len(self.mean):
-            raise ValueError(f"an image of {image.shape[0]} channels [C, H, W]: this backbone takes {len(self.mean)}")
+            raise ValueError(
+                f"an image of {image.shape[0]} channels: this backbone takes {len(self.mean)}; "
+                "tensors are [C, H, W], numpy arrays [H, W, C]"
+            )

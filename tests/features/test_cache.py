@@ -112,6 +112,21 @@ def test_a_damaged_shard_is_not_read(tmp_path: Path) -> None:
         found.pooled()
 
 
+@pytest.mark.usefixtures("small_shards")
+def test_what_is_damaged_or_gone_is_computed_again_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = extractor()
+    before, _ = (found := features(run, tmp_path)).pooled()
+    (found.folder / "00001.safetensors").write_bytes(b"half")
+    (found.folder / "00002.safetensors").unlink()
+    Counting.images = 0
+    after, _ = features(run, tmp_path).pooled()
+    assert Counting.images == 150 - 64
+    assert torch.equal(after, before)
+    assert "00001, 00002 not as written" in caplog.text
+
+
 def test_half_precision_halves_the_file_and_keeps_the_direction(tmp_path: Path) -> None:
     run = extractor()
     full, _ = features(run, tmp_path).pooled()

@@ -41,6 +41,10 @@ def test_the_second_call_finds_what_the_first_wrote(
         (["--data", "/nowhere"], "/nowhere"),
         (["--format", "npy", "--dtype", "bf16"], "npy has no bf16"),
         (["--preset", "nonsense"], "nonsense"),
+        (["--batch-size", "0"], "batch_size 0: at least 1"),
+        (["--compute-dtype", "fp99"], "error: dtype 'fp99'"),
+        (["--device", "cuda:99"], "cuda:99: torch sees"),
+        (["--device", "toaster"], "toaster: choose"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_leaves_nothing(

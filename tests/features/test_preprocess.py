@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +32,29 @@ def test_both_routes_of_a_gray_image_agree_and_normalising_twice_is_refused() ->
         prepare.accept_normalised(gray())
     with pytest.raises(ValueError, match="divide by 255"):
         prepare(torch.rand(3, 16, 16) * 255)
+
+
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    prepare = Preprocess(MEAN, STD, 8)
+    for picture, words in (
+        (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
+        (np.zeros((3, 8, 16), np.uint8), r"16 channels.*numpy arrays \[H, W, C\]"),
+        (torch.full((3, 8, 8), torch.nan), "not finite"),
+        (5, "int: an image is"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=words):
+            prepare(picture)  # type: ignore[arg-type]
+    for size in ("large", (32,), (32, 32, 32), 32.0):
+        with pytest.raises((ValueError, TypeError), match="size"):
+            Preprocess(MEAN, STD, 8, size)  # type: ignore[arg-type]
+
+
+def test_bytes_in_any_wrapping_are_the_file(tmp_path: Path) -> None:
+    prepare, path = Preprocess(MEAN, STD, 8), tmp_path / "a.png"
+    Image.fromarray(np.arange(16 * 24 * 3, dtype=np.uint8).reshape(16, 24, 3)).save(path)
+    content = path.read_bytes()
+    for picture in (content, bytearray(content), io.BytesIO(content)):
+        assert torch.equal(prepare(picture), prepare(path))
 
 
 @given(st.integers(1, 2000), st.integers(1, 2000), st.sampled_from([8, 14, 16]))
