@@ -21,6 +21,9 @@ def attention_maps(backbone: nn.Module, images: Tensor, layer: int = -1) -> Tens
     """
     if not isinstance(backbone, DinoVisionTransformer):
         raise ValueError("attention maps need a ViT, a ConvNeXt has no attention: use similarity maps")
+    depth = len(cast(Any, backbone.blocks))
+    if not -depth <= layer < depth:
+        raise ValueError(f"layer {layer}: the backbone has blocks 0 to {depth - 1}")
     attention = cast(Any, backbone.blocks)[layer].attn
     seen: list[Any] = []
     hook = attention.register_forward_pre_hook(lambda _, args: seen.append(args))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--test", help="labelled images to score on (default: every fifth image of each class of --train)"
     )
     parser.add_argument("--pool", default="cls", choices=POOLED)
-    parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="knn: neighbours")
-    parser.add_argument("--temperature", type=float, nargs="+", default=[0.07], help="knn: of the votes' weights")
+    parser.add_argument(
+        "--k", type=int, nargs="+", default=[10, 20, 100, 200], help="knn: neighbours (default 10 20 100 200)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, nargs="+", default=[0.07], help="knn: of the votes' weights (default 0.07)"
+    )
     parser.add_argument(
         "--learning-rates", type=float, nargs="+", default=list(LEARNING_RATES), help="linear: the grid"
     )
@@ -60,6 +65,7 @@ def execute(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.task == "logreg" and find_spec("sklearn") is None:
         raise FeatureError("logreg needs scikit-learn: pip install 'dinov3[eval]'")
+    check_numbers(args)
     sources = {text: parse_dataset(text) for text in (args.train, args.test) if text is not None}
     extractor = extractor_from(args)
     kind, cache = FeatureKind(pool=args.pool), args.cache or cache_root() / "features"
@@ -67,6 +73,9 @@ def execute(args: argparse.Namespace) -> int:
     if context.is_main():
         train, test = hold_out(sets[args.train]) if args.test is None else (sets[args.train], sets[args.test])
         test = same_classes(train, test)
+        classes = len(train.labels.unique())
+        if classes < 2:
+            raise FeatureError(f"{args.train}: all images are of one class, there is nothing to tell apart")
         try:
             scores = score(args, train, test)
         except ValueError as error:
@@ -78,7 +87,7 @@ def execute(args: argparse.Namespace) -> int:
             "train": args.train,
             "test": args.test or "every fifth image of each class of train",
             "images": {"train": len(train.labels), "test": len(test.labels)},
-            "classes": int(train.labels.max()) + 1,
+            "classes": classes,
             "pool": args.pool,
             "preprocess": extractor.preprocess.describe(),
             "scores": scores,
@@ -91,11 +100,25 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
+def check_numbers(args: argparse.Namespace) -> None:
+    """FeatureError for numbers that give a score without a meaning."""
+    for option, values, fits, wanted in (
+        ("--k", args.k, lambda v: v >= 1, "at least 1"),
+        ("--temperature", args.temperature, lambda v: 0 < v < math.inf, "above 0"),
+        ("--learning-rates", args.learning_rates, lambda v: 0 < v < math.inf, "above 0"),
+        ("--epochs", [args.epochs], lambda v: v >= 1, "at least 1"),
+    ):
+        for value in values:
+            if not fits(value):
+                raise FeatureError(f"{option} {value:g}: {wanted}")
+
+
 def score(args: argparse.Namespace, train: Labelled, test: Labelled) -> list[dict[str, Any]]:
     """One row a setting; accuracies and other scores between 0 and 1."""
     n_classes = int(max(train.labels.max(), test.labels.max())) + 1
     if args.task == "knn":
-        return [_knn(train, test, k, t, n_classes) for k in args.k for t in args.temperature]
+        found = dict.fromkeys(min(k, len(train.labels)) for k in args.k)  # no more neighbours than images
+        return [_knn(train, test, k, t, n_classes) for k in found for t in args.temperature]
     if args.task == "linear":
         probe = fit_linear(
             train.features,

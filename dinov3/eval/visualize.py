@@ -29,6 +29,8 @@ def token_colours(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     flat = patches.float().flatten(0, 1)  # [N*P, D]
     centred = flat - flat.mean(0)
+    if min(flat.shape) < 3:
+        raise ValueError(f"{len(flat)} patches of {flat.shape[1]} features: three colours need at least three of each")
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
     scores = centred @ directions[:3].T  # [N*P, 3]
     # a singular vector's sign is arbitrary: make the larger tail positive, so that pictures of two steps compare

@@ -58,10 +58,15 @@ def point(text: str) -> tuple[float, float]:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.images < 1:
+        raise FeatureError(f"--images {args.images}: at least 1")
+    if args.out.suffix.lower() != ".png":
+        raise FeatureError(f"--out {args.out}: give a file name that ends in .png")
     if args.kind == "curves":
         rows = read_metrics(args.weights / "metrics.jsonl")
         if not rows:
             raise FeatureError(f"{args.weights}: no metrics.jsonl with a line in it: give --weights a run folder")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         curves(rows, args.out, read_metrics(args.weights / "evaluation.jsonl"))
         print(args.out)
         return 0
@@ -70,10 +75,11 @@ def execute(args: argparse.Namespace) -> int:
     names, images, extractor = load_images(args)
     try:
         columns = COLUMNS[args.kind](extractor, images, args)
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise FeatureError(str(error)) from error
     mean, std = extractor.preprocess.mean, extractor.preprocess.std
     title = f"{args.kind}, {args.weights}, {images.shape[-2]}x{images.shape[-1]} px"
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     token_sheet({"image": unnormalised(images, mean, std), **columns}, names, title, args.out)
     print(args.out)
     return 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,50 @@ def test_plain_classes_are_told_apart_also_when_the_test_set_lacks_one(place: Pa
 def test_retrieval_finds_the_class_first(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(place, "retrieval", "--pool", "mean") == 0
     assert "recall@1 %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "words"),
+    [
+        ("knn", ["--k", "5", "0"], "--k 0: at least 1"),
+        ("knn", ["--temperature", "0"], "--temperature 0: above 0"),
+        ("linear", ["--learning-rates", "nan"], "--learning-rates nan"),
+        ("linear", ["--epochs", "0"], "--epochs 0"),
+    ],
+)
+def test_a_number_without_a_meaning_is_one_line(
+    place: Path, task: str, more: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(place, task, *more) == 78
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_more_neighbours_than_images_are_reported_as_what_they_are(place: Path) -> None:
+    out = place / "many.json"
+    assert evaluate(place, "knn", "--k", "20", "100", "200", "--out", str(out)) == 0
+    assert [row["k"] for row in json.loads(out.read_text())["scores"]] == [20, 36]
+
+
+def test_one_class_alone_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(place / "train" / "dark", tmp_path / "dark")
+    assert (
+        main(
+            [
+                "eval",
+                "linear",
+                "--weights",
+                str(place / "weights"),
+                "--train",
+                str(tmp_path),
+                "--cache",
+                str(place / "cache"),
+            ]
+        )
+        == 78
+    )
+    assert "one class" in capsys.readouterr().err
 
 
 def test_an_unlabelled_folder_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

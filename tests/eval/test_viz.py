@@ -33,13 +33,22 @@ def test_pictures_are_written_for_a_set_and_for_one_image(place: Path, kind: str
     assert len(picture.convert("RGB").resize((50, 50)).getcolors(2500)) > 50  # not empty
 
 
+def test_the_folder_of_the_picture_is_made_and_another_ending_is_refused(place: Path, tmp_path: Path) -> None:
+    arguments = ["viz", "pca", "--weights", str(place), "--data", str(place / "one.png"), "--out"]
+    assert main([*arguments, str(tmp_path / "new" / "x.png")]) == 0
+    assert (tmp_path / "new" / "x.png").is_file()
+    assert main([*arguments, str(tmp_path / "x.txt")]) == 78
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["pca"], "--data"),
-        (["attn", "--data", "Synthetic:n=3", "--layer", "7"], "index"),
+        (["attn", "--data", "Synthetic:n=3", "--layer", "7"], "layer 7: the backbone has blocks 0 to 0"),
         (["curves"], "metrics.jsonl"),
         (["pca", "--data", "Synthetic:n=3", "--size", "20"], "use 16 or 24"),
+        (["pca", "--data", "Synthetic:n=3", "--images", "0"], "--images 0: at least 1"),
+        (["pca", "--data", "Synthetic:n=3", "--images", "1", "--size", "8"], "1 patches of 32 features"),
     ],
 )
 def test_a_wrong_argument_is_one_line(
