@@ -12,7 +12,7 @@ from dinov3.contracts import Features
 from dinov3.models.backbone import Backbone
 
 COEFFICIENTS = 8  # of the class token and of the mean patch
-TOLERANCE = 1e-3  # relative; machines differ by 1e-5, a wrong epsilon or head count by more than 1e-2
+TOLERANCE = 1e-3  # relative; machines differ by 1e-5, another head count, RoPE base or set of weights by more than 1e-2
 CONVNEXT_STRIDE = 32  # px
 
 

@@ -46,8 +46,12 @@ def stored(model: Backbone, folder: Path) -> Path:
     return folder
 
 
+QUICK = [layout for layout in FORMATS if layout != "onnx"]  # torch's ONNX exporter takes ten seconds for any model
+SLOW = pytest.param("onnx", marks=pytest.mark.nightly)
+
+
 @pytest.mark.parametrize("build", [tiny_vit, tiny_convnext])
-@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("layout", [*QUICK, SLOW])
 def test_every_format_says_how_equal_it_is_and_comes_back(layout: str, build: Any, tmp_path: Path) -> None:
     need(layout)
     model = build()
@@ -132,7 +136,7 @@ def wrong_tokens(other: Any) -> Any:
     return lambda backbone, run, what: compare(backbone, lambda x: run(x).roll(1, 1), what)
 
 
-@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("layout", [*QUICK, SLOW])
 def test_an_export_that_gives_other_tokens_leaves_nothing(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,15 +229,16 @@ def test_parity_is_the_worst_relative_token() -> None:
     assert worst_token(a[:, :1], a) == worst_token(a * float("nan"), a) == float("inf")
 
 
-def test_onnx_weights_run_on_a_size_the_export_never_saw(tmp_path: Path) -> None:
+def test_onnxruntime_gives_the_same_tokens_also_on_a_size_the_export_never_saw(tmp_path: Path) -> None:
     need("onnx")
     import onnxruntime
 
-    model = tiny_vit(in_chans=1)
-    out = Path(export(stored(model, tmp_path / "in"), tmp_path / "m.onnx")[0])
-    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    model = tiny_vit(in_chans=1, depth=1)
+    lines = export(stored(model, tmp_path / "in"), tmp_path / "m.onnx")  # compares on three sizes itself
+    assert float(lines[1].split("equal to ")[1].split()[0]) <= 1e-5
+    session = onnxruntime.InferenceSession(lines[0], providers=["CPUExecutionProvider"])
     images = procedural_image(1, 16, 112).repeat(4, 1, 1, 1)
     cls, storage, patches = session.run(None, {"images": images.numpy()})
     found = torch.cat([torch.from_numpy(cls)[:, None], torch.from_numpy(storage), torch.from_numpy(patches)], dim=1)
     torch.testing.assert_close(found, tokens_of(model, images), rtol=0, atol=1e-5)
-    assert "onnxruntime.InferenceSession" in out.with_suffix(".md").read_text()
+    assert "onnxruntime.InferenceSession" in (tmp_path / "m.md").read_text()
