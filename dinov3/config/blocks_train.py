@@ -137,6 +137,9 @@ class CheckpointingConfig:
     on_error: Literal["abort", "warn"] = key(
         "abort", "a checkpoint that cannot be written ends the run with 74, or is tried again after the next period"
     )
+    async_save: bool = key(
+        False, "write checkpoints beside training; needs host memory for a copy of what each process holds"
+    )
     preemption_notice: float = key(
         120.0, "time between the signal to stop and the kill; a save that takes longer is warned of", unit="s", gt=0
     )

@@ -74,19 +74,19 @@ class _GatherRows(torch.autograd.Function):
         return total[start : start + ctx.n_rows], None
 
 
-def broadcast_object(value: object) -> object:
-    """Rank 0's ``value`` on every process."""
+def broadcast_object(value: object, group: Group = None) -> object:
+    """Rank 0's ``value`` on every process of ``group`` (None: all), which must hold rank 0."""
     if not is_initialized():
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=group)
     return box[0]
 
 
-def gather_objects(value: T) -> list[T]:
-    """Every process's ``value`` (small; it is pickled) on every process, by rank."""
+def gather_objects(value: T, group: Group = None) -> list[T]:
+    """Every process's ``value`` (small; it is pickled) on every process, by rank; ``group`` holds all of them too."""
     if not is_initialized():
         return [value]
     values: list[T] = [value] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values

@@ -55,6 +55,17 @@ def setup(device: str = "auto", timeout: float = 1800.0) -> torch.device:
     return chosen
 
 
+def second_group(timeout: float) -> dist.ProcessGroup | None:
+    """Another group of all processes, over the CPU, for a thread of its own: its collectives cannot mix with training's.
+
+    Every process must ask, ``teardown`` leaves it; None when alone. ``timeout`` in seconds, as in ``setup``.
+    """
+    if not is_initialized():
+        return None
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout))
+    return group
+
+
 def is_loss_of_a_peer(error: RuntimeError) -> bool:
     """Whether a collective failed because another process has ended; also asked when the group is already left."""
     lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "recvValue failed")

@@ -9,7 +9,7 @@ from typing import TypeVar
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import CheckpointException
 
-from dinov3.distributed.collectives import broadcast_object, gather_objects
+from dinov3.distributed.collectives import Group, broadcast_object, gather_objects
 from dinov3.distributed.context import is_main, rank
 
 T = TypeVar("T")
@@ -22,15 +22,18 @@ class SharedFailure(Exception):
     """What failed and, with several processes, on which; the text is one line. ``error`` is this process's own, if any."""
 
 
-def on_every(action: Callable[[], T]) -> list[T]:
-    """Run ``action`` on every process; the results by rank. Raises SharedFailure on all when it fails on one."""
+def on_every(action: Callable[[], T], group: Group = None) -> list[T]:
+    """Run ``action`` on every process; the results by rank. Raises SharedFailure on all when it fails on one.
+
+    They agree through ``group``, which holds them all; a thread beside training needs one of its own.
+    """
     result, problem = None, None
     cause: BaseException | None = None
     try:
         result = action()
     except FAILURES as error:
         cause, problem = error, in_one_line(error)
-    outcomes = gather_objects((result, problem))
+    outcomes = gather_objects((result, problem), group)
     for number, (_, text) in enumerate(outcomes):
         if text is not None:
             where = f"process {number}: " if len(outcomes) > 1 else ""
@@ -38,9 +41,9 @@ def on_every(action: Callable[[], T]) -> list[T]:
     return [value for value, _ in outcomes]  # type: ignore[misc]
 
 
-def on_main(action: Callable[[], T]) -> T:
+def on_main(action: Callable[[], T], group: Group = None) -> T:
     """Run ``action`` on the main process; its result everywhere. Raises SharedFailure on all when it fails."""
-    return on_every(lambda: action() if is_main() else None)[0]  # type: ignore[return-value]
+    return on_every(lambda: action() if is_main() else None, group)[0]  # type: ignore[return-value]
 
 
 def same_fate(action: Callable[[], T], kinds: tuple[type[Exception], ...]) -> T:

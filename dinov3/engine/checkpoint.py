@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from dinov3.distributed.collectives import broadcast_object
+from dinov3.distributed.collectives import Group, broadcast_object
 from dinov3.distributed.context import is_main, rank, world_size
 from dinov3.engine import manifest
 from dinov3.engine.agreement import SharedFailure, in_one_line, on_every, on_main
@@ -101,12 +101,16 @@ def newest_valid(run: Path) -> Path | None:
 
 
 class Checkpointer:
-    """Writes and prunes the checkpoints of one run. Every process calls ``save``; what fails on one fails on all."""
+    """Writes and prunes the checkpoints of one run. Every process calls ``save``; what fails on one fails on all.
 
-    def __init__(self, run: Path, *, max_to_keep: int | None, keep_every: int | None) -> None:
+    ``save`` speaks to the other processes through ``group`` alone, so a thread with a group of its own may call it.
+    """
+
+    def __init__(self, run: Path, *, max_to_keep: int | None, keep_every: int | None, group: Group = None) -> None:
         self.folder = run / "ckpt"
         self.max_to_keep = max_to_keep
         self.keep_every = keep_every
+        self.group = group
         self._whole: set[str] = set()  # checkpoints this process has written or looked at
         try:
             on_main(self._clear)
@@ -133,22 +137,23 @@ class Checkpointer:
         started = time.perf_counter()
         final = self.folder / f"step-{step:08d}"
         # An attempt has a name of its own: a process of an earlier one that still hangs somewhere cannot write into it.
-        temporary = self.folder / f".tmp-{step:08d}.{broadcast_object(f'{os.getpid()}-{time.time_ns():x}')}"
+        attempt = broadcast_object(f"{os.getpid()}-{time.time_ns():x}", self.group)
+        temporary = self.folder / f".tmp-{step:08d}.{attempt}"
         try:
-            if on_main(lambda: final.exists() and problem_with(final) is None):
+            if on_main(lambda: final.exists() and problem_with(final) is None, self.group):
                 return Saved(final, time.perf_counter() - started, _size(final))
-            on_main(lambda: self._open(temporary, _bytes_of(tensors)))
-            on_every(lambda: save_tensors(tensors, temporary / "state"))
-            files = on_every(lambda: _seal_own(temporary / "state", step))
+            on_main(lambda: self._open(temporary, _bytes_of(tensors)), self.group)
+            on_every(lambda: save_tensors(tensors, temporary / "state", self.group), self.group)
+            files = on_every(lambda: _seal_own(temporary / "state", step), self.group)
             merged = {k: v for part in files for k, v in part.items()}
-            on_main(lambda: self._commit(temporary, final, step, merged, info, write_extras))
+            on_main(lambda: self._commit(temporary, final, step, merged, info, write_extras), self.group)
         except SharedFailure as error:
             if is_main():
                 shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(f"{final}: not saved: {error}") from error
         seconds = time.perf_counter() - started
         try:
-            on_main(lambda: self._prune(newest=final))
+            on_main(lambda: self._prune(newest=final), self.group)
         except SharedFailure as error:
             log.warning("old checkpoints in %s stay: %s", self.folder, error)
         return Saved(final, seconds, _size(final))
@@ -235,15 +240,16 @@ def _megabytes(size: int) -> str:
 
 
 def _quiet_dcp(function: Callable[..., Any], *args: Any, alone: bool = False, **kwargs: Any) -> None:
-    with warnings.catch_warnings():
-        # One process without a group is a supported way to run here, not a mistake to warn of.
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        function(*args, no_dist=alone or world_size() == 1, **kwargs)
+    # One process without a group is a supported way to run here, not a mistake to warn of. The filter stays:
+    # ``catch_warnings`` swaps a list that all threads share.
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+    function(*args, no_dist=alone or world_size() == 1, **kwargs)
 
 
-def save_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], folder: Path, group: Group = None) -> None:
     """Write tensors (plain or sharded) as safetensors shards, one file a process."""
-    _quiet_dcp(dcp.save, tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    _quiet_dcp(dcp.save, tensors, storage_writer=writer, process_group=group)
 
 
 def load_tensors(tensors: dict[str, Tensor], folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from dinov3.data.loader import CropLoader
 from dinov3.distributed.collectives import all_reduce_mean, all_reduce_min
 from dinov3.distributed.context import rank
 from dinov3.distributed.shard import local
+from dinov3.engine.background import Background
+from dinov3.engine.checkpoint import Saved
 from dinov3.engine.faults import Point, hit
 from dinov3.engine.metrics import ProgressLine
 from dinov3.engine.optim import apply_schedules, clip_per_submodule
@@ -71,6 +73,9 @@ class Training:
     counters: Counters = field(default_factory=Counters)
     began: int = 0  # the first step of this start
     figures: dict[str, float] = field(default_factory=dict)  # to go into the next line of metrics
+    step_seconds: float = 0.0  # of the last step
+    saving: Background[Saved] = field(default_factory=Background)  # the save beside training
+    on_saved: Callable[[], None] = lambda: None  # called after a step, once that save has ended on every process
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class StepResult:
     terms: dict[str, Tensor | float]  # every loss term and gradient norm, by its name in metrics.jsonl
     taken: bool  # False: skipped, nothing has changed
     stop: bool  # a process was asked to stop
+    saved: bool  # a save beside training has ended on every process
 
 
 def train_step(
@@ -91,6 +97,7 @@ def train_step(
     iteration: int,
     clip_grad: float | None,
     stop_requested: bool = False,
+    save_ended: bool = False,
 ) -> StepResult:
     """The batches of one step through the model.
 
@@ -106,11 +113,11 @@ def train_step(
     if hit(Point.GRADIENT, iteration):
         local(next(p.grad for p in model.student.parameters() if p.grad is not None)).view(-1)[:1] = torch.inf
     norms = clip_per_submodule(model.student, clip_grad)
-    finite, stop = _agree(loss, norms, stop_requested)
+    finite, stop, saved = _agree(loss, norms, stop_requested, save_ended)
     if finite:
         optimizer.step()
         model.after_step(iteration, now.momentum)
-    return StepResult(loss, terms | {f"{name}_grad_norm": norm for name, norm in norms.items()}, finite, stop)
+    return StepResult(loss, terms | {f"{name}_grad_norm": norm for name, norm in norms.items()}, finite, stop, saved)
 
 
 def train(run: Training, until: int) -> bool:
@@ -119,7 +126,7 @@ def train(run: Training, until: int) -> bool:
     window = _Window(run)
     loader = iter(run.loader)
     while counters.step < until:
-        step = counters.step
+        step, began = counters.step, time.perf_counter()
         # the first steps of a start may compile
         run.watchdog.beat(lambda: _occupation(run), slow=step < run.began + 2)
         batches = [next(loader) for _ in range(cfg.train.gradient_accumulation_steps)]
@@ -135,6 +142,7 @@ def train(run: Training, until: int) -> bool:
             iteration=step,
             clip_grad=cfg.optim.clip_grad,
             stop_requested=run.stop.signal_name is not None,
+            save_ended=run.saving.ended,
         )
         if result.taken:
             counters.skipped_in_a_row = 0
@@ -145,19 +153,24 @@ def train(run: Training, until: int) -> bool:
         run.progress.step()
         if step % cfg.train.log_every == 0 or counters.step == run.until:
             _write_metrics(run, step, result, window.close(run))
+        run.step_seconds = time.perf_counter() - began
+        if result.saved:
+            run.on_saved()
         if result.stop and counters.step < run.until:
             return False
     return True
 
 
-def _agree(loss: Tensor, norms: dict[str, Tensor], stop_requested: bool) -> tuple[bool, bool]:
-    """Whether loss and gradients are finite on every process, and whether any process was asked to stop.
+def _agree(loss: Tensor, norms: dict[str, Tensor], stop_requested: bool, save_ended: bool) -> tuple[bool, bool, bool]:
+    """Whether loss and gradients are finite on every process, whether any process was asked to stop, and whether a save
+    has ended on every one.
 
     This is the loop's one wait for the device.
     """
     finite = torch.stack([torch.isfinite(loss), *[torch.isfinite(n) for n in norms.values()]]).all().float()
-    both = all_reduce_min(torch.stack([finite, torch.full_like(finite, -float(stop_requested))])).tolist()
-    return both[0] > 0, both[1] < 0
+    flags = [torch.full_like(finite, -float(stop_requested)), torch.full_like(finite, float(save_ended))]
+    lowest = all_reduce_min(torch.stack([finite, *flags])).tolist()
+    return lowest[0] > 0, lowest[1] < 0, lowest[2] > 0
 
 
 def _occupation(run: Training) -> str:

@@ -317,11 +317,15 @@ def start_up_block(training: Training, out: Path, source: Source, done: list[str
 
 def train_and_save(training: Training, out: Path, until: int) -> int:
     """Train to the end, stopping to save and to look at the backbone when due."""
+    with contextlib.closing(Saver(training, out)) as saver:
+        return _train_and_save(training, saver, out, until)
+
+
+def _train_and_save(training: Training, saver: Saver, out: Path, until: int) -> int:
     cfg, counters = training.cfg, training.counters
     period = cfg.checkpointing.period
     looks = cfg.evaluation
     periods = (period, looks.knn.period, looks.drift.period, looks.pictures_period)
-    saver = Saver(training, out)
     look(training, out)
     while counters.step < until:
         if reason := forgotten(training, out):

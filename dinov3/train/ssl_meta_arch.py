@@ -372,13 +372,14 @@ class SSLMetaArch(nn.Module):
             done += self.da3_teacher.prepare(compiled=self.cfg.train.compile)
         return done
 
-    def whole_ema_backbone(self, device: torch.device | str) -> nn.Module | None:
-        """The EMA backbone, gathered on the main process's ``device`` when it is sharded; then None on the others.
+    def whole_ema_backbone(self, device: torch.device | str, *, copy: bool = False) -> nn.Module | None:
+        """The EMA backbone; when it is sharded or a ``copy`` is wanted, a new one on the main process's ``device`` and None
+        on the others.
 
         Every process must call it.
         """
         backbone = self.model_ema["backbone"]
-        if not self.parallel.shards:
+        if not self.parallel.shards and not copy:
             return backbone
 
         def empty() -> nn.Module:

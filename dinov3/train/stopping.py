@@ -31,6 +31,7 @@ def forgotten(training: Training, out: Path) -> str | None:
 def stop_forgetting(training: Training, saver: Saver, reason: str) -> None:
     """Save and end; the same command comes to the same end until the limit is changed."""
     step = training.counters.step
+    saver.collect(on_failure="the state is saved again now")
     if not (saver.checkpointer.folder / f"step-{step:08d}").exists():
         saver.save(must=True)
     training.progress.close()

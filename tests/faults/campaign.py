@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -20,7 +20,7 @@ from tests.faults.runs import Launcher, assert_same, history, launcher
 KILLS = 3
 
 
-def trial(runs: Launcher, out: Path, reference: Path, seed: int, *, ranks: int = 1) -> int:
+def trial(runs: Launcher, out: Path, reference: Path, seed: int, *, ranks: int = 1, **changes: Any) -> int:
     """One run, killed ``KILLS`` times; AssertionError unless it equals ``reference``. Returns the losses compared.
 
     A kill comes a random time after the start, anywhere in the time that a whole run takes: while the model is built, in
@@ -30,7 +30,7 @@ def trial(runs: Launcher, out: Path, reference: Path, seed: int, *, ranks: int =
     kills = 0
     while kills < KILLS:
         began = time.monotonic()
-        job = runs.start(out, ranks=ranks)
+        job = runs.start(out, ranks=ranks, **changes)
         time.sleep(dice.uniform(0.1, 1.0) * longest)
         victims = job.pids if dice.random() < 0.5 else [dice.choice(job.pids)]
         for pid in victims:
@@ -42,7 +42,7 @@ def trial(runs: Launcher, out: Path, reference: Path, seed: int, *, ranks: int =
         else:  # it had finished before: a new run
             assert_same(out, reference)
             out, longest = out.with_name(f"{out.name}-again"), min(longest, time.monotonic() - began)
-    assert runs.run(out, ranks=ranks) == [0] * ranks
+    assert runs.run(out, ranks=ranks, **changes) == [0] * ranks
     assert_same(out, reference)
     return len(history(out))
 

@@ -24,7 +24,7 @@ from dinov3.engine.metrics import read_metrics
 from dinov3.engine.state import digest
 from tests.train.tiny import overrides
 
-MEASURED = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_bytes")
+MEASURED = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_blocked_seconds", "checkpoint_bytes")
 PERIOD = 3
 KEEP = 2
 SETTINGS = {

@@ -21,7 +21,7 @@ from dinov3.train import loop
 from dinov3.train.command import main
 from tests.train.tiny import TOTAL_STEPS, command
 
-TIMES = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_bytes")
+TIMES = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_blocked_seconds", "checkpoint_bytes")
 
 
 @pytest.fixture(scope="module")
