@@ -199,3 +199,15 @@ def held_save() -> None:
         return real(self, step, *args)
 
     checkpoint.Checkpointer.save = save  # type: ignore[method-assign]
+
+
+def slow_step() -> None:
+    """Step 2, after which comes a save, takes 1.6 s longer."""
+    real = loop.train_step
+
+    def train_step(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["iteration"] == 2:
+            time.sleep(1.6)
+        return real(*args, **kwargs)
+
+    loop.train_step = train_step

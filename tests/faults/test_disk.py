@@ -75,3 +75,10 @@ def test_every_save_is_measured_and_one_that_is_too_slow_for_the_notice_is_warne
     log = (out / "run.log").read_text()
     assert log.count("longer than checkpointing.preemption_notice") == 1
     assert log.count(" MB in ") == 3
+
+
+def test_the_notice_must_also_cover_the_step_under_way(runs: Launcher, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = {"checkpointing__preemption_notice": 1.5, "train__max_steps": 4}
+    assert runs.run(out, prepare="tests.faults.hooks:slow_step", **options) == [0]
+    assert "a step and a checkpoint take " in (out / "run.log").read_text()
