@@ -101,6 +101,7 @@ def run(
     start = add_beginning(cfg, start)
     model, done = build_model(cfg, device, start)
     done = ([f"stage      {stage}"] if stage else []) + done
+    done += [f"changed    {key}: {old!r} -> {new!r} since the start" for key, (old, new) in changes.items()]
     with lock:
         if not resume:
             put_aside(out)
@@ -204,8 +205,6 @@ def prepare_folder(cfg: Config, out: Path, changes: dict[str, tuple[Any, Any]], 
         history.mkdir(exist_ok=True)
         number = 1 + len(list(history.glob("*.yaml")))
         (history / f"{number:04d}.yaml").write_text(to_yaml(cfg))
-        for key, (old, new) in changes.items():
-            log.info("config changed since the start: %s: %r -> %r", key, old, new)
 
 
 def build(

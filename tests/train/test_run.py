@@ -177,9 +177,13 @@ def test_a_run_is_not_continued_as_another_one(
     assert sorted(reference.rglob("*")) == before
 
 
-def test_what_may_change_is_written_to_the_history(tmp_path: Path) -> None:
+def test_what_may_change_is_said_and_written_to_the_history(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(tmp_path, train__max_steps=2)) == 0
-    assert main(command(tmp_path, train__max_steps=4)) == 0
+    assert "changed" not in capsys.readouterr().out
+    assert main(command(tmp_path, train__max_steps=4, optim__lr=0.002)) == 0
+    changed = "  changed    optim.lr: 0.001 -> 0.002 since the start\n"
+    assert changed in capsys.readouterr().out
+    assert changed in (tmp_path / "run.log").read_text()
     assert "max_steps: 4" in (tmp_path / "config_history" / "0001.yaml").read_text()
     assert "max_steps: 2" in (tmp_path / "config.yaml").read_text()
 
