@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,21 @@ def test_a_streak_of_skipped_steps_is_named_at_once_and_a_single_one_is_not(tmp_
 def test_it_speaks_again_only_after_it_was_well(tmp_path: Path) -> None:
     ill, well = rows(cls_spread=0.01)[10:20], rows()[10:13]
     assert len(spoken(tmp_path, ill + well + ill)) == 2
+
+
+def test_a_rule_broken_now_and_then_speaks_ever_more_rarely(tmp_path: Path) -> None:
+    flapping = [row for _ in range(300) for row in rows(6, data_wait=0.3) + rows(1)]  # six lines too slow, one in time
+    steps = [step for step, _ in spoken(tmp_path, [{**row, "iteration": 200 + i} for i, row in enumerate(flapping)])]
+    assert steps[0] == 204
+    assert 6 <= len(steps) <= 8, "of 300 times"
+    pauses = [b - a for a, b in pairwise(steps)]
+    assert all(pause >= 10 * 2**n for n, pause in enumerate(pauses))
+
+
+def test_what_is_wrong_when_the_pause_ends_is_said_then(tmp_path: Path) -> None:
+    ill, well = rows(cls_spread=0.01), rows(1)
+    logged = [{**row, "iteration": 200 + i} for i, row in enumerate(ill[:3] + well + ill)]
+    assert [step for step, _ in spoken(tmp_path, logged)] == [202, 212]
 
 
 @pytest.mark.parametrize(
