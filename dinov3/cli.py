@@ -151,6 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `dinov3 models | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as shells have it
     return code
 
 

@@ -50,3 +50,14 @@ def test_a_bad_config_is_reported_in_one_line_before_torch_is_loaded(tmp_path: P
     assert done.stderr.startswith("error: command line: optim.lr: -1")
     assert done.stderr.count("\n") == 1
     assert not out.exists()
+
+
+def test_ctrl_c_is_one_word_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dinov3.config.explain.explain", interrupted)
+    assert cli.main(["config", "explain", "optim"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
