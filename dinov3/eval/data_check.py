@@ -12,7 +12,7 @@ from dinov3.config.errors import EXIT_DONE
 from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.data.errors import DataError, TooManyBadSamples
-from dinov3.data.sources import Source, parse_dataset
+from dinov3.data.sources import Source, open_dataset
 
 REPORT, SHEET = "report.json", "crops.png"
 
@@ -42,9 +42,12 @@ def execute(args: argparse.Namespace) -> int:
     for name, least in (("limit", 1), ("workers", 0), ("seed", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise DataError(f"--{name} {value}: must be at least {least}")
-    cfg = load_config(args.config_file, args.opts)
-    cfg = replace(cfg, train=replace(cfg.train, dataset_path=args.dataset))
-    source = parse_dataset(args.dataset)
+    if args.dataset.startswith("["):  # a list is YAML, as on the command line of training
+        cfg = load_config(args.config_file, [*args.opts, f"train.dataset_path={args.dataset}"])
+    else:
+        cfg = load_config(args.config_file, args.opts)
+        cfg = replace(cfg, train=replace(cfg.train, dataset_path=args.dataset))
+    source = open_dataset(cfg.train.dataset_path)
     if len(source) == 0:
         raise DataError(f"{args.dataset}: contains no images")
     if args.out is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source, parse_dataset
 from dinov3.engine.metrics import read_metrics
 from dinov3.eval.attention import attention_maps, similarity_map
@@ -93,7 +94,10 @@ def load_images(args: argparse.Namespace) -> tuple[list[str], Tensor, FeatureExt
     if len(extractor.preprocess.mean) != 3:
         raise FeatureError("pictures are made of RGB images; this backbone takes other channels")
     if source is None:
-        return [single.stem[:24]], extractor.preprocess(single)[None], extractor
+        try:
+            return [single.stem[:24]], extractor.preprocess(single)[None], extractor
+        except BadImage as error:
+            raise FeatureError(f"{single}: {error}") from error
     step = max(1, len(source) // args.images)
     several = SourceImages(extractor, source, range(0, len(source), step)[: args.images])
     images = list(several)

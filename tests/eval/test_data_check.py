@@ -105,3 +105,14 @@ def test_a_word_that_is_no_override_is_refused(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         cli.main(["data", "check", SCENES, "--workers", "0", "--fast"])
     assert "unrecognized arguments: --fast" in capsys.readouterr().err
+
+
+def test_a_list_of_data_sets_is_examined_as_training_would_open_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = f"[{{path: {folder}, weight: 1}}, {{path: 'Synthetic:n=20:size=64', weight: 3}}]"
+    out = tmp_path / "out"
+    assert cli.main(["data", "check", listed, "--workers", "0", "--out", str(out), *CROPS]) == 0
+    assert "30 images" in capsys.readouterr().out
+    assert json.loads((out / "report.json").read_text())["readable"] == 29
+    assert (out / "crops.png").exists()

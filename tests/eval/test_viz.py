@@ -59,3 +59,14 @@ def test_a_wrong_argument_is_one_line(
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
+
+
+def test_an_image_that_cannot_be_read_is_one_line_with_its_name(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "page.jpg").write_text("<html>")
+    arguments = ["--weights", str(place), "--data", str(tmp_path / "page.jpg"), "--out", str(tmp_path / "x.png")]
+    assert main(["viz", "pca", *arguments]) == 78
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/page.jpg: UnidentifiedImageError")
+    assert error.count("\n") == 1
