@@ -13,7 +13,7 @@ from dinov3.config.schema import Config
 from dinov3.contracts import Features
 from dinov3.features.extract import load
 from dinov3.models.backbone import Backbone
-from utility.da3_backbone import resample_tokens
+from dinov3.models.token_grid import resample_tokens
 
 Grid = tuple[int, int]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ EPILOG = """\
 The same command run again continues the run; a finished run says so and ends with 0.
 exit codes: 0 done, 70 too many non-finite steps, 71 below a limit of evaluation.*, saved, 74 checkpoint or file error, 75 folder in use, 78 config or data, 79 hang, 85 stopped and saved
 """
+
+LAST_TO_START = 10  # seconds between the first and the last process of a machine to read the config, at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +92,8 @@ def fail(error: Exception, code: int) -> int:
     """
     if not said_elsewhere(error):
         print(f"error: {error}", file=sys.stderr)
+    elif "torch" not in sys.modules:
+        time.sleep(LAST_TO_START)  # torchrun ends all as soon as one has ended; this one must not be the first
     return code
 
 
