@@ -51,8 +51,8 @@ def read_stored(source: Source, index: int) -> Stored:
     """The image at ``index`` as its source stores it. Raises BadImage."""
     try:
         return source.read(index)
-    except OSError as error:
-        raise BadImage(f"{type(error).__name__}: {error}") from error
+    except OSError as error:  # its words without the path, which every message names already
+        raise BadImage(f"{type(error).__name__}: {error.strerror or error}") from error
 
 
 def to_pixels(stored: Stored) -> Pixels:

@@ -11,6 +11,7 @@ from dinov3.data.bad_samples import BadSample
 from dinov3.data.decode import read_image
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source
+from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor, in_threads
 
 
@@ -36,7 +37,10 @@ class SourceImages:
             pixels = read_image(self._source, index)
         except BadImage as error:
             return BadSample(self._source.name(index), str(error))
-        return self._extractor.preprocess(pixels)
+        try:
+            return self._extractor.preprocess(pixels)
+        except ValueError as error:  # channels the backbone does not take
+            raise FeatureError(f"{self._source.name(index)}: {error}") from error
 
 
 def class_tokens(extractor: FeatureExtractor, source: Source, indices: Sequence[int]) -> tuple[Tensor, Tensor]:

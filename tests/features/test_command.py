@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -55,3 +57,17 @@ def test_a_wrong_argument_is_one_line_and_leaves_nothing(
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["features", "viz"])
+def test_images_of_other_channels_are_one_line_that_names_the_first(
+    weights: str, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(tmp_path / "five.h5", "w") as file:
+        file["images"] = np.zeros((4, 20, 20, 5), np.uint8)
+    words = ["viz", "pca", "--size", "16", "--out", str(tmp_path / "x.png")]
+    words = words if command == "viz" else ["features", "--out", str(tmp_path / "out")]
+    assert main([*words, "--weights", weights, "--data", str(tmp_path / "five.h5")]) == 78
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {tmp_path}/five.h5")
+    assert "an image of 5 channels: this backbone takes 3" in error
