@@ -323,7 +323,7 @@ def test_a_source_may_give_bytes_or_pixels() -> None:
 
 
 def test_a_file_that_is_gone_and_pixels_of_another_type_are_bad_images() -> None:
-    with pytest.raises(BadImage, match="^FileNotFoundError: gone$"):
+    with pytest.raises(BadImage, match=r"^FileNotFoundError: gone$"):
         read_image(OneImage(FileNotFoundError(2, "gone", "/set/a.jpg")), 0)
     with pytest.raises(BadImage, match="float32"):
         read_image(OneImage(RAMP.astype(np.float32)), 0)
