@@ -148,12 +148,12 @@ def convnext_gradients(folder: Path) -> None:
 
 def one_process_has_no_data(folder: Path) -> None:
     """The command on two processes, the second of which cannot open the data set: exit code and stderr of each."""
-    said = io.StringIO()
+    said, rank = io.StringIO(), context.rank()  # the command leaves the group
     with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stderr(said):
-        if context.rank() == 1:
+        if rank == 1:
             patched.setattr(run, "checked_source", lambda *_: parse_dataset("/nowhere"))
         code = main(command(folder / "no-data", **SAME))
-    (folder / f"no-data-{context.rank()}.txt").write_text(f"{code} {said.getvalue()}")
+    (folder / f"no-data-{rank}.txt").write_text(f"{code} {said.getvalue()}")
 
 
 def depth_anything_tokens(folder: Path) -> None:
