@@ -98,6 +98,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds a table; WeightsError for anything else."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

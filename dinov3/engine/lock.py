@@ -19,7 +19,7 @@ STALE = 3  # so many without one, and the holder is gone
 
 
 class RunLocked(Exception):
-    """Another process is training in this folder."""
+    """Another process is at work in this folder: it trains, or writes features."""
 
 
 class RunLock:
@@ -52,7 +52,9 @@ class RunLock:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             owner = os.read(handle, 200).decode(errors="replace").strip()
-            raise RunLocked(f"{self.path.parent}: {owner} is training here; use another --output-dir") from error
+            raise RunLocked(
+                f"{self.path.parent}: {owner} is at work here: wait for it, or use another folder"
+            ) from error
 
     def __enter__(self) -> RunLock:
         same_on_all(self._acquire, RunLocked)
@@ -91,7 +93,9 @@ class RunLock:
             if now is None:
                 return
             if now != before:
-                raise RunLocked(f"{self.path.parent}: a process on {owner} is training here; use another --output-dir")
+                raise RunLocked(
+                    f"{self.path.parent}: a process on {owner} is at work here: wait for it, or use another folder"
+                )
 
     def _read_lease(self) -> str | None:
         try:

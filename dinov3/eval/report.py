@@ -26,7 +26,8 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1180px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}p{margin:.3rem 0}.muted{color:#7b8794}
 table{border-collapse:collapse;font-size:.9rem}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #e4e7eb}
-td.n{text-align:right;font-variant-numeric:tabular-nums}svg,img{max-width:100%;height:auto}code,pre{font-size:.85rem}
+td.n{text-align:right;font-variant-numeric:tabular-nums}td{overflow-wrap:anywhere}svg,img{max-width:100%;height:auto}
+.wide{overflow-x:auto}.wide svg{min-width:900px}code,pre{font-size:.85rem}
 pre{background:#f5f7fa;padding:.8rem;overflow:auto}.alarm{border-left:4px solid #d64545;padding:.4rem .8rem;background:#fdf2f2;margin:.4rem 0}
 .tiles{display:flex;flex-wrap:wrap;gap:1.5rem;margin:1rem 0}.tiles b{display:block;font-size:1.4rem}
 """
@@ -48,7 +49,7 @@ def report(run: Path) -> str:
         _tiles(rows, evaluations),
         _alarms(alarms),
         "<h2>Curves</h2>",
-        _svg(rows, evaluations),
+        f'<div class="wide">{_svg(rows, evaluations)}</div>',
         _pictures(run),
         _evaluations(evaluations),
         _config(run),

@@ -102,6 +102,8 @@ def run(
     model, done = build_model(cfg, device, start)
     done = ([f"stage      {stage}"] if stage else []) + done
     done += [f"changed    {key}: {old!r} -> {new!r} since the start" for key, (old, new) in changes.items()]
+    if model.head_warmup_steps >= until:
+        done.append(f"heads      the run ends at step {until}, so the backbone never trains: lower head_warmup.steps")
     with lock:
         if not resume:
             put_aside(out)

@@ -137,6 +137,13 @@ def test_only_tables_of_finite_floats_are_weights(content: object, tmp_path: Pat
         load_backbone(tmp_path / "x.pth")
 
 
+def test_weights_without_their_description_are_refused_by_its_name(tmp_path: Path) -> None:
+    write_backbone(tmp_path, tiny_vit(), PREPROCESS)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(WeightsError, match=r"config\.json: no such file"):
+        load_backbone(tmp_path)
+
+
 def test_a_folder_that_holds_no_backbone_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"no backbone\.safetensors in it"):
         load_backbone(tmp_path)

@@ -50,6 +50,7 @@ def test_the_page_has_every_part_and_needs_nothing_else(page: Path) -> None:
     parser = Balance()
     parser.feed(content)
     assert parser.open == []
+    assert '<div class="wide"><svg' in content  # a narrow window scrolls the curves instead of shrinking their letters
     for words in (
         "a <b> run",
         "alarm at step 3, <collapse>",

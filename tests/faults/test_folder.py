@@ -37,7 +37,7 @@ def test_f13_a_second_run_in_the_same_folder_is_turned_away_and_a_killed_one_fre
     before = files(out)
     second = runs.start(out, ranks=ranks)
     assert second.wait() == [75] * ranks
-    owner = f"process {first.pids[0]} on {socket.gethostname()} is training here"
+    owner = f"process {first.pids[0]} on {socket.gethostname()} is at work here"
     assert second.text().count(owner) == 1, "said by one process"
     assert files(out) == before
     first.signal(signal.SIGKILL)
@@ -63,7 +63,7 @@ def test_f13_a_holder_on_another_machine_is_seen_by_its_sign_of_life(
     lease.write_text("node-7\n123 0\n")
     holder = threading.Thread(target=elsewhere)
     holder.start()
-    with pytest.raises(RunLocked, match="a process on node-7 is training here"), RunLock(tmp_path):
+    with pytest.raises(RunLocked, match="a process on node-7 is at work here"), RunLock(tmp_path):
         pass
     alive.set()
     holder.join()

@@ -52,10 +52,13 @@ WARMUP: dict[str, object] = {"head_warmup__when": "always", "head_warmup__steps"
 def test_in_a_head_warmup_backbone_and_its_ema_stand_still(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = start_of()
     assert main(command(tmp_path, train__max_steps=3, **WARMUP)) == 0
-    assert "train alone for 3 steps (head_warmup.when=always)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "train alone for 3 steps (head_warmup.when=always)" in said
+    assert "the run ends at step 3, so the backbone never trains" in said
     assert not {name for name in moved(tmp_path, start) if ".backbone." in name}
     assert {"student.dino_head.mlp.0.weight", "model_ema.ibot_head.mlp.0.weight"} <= moved(tmp_path, start)
     assert main(command(tmp_path, train__max_steps=4, **WARMUP)) == 0
+    assert "never trains" not in capsys.readouterr().out
     assert {f"{side}.backbone.blocks.0.attn.qkv.weight" for side in ("student", "model_ema")} <= moved(tmp_path, start)
 
 
