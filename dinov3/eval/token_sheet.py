@@ -17,6 +17,7 @@ from dinov3.eval.visualize import INK, MUTED
 
 MASK_COLOUR, MASK_OPACITY = (0.90, 0.27, 0.55), 0.75  # rare in photographs, and lets what is hidden shine through
 TILE, SIDE, TOP = 1.9, 0.25, 0.46  # inches: a tile, the rows' labels, title and headings
+MOST_STRETCHED = 3  # beyond that a tile is squeezed
 
 
 def unnormalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -34,7 +35,9 @@ def covered(images: Tensor, masks: Tensor) -> Tensor:
 def token_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], title: str, path: Path) -> None:
     """Write a PNG. ``columns``: heading to RGB tiles ``[N, 3, h, w]`` in [0, 1], of any size; ``rows``: N labels."""
     n, width = len(rows), len(columns)
-    size = (width * TILE + SIDE, n * TILE + TOP)
+    rows_px, cols_px = next(iter(columns.values())).shape[-2:]
+    tall = min(max(rows_px / cols_px, 1 / MOST_STRETCHED), MOST_STRETCHED)  # a tile has the shape of the images
+    size = (width * TILE + SIDE, n * TILE * tall + TOP)
     figure, axes = plt.subplots(n, width, figsize=size, squeeze=False)
     for column, (heading, tiles) in enumerate(columns.items()):
         for row, tile in enumerate(tiles.cpu()):

@@ -9,6 +9,7 @@ from PIL import Image
 from dinov3.cli import main
 from dinov3.data.sources import parse_dataset
 from dinov3.engine.export import write_backbone
+from dinov3.eval.token_sheet import TOP
 from dinov3.models.vit import DinoVisionTransformer
 
 
@@ -31,6 +32,16 @@ def test_pictures_are_written_for_a_set_and_for_one_image(place: Path, kind: str
     assert main(["viz", kind, *arguments]) == 0
     picture = Image.open(out)
     assert len(picture.convert("RGB").resize((50, 50)).getcolors(2500)) > 50  # not empty
+
+
+def test_an_image_keeps_its_shape(place: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
+    common = ["--weights", str(place), "--data", str(tmp_path / "wide.png"), "--out", str(tmp_path / "x.png")]
+    heights = []
+    for size in ("32x64", "64"):
+        assert main(["viz", "sim", *common, "--size", size]) == 0
+        heights.append(Image.open(tmp_path / "x.png").height - 110 * TOP)
+    assert heights[0] / heights[1] == pytest.approx(0.5, abs=0.02)
 
 
 def test_the_folder_of_the_picture_is_made_and_another_ending_is_refused(place: Path, tmp_path: Path) -> None:
