@@ -51,6 +51,7 @@ class ProgressLine:
             initial=start,
             disable=not shown,
             unit="step",
+            delay=1e-9,  # drawn from the first step on, below the start-up block
             dynamic_ncols=True,
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )

@@ -129,7 +129,7 @@ def _run_locked(
     training = build(cfg, out, source, schedules, model, until, start, stop)
     if context.is_main():
         block = start_up_block(training, out, source, done)
-        print(block)
+        print(block, flush=True)  # before the first line of progress, in a file too
         log.info("%s", block)
     try:
         return train_and_save(training, out, until)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dinov3 import __version__
 from dinov3.data.sources.synthetic import Synthetic
 from dinov3.engine.checkpoint import read_tensors, step_folders
 from dinov3.engine.export import load_backbone
@@ -325,3 +328,10 @@ def test_too_many_of_them_end_the_run_with_the_last_good_state(
     assert step_folders(tmp_path)[-1].name == "step-00000003", "nothing is saved in a streak of skipped steps"
     state = read_tensors(step_folders(tmp_path)[-1] / "state", prefix="")
     assert all(bool(torch.isfinite(t).all()) for t in state.values())
+
+
+def test_progress_comes_below_the_start_up_block(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "dinov3.train", *command(tmp_path / "run", train__max_steps=2)]
+    log = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
+    assert log.startswith(f"dinov3 {__version__} in {tmp_path}/run\n")
+    assert log.index("2 steps of 8 images") < log.index("%|")
