@@ -66,6 +66,8 @@ def execute(args: argparse.Namespace) -> int:
     if args.task == "logreg" and find_spec("sklearn") is None:
         raise FeatureError("logreg needs scikit-learn: pip install 'dinov3[eval]'")
     check_numbers(args)
+    if args.test == args.train:
+        raise FeatureError("--test is --train: every image would find itself; leave --test out to hold out a fifth")
     sources = {text: parse_dataset(text) for text in (args.train, args.test) if text is not None}
     extractor = extractor_from(args)
     kind, cache = FeatureKind(pool=args.pool), args.cache or cache_root() / "features"

@@ -31,6 +31,7 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}td{overflow-wrap:anywher
 pre{background:#f5f7fa;padding:.8rem;overflow:auto}.alarm{border-left:4px solid #d64545;padding:.4rem .8rem;background:#fdf2f2;margin:.4rem 0}
 .tiles{display:flex;flex-wrap:wrap;gap:1.5rem;margin:1rem 0}.tiles b{display:block;font-size:1.4rem}
 """
+JUDGED_FROM = 100  # steps
 SECRET = re.compile(r"token|secret|password|api_key", re.IGNORECASE)
 
 
@@ -47,7 +48,7 @@ def report(run: Path) -> str:
         f"<h1>{html.escape(run.resolve().name)}</h1>",
         f'<p class="muted">{html.escape(str(run.resolve()))}, written {time.strftime("%Y-%m-%d %H:%M", time.localtime((run / "metrics.jsonl").stat().st_mtime))}</p>',
         _tiles(rows, evaluations),
-        _alarms(alarms),
+        _alarms(alarms, rows),
         "<h2>Curves</h2>",
         f'<div class="wide">{_svg(rows, evaluations)}</div>',
         _pictures(run),
@@ -79,9 +80,11 @@ def _tiles(rows: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]
     )
 
 
-def _alarms(alarms: Sequence[dict[str, Any]]) -> str:
+def _alarms(alarms: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> str:
     found = "".join(f'<div class="alarm">{html.escape(row["text"])}</div>' for row in alarms)
-    return "<h2>Alarms</h2>" + (found or '<p class="muted">None.</p>')
+    # most rules wait until a run had time to get going (train/alarms.py)
+    none = "None." if rows[-1]["iteration"] >= JUDGED_FROM else f"None; a run is judged from step {JUDGED_FROM} on."
+    return "<h2>Alarms</h2>" + (found or f'<p class="muted">{none}</p>')
 
 
 def _svg(rows: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> str:
@@ -94,8 +97,9 @@ def _svg(rows: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) 
 def _pictures(run: Path) -> str:
     over_time = sorted((run / "pictures").glob("pca-*.png")) if (run / "pictures").is_dir() else []
     shown = over_time[:: max(1, len(over_time) // 6)][-7:]  # a few of many
-    if (run / "pca.png").is_file():
-        shown.append(run / "pca.png")
+    last = run / "pca.png"
+    if last.is_file() and not (shown and shown[-1].read_bytes() == last.read_bytes()):
+        shown.append(last)
     if not shown:
         return ""
     figures = "".join(f"<p>{_caption(path)}</p>{_img(path)}" for path in shown)

@@ -105,3 +105,9 @@ def test_an_unlabelled_folder_is_one_line(place: Path, capsys: pytest.CaptureFix
     error = capsys.readouterr().err
     assert "has no label" in error
     assert error.count("\n") == 1
+
+
+def test_scoring_on_the_training_images_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = str(place / "train")
+    assert main(["eval", "knn", "--weights", str(place / "weights"), "--train", train, "--test", train]) == 78
+    assert "find itself" in capsys.readouterr().err
