@@ -121,7 +121,7 @@ def test_f12_a_disk_that_is_full_beside_training_ends_all_processes_at_the_next_
     out = tmp_path / "run"
     assert runs.run(out, ranks=ranks, fault=f"shards@6:{ranks - 1}=fail", **ASYNC) == [74] * ranks
     text = (tmp_path / "run.log").read_text()
-    assert text.count("disk full: No space left on device") == text.count("error: ") == ranks
+    assert text.count("disk full: No space left on device") == text.count("error: ") == 1, "said by one"
     assert names(out) == ["step-00000003"], "nothing partial"
     assert len(history(out)) <= 9, "not later than the save after it"
     assert runs.run(out, ranks=ranks, **ASYNC) == [0] * ranks
