@@ -23,10 +23,10 @@ from dinov3.models.da3 import VARIANTS, DA3Spec
 from dinov3.train.command import main
 from dinov3.train.loop import train_step
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from tests.train.test_run import TIMES
 from tests.train.tiny import command, overrides, tiny_config
 
 ON = {"da3__enabled": "true", "da3__random_init": "true", "da3__variant": "small", "da3__projector_hidden_dim": 64}
-TIMES = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_bytes")
 DA3_MODULES = ("dinov3.models.da3", "utility.da3_backbone", "dinov3.objectives.da3", "dinov3.teachers.da3")
 
 
