@@ -51,7 +51,6 @@ from dinov3.train.ssl_meta_arch import SSLMetaArch
 from dinov3.train.stopping import forgotten, stop_forgetting, stop_here
 
 log = logging.getLogger("dinov3")
-# What a process may find wrong before training; every other process then ends with it.
 # Everything a run writes.
 RUN_FILES = (
     *(
@@ -331,8 +330,7 @@ def _train_and_save(training: Training, saver: Saver, out: Path, until: int) -> 
     while counters.step < until:
         if reason := forgotten(training, out):
             stop_forgetting(training, saver, reason)
-            if context.is_main():
-                evidence.draw(training, out)
+            evidence.draw(training, out)
             return EXIT_FORGOTTEN
         due = min(until, *(next_multiple(counters.step, p) for p in periods))
         finished = train(training, due)
