@@ -5,7 +5,6 @@ Any language with a safetensors or npy reader can read them; the JSON names the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,6 +14,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from dinov3.engine.checkpoint import flush
+from dinov3.engine.manifest import describe_file
 
 FORMATS = ("safetensors", "npy")
 
@@ -33,12 +35,12 @@ def write_shard(folder: Path, name: str, tensors: dict[str, Tensor], form: str, 
                 np.save(file, tensor.numpy(), allow_pickle=False)
     entry = {"name": name, "rows": len(tensors["index"]), "files": {}, **facts}
     for final, temporary in files.items():
-        entry["files"][final] = {"size": temporary.stat().st_size, "sha256": _sha256(temporary)}
-        _flush(temporary)
+        entry["files"][final] = describe_file(temporary)
+        flush(temporary)
         os.replace(temporary, folder / final)
     record = folder / f"{name}.json.tmp"
     record.write_text(json.dumps(entry))
-    _flush(record)
+    flush(record)
     os.replace(record, folder / f"{name}.json")
 
 
@@ -46,8 +48,8 @@ def shard_is_whole(folder: Path, entry: dict[str, Any]) -> bool:
     """Whether the files of ``entry`` (the content of its JSON) have the size and hash they were written with."""
     return all(
         (folder / name).is_file()
-        and (folder / name).stat().st_size == file["size"]
-        and _sha256(folder / name) == file["sha256"]
+        and (folder / name).stat().st_size == file["size"]  # tells at once most of what is wrong
+        and describe_file(folder / name) == file
         for name, file in entry["files"].items()
     )
 
@@ -62,16 +64,3 @@ def read_shard(folder: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
         else:
             tensors |= load_file(path)
     return tensors
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
