@@ -156,6 +156,22 @@ def one_process_has_no_data(folder: Path) -> None:
     (folder / f"no-data-{rank}.txt").write_text(f"{code} {said.getvalue()}")
 
 
+def stopped_by_an_evaluation(folder: Path) -> None:
+    """Shards that end below a limit, with the pictures of the end to draw; it hangs when not all take part in them."""
+    rule = {
+        "evaluation__drift__enabled": "true",
+        "evaluation__drift__dataset": "Synthetic:n=8:size=40",
+        "evaluation__drift__images": 8,
+        "evaluation__drift__period": 1,
+        "evaluation__drift__stop_below": 0.999999,
+        "optim__lr": 0.05,
+        "evaluation__pictures": "true",
+        "compute_precision__sharding_strategy": "FULL_SHARD",
+    }
+    cfg = tiny_config(**{**SAME, **rule, "train__batch_size_per_gpu": BATCH // context.world_size()})
+    assert run.run(cfg, folder / "below", resume=True) == 71
+
+
 def depth_anything_tokens(folder: Path) -> None:
     teacher, tokens = tokens_of_depth_anything()
     assert teacher.sharded == (context.world_size() > 1)
@@ -183,6 +199,7 @@ PHASES = [
     training("chain", 3, 4, strategy="SHARD_GRAD_OP"),
     training("chain", 1),
     Phase(initial_state, 2),
+    Phase(stopped_by_an_evaluation, 2),
     Phase(half_precision_step, 1),
     Phase(half_precision_step, 2),
     training("accumulated", 2, 3, "FULL_SHARD", train__gradient_accumulation_steps=2, train__batch_size_per_gpu=3),
@@ -295,6 +312,11 @@ def test_gathered_weights_are_bf16_and_gradients_fp32(folder: Path) -> None:
         torch.testing.assert_close(sharded["loss"], alone["loss"], rtol=1e-2, atol=0)
         for name, norm in sharded["norms"].items():
             torch.testing.assert_close(norm, alone["norms"][name], rtol=0.05, atol=0)
+
+
+def test_shards_stopped_by_an_evaluation_save_and_draw(folder: Path) -> None:
+    assert step_folders(folder / "below")
+    assert (folder / "below" / "pca.png").is_file()
 
 
 def test_what_one_process_lacks_ends_all_with_one_line(folder: Path) -> None:
