@@ -69,7 +69,7 @@ class StudentConfig:
         None, "released model whose architecture the student has: sets every flag below that decides it"
     )
     arch: Arch = key("vit_large", "backbone; vit_tiny is ours, for small tests")
-    patch_size: int = key(16, "side of a patch", unit="px", ge=1)
+    patch_size: int = key(16, "side of a patch; 32 for a ConvNeXt", unit="px", ge=1)
     freeze_blocks: int = key(0, "hold the tokens, the patch embedding and so many first blocks; 0: none", ge=0)
     drop_path_rate: float = key(0.3, "share of the images that skip a residual branch", ge=0, lt=1)
     layerscale: float | None = key(1e-05, "initial LayerScale; null or 0: no LayerScale", ge=0)

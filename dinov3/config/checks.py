@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from dinov3.config.checks_keep import KEEP_CHECKS
-from dinov3.config.derived import DA3_PATCH, crop_sizes, da3_input_size, statistics_batch
+from dinov3.config.derived import CONVNEXT_STRIDE, DA3_PATCH, crop_sizes, da3_input_size, statistics_batch
 from dinov3.config.errors import KeyProblem
 from dinov3.config.names import hint_of
 from dinov3.config.schema import Config, ScheduleConfig
@@ -147,11 +147,19 @@ def heads_divide_the_width(cfg: Config) -> Problems:
         )
 
 
-def convnexts_have_their_own_width(cfg: Config) -> Problems:
-    if cfg.student.arch.startswith("convnext"):
-        for name in ("embed_dim", "depth", "num_heads"):
-            if (value := getattr(cfg.student, name)) is not None:
-                yield f"student.{name}", f"{value} is for vision transformers: set it to null with {cfg.student.arch}"
+def convnexts_have_their_own_dimensions(cfg: Config) -> Problems:
+    student = cfg.student
+    if not student.arch.startswith("convnext"):
+        return
+    for name in ("embed_dim", "depth", "num_heads"):
+        if (value := getattr(student, name)) is not None:
+            yield f"student.{name}", f"{value} is for vision transformers: set it to null with {student.arch}"
+    if student.patch_size != CONVNEXT_STRIDE:  # masks and targets are counted in patches of the output
+        yield (
+            "student.patch_size",
+            f"{student.patch_size}, but a patch token of {student.arch} stands for {CONVNEXT_STRIDE} px: "
+            f"set it to {CONVNEXT_STRIDE}",
+        )
 
 
 def statistics_match_the_channels(cfg: Config) -> Problems:
@@ -288,7 +296,7 @@ CHECKS = (
     schedule_values_make_sense,
     rope_has_one_source_of_periods,
     heads_divide_the_width,
-    convnexts_have_their_own_width,
+    convnexts_have_their_own_dimensions,
     statistics_match_the_channels,
     koleo_has_neighbours,
     gram_teacher_has_a_source,

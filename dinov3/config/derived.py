@@ -7,6 +7,7 @@ from typing import NamedTuple
 from dinov3.config.schema import Config
 
 DA3_PATCH = 14  # px
+CONVNEXT_STRIDE = 32  # px
 
 
 def images_per_process(cfg: Config) -> int:

@@ -29,10 +29,10 @@ RELEASED: dict[str, dict[str, Any]] = {
     "dinov3_vith16plus": {**_VIT, "arch": "vit_huge2", **_PLUS},
     "dinov3_vit7b16": _SEVEN_B,
     "dinov3_vit7b16__SAT493M": _SEVEN_B,
-    "dinov3_convnext_tiny": {"arch": "convnext_tiny"},
-    "dinov3_convnext_small": {"arch": "convnext_small"},
-    "dinov3_convnext_base": {"arch": "convnext_base"},
-    "dinov3_convnext_large": {"arch": "convnext_large"},
+    "dinov3_convnext_tiny": {"arch": "convnext_tiny", "patch_size": 32},
+    "dinov3_convnext_small": {"arch": "convnext_small", "patch_size": 32},
+    "dinov3_convnext_base": {"arch": "convnext_base", "patch_size": 32},
+    "dinov3_convnext_large": {"arch": "convnext_large", "patch_size": 32},
 }
 # What else decides the architecture: with a preset these stay at their defaults.
 FIXED_BY_PRESET = (

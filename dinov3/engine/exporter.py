@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dinov3.engine.checkpoint import flush
 from dinov3.engine.export import export_heads, load_backbone
-from dinov3.engine.fingerprint import channels_of
 from dinov3.engine.formats import Format, Written, write_huggingface, write_meta, write_safetensors, write_timm
 from dinov3.engine.model_card import MARK, model_card
 from dinov3.engine.onnx_graph import write_onnx
@@ -152,10 +151,9 @@ def _move(temporary: Path, out: Path) -> None:
 def _preprocess(backbone: Backbone) -> dict[str, Any]:
     """How to feed it, with as many channel statistics as it has channels."""
     found: dict[str, Any] = dict(getattr(backbone, "preprocess", {}))
-    channels = channels_of(backbone)
     for key, neutral in (("mean", 0.0), ("std", 1.0)):
-        if len(found.get(key, ())) != channels:
-            found[key] = [neutral] * channels
+        if len(found.get(key, ())) != backbone.in_chans:
+            found[key] = [neutral] * backbone.in_chans
     return found
 
 

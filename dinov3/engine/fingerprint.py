@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinov3.contracts import Features
 from dinov3.models.backbone import Backbone
 
 COEFFICIENTS = 8  # of the class token and of the mean patch
 TOLERANCE = 1e-3  # relative; machines differ by 1e-5, another head count, RoPE base or set of weights by more than 1e-2
-CONVNEXT_STRIDE = 32  # px
 
 
 def procedural_image(channels: int, rows: int, cols: int) -> Tensor:
@@ -24,24 +23,13 @@ def procedural_image(channels: int, rows: int, cols: int) -> Tensor:
     return torch.stack(planes)[None].float()
 
 
-def patch_of(backbone: Backbone) -> int:
-    """Side of what one token sees, in px."""
-    return backbone.patch_size if backbone.n_storage_tokens or hasattr(backbone, "cls_token") else CONVNEXT_STRIDE  # type: ignore[return-value]
-
-
-def channels_of(backbone: nn.Module) -> int:
-    """Image channels."""
-    channels: int = backbone.config.in_chans  # type: ignore[union-attr, assignment]
-    return channels
-
-
 @torch.no_grad()
 def fingerprint(backbone: Backbone) -> list[float]:
     """The first cosine coefficients over the channels of the class token, then of the mean patch, on a 4 x 3 grid."""
-    device, training, side = next(backbone.parameters()).device, backbone.training, patch_of(backbone)
+    device, training, side = next(backbone.parameters()).device, backbone.training, backbone.stride
     backbone.eval()
     try:
-        features = backbone(procedural_image(channels_of(backbone), 4 * side, 3 * side).to(device), is_training=True)
+        features = backbone(procedural_image(backbone.in_chans, 4 * side, 3 * side).to(device), is_training=True)
     finally:
         backbone.train(training)
     assert isinstance(features, Features)

@@ -13,7 +13,7 @@ from dinov3 import __version__
 from dinov3.config.dump import redacted, to_dict
 from dinov3.config.schema import Config
 from dinov3.engine.checkpoint import newest_valid
-from dinov3.engine.fingerprint import channels_of, fingerprint, patch_of
+from dinov3.engine.fingerprint import fingerprint
 from dinov3.engine.formats import Written
 from dinov3.engine.manifest import read_train_state
 from dinov3.engine.metrics import read_metrics
@@ -77,7 +77,7 @@ def _architecture(backbone: Backbone, preprocess: Mapping[str, Any]) -> Iterator
     yield "parameters", f"{millions:.1f} M, float32"
     size = preprocess.get("size")
     trained = f"; trained at {size} px" if size else ""
-    yield "images", f"{channels_of(backbone)} channels, any size in multiples of {patch_of(backbone)} px{trained}"
+    yield "images", f"{backbone.in_chans} channels, any size in multiples of {backbone.stride} px{trained}"
     mean, std = ([round(float(x), 4) for x in preprocess[key]] for key in ("mean", "std"))
     yield "normalisation", f"values in 0..1, minus mean {mean}, divided by std {std}"
 

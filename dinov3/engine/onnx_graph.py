@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.contracts import Features
-from dinov3.engine.fingerprint import channels_of, patch_of, procedural_image
+from dinov3.engine.fingerprint import procedural_image
 from dinov3.engine.formats import Written, require
 from dinov3.engine.parity import compare
 from dinov3.models.backbone import Backbone
@@ -40,11 +40,11 @@ def write_onnx(backbone: Backbone, out: Path, preprocess: dict[str, Any]) -> Wri
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         runtime = require(package)
-    side = patch_of(backbone)
+    side = backbone.stride
     names = ["cls", "storage", "patches"] if backbone.n_storage_tokens else ["cls", "patches"]
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     rows, cols = (torch.export.Dim(n, min=1, max=MOST_PATCHES) for n in ("rows", "cols"))
-    example = procedural_image(channels_of(backbone), 4 * side, 3 * side).repeat(2, 1, 1, 1)
+    example = procedural_image(backbone.in_chans, 4 * side, 3 * side).repeat(2, 1, 1, 1)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")  # of the exporter's own making
         program = torch.onnx.export(
@@ -69,7 +69,7 @@ def write_onnx(backbone: Backbone, out: Path, preprocess: dict[str, Any]) -> Wri
     how = (
         "import onnxruntime\n\n"
         f'session = onnxruntime.InferenceSession("{out.name}")\n'
-        f'{", ".join(names)} = session.run(None, {{"images": images}})  # [N, {channels_of(backbone)}, H, W] float32; '
+        f'{", ".join(names)} = session.run(None, {{"images": images}})  # [N, {backbone.in_chans}, H, W] float32; '
         f"H and W multiples of {side}"
     )
     return Written(parity, how)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dinov3.contracts import Features
-from dinov3.engine.fingerprint import channels_of, patch_of, procedural_image
+from dinov3.engine.fingerprint import procedural_image
 from dinov3.models.backbone import Backbone
 from utility.weights import WeightsError
 
@@ -35,7 +35,7 @@ class Parity:
 
 def images_for(backbone: Backbone) -> list[Tensor]:
     """Fixed pictures of three sizes and batch sizes."""
-    side, channels = patch_of(backbone), channels_of(backbone)
+    side, channels = backbone.stride, backbone.in_chans
     return [procedural_image(channels, r * side, c * side).repeat(n, 1, 1, 1) for n, r, c in GRIDS]
 
 

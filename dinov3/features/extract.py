@@ -13,16 +13,16 @@ from typing import Any, Literal, TypeVar, cast, overload
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinov3.engine.export import load_backbone
 from dinov3.engine.precision import DTYPES
 from dinov3.features.preprocess import Picture, Preprocess
 from dinov3.features.tokens import POOLS, Pool, Tokens
+from dinov3.models.backbone import Backbone
 
 DEFAULT_SIZE = 224  # px: what released models are evaluated at
 WINDOW = 2  # batches
-CONVNEXT_STRIDE = 32  # px a cell of the last stage, when the model resizes to no patch of its own
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -36,7 +36,7 @@ class FeatureExtractor:
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         preprocess: Preprocess,
         *,
         device: str | torch.device = "auto",
@@ -191,7 +191,7 @@ def load(
 
 
 def preprocess_of(
-    backbone: nn.Module,
+    backbone: Backbone,
     *,
     size: int | tuple[int, int] | Literal["native", "train"] = "native",
     max_side: int | None = None,
@@ -203,15 +203,10 @@ def preprocess_of(
     return Preprocess(
         mean=tuple(statistics["mean"]),
         std=tuple(statistics["std"]),
-        patch=stride_of(backbone),
+        patch=backbone.stride,
         size=None if size == "native" else size,
         max_side=max_side,
     )
-
-
-def stride_of(backbone: nn.Module) -> int:
-    """Pixels a patch token stands for, along one side."""
-    return cast(Any, backbone).patch_size or CONVNEXT_STRIDE
 
 
 def known(pool: str) -> None:

@@ -16,7 +16,9 @@ class Backbone(nn.Module):
     """Base of the vision transformer and ConvNeXt. Weights are NaN until ``init_weights`` or ``load_state_dict``."""
 
     embed_dim: int  # D of the output
-    patch_size: int | None  # px; None when a ConvNeXt keeps its own strides
+    in_chans: int  # C of the images
+    stride: int  # px along a side that one patch token of the output stands for
+    patch_size: int | None  # px of the grid get_intermediate_layers gives; None when a ConvNeXt keeps its own strides
     n_storage_tokens: int
     n_blocks: int  # what get_intermediate_layers counts: blocks, or stages of a ConvNeXt
     head: nn.Module

@@ -35,7 +35,6 @@ def build_backbone(student: StudentConfig, *, img_size: int, drop_path: bool = T
             **CONVNEXT_ARCHS[student.arch],
             in_chans=student.in_chans,
             drop_path_rate=rate,
-            patch_size=student.patch_size,
             device=device,
         )
     dims = {

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinov3.config.derived import CONVNEXT_STRIDE
 from dinov3.contracts import Features
 from dinov3.models.backbone import Backbone, pick
 from dinov3.models.checkpointing import CheckpointedBlock
@@ -81,7 +82,8 @@ class ConvNeXt(Backbone):
         super().__init__()
         self.config = cfg = ConvNeXtConfig(**settings)
         dims, n_blocks = cfg.dims, sum(cfg.depths)
-        self.embed_dim, self.embed_dims, self.patch_size = dims[-1], tuple(dims), cfg.patch_size
+        self.in_chans, self.stride, self.patch_size = cfg.in_chans, CONVNEXT_STRIDE, cfg.patch_size
+        self.embed_dim, self.embed_dims = dims[-1], tuple(dims)
         self.n_storage_tokens, self.n_blocks = 0, N_STAGES
         rates = iter([cfg.drop_path_rate * i / max(n_blocks - 1, 1) for i in range(n_blocks)])
         with torch.device("meta"):

@@ -27,9 +27,9 @@ CONVNEXT_ARCHS: dict[str, dict[str, Any]] = {
 
 def _arguments(flags: dict[str, Any]) -> dict[str, Any]:
     """Constructor arguments of a released model from its flags in the config."""
-    others = {key: value for key, value in flags.items() if key not in ("arch", "layerscale")}
     if flags["arch"] in CONVNEXT_ARCHS:
-        return CONVNEXT_ARCHS[flags["arch"]] | others
+        return CONVNEXT_ARCHS[flags["arch"]]
+    others = {key: value for key, value in flags.items() if key not in ("arch", "layerscale")}
     return VIT_ARCHS[flags["arch"]] | others | {"layerscale_init": flags["layerscale"]}
 
 

@@ -62,8 +62,8 @@ class DinoVisionTransformer(Backbone):
     def __init__(self, *, device: torch.device | str | None = None, **settings: Any) -> None:
         super().__init__()
         self.config = cfg = VitConfig(**settings)
-        self.embed_dim, self.patch_size, self.n_blocks = cfg.embed_dim, cfg.patch_size, cfg.depth
-        self.n_storage_tokens = cfg.n_storage_tokens
+        self.in_chans, self.stride, self.patch_size = cfg.in_chans, cfg.patch_size, cfg.patch_size
+        self.embed_dim, self.n_blocks, self.n_storage_tokens = cfg.embed_dim, cfg.depth, cfg.n_storage_tokens
         norm = NORM_LAYERS[cfg.norm_layer]
         with torch.device("meta"):
             self.cls_token = nn.Parameter(torch.empty(1, 1, cfg.embed_dim))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from dinov3.config.schema import Config
 from dinov3.contracts import Features
 from dinov3.features.extract import load
-from dinov3.models.backbone import Backbone
 from dinov3.models.token_grid import resample_tokens
 
 Grid = tuple[int, int]
@@ -31,7 +29,7 @@ class FeatureTeacher:
     def __init__(self, cfg: Config, device: torch.device) -> None:
         extractor = load(Path(cfg.feature_distillation.checkpoint), device=device)
         self.backbone = extractor.backbone.requires_grad_(False).eval()
-        self.embed_dim = cast(Backbone, self.backbone).embed_dim
+        self.embed_dim = self.backbone.embed_dim
         self.input_size, self.patch = cfg.feature_distillation.input_size, extractor.preprocess.patch
         # crops are normalised for the student; x -> (x * std + mean - its mean) / its std
         (mean, std), theirs = (torch.tensor(v) for v in (cfg.crops.rgb_mean, cfg.crops.rgb_std)), extractor.preprocess

@@ -17,19 +17,20 @@ from dinov3.eval.curves import curves
 from dinov3.eval.knn import knn_accuracy
 from dinov3.eval.linear import fit_linear
 from dinov3.eval.visualize import pca_sheet
-from dinov3.features.extract import FeatureExtractor, stride_of
+from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import SourceImages, class_tokens
 from dinov3.losses.diagnostics import feature_spread, rankme
+from dinov3.models.backbone import Backbone
 from dinov3.train.forgetting import measure_drift
 from dinov3.train.loop import Training
 
 N_PICTURES = 6
 
 
-def extractor(cfg: Config, backbone: torch.nn.Module, size: int) -> FeatureExtractor:
+def extractor(cfg: Config, backbone: Backbone, size: int) -> FeatureExtractor:
     """The live backbone as a feature extractor, in fp32: ``size`` px a side, the run's own channel statistics."""
-    preprocess = Preprocess(tuple(cfg.crops.rgb_mean), tuple(cfg.crops.rgb_std), stride_of(backbone), size)
+    preprocess = Preprocess(tuple(cfg.crops.rgb_mean), tuple(cfg.crops.rgb_std), backbone.stride, size)
     device = next(backbone.parameters()).device
     return FeatureExtractor(backbone, preprocess, device=device, dtype="fp32", batch_size=128)
 
@@ -39,7 +40,7 @@ def spread(n: int, wanted: int | None) -> range:
     return range(0, n, max(1, -(-n // (wanted or n))))
 
 
-def labelled_scores(cfg: Config, backbone: torch.nn.Module) -> dict[str, float]:
+def labelled_scores(cfg: Config, backbone: Backbone) -> dict[str, float]:
     """What the labelled images of ``evaluation.knn`` say: k-NN accuracy, a linear probe's when it is wanted, and two
     figures that need no labels: the effective rank of the class tokens and how far they point apart."""
     settings = cfg.evaluation.knn
@@ -119,7 +120,7 @@ def draw(training: Training, out: Path) -> None:
         picture(training, backbone, out / "pca.png")
 
 
-def picture(training: Training, backbone: torch.nn.Module, path: Path) -> None:
+def picture(training: Training, backbone: Backbone, path: Path) -> None:
     """Patch features of a few training images as colours, the same images every time."""
     cfg, source = training.cfg, training.loader.source
     # twice the training size: a finer grid of patches to look at, and RoPE has no table to interpolate

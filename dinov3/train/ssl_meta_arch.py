@@ -14,7 +14,7 @@ from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, Features, StepContext, StudentView
 from dinov3.distributed.parallel import ALONE
 from dinov3.distributed.shard import gather
-from dinov3.engine.export import load_model
+from dinov3.engine.export import load_model, without_aliases
 from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
 from dinov3.engine.precision import Precision
 from dinov3.engine.pretrained import LoadReport, load_start
@@ -159,9 +159,10 @@ class SSLMetaArch(nn.Module):
         return done
 
     def checkpoint_state(self) -> dict[str, Tensor]:
-        """The state dict without what a restart reads from its own file: the frozen teacher of a distillation."""
+        """The state dict, one name a tensor, without what a restart reads from its own file: a distillation's teacher."""
         own_file = "teacher." if self.cfg.distillation.enabled else None
-        return {k: v for k, v in self.state_dict().items() if own_file is None or not k.startswith(own_file)}
+        state = {k: v.detach() for k, v in without_aliases(self).items()}
+        return {k: v for k, v in state.items() if own_file is None or not k.startswith(own_file)}
 
     # ------------------------------------------------------------------ one step
 
@@ -372,13 +373,13 @@ class SSLMetaArch(nn.Module):
             done += self.da3_teacher.prepare(compiled=self.cfg.train.compile)
         return done
 
-    def whole_ema_backbone(self, device: torch.device | str, *, copy: bool = False) -> nn.Module | None:
+    def whole_ema_backbone(self, device: torch.device | str, *, copy: bool = False) -> Backbone | None:
         """The EMA backbone; when it is sharded or a ``copy`` is wanted, a new one on the main process's ``device`` and None
         on the others.
 
         Every process must call it.
         """
-        backbone = self.model_ema["backbone"]
+        backbone = cast(Backbone, self.model_ema["backbone"])
         if not self.parallel.shards and not copy:
             return backbone
 
@@ -387,4 +388,4 @@ class SSLMetaArch(nn.Module):
                 copy = self._backbone(drop_path=False)
             return copy.to_empty(device=device).eval()
 
-        return gather(backbone, empty)
+        return cast(Backbone | None, gather(backbone, empty))

@@ -121,9 +121,14 @@ RULES = {
         "student.embed_dim: 192 is not a multiple of 4 * student.num_heads = 20, which RoPE needs: use 180 or 200",
     ),
     "width of a ConvNeXt": (
-        ["student.arch=convnext_tiny"],
+        ["student.arch=convnext_tiny", "student.patch_size=32"],
         "student.depth=3",
         "student.depth: 3 is for vision transformers: set it to null with convnext_tiny",
+    ),
+    "patch of a ConvNeXt": (
+        ["student.arch=convnext_tiny", "student.patch_size=32"],
+        "student.patch_size=16",
+        "student.patch_size: 16, but a patch token of convnext_tiny stands for 32 px: set it to 32",
     ),
     "resolutions": (
         ["crops.global_crops_size=[224, 448]", "crops.local_crops_size=[96, 112]"],
@@ -220,7 +225,7 @@ RULES = {
         "feature_distillation.checkpoint: is empty: give the frozen backbone's run folder or weight file",
     ),
     "frozen blocks": (
-        ["student.freeze_blocks=2"],
+        ["student.patch_size=32", "student.freeze_blocks=2"],
         "student.arch=convnext_tiny",
         "student.freeze_blocks: 2 is for vision transformers: set it to 0",
     ),

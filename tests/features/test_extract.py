@@ -18,6 +18,8 @@ from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import class_tokens
 from dinov3.features.tokens import Tokens
+from dinov3.models.backbone import Backbone
+from dinov3.models.convnext import ConvNeXt
 from dinov3.models.vit import DinoVisionTransformer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,9 +34,7 @@ def backbone() -> DinoVisionTransformer:
     return model.eval()
 
 
-def extractor(
-    backbone: torch.nn.Module, size: int | tuple[int, int] | None = None, batch_size: int = 4
-) -> FeatureExtractor:
+def extractor(backbone: Backbone, size: int | tuple[int, int] | None = None, batch_size: int = 4) -> FeatureExtractor:
     return FeatureExtractor(backbone, Preprocess(MEAN, STD, 8, size), batch_size=batch_size, device="cpu", threads=2)
 
 
@@ -169,3 +169,15 @@ def test_a_backbone_from_disk_is_fed_with_its_own_statistics(backbone: DinoVisio
     results = [loaded.extract(way, pool="cls") for way in ways]
     for result in results[1:]:
         torch.testing.assert_close(result, results[0])
+
+
+@pytest.mark.parametrize("patch_size", [None, 16])
+def test_positions_in_a_convnexts_features_are_positions_in_the_image(patch_size: int | None, tmp_path: Path) -> None:
+    model = ConvNeXt(depths=[1, 1, 1, 1], dims=[4, 4, 4, 4], patch_size=patch_size)
+    model.init_weights(torch.Generator().manual_seed(0))
+    write_backbone(tmp_path, model.eval(), {"mean": [0.5] * 3, "std": [0.2] * 3, "size": 96})
+    seen = features.load(tmp_path, device="cpu")
+    assert seen.preprocess.target(80, 100) == (96, 96)  # whole cells of 32 px: none of it lies beside the grid
+    assert seen.extract(pictures([(80, 100)])).maps().shape == (1, 4, 3, 3)
+    with pytest.raises(ValueError, match="size 80: not a multiple of the patch of 32 px: use 64 or 96"):
+        features.load(tmp_path, size=80)

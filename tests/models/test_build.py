@@ -95,7 +95,7 @@ def test_a_convnext_takes_its_settings_and_refuses_a_width() -> None:
         student(arch="convnext_tiny", in_chans=1, drop_path_rate=0.1), img_size=64, device="meta"
     )
     assert isinstance(model, ConvNeXt)
-    assert (model.config.in_chans, model.patch_size, model.config.drop_path_rate) == (1, 16, 0.1)
+    assert (model.config.in_chans, model.patch_size, model.config.drop_path_rate) == (1, None, 0.1)
     with pytest.raises(ValueError, match=r"student\.depth is for vision transformers"):
         build.build_backbone(student(arch="convnext_tiny", depth=3), img_size=64)
 
