@@ -23,10 +23,11 @@ from dinov3.config.released import FIXED_BY_PRESET, RELEASED
 from dinov3.config.schema import Config, StudentConfig
 from dinov3.config.spec import block_of, is_optional, leaves
 from dinov3.config.stages import BLOCKS, NAMES, Layer, Stage, layers_of, names_of, refuse_later_stages
+from dinov3.config.students import Student, check_students, layers_of_students
 from dinov3.config.unbuilt import refuse_unbuilt
 from dinov3.config.yaml_file import Tree, parse_yaml, read_yaml
 
-__all__ = ["default_yaml", "load_config", "load_stages", "parse_override", "to_dict", "to_yaml"]
+__all__ = ["default_yaml", "load_config", "load_stages", "load_students", "parse_override", "to_dict", "to_yaml"]
 
 log = logging.getLogger(__name__)
 COMMAND_LINE = "command line"
@@ -45,10 +46,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 def load_stages(path: str | Path | None = None, overrides: Sequence[str] = ()) -> list[Stage]:
     """The configs of all stages in their order; one without a name for a file without ``stages``. Arguments as above."""
-    layers: list[Layer] = []
-    if path is not None:
-        layers.append((str(path), read_yaml(Path(path))))
-    layers += [(COMMAND_LINE, parse_override(text)) for text in overrides]
+    layers = _layers(path, overrides)
     names = names_of(layers)
     stages: list[Stage] = []
     warnings: list[str] = []
@@ -61,6 +59,25 @@ def load_stages(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     for text in dict.fromkeys(warnings):  # the stages share most of the file
         log.warning("%s", text)
     return stages
+
+
+def load_students(path: str | Path | None = None, overrides: Sequence[str] = ()) -> list[Student]:
+    """The configs of all students of a file whose ``multidistillation.enabled`` is true. Arguments as above."""
+    settings = load_config(path, overrides).multidistillation
+    layers, students = _layers(path, overrides), []
+    for name, ranks, own in layers_of_students(settings, layers, 0 if path is None else 1, COMMAND_LINE):
+        cfg, said = _config_of(own, "")
+        students.append(Student(name, ranks, cfg))
+        for text in said:
+            log.warning("student %s: %s", name, text)
+    check_students(students, layers[0][0])
+    return students
+
+
+def _layers(path: str | Path | None, overrides: Sequence[str]) -> list[Layer]:
+    """The file and the command line, lowest first."""
+    files = [] if path is None else [(str(path), read_yaml(Path(path)))]
+    return [*files, *((COMMAND_LINE, parse_override(text)) for text in overrides)]
 
 
 def _config_of(layers: list[Layer], stage: str) -> tuple[Config, list[str]]:

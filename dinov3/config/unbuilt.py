@@ -20,11 +20,6 @@ class Unbuilt:
 
 
 UNBUILT = (
-    Unbuilt(
-        "multidistillation.enabled",
-        "several students from one pass of the teacher (until then: a run for each, with `distillation`)",
-        ("multidistillation.",),
-    ),
     Unbuilt("hrft.enabled", "high-resolution fine-tuning", ("hrft.",)),
     Unbuilt("student.fp8_enabled", "fp8", ("student.fp8_filter",)),
     Unbuilt("train.cudagraphs", "CUDA graphs"),

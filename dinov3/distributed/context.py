@@ -10,6 +10,8 @@ import torch.distributed as dist
 
 from dinov3.config.errors import ConfigError
 
+_part: range | None = None  # this run's processes among all that were started, when they are not all
+
 
 def is_initialized() -> bool:
     """True when a process group exists. Asked for only inside ``dinov3.distributed``."""
@@ -36,23 +38,54 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def setup(device: str = "auto", timeout: float = 1800.0) -> torch.device:
-    """Join the group torchrun describes, if it describes one, and return the device to use.
+def per_machine() -> int:
+    """This run's processes on one machine; 0 when some machine has more of them than another."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
+    if _part is None:
+        return here
+    first, last = _part[0] // here, _part[-1] // here
+    if first == last:
+        return len(_part)
+    return here if _part.start % here == 0 and _part.stop % here == 0 else 0
 
-    ``timeout`` (seconds): how long a process may wait for the others in a collective.
 
-    ``auto`` is the GPU of this process's local rank when there is one, the CPU otherwise.
-    """
+def choose_device(device: str = "auto") -> torch.device:
+    """``auto`` is the GPU of this process's local rank when there is one, the CPU otherwise."""
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError("config", "train.device", "cuda, but torch sees no GPU: use auto or cpu")
     chosen = torch.device(kind, local_rank()) if kind == "cuda" else torch.device(kind)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
     return chosen
+
+
+def backend_of(device: torch.device) -> str:
+    """What carries tensors of this device between processes."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def setup(device: str = "auto", timeout: float = 1800.0) -> torch.device:
+    """Join the group torchrun describes, if it describes one and none was joined, and return the device to use.
+
+    ``timeout`` (seconds): how long a process may wait for the others in a collective. ``device`` as in ``choose_device``.
+    """
+    chosen = choose_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized() and _part is None:
+        dist.init_process_group(backend_of(chosen), timeout=datetime.timedelta(seconds=timeout))
+    return chosen
+
+
+def setup_part(ranks: range, number: int, store: dist.Store, device: torch.device, timeout: float) -> None:
+    """Join a group of the processes ``ranks`` of all that were started, as number ``number`` of them.
+
+    From here on it is the group: to the run inside, the other processes do not exist. ``store`` is this group's own.
+    """
+    global _part
+    _part = ranks
+    if len(ranks) > 1:
+        wait = datetime.timedelta(seconds=timeout)
+        dist.init_process_group(backend_of(device), store=store, rank=number, world_size=len(ranks), timeout=wait)
 
 
 def second_group(timeout: float) -> dist.ProcessGroup | None:
@@ -75,6 +108,8 @@ def is_loss_of_a_peer(error: RuntimeError) -> bool:
 
 def teardown() -> None:
     """Leave the group."""
+    global _part
+    _part = None
     if is_initialized():
         dist.destroy_process_group()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
 from dinov3.config.errors import ConfigError
+from dinov3.distributed import context
 from dinov3.distributed.context import world_size
 from dinov3.distributed.replicate import average_gradients
 
@@ -93,13 +93,13 @@ def choose(
 ) -> Parallel:
     """Decide for a model of ``trained`` and ``frozen`` parameters. ConfigError when the machines are not alike."""
     world = world_size()
-    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    per_machine = context.per_machine()
     reason = f"{KEY} says so"
     if world == 1:
         strategy, reason = "NO_SHARD", "one process"
     elif strategy == "auto":
         strategy, reason = _automatic(trained, frozen, param_dtype, world, per_machine)
-    if strategy in HYBRID and world % per_machine:
+    if strategy in HYBRID and (per_machine == 0 or world % per_machine):
         raise ConfigError(
             "config", KEY, f"{strategy} needs equally many processes on every machine, here {per_machine} of {world}"
         )
@@ -114,7 +114,7 @@ def _automatic(trained: int, frozen: int, param_dtype: torch.dtype, world: int, 
     if state <= WHOLE_LIMIT:
         return "NO_SHARD", f"{size}, at most {WHOLE_LIMIT / 1e9:.0f}: every process holds them whole"
     kept = trained * param_dtype.itemsize <= GATHERED_LIMIT
-    if world > per_machine and world % per_machine == 0 and state / per_machine <= MACHINE_LIMIT:
+    if world > per_machine > 0 and world % per_machine == 0 and state / per_machine <= MACHINE_LIMIT:
         name = "_HYBRID_SHARD_ZERO2" if kept else "HYBRID_SHARD"
         return name, f"{size}, {state / per_machine / 1e9:.1f} a process when each machine shards for itself"
     return "SHARD_GRAD_OP" if kept else "FULL_SHARD", f"{size}, {state / world / 1e9:.1f} a process"

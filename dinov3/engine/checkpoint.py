@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -82,12 +83,12 @@ def step_of(folder: Path) -> int:
     return int(match.group(1))
 
 
-def newest_valid(run: Path) -> Path | None:
-    """The newest checkpoint that verifies; damaged ones are passed over with one warning each.
+def newest_valid(run: Path, *, at_most: int | None = None) -> Path | None:
+    """The newest checkpoint that verifies, of no step after ``at_most``; damaged ones are passed over with a warning each.
 
     Raises CheckpointError when there are checkpoints and none verifies: never a silent restart from nothing.
     """
-    folders = step_folders(run)
+    folders = [folder for folder in step_folders(run) if at_most is None or step_of(folder) <= at_most]
     for folder in reversed(folders):
         problem = problem_with(folder)
         if problem is None:
@@ -111,6 +112,7 @@ class Checkpointer:
         self.max_to_keep = max_to_keep
         self.keep_every = keep_every
         self.group = group
+        self.needed_from = math.inf  # a checkpoint of this step or a later one is kept for others' sake
         self._whole: set[str] = set()  # checkpoints this process has written or looked at
         try:
             on_main(self._clear)
@@ -202,7 +204,8 @@ class Checkpointer:
         for folder in reversed(step_folders(self.folder.parent)):
             if self._pinned(folder):
                 continue
-            if self.max_to_keep is not None and kept >= self.max_to_keep and folder != newest:
+            enough = self.max_to_keep is not None and kept >= self.max_to_keep
+            if enough and folder != newest and step_of(folder) < self.needed_from:
                 os.rename(folder, self.folder / f".trash-{folder.name}")
             elif folder.name in self._whole or quick_problem_with(folder) is None:
                 self._whole.add(folder.name)

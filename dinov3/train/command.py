@@ -11,8 +11,9 @@ from pathlib import Path
 
 from dinov3.config.dump import to_yaml
 from dinov3.config.errors import EXIT_CONFIG, EXIT_HANG, EXIT_IO, EXIT_LOCKED, EXIT_NON_FINITE, ConfigError
-from dinov3.config.load import load_stages
+from dinov3.config.load import load_stages, load_students
 from dinov3.config.stages import Stage
+from dinov3.config.students import Student
 
 EPILOG = """\
 The same command run again continues the run; a finished run says so and ends with 0.
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume-from", type=Path, metavar="CKPT", help="go back to this checkpoint; later ones are moved aside"
     )
     parser.add_argument("--no-resume", action="store_true", help="start again; an earlier run is moved aside")
+    parser.add_argument("--multi-distillation", action="store_true", help="the same as multidistillation.enabled=true")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. optim.epochs=10")
 
@@ -39,15 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run the command; foreseeable errors become one line on stderr and an exit code."""
     try:
-        if args.config_file is None and not args.opts and not args.print_config:
-            raise ConfigError("command line", "--config-file", "is missing: nothing says what to train")
-        if args.no_resume and args.resume_from:
-            raise ConfigError("command line", "--resume-from", "contradicts --no-resume: give one of them")
-        stages = load_stages(args.config_file, args.opts)
+        stages, students = configured(args)
     except ConfigError as error:
         return fail(error, EXIT_CONFIG)
     if args.print_config:
-        print("---\n".join(f"{heading(stage)}{to_yaml(stage.cfg)}" for stage in stages), end="")
+        print("---\n".join(f"{heading(run)}{to_yaml(run.cfg)}" for run in students or stages), end="")
         return 0
     # Imported late: a wrong config is reported before torch is loaded.
     from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
@@ -57,9 +55,12 @@ def execute(args: argparse.Namespace) -> int:
     from dinov3.engine.lock import RunLocked
     from dinov3.train.loop import NonFiniteAbort
     from dinov3.train.stages import run_stages
+    from dinov3.train.students import run_students
 
     try:
         out = args.output_dir or Path(stages[0].cfg.train.output_dir)
+        if students:
+            return run_students(students, out, resume=not args.no_resume, resume_from=args.resume_from)
         return run_stages(stages, out, resume=not args.no_resume, resume_from=args.resume_from)
     except (ConfigError, DataError, WeightsError) as error:
         return fail(error, EXIT_CONFIG)
@@ -79,9 +80,23 @@ def execute(args: argparse.Namespace) -> int:
         teardown()
 
 
-def heading(stage: Stage) -> str:
-    """What stands above the config of one of several stages."""
-    return f"# stage {stage.number}: {stage.name}\n" if stage.name else ""
+def configured(args: argparse.Namespace) -> tuple[list[Stage], list[Student]]:
+    """What the arguments ask for: one run or several stages; of several students at once, those as well."""
+    if args.config_file is None and not args.opts and not args.print_config:
+        raise ConfigError("command line", "--config-file", "is missing: nothing says what to train")
+    if args.no_resume and args.resume_from:
+        raise ConfigError("command line", "--resume-from", "contradicts --no-resume: give one of them")
+    opts = [*args.opts, *["multidistillation.enabled=true"] * args.multi_distillation]
+    stages = load_stages(args.config_file, opts)
+    several = stages[0].cfg.multidistillation.enabled
+    return stages, load_students(args.config_file, opts) if several else []
+
+
+def heading(run: Stage | Student) -> str:
+    """What stands above the config of one of several runs."""
+    if isinstance(run, Student):
+        return f"# student {run.name}: processes {run.ranks[0]} to {run.ranks[-1]}\n"
+    return f"# stage {run.number}: {run.name}\n" if run.name else ""
 
 
 def fail(error: Exception, code: int) -> int:

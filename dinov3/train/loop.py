@@ -16,6 +16,7 @@ from dinov3.config.derived import images_per_process
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
 from dinov3.data.loader import CropLoader
+from dinov3.distributed import siblings
 from dinov3.distributed.collectives import all_reduce_mean, all_reduce_min
 from dinov3.distributed.context import rank
 from dinov3.distributed.shard import local
@@ -156,7 +157,7 @@ def train(run: Training, until: int) -> bool:
         run.step_seconds = time.perf_counter() - began
         if result.saved:
             run.on_saved()
-        if result.stop and counters.step < run.until:
+        if siblings.any_of(result.stop) and counters.step < run.until:
             return False
     return True
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dinov3.config.dump import to_dict
 from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
 from dinov3.data.sources.mixture import title
+from dinov3.distributed import siblings
 from dinov3.distributed.context import is_main
 from dinov3.engine.agreement import same_on_all
 from dinov3.engine.checkpoint import CheckpointError, newest_valid, step_folders, step_of
@@ -60,13 +62,29 @@ class Start:
 
     found: Path | None = None  # a verified checkpoint; None: at the beginning
     resumed_from: str | None = None  # what --resume-from gave, in this start or an earlier one
-    roll_back: bool = False  # newer checkpoints are to be moved aside
+    roll_back: str = ""  # why newer checkpoints are to be moved aside; empty: they are not
     beginning: Path | None = None  # a verified checkpoint of another run, where this one begins
 
 
 def find_start(out: Path, resume_from: Path | None) -> Start:
-    """The newest whole checkpoint of the run, or the one that was asked for. Raises CheckpointError on every process."""
-    return same_on_all(lambda: _find_start(out, resume_from), CheckpointError)
+    """The newest whole checkpoint of the run, or the one that was asked for. Raises CheckpointError on every process.
+
+    Runs that share their steps with others go on from the newest step that all of them have a checkpoint of.
+    """
+    start = same_on_all(lambda: _find_start(out, resume_from), CheckpointError)
+    while len(reached := {*siblings.tell(_reached(start))}) > 1:
+        lowest = min(reached)
+        if _reached(start) > lowest:
+            start = same_on_all(partial(_not_beyond, out, lowest), CheckpointError)
+    return start
+
+
+def _reached(start: Start) -> int:
+    return 0 if start.found is None else step_of(start.found)
+
+
+def _not_beyond(out: Path, step: int) -> Start:
+    return Start(newest_valid(out, at_most=step), roll_back=f"another student is at step {step}")
 
 
 def _find_start(out: Path, resume_from: Path | None) -> Start:
@@ -78,23 +96,23 @@ def _find_start(out: Path, resume_from: Path | None) -> Start:
                 return Start(newest, str(resume_from))
         if problem := problem_with(resume_from):
             raise CheckpointError(f"--resume-from {resume_from}: {problem}")
-        return Start(resume_from, str(resume_from), roll_back=True)
+        return Start(resume_from, str(resume_from), roll_back="--resume-from")
     found = newest_valid(out)
     return Start(found, None if found is None else read_train_state(found).get("resumed_from"))
 
 
 def roll_back(out: Path, start: Start) -> None:
-    """Move the checkpoints that ``--resume-from`` leaves behind into ``before-N/ckpt``; nothing is deleted."""
+    """Move the checkpoints that a step back leaves behind into ``before-N/ckpt``; nothing is deleted."""
     if not start.roll_back or not is_main():
         return
-    assert start.found is not None
-    newer = [f for f in step_folders(out) if f.resolve() != start.found and step_of(f) >= step_of(start.found)]
+    found = start.found and start.found.resolve()
+    newer = [f for f in step_folders(out) if f.resolve() != found and step_of(f) >= _reached(start)]
     if newer:
         aside = out / f"before-{1 + len(list(out.glob('before-*')))}" / "ckpt"
         aside.mkdir(parents=True)
         for folder in newer:
             os.rename(folder, aside / folder.name)
-        print(f"--resume-from: {len(newer)} later checkpoints are now in {aside}")
+        print(f"{start.roll_back}: {len(newer)} later checkpoints are now in {aside}")
 
 
 def compare_with_start(cfg: Config, out: Path, start: Start, dataset: str) -> dict[str, tuple[Any, Any]]:

@@ -26,7 +26,7 @@ from dinov3.data.loader import CropLoader
 from dinov3.data.sources import DataError, Mixture, Source, open_dataset, parse_dataset
 from dinov3.data.sources.mixture import title
 from dinov3.data.sources.source import PartlyDamaged
-from dinov3.distributed import context
+from dinov3.distributed import context, siblings
 from dinov3.engine.agreement import same_fate, same_on_all
 from dinov3.engine.checkpoint import load_tensors, step_of
 from dinov3.engine.lock import RunLock, RunLocked
@@ -76,12 +76,12 @@ def run(
     resume: bool,
     resume_from: Path | None = None,
     stop: StopRequest | None = None,
-    stage: str = "",
+    title: str = "",
 ) -> int:
     """Train ``cfg`` in the folder ``out``, continuing what is there unless ``resume`` is False.
 
     ``resume_from``: a checkpoint to continue from instead of the newest one. ``stop``: signals that are noted already.
-    ``stage``: which of several this is, for the start-up block. The process group stays, for the caller to leave.
+    ``title``: which of several this is, a line of the start-up block. The process group stays, for the caller to leave.
     """
     device = context.setup(cfg.train.device, timeout=cfg.train.watchdog_slow_seconds + 300)
     refuse_missing_packages(cfg)
@@ -93,13 +93,14 @@ def run(
     start = find_start(out, resume_from) if resume else Start()
     changes = same_fate(lambda: compare_with_start(cfg, out, start, source.fingerprint()), START_UP_ERRORS)
     if start.found and step_of(start.found) >= until:
-        print(f"{out}: finished at step {step_of(start.found)}; the backbone is in {start.found}")
-        evidence.print_last_line(cfg, out)
+        if context.is_main():
+            print(f"{out}: finished at step {step_of(start.found)}; the backbone is in {start.found}")
+            evidence.print_last_line(cfg, out)
         return EXIT_DONE
     # before the folder: a file that cannot be read leaves nothing behind
     start = add_beginning(cfg, start)
     model, done = build_model(cfg, device, start)
-    done = ([f"stage      {stage}"] if stage else []) + done
+    done = ([title] if title else []) + done
     done += [f"changed    {key}: {old!r} -> {new!r} since the start" for key, (old, new) in changes.items()]
     if model.head_warmup_steps >= until:
         done.append(f"heads      the run ends at step {until}, so the backbone never trains: lower head_warmup.steps")
@@ -251,7 +252,7 @@ def build(
         schedules=schedules,
         loader=loader,
         records=open_records(cfg, out, counters.step) if context.is_main() else None,
-        progress=ProgressLine(until, counters.step, shown=context.is_main()),
+        progress=ProgressLine(until, counters.step, shown=siblings.is_first()),
         alarms=Alarms(cfg, out, schedules.total_steps) if context.is_main() else None,
         stop=stop,
         watchdog=Watchdog(
@@ -357,7 +358,7 @@ def look(training: Training, out: Path) -> None:
     """Evaluate when due. The other processes wait here, not in the next step, whose time is limited."""
     training.watchdog.beat(f"evaluating step {training.counters.step}", slow=True)
     evidence.look(training, out)
-    context.barrier()
+    siblings.barrier()
 
 
 def next_multiple(step: int, period: int) -> int:

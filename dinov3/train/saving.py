@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 
 from dinov3 import __version__
 from dinov3.config.derived import largest_global_crop
+from dinov3.distributed import siblings
 from dinov3.distributed.context import is_main, second_group, world_size
 from dinov3.engine.agreement import on_every
-from dinov3.engine.checkpoint import Checkpointer, CheckpointError, Saved
+from dinov3.engine.checkpoint import Checkpointer, CheckpointError, Saved, step_folders, step_of
 from dinov3.engine.export import write_backbone
 from dinov3.engine.pretrained import as_json
 from dinov3.engine.snapshot import Snapshot
@@ -53,6 +55,8 @@ class Saver:
         run = self.training
         self.collect(on_failure="the state is saved again now" if must else None)
         run.watchdog.beat(f"saving step {run.counters.step}", slow=True)
+        if siblings.current():
+            self.checkpointer.needed_from = min(siblings.tell(self._newest_step()))
         began = time.perf_counter()
         if run.cfg.checkpointing.async_save and not must:
             run.saving.start(f"the save of step {run.counters.step}", self._prepared(copy=True))
@@ -65,6 +69,11 @@ class Saver:
             self._failed(error, end=must or run.cfg.checkpointing.on_error == "abort")
             return
         self._succeeded(saved, time.perf_counter() - began)
+
+    def _newest_step(self) -> float:
+        """Of this run's checkpoints, as the main process sees them; the others have nothing to say."""
+        folders = step_folders(self.checkpointer.folder.parent) if is_main() else []
+        return step_of(folders[-1]) if folders else 0 if is_main() else math.inf
 
     def collect(self, *, on_failure: str | None = None) -> None:
         """Take the result of the save beside training, if there is one, when it has ended.

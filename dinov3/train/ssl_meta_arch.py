@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dinov3.config.derived import largest_global_crop
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, Features, StepContext, StudentView
+from dinov3.distributed import siblings
 from dinov3.distributed.parallel import ALONE
 from dinov3.distributed.shard import gather
 from dinov3.engine.export import load_model, without_aliases
@@ -26,6 +27,7 @@ from dinov3.objectives.dino import Dino
 from dinov3.objectives.ibot import Ibot
 from dinov3.teachers.frozen import frozen_features
 from dinov3.teachers.gram import GramTeacher, Grid, resized_patches
+from dinov3.teachers.shared import divide, shared_logits
 from dinov3.train.building import (
     build_da3_teacher,
     build_distillation_teacher,
@@ -216,7 +218,13 @@ class SSLMetaArch(nn.Module):
 
     @torch.no_grad()
     def get_teacher_logits(self, images: Tensor, mask_indices_list: Tensor) -> dict[str, Any]:
-        """``get_teacher_output`` before centering: ``cls_logits [G, B, K]`` and ``masked_logits [M, K]`` in place of targets."""
+        """``get_teacher_output`` before centering: ``cls_logits [G, B, K]`` and ``masked_logits [M, K]`` in place of targets.
+
+        A pass that several students share has no ``patches``.
+        """
+        if together := siblings.current():
+            division = divide(together.ranks, together.number, len(images) // N_GLOBAL_CROPS)
+            return shared_logits(self.teacher, images, mask_indices_list, division, siblings.gather)
         features: Features = self.teacher["backbone"](images, is_training=True)
         cls = features.cls.unflatten(0, (N_GLOBAL_CROPS, -1))  # [G, B, D]
         cls_logits = self.teacher["dino_head"](features.cls).unflatten(0, (N_GLOBAL_CROPS, -1))  # [G, B, K]

@@ -116,7 +116,7 @@ def run_stage(stage: Planned, count: int, out: Path, stop: StopRequest, resume_f
     if context.is_main() and stage.before is not None and not step_folders(stage.folder):
         update_stage(out, stage.name, began_from=str(step_folders(stage.before.folder)[-1].relative_to(out)))
     context.barrier()
-    code = run(stage.cfg, stage.folder, resume=True, resume_from=resume_from, stop=stop, stage=title)
+    code = run(stage.cfg, stage.folder, resume=True, resume_from=resume_from, stop=stop, title=f"stage      {title}")
     if code == EXIT_DONE and context.is_main():
         update_stage(out, stage.name, finished=True)
     gc.collect()  # the model of this stage: the next one needs its room

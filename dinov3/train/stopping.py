@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dinov3.distributed import context
+from dinov3.distributed import context, siblings
 from dinov3.distributed.collectives import all_reduce_max, broadcast_object
 from dinov3.engine.metrics import read_metrics
 from dinov3.engine.requeue import requeue
@@ -25,7 +25,9 @@ def forgotten(training: Training, out: Path) -> str | None:
     rows = [row for row in rows if row["step"] <= training.counters.step]
     now = rows and rows[-1]["step"] == training.counters.step
     reason: Any = broadcast_object(reason_to_stop(training.cfg, rows) if now else None)
-    return None if reason is None else str(reason)
+    if reason is not None and siblings.current():
+        reason = f"{out.name}: {reason}"
+    return next((text for text in siblings.tell(reason) if text is not None), None)
 
 
 def stop_forgetting(training: Training, saver: Saver, reason: str) -> None:
@@ -44,11 +46,11 @@ def stop_here(training: Training) -> None:
     """The state is saved and a signal, perhaps another process's, asked to stop: requeue when it was SIGUSR2."""
     stop = training.stop
     wanted = torch.tensor(float(stop.requeue), device=training.model.precision.device)
-    again = bool(all_reduce_max(wanted))
+    again = siblings.any_of(bool(all_reduce_max(wanted)))
     if context.is_main():
-        what_next = requeue() if again else "the same command continues"
+        what_next = requeue() if again and siblings.is_first() else "the same command continues"
         name = stop.signal_name or "a signal to another process"
         print(f"\n{name}: saved at step {training.counters.step}; {what_next}", flush=True)
     if training.records is not None:
         training.records.close()
-    context.barrier()  # srun ends all processes as soon as one of them has
+    siblings.barrier()  # srun ends all processes as soon as one of them has

@@ -1,0 +1,101 @@
+"""One pass of a frozen teacher for several students.
+
+Every student sees the same global batch, cut up among its own processes: a process of a student of n holds B / n images.
+Of every W images in a row, W the number of all processes, each process shows one to the teacher, an image it holds; so
+the teacher's work is shared equally whatever the students' sizes, and no image is sent. What is sent are class tokens
+and the bottlenecks of the heads (256 numbers a masked patch instead of the teacher's width); the prototypes, the last
+layer, are then each process's own work. Targets are balanced inside a student's group, as when it is trained alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dinov3.contracts import Features
+
+Gather = Callable[[Tensor], Tensor]  # x [...] of every process: [W, ...]
+
+
+class Division(NamedTuple):
+    """Who asks the teacher about which image, for one process and a batch of b images."""
+
+    asked: Tensor  # [b'] int64, the images of the own batch this process shows to the teacher
+    slot: Tensor  # [b] int64, the place of an own image among ``asked``, -1 when another process has it
+    owner: Tensor  # [b] int64, the process that shows an own image
+    place: Tensor  # [b] int64, its place among that process's ``asked``
+
+
+@lru_cache(maxsize=8)
+def divide(ranks: tuple[range, ...], number: int, batch: int) -> Division:
+    """For process ``number``, which holds ``batch`` images. ``ranks``: the processes of each student, together all.
+
+    ``batch`` is a multiple of their number for every student.
+    """
+    world = sum(len(members) for members in ranks)
+    own = next(members for members in ranks if number in members)
+    asked = [image for image in range(batch) if image % world in own]
+    slot, owner, place = [-1] * batch, [], []
+    for at, image in enumerate(asked):
+        slot[image] = at
+    for image in range(batch):
+        position = (number - own.start) * batch + image  # in the global batch
+        members = next(m for m in ranks if position % world in m)
+        process, image_there = divmod(position, batch * len(own) // len(members))
+        owner.append(members.start + process)
+        place.append(image_there // world * len(members) + position % world - members.start)
+    return Division(*(torch.tensor(values) for values in (asked, slot, owner, place)))
+
+
+@torch.no_grad()
+def shared_logits(
+    teacher: nn.ModuleDict,
+    images: Tensor,
+    mask_indices_list: Tensor,
+    division: Division,
+    gather: Gather,
+) -> dict[str, Any]:
+    """The teacher's ``cls_pre_head [G, B, D]``, ``cls_logits [G, B, K]`` and ``masked_logits [M, K]`` for the own batch.
+
+    ``images [G*B, C, H, W]``; ``mask_indices_list [M]``, ascending, indexes their flattened patches. Every process of all
+    students must call it for the same global batch. Raises RuntimeError when two of them hold different masks.
+    """
+    asked, slot, owner, place = (t.to(images.device) for t in division)
+    n, n_asked = len(slot), len(asked)
+    features: Features = teacher["backbone"](
+        images.unflatten(0, (-1, n))[:, asked].flatten(0, 1), is_training=True
+    )  # of G*b' crops
+    n_patches = features.patches.shape[1]
+    stack, patch = mask_indices_list // n_patches, mask_indices_list % n_patches  # [M] in [0, G*B), [0, P)
+    crop, image = stack // n, stack % n
+    rows = ((crop * n_asked + slot[image]) * n_patches + patch)[slot[image] >= 0]
+    masked = features.patches.flatten(0, 1).index_select(0, rows)  # [m, D]
+    hidden = teacher["ibot_head"](masked, no_last_layer=True)  # [m, Db]
+    cls = torch.cat([features.cls, teacher["dino_head"](features.cls, no_last_layer=True)], dim=-1)  # [G*b', D + Db]
+
+    own_counts = torch.bincount(stack, minlength=len(images)).unflatten(0, (-1, n))  # [G, B] masked patches
+    counts = gather(own_counts[:, asked])  # [W, G, b']
+    differ = (own_counts != counts[owner, :, place].T).any()
+    longest, differs = torch.stack([counts.sum((1, 2)).max(), differ]).tolist()  # waits for the device
+    if differs:
+        raise RuntimeError("students that share a teacher's pass hold different masks of the same images")
+    padded = hidden.new_zeros(longest, hidden.shape[1])
+    padded[: len(hidden)] = hidden
+    all_cls = gather(cls).unflatten(1, (-1, n_asked))  # [W, G, b', D + Db]
+    all_hidden = gather(padded)  # [W, m', Db]
+
+    width = features.cls.shape[1]
+    cls = all_cls[owner, :, place].transpose(0, 1)  # [G, B, D + Db]
+    first = counts.flatten(1).cumsum(1) - counts.flatten(1)  # [W, G*b'] where the patches of a crop begin there
+    own_first = own_counts.flatten().cumsum(0) - own_counts.flatten()  # [G*B] and here
+    among = torch.arange(len(stack), device=stack.device) - own_first[stack]  # [M] which patch of its crop
+    hidden = all_hidden[owner[image], first[owner[image], crop * n_asked + place[image]] + among]  # [M, Db]
+    return {
+        "cls_pre_head": cls[..., :width],
+        "cls_logits": teacher["dino_head"](cls[..., width:], only_last_layer=True),
+        "masked_logits": teacher["ibot_head"](hidden, only_last_layer=True),
+    }

@@ -1,0 +1,167 @@
+"""Students that share a teacher's pass learn what each would learn alone, stop together, and go on from one step."""
+
+from __future__ import annotations
+
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dinov3.engine.checkpoint import step_folders
+from dinov3.engine.metrics import read_metrics
+from tests.faults.conftest import Reference
+from tests.faults.runs import MEASURED, PERIOD, SETTINGS, Launcher, assert_same, final_state, names, whole
+from tests.train.tiny import OVERRIDES
+
+STUDENTS: dict[str, tuple[list[int], dict[str, Any]]] = {
+    "small": ([0, 1], {"student": {"embed_dim": 32, "num_heads": 1}}),
+    "deep": ([1, 3], {"student": {"embed_dim": 48, "num_heads": 3, "depth": 3}, "optim": {"lr": 0.002}}),
+}
+BATCH, PROCESSES, STEPS = 12, 3, 8
+
+
+def nested(settings: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        block, _, name = key.replace("__", ".").partition(".")
+        tree.setdefault(block, {})[name] = value
+    return tree
+
+
+def write(folder: Path, images: Path, teacher: Path) -> Path:
+    """The YAML of all, and those of the students beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = nested({**OVERRIDES, **SETTINGS, "train.dataset_path": str(images), "train.max_steps": STEPS})
+    base["evaluation"]["pictures"] = False
+    base["distillation"] = {
+        "enabled": True,
+        "full_cfg_path": str(teacher / "config.yaml"),
+        "checkpoint_path": str(teacher),
+    }
+    for name, (_, own) in STUDENTS.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(own))
+    students = [
+        {"name": name, "config_path": str(folder / f"{name}.yaml"), "ranks_range": ranks}
+        for name, (ranks, _) in STUDENTS.items()
+    ]
+    base["multidistillation"] = {"enabled": True, "global_batch_size": BATCH, "students": students}
+    (folder / "all.yaml").write_text(yaml.safe_dump(base))
+    return folder / "all.yaml"
+
+
+@pytest.fixture(scope="module")
+def together(runs: Launcher, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The YAML, and a run of it that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("students")
+    file = write(folder, runs.images, reference(1))
+    assert runs.run(folder / "run", file=file, ranks=PROCESSES) == [0] * PROCESSES
+    return file, folder / "run"
+
+
+def figures(out: Path) -> list[dict[str, float]]:
+    rows = read_metrics(out / "metrics.jsonl")
+    return [{k: float(v) for k, v in row.items() if k not in MEASURED} for row in rows]
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_student_among_others_has_the_losses_of_one_that_is_distilled_alone(
+    runs: Launcher, together: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    file, run = together
+    (first, end), own = STUDENTS[name]
+    settings = yaml.safe_load(file.read_text())
+    del settings["multidistillation"]
+    for block, values in own.items():
+        settings[block] |= values
+    settings["train"]["batch_size_per_gpu"] = BATCH // (end - first)
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(settings))
+    assert runs.run(tmp_path / "alone", file=tmp_path / "alone.yaml", ranks=end - first) == [0] * (end - first)
+    ours, alone = figures(run / name), figures(tmp_path / "alone")
+    assert len(ours) == len(alone) == STEPS
+    assert ours[0]["total_loss"] != ours[-1]["total_loss"]
+    for a, b in zip(ours, alone, strict=True):
+        assert a.keys() == b.keys()
+        assert all(math.isclose(a[k], b[k], rel_tol=2e-4, abs_tol=1e-6) for k in a), (a, b)
+        assert math.isclose(a["total_loss"], b["total_loss"], rel_tol=1e-5)
+
+
+def continue_and_compare(runs: Launcher, together: tuple[Path, Path], out: Path) -> None:
+    file, run = together
+    assert runs.run(out, file=file, ranks=PROCESSES) == [0] * PROCESSES
+    for name in STUDENTS:
+        assert_same(out / name, run / name)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "step@4:2",  # a process of the second student, in a step
+        "rename@6:1",  # the second student's save; the first student may have committed its own
+        pytest.param("rename@6:0", marks=pytest.mark.nightly),
+        pytest.param("rename@3:1", marks=pytest.mark.nightly),  # one has no checkpoint at all: both begin again
+        pytest.param("committed@8:0", marks=pytest.mark.nightly),
+    ],
+)
+def test_after_a_kill_all_students_go_on_from_one_step_and_end_as_if_undisturbed(
+    runs: Launcher, together: tuple[Path, Path], tmp_path: Path, fault: str
+) -> None:
+    out = tmp_path / "run"
+    assert -signal.SIGKILL in runs.run(out, file=together[0], ranks=PROCESSES, fault=fault)
+    continue_and_compare(runs, together, out)
+
+
+def test_students_at_different_steps_go_back_to_the_one_they_share(
+    runs: Launcher, together: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert runs.run(out, "train.max_steps=6", file=together[0], ranks=PROCESSES) == [0] * PROCESSES
+    newest = step_folders(out / "deep")[-1]
+    (newest / "manifest.json").unlink()
+    continue_and_compare(runs, together, out)
+    assert "another student is at step 3: 1 later checkpoints are now in" in (tmp_path / "run.log").read_text()
+    assert [p.name for p in (out / "small" / "before-1" / "ckpt").iterdir()] == [newest.name]
+
+
+def test_sigterm_to_one_process_of_one_student_stops_all_students_at_the_same_step(
+    runs: Launcher, together: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert runs.run(out, file=together[0], ranks=PROCESSES, fault="step@4:2=term") == [85] * PROCESSES
+    assert [whole(out / name) for name in STUDENTS] == [[PERIOD, 5]] * 2
+    continue_and_compare(runs, together, out)
+
+
+def test_a_student_whose_saves_fail_keeps_the_others_checkpoints_alive(
+    runs: Launcher, together: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out, failing = tmp_path / "run", ",".join(f"rename@{step}:1=fail" for step in (4, 6))
+    more = ("checkpointing.period=2", "checkpointing.max_to_keep=1", "checkpointing.on_error=warn")
+    codes = runs.run(out, *more, file=together[0], ranks=PROCESSES, fault=f"{failing},step@7:0")
+    assert -signal.SIGKILL in codes
+    assert whole(out / "deep") == [2]
+    assert whole(out / "small") == [2, 4, 6]
+    assert runs.run(out, *more, file=together[0], ranks=PROCESSES) == [0] * PROCESSES
+    for name in STUDENTS:
+        assert final_state(out / name) == final_state(together[1] / name)
+
+
+def test_the_wrong_number_of_processes_is_refused_with_the_right_one(
+    runs: Launcher, together: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert runs.run(out, file=together[0], ranks=2) == [78, 78]
+    assert (
+        "2 processes started, the ranges are for 3: torchrun --nproc-per-node 3" in (tmp_path / "run.log").read_text()
+    )
+    assert not out.exists()
+
+
+def test_a_finished_run_of_students_says_so(runs: Launcher, together: tuple[Path, Path]) -> None:
+    file, run = together
+    before = {name: names(run / name) for name in STUDENTS}
+    assert runs.run(run, file=file, ranks=PROCESSES) == [0] * PROCESSES
+    assert (run.parent / "run.log").read_text().count(f"finished at step {STEPS}") == len(STUDENTS)
+    assert {name: names(run / name) for name in STUDENTS} == before

@@ -1,0 +1,142 @@
+"""A teacher's pass that processes share gives each the outputs of a pass over its own batch."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dinov3.config.schema import StudentConfig
+from dinov3.models.build import build_backbone
+from dinov3.models.head import DINOHead
+from dinov3.teachers.shared import divide, shared_logits
+
+Ranks = tuple[range, ...]
+
+
+def ranks_of(sizes: list[int], order: list[int] | None = None) -> Ranks:
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    ranks = [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    return tuple(ranks[i] for i in order) if order else tuple(ranks)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 2), st.randoms(use_true_random=False))
+def test_every_image_is_asked_about_once_by_a_process_that_holds_it(
+    sizes: list[int], blocks: int, random: object
+) -> None:
+    order = list(range(len(sizes)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    ranks, world = ranks_of(sizes, order), sum(sizes)
+    whole = blocks * math.lcm(*sizes) * world
+    asked: dict[tuple[int, int], int] = {}  # (process, place among what it asks) -> position in the global batch
+    for members in ranks:
+        batch = whole // len(members)
+        for number in members:
+            for place, image in enumerate(divide(ranks, number, batch).asked.tolist()):
+                asked[number, place] = (number - members.start) * batch + image
+    assert sorted(asked.values()) == list(range(whole))
+    assert {len([1 for n, _ in asked if n == number]) for number in range(world)} == {whole // world}
+    for members in ranks:
+        batch = whole // len(members)
+        for number in members:
+            division = divide(ranks, number, batch)
+            found = [asked[key] for key in zip(division.owner.tolist(), division.place.tolist(), strict=True)]
+            assert found == [(number - members.start) * batch + image for image in range(batch)]
+            assert division.slot[division.asked].tolist() == list(range(len(division.asked)))
+            assert int((division.slot == -1).sum()) == batch - len(division.asked)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> nn.ModuleDict:
+    student = StudentConfig(arch="vit_small", embed_dim=32, depth=1, num_heads=2, patch_size=8)
+    generator = torch.Generator().manual_seed(0)
+    backbone = build_backbone(student, img_size=32, drop_path=False).to_empty(device="cpu")
+    backbone.init_weights(generator)
+    heads = {
+        name: DINOHead(32, size, hidden_dim=16, bottleneck_dim=8)
+        for name, size in (("dino_head", 12), ("ibot_head", 9))
+    }
+    for head in heads.values():
+        head.init_weights(generator)
+    return nn.ModuleDict({"backbone": backbone, **heads}).eval().requires_grad_(False)
+
+
+def gathering(world: int) -> list[Callable[[Tensor], Tensor]]:
+    """A gather for each of ``world`` threads."""
+    barrier, box = threading.Barrier(world, timeout=60), [torch.empty(0)] * world
+
+    def of(number: int) -> Callable[[Tensor], Tensor]:
+        def gather(x: Tensor) -> Tensor:
+            box[number] = x
+            barrier.wait()
+            everything = torch.stack(box)
+            barrier.wait()
+            return everything
+
+        return gather
+
+    return [of(number) for number in range(world)]
+
+
+def pictures(whole: int) -> tuple[Tensor, Tensor]:
+    """``[2, whole, 3, 32, 32]`` and masks ``[2, whole, 16]``: of very different sizes, some empty."""
+    generator = torch.Generator().manual_seed(1)
+    masks = torch.rand(2, whole, 16, generator=generator) < torch.rand(2, whole, 1, generator=generator) - 0.3
+    return torch.randn(2, whole, 3, 32, 32, generator=generator), masks
+
+
+def together(
+    teacher: nn.ModuleDict, ranks: Ranks, crops: Tensor, masks: dict[int, Tensor]
+) -> dict[int, dict[str, Tensor]]:
+    """What each process gets; ``masks`` by process."""
+    world = sum(map(len, ranks))
+    gathers = gathering(world)
+
+    def work(number: int) -> dict[str, Tensor]:
+        members = next(m for m in ranks if number in m)
+        batch = crops.shape[1] // len(members)
+        own = slice((number - members.start) * batch, (number - members.start + 1) * batch)
+        indices = masks[number][:, own].flatten().nonzero().squeeze(1)
+        division = divide(ranks, number, batch)
+        return shared_logits(teacher, crops[:, own].flatten(0, 1), indices, division, gathers[number])
+
+    with ThreadPoolExecutor(world) as pool:
+        return dict(enumerate(pool.map(work, range(world))))
+
+
+@pytest.mark.parametrize("sizes", [[1], [1, 1], [1, 2], [2, 3, 1]])
+def test_outputs_are_those_of_a_pass_over_the_own_batch(teacher: nn.ModuleDict, sizes: list[int]) -> None:
+    ranks = ranks_of(sizes)
+    whole = math.lcm(*sizes) * sum(sizes)
+    crops, masks = pictures(whole)
+    outputs = together(teacher, ranks, crops, dict.fromkeys(range(sum(sizes)), masks))
+    for members in ranks:
+        batch = whole // len(members)
+        for number in members:
+            own = slice((number - members.start) * batch, (number - members.start + 1) * batch)
+            features = teacher["backbone"](crops[:, own].flatten(0, 1), is_training=True)
+            masked = features.patches.flatten(0, 1)[masks[:, own].flatten()]
+            expected = {
+                "cls_pre_head": features.cls.unflatten(0, (2, -1)),
+                "cls_logits": teacher["dino_head"](features.cls).unflatten(0, (2, -1)),
+                "masked_logits": teacher["ibot_head"](masked),
+            }
+            assert outputs[number].keys() == expected.keys()
+            for name, value in expected.items():
+                torch.testing.assert_close(outputs[number][name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_processes_that_hold_other_masks_of_one_image_are_an_error(teacher: nn.ModuleDict) -> None:
+    crops, masks = pictures(4)
+    other = masks.clone()
+    other[0, :2, 0] ^= True  # one that each process asks about: both must see it
+    with pytest.raises(RuntimeError, match="different masks of the same images"):
+        together(teacher, ranks_of([1, 1]), crops, {0: masks, 1: other})
