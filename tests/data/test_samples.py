@@ -29,17 +29,21 @@ def test_a_slot_does_not_depend_on_who_writes_which_part(cfg: Config, chunk: int
     assert torch.equal(filled(cfg, Pictures(), 16, chunk=chunk), filled(cfg, Pictures(), 16))
 
 
+def assert_joined(part: SampleWriter, slots: list[torch.Tensor], whole: SampleWriter, slot: torch.Tensor) -> None:
+    """What ``part`` wrote into ``slots``, one after the other, is what ``whole`` wrote into ``slot``."""
+    for name in ("global_crops", "local_crops", "draws", "masks"):
+        pieces = [getattr(part.resolution_at(0).layout, name).within(piece) for piece in slots]
+        expected = getattr(whole.resolution_at(0).layout, name).within(slot)
+        assert torch.equal(torch.cat(pieces, dim=1), expected), name
+
+
 def test_two_processes_write_the_halves_of_what_one_writes(cfg: Config) -> None:
     whole = SampleWriter.from_config(cfg, Pictures(), 0, 1)
     whole_slot = filled(cfg, Pictures(), 24)
     cfg.train.batch_size_per_gpu //= 2
     half = SampleWriter.from_config(cfg, Pictures(), 0, 2)
     slots = [filled(cfg, Pictures(), 24, rank, 2) for rank in range(2)]
-    for name in ("global_crops", "local_crops", "draws", "masks"):
-        halves = [getattr(half.resolution_at(0).layout, name).within(slot) for slot in slots]
-        assert torch.equal(torch.cat(halves, dim=1), getattr(whole.resolution_at(0).layout, name).within(whole_slot)), (
-            name
-        )
+    assert_joined(half, slots, whole, whole_slot)
 
 
 def test_parts_of_a_step_are_joined_what_one_large_batch_is(cfg: Config) -> None:
@@ -56,11 +60,7 @@ def test_parts_of_a_step_are_joined_what_one_large_batch_is(cfg: Config) -> None
             writer.fill(slots[-1], 32, 0, 4, part=part)
             ids += writer.positions(32, part).tolist()
     assert ids == list(range(32, 48)), "a process holds neighbouring images"
-    for name in ("global_crops", "local_crops", "draws", "masks"):
-        pieces = [getattr(writer.resolution_at(0).layout, name).within(slot) for slot in slots]
-        assert torch.equal(torch.cat(pieces, dim=1), getattr(whole.resolution_at(0).layout, name).within(whole_slot)), (
-            name
-        )
+    assert_joined(writer, slots, whole, whole_slot)
 
 
 def test_an_image_looks_different_in_the_next_epoch(cfg: Config) -> None:

@@ -15,36 +15,21 @@ from dinov3.engine.metrics import read_metrics
 from dinov3.engine.state import digest
 from tests.faults import campaign
 from tests.faults.conftest import Reference
-from tests.faults.runs import KEEP, PERIOD, Launcher, assert_same, history, names, whole
-from tests.faults.test_kills import KILLED, SAVE_POINTS
+from tests.faults.runs import PERIOD, Launcher, assert_same, history, names, whole
+from tests.faults.test_kills import kill_in_a_save, save_cases
 
 nightly = pytest.mark.nightly
 ASYNC: dict[str, Any] = {"checkpointing__async_save": "true"}
 SHARDED: dict[str, Any] = {"compute_precision__sharding_strategy": "SHARD_GRAD_OP"}
 HELD = "tests.faults.hooks:held_save"
 PER_CHANGE = {(1, "shards=spoil", ""), (2, "rename", ":0")}
-CASES = [
-    pytest.param(ranks, point, who, marks=() if (ranks, point, who) in PER_CHANGE else nightly)
-    for point in SAVE_POINTS
-    for ranks, who in ((1, ""), (2, ":0"), (2, ":1"), (2, ""))
-    if ranks == 1 or point.startswith("shards") or who == ":0"
-]
 
 
-@pytest.mark.parametrize(("ranks", "point", "who"), CASES)
+@pytest.mark.parametrize(("ranks", "point", "who"), save_cases(lambda *case: case in PER_CHANGE))
 def test_f2_a_run_killed_while_it_saves_beside_training_continues_from_the_newest_whole_checkpoint(
     runs: Launcher, reference: Reference, tmp_path: Path, ranks: int, point: str, who: str
 ) -> None:
-    out = tmp_path / "run"
-    name, _, action = point.partition("=")
-    fault = f"{name}@9{who}" + (f"={action}" if action else "")
-    assert KILLED in runs.run(out, ranks=ranks, fault=fault, **ASYNC)
-    assert any(n.startswith((".tmp-", ".trash-")) for n in names(out)) or point == "committed"
-    assert whole(out)[-1] == SAVE_POINTS[point]
-    assert 6 in whole(out), "the checkpoint before is untouched"
-    assert runs.run(out, ranks=ranks, **ASYNC) == [0] * ranks
-    assert len(names(out)) == KEEP
-    assert_same(out, reference(ranks))
+    kill_in_a_save(runs, reference(ranks), tmp_path / "run", ranks, point, who, **ASYNC)
 
 
 def contents(out: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import pickle
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -237,15 +237,6 @@ TINIEST = {
        {"n_prototypes": 8, "hidden_dim": 8, "bottleneck_dim": 4, "nlayers": 2}.items()},
     "evaluation__pictures": "false",
 }  # fmt: skip
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As the fixture was recorded: with another number the last bit differs, and with it a neighbour that KoLeo takes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,28 +36,40 @@ def test_f1_a_killed_run_repeats_at_most_a_period_and_ends_as_if_nothing_had_hap
 
 # (point, the newest whole checkpoint after the kill in the save of step 9)
 SAVE_POINTS = {"shards": 6, "shards=spoil": 6, "manifest": 6, "rename": 6, "committed": 9, "prune": 9}
-CASES = [
-    pytest.param(ranks, point, who, marks=() if ranks == 1 or point in ("shards=spoil", "committed") else nightly)
-    for point in SAVE_POINTS
-    for ranks, who in ((1, ""), (2, ":0"), (2, ":1"), (2, ""))
-    if ranks == 1 or point.startswith("shards") or who == ":0"
-]
 
 
-@pytest.mark.parametrize(("ranks", "point", "who"), CASES)
+def save_cases(per_change: Callable[[int, str, str], bool]) -> list[Any]:
+    """(ranks, point, which of them dies); every night those that are not for every change."""
+    return [
+        pytest.param(ranks, point, who, marks=() if per_change(ranks, point, who) else nightly)
+        for point in SAVE_POINTS
+        for ranks, who in ((1, ""), (2, ":0"), (2, ":1"), (2, ""))
+        if ranks == 1 or point.startswith("shards") or who == ":0"
+    ]
+
+
+def kill_in_a_save(
+    runs: Launcher, reference: Path, out: Path, ranks: int, point: str, who: str, **changes: Any
+) -> None:
+    """Kill a run in its save of step 9 and continue it."""
+    name, _, action = point.partition("=")
+    fault = f"{name}@9{who}" + (f"={action}" if action else "")
+    assert KILLED in runs.run(out, ranks=ranks, fault=fault, **changes)
+    assert any(n.startswith((".tmp-", ".trash-")) for n in names(out)) or point == "committed"
+    assert whole(out)[-1] == SAVE_POINTS[point]
+    assert 6 in whole(out), "the checkpoint before is untouched"
+    assert runs.run(out, ranks=ranks, **changes) == [0] * ranks
+    assert len(names(out)) == KEEP
+    assert_same(out, reference)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "point", "who"), save_cases(lambda ranks, point, _: ranks == 1 or point in ("shards=spoil", "committed"))
+)
 def test_f2_a_run_killed_while_it_saves_continues_from_the_newest_whole_checkpoint(
     runs: Launcher, reference: Reference, tmp_path: Path, ranks: int, point: str, who: str
 ) -> None:
-    out = tmp_path / "run"
-    name, _, action = point.partition("=")
-    assert KILLED in runs.run(out, ranks=ranks, fault=f"{name}@9{who}" + (f"={action}" if action else ""))
-    left = names(out)
-    assert any(n.startswith((".tmp-", ".trash-")) for n in left) or point == "committed"
-    assert whole(out)[-1] == SAVE_POINTS[point]
-    assert 6 in whole(out), "the checkpoint before is untouched"
-    assert runs.run(out, ranks=ranks) == [0] * ranks
-    assert len(names(out)) == KEEP
-    assert_same(out, reference(ranks))
+    kill_in_a_save(runs, reference(ranks), tmp_path / "run", ranks, point, who)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +32,7 @@ SPECS = {
 LEVELS = {"small": (5, 7, 9, 11), "tiny_anyview": (3, 5), "tiny_mono": (0, 1, 2, 3), "tiny_swiglu": (3, 5)}
 INPUTS = {"sq": (2, 3, 224, 224), "rect": (1, 3, 168, 224)}
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def fill_with_golden_formula(encoder: DA3Encoder) -> DA3Encoder:

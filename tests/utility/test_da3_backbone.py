@@ -7,7 +7,7 @@ import logging
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,13 +45,9 @@ class Settings:
 
 
 @pytest.fixture(autouse=True)
-def tiny_small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def tiny_small(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     """The public path with a "small" of 0.1 M weights instead of 22 M, on one thread."""
     monkeypatch.setitem(VARIANTS, "small", TINY)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def official_state() -> State:

@@ -23,6 +23,7 @@ from dinov3.data.sources.extras import need
 from dinov3.data.sources.imagefolder import check_folder, read_file
 from dinov3.data.sources.index_cache import Index, Listing, stamp
 from dinov3.data.sources.labels import numbered
+from dinov3.data.sources.listed import Listed
 from dinov3.data.sources.names import name_at, packed, printable
 from dinov3.data.sources.options import Options, local_path
 
@@ -58,7 +59,7 @@ def open_source(options: Options) -> FileList:
     return FileList(path, local_path(root) if root else None, columns)
 
 
-class FileList:
+class FileList(Listed):
     """The images that ``path`` names, in its order. Raises DataError for a list that cannot be used.
 
     With a ``root`` no path may lead out of it; without one, absolute paths and ``..`` are allowed.
@@ -95,18 +96,9 @@ class FileList:
         """The file's bytes."""
         return read_file(self.file(index))
 
-    def label(self, index: int) -> int | None:
-        """Its class as the list gives it."""
-        label = int(self._index.arrays["labels"][index])
-        return label if label >= 0 else None
-
     def name(self, index: int) -> str:
         """The file's path, printable."""
         return printable(self.file(index))
-
-    def fingerprint(self) -> str:
-        """A hash of the paths as they stand in the list."""
-        return f"FileList-{self._index.facts['fingerprint']}"
 
     def version(self) -> str:
         """A hash of the list, the classes and the images' places, sizes and times of writing."""

@@ -20,6 +20,7 @@ from dinov3.data.sources.extras import need
 from dinov3.data.sources.handles import Handles
 from dinov3.data.sources.index_cache import Arrays, Index, Listing, stamp
 from dinov3.data.sources.labels import numbered
+from dinov3.data.sources.listed import Listed
 from dinov3.data.sources.options import Options
 from dinov3.data.sources.segments import place
 from dinov3.data.sources.shards import shards_of
@@ -39,7 +40,7 @@ def open_source(options: Options) -> HDF5:
     return HDF5(shards_of(text, SUFFIXES), images, labels or None)
 
 
-class HDF5:
+class HDF5(Listed):
     """The images of ``files``, in order. Raises DataError when there are none.
 
     ``images``, ``labels``: names of the datasets; ``labels`` None: LABELS, if there is such a dataset.
@@ -72,23 +73,10 @@ class HDF5:
         pixels: NDArray[np.uint8] = value if value.ndim == 3 else value[:, :, None]
         return pixels
 
-    def label(self, index: int) -> int | None:
-        """Its class as the file gives it."""
-        label = int(self._index.arrays["labels"][index])
-        return label if label >= 0 else None
-
     def name(self, index: int) -> str:
         """File, dataset and row."""
         number, row = place(self._index.arrays["ends"], index)
         return f"{self.files[number]}/{self.images}/{row}"
-
-    def fingerprint(self) -> str:
-        """A hash of the datasets' shapes and the files' sizes."""
-        return f"HDF5-{self._index.facts['fingerprint']}"
-
-    def version(self) -> str:
-        """A hash of the list, the classes and the files' places, sizes and times of writing."""
-        return self._index.version()
 
 
 def open_file(path: Path) -> Any:

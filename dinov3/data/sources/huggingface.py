@@ -22,6 +22,7 @@ from dinov3.data.sources.handles import Handles
 from dinov3.data.sources.imagefolder import check_folder
 from dinov3.data.sources.index_cache import Arrays, Index, Listing, stamp
 from dinov3.data.sources.labels import numbered
+from dinov3.data.sources.listed import Listed
 from dinov3.data.sources.options import Options, local_path
 from dinov3.data.sources.parquet import Parquet
 from dinov3.data.sources.segments import place
@@ -84,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-class HuggingFace:
+class HuggingFace(Listed):
     """The images of one data set in ``folder``, as save_to_disk wrote it. Raises DataError."""
 
     def __init__(self, folder: Path, image: str = "image", label: str | None = None) -> None:
@@ -111,18 +112,9 @@ class HuggingFace:
             raise BadImage("the file has become shorter")
         return bytes_of(columns[inside][row])
 
-    def label(self, index: int) -> int | None:
-        """Its class as the data set gives it."""
-        label = int(self._index.arrays["labels"][index])
-        return label if label >= 0 else None
-
     def name(self, index: int) -> str:
         """Folder and row."""
         return f"{self.folder}/{index}"
-
-    def fingerprint(self) -> str:
-        """A hash of the data set's own fingerprint and its files' sizes."""
-        return f"HuggingFace-{self._index.facts['fingerprint']}"
 
     def version(self) -> str:
         """A hash of the column, the classes and the files' places, sizes and times of writing."""

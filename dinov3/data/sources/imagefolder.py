@@ -18,6 +18,7 @@ import numpy as np
 from dinov3.data.decode import MAX_BYTES
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources.index_cache import Index, Listing, Stamp, stamp_of
+from dinov3.data.sources.listed import Listed
 from dinov3.data.sources.names import name_at, packed, printable
 from dinov3.data.sources.options import Options
 
@@ -45,7 +46,7 @@ class Walk:
     broken_links: int = 0
 
 
-class ImageFolder:
+class ImageFolder(Listed):
     """Images under ``root`` in the order of their paths. Raises DataError when there are none."""
 
     def __init__(self, root: Path, *, with_labels: bool = True) -> None:
@@ -68,16 +69,11 @@ class ImageFolder:
 
     def label(self, index: int) -> int | None:
         """The number of its class, None for an image directly in the root."""
-        label = int(self._index.arrays["labels"][index])
-        return label if self.with_labels and label >= 0 else None
+        return super().label(index) if self.with_labels else None
 
     def name(self, index: int) -> str:
         """The file's path, printable."""
         return printable(self.path(index))
-
-    def fingerprint(self) -> str:
-        """A hash of the relative paths."""
-        return f"ImageFolder-{self._index.facts['fingerprint']}"
 
     def version(self) -> str:
         """A hash of the list, the classes and the images' places, sizes and times of writing."""

@@ -16,6 +16,7 @@ from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources.extras import need
 from dinov3.data.sources.index_cache import Index, Listing, Stamp, stamp
 from dinov3.data.sources.labels import numbered
+from dinov3.data.sources.listed import Listed
 from dinov3.data.sources.names import name_at, packed, printable
 from dinov3.data.sources.options import Options, local_path
 
@@ -32,7 +33,7 @@ def open_source(options: Options) -> LMDB:
     return LMDB(root, os.fsencode(prefix), local_path(labels) if labels else None)
 
 
-class LMDB:
+class LMDB(Listed):
     """The images of an environment in the order of their keys. Raises DataError when there are none."""
 
     def __init__(self, root: Path, prefix: bytes = b"", labels: Path | None = None) -> None:
@@ -58,22 +59,9 @@ class LMDB:
             raise BadImage("the key is gone")
         return value
 
-    def label(self, index: int) -> int | None:
-        """Its class in the file ``labels``."""
-        label = int(self._index.arrays["labels"][index])
-        return label if label >= 0 else None
-
     def name(self, index: int) -> str:
         """File and key."""
         return f"{self.file}/{printable(name_at(self._index.arrays, index))}"
-
-    def fingerprint(self) -> str:
-        """A hash of the keys."""
-        return f"LMDB-{self._index.facts['fingerprint']}"
-
-    def version(self) -> str:
-        """A hash of the list, the classes and the file's place, size and time of writing."""
-        return self._index.version()
 
 
 def environment(file: Path) -> Any:

@@ -19,6 +19,7 @@ from dinov3.data.sources.extras import need
 from dinov3.data.sources.handles import Handles
 from dinov3.data.sources.index_cache import Arrays, Index, Listing, stamp
 from dinov3.data.sources.labels import numbered
+from dinov3.data.sources.listed import Listed
 from dinov3.data.sources.options import Options
 from dinov3.data.sources.segments import place
 from dinov3.data.sources.shards import shards_of
@@ -38,7 +39,7 @@ def open_source(options: Options) -> Parquet:
     return Parquet(shards_of(text, (".parquet",)), image, label or None)
 
 
-class Parquet:
+class Parquet(Listed):
     """The images of ``files``, in order. Raises DataError when there are none.
 
     ``image``: the column of images; ``label``: that of classes, None: ``label`` if there is one.
@@ -74,24 +75,11 @@ class Parquet:
         file = self._opened.get(number, lambda: need("pyarrow.parquet").ParquetFile(self.files[number]))
         return file.read_row_group(inside, columns=[self._index.facts["leaf"]], use_threads=False).column(0)
 
-    def label(self, index: int) -> int | None:
-        """Its class as the file gives it."""
-        label = int(self._index.arrays["labels"][index])
-        return label if label >= 0 else None
-
     def name(self, index: int) -> str:
         """File, row group and row."""
         group, row = place(self._index.arrays["ends"], index)
         file = self.files[int(self._index.arrays["file"][group])]
         return f"{file}/row-group-{int(self._index.arrays['group'][group])}/{row}"
-
-    def fingerprint(self) -> str:
-        """A hash of the row groups' sizes."""
-        return f"Parquet-{self._index.facts['fingerprint']}"
-
-    def version(self) -> str:
-        """A hash of the list, the classes and the files' places, sizes and times of writing."""
-        return self._index.version()
 
 
 def _close(file: Any) -> None:

@@ -20,6 +20,7 @@ from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources.handles import Handles
 from dinov3.data.sources.imagefolder import SUFFIXES
 from dinov3.data.sources.index_cache import Index, Listing, stamp
+from dinov3.data.sources.listed import Listed
 from dinov3.data.sources.names import name_at, packed, printable
 from dinov3.data.sources.options import Options
 from dinov3.data.sources.shards import shards_of
@@ -48,12 +49,12 @@ class Members:
     shard: list[int] = field(default_factory=list)
     offset: list[int] = field(default_factory=list)
     size: list[int] = field(default_factory=list)
-    label: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     damaged: dict[str, str] = field(default_factory=dict)  # shard -> what is wrong with it
 
 
-class Tar:
+class Tar(Listed):
     """The images of ``shards``, in order. Raises DataError when there are none."""
 
     def __init__(self, shards: list[Path]) -> None:
@@ -79,22 +80,9 @@ class Tar:
     def _descriptor(self, shard: int) -> int:
         return self._files.get(shard, lambda: os.open(self.shards[shard], os.O_RDONLY | os.O_CLOEXEC))
 
-    def label(self, index: int) -> int | None:
-        """The number in its ``.cls`` member."""
-        label = int(self._index.arrays["label"][index])
-        return label if label >= 0 else None
-
     def name(self, index: int) -> str:
         """Shard and member, as a path."""
         return f"{self.shards[int(self._index.arrays['shard'][index])]}/{printable(name_at(self._index.arrays, index))}"
-
-    def fingerprint(self) -> str:
-        """A hash of the members' names, sizes and places."""
-        return f"Tar-{self._index.facts['fingerprint']}"
-
-    def version(self) -> str:
-        """A hash of the list, the classes and the shards' places, sizes and times of writing."""
-        return self._index.version()
 
 
 def listing_of(shards: list[Path]) -> Listing:
@@ -108,7 +96,7 @@ def listing_of(shards: list[Path]) -> Listing:
         raise DataError(f"{shards[0]} and {len(shards) - 1} other shards: contain no images ({ignored})")
     log.info("%d shards: %d images (%s)", len(shards), len(members.names), ignored)
     arrays = packed(members.names)
-    for name in ("shard", "offset", "size", "label"):
+    for name in ("shard", "offset", "size", "labels"):
         arrays[name] = np.array(getattr(members, name), dtype=np.int64)
     digest = hashlib.blake2b(digest_size=16)
     for values in arrays.values():
@@ -150,7 +138,7 @@ def _list_members(shard: Path, number: int, descriptor: int, shard_size: int, me
         members.shard.append(number)
         members.offset.append(offset)
         members.size.append(size)
-        members.label.append(labels.get(key, -1))
+        members.labels.append(labels.get(key, -1))
 
 
 def _sort_in(
