@@ -121,8 +121,8 @@ def _bind_all(nodes: list[ast.AST], scope: _Scope) -> None:
             if isinstance(node, ast.Assign):
                 for target in node.targets:
                     _bind(target, node.value, scope)
-            elif isinstance(node, ast.NamedExpr) or (isinstance(node, ast.AnnAssign) and node.value is not None):
-                _bind(node.target, node.value, scope)  # type: ignore[arg-type]
+            elif isinstance(node, ast.NamedExpr | ast.AnnAssign) and node.value is not None:
+                _bind(node.target, node.value, scope)
             if isinstance(node, ast.AnnAssign) and (blocks := _annotated(node.annotation)):
                 known = scope.attributes if isinstance(node.target, ast.Attribute) else scope.blocks
                 known[_name(node.target)] = blocks

@@ -74,7 +74,7 @@ class _GatherRows(torch.autograd.Function):
         return total[start : start + ctx.n_rows], None
 
 
-def broadcast_object(value: object, group: Group = None) -> object:
+def broadcast_object(value: T, group: Group = None) -> T:
     """Rank 0's ``value`` on every process of ``group`` (None: all), which must hold rank 0."""
     if not is_initialized():
         return value

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
 
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import CheckpointException
@@ -22,28 +23,44 @@ class SharedFailure(Exception):
     """What failed and, with several processes, on which; the text is one line. ``error`` is this process's own, if any."""
 
 
+@dataclass(frozen=True)
+class _Done(Generic[T]):
+    """What an action returned."""
+
+    value: T
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """What an action raised, in words."""
+
+    text: str
+
+
 def on_every(action: Callable[[], T], group: Group = None) -> list[T]:
     """Run ``action`` on every process; the results by rank. Raises SharedFailure on all when it fails on one.
 
     They agree through ``group``, which holds them all; a thread beside training needs one of its own.
     """
-    result, problem = None, None
+    own: _Done[T] | _Failed
     cause: BaseException | None = None
     try:
-        result = action()
+        own = _Done(action())
     except FAILURES as error:
-        cause, problem = error, in_one_line(error)
-    outcomes = gather_objects((result, problem), group)
-    for number, (_, text) in enumerate(outcomes):
-        if text is not None:
+        cause, own = error, _Failed(in_one_line(error))
+    results: list[T] = []
+    outcomes = gather_objects(own, group)
+    for number, outcome in enumerate(outcomes):
+        if isinstance(outcome, _Failed):
             where = f"process {number}: " if len(outcomes) > 1 else ""
-            raise SharedFailure(where + text) from (cause if number == rank() else None)
-    return [value for value, _ in outcomes]  # type: ignore[misc]
+            raise SharedFailure(where + outcome.text) from (cause if number == rank() else None)
+        results.append(outcome.value)
+    return results
 
 
 def on_main(action: Callable[[], T], group: Group = None) -> T:
     """Run ``action`` on the main process; its result everywhere. Raises SharedFailure on all when it fails."""
-    return on_every(lambda: action() if is_main() else None, group)[0]  # type: ignore[return-value]
+    return cast(T, on_every(lambda: action() if is_main() else None, group)[0])
 
 
 def same_fate(action: Callable[[], T], kinds: tuple[type[Exception], ...]) -> T:
@@ -51,20 +68,20 @@ def same_fate(action: Callable[[], T], kinds: tuple[type[Exception], ...]) -> T:
 
     When it fails on one with an error of ``kinds``, every process raises: the own error, or the first process's.
     """
-    result: T | None = None
+    done: _Done[T] | None = None
     own: Exception | None = None
     try:
-        result = action()
+        done = _Done(action())
     except kinds as error:
         own = error
     problems = gather_objects(None if own is None else (type(own), str(own)))
-    failed = [number for number, problem in enumerate(problems) if problem is not None]
-    if not failed:
-        return result  # type: ignore[return-value]
+    failed = [(number, *problem) for number, problem in enumerate(problems) if problem is not None]
+    if done is not None and not failed:
+        return done.value
     if own is None:
-        kind, text = problems[failed[0]]  # type: ignore[misc]
+        number, kind, text = failed[0]
         own = kind.__new__(kind)
-        own.args = (f"process {failed[0]}: {text}",)
+        own.args = (f"process {number}: {text}",)
     own.add_note(AGREED)
     raise own
 
@@ -76,18 +93,19 @@ def is_shared(error: BaseException) -> bool:
 
 def same_on_all(action: Callable[[], T], kind: type[Exception]) -> T:
     """Run ``action`` on the main process; its result, or its ``kind`` of error, on every process."""
-    value, text = None, None
+    outcome: _Done[T] | _Failed | None = None
     if is_main():
         try:
-            value = action()
+            outcome = _Done(action())
         except kind as error:
-            text = str(error)
-    value, text = broadcast_object((value, text))  # type: ignore[misc]
-    if text is not None:
-        shared = kind(text)
+            outcome = _Failed(str(error))
+    outcome = broadcast_object(outcome)
+    assert outcome is not None  # it is the main process's
+    if isinstance(outcome, _Failed):
+        shared = kind(outcome.text)
         shared.add_note(AGREED)
         raise shared
-    return value  # type: ignore[return-value]
+    return outcome.value
 
 
 def in_one_line(error: BaseException) -> str:

@@ -23,7 +23,8 @@ def retrieval_scores(
     whose class the gallery does not have are left out; ValueError when that leaves none.
     """
     gallery, queries = F.normalize(gallery.float(), dim=-1), F.normalize(queries.float(), dim=-1)
-    precision, hits = [], {k: [] for k in recall_at}  # type: ignore[var-annotated]
+    precision: list[Tensor] = []
+    hits: dict[int, list[Tensor]] = {k: [] for k in recall_at}
     for start in range(0, len(queries), chunk):
         similarity = queries[start : start + chunk] @ gallery.T  # [n, M]
         if same:

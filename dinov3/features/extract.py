@@ -230,8 +230,8 @@ def joined(results: Sequence[Tokens | Tensor]) -> Tokens | Tensor:
         raise ValueError(
             f"the images give grids {grids[0]} to {grids[-1]}: give the preprocessing a size, or use extract_each"
         )
-    parts = [torch.cat([tokens[i] for tokens in each]) for i in range(3)]  # type: ignore[misc]
-    return Tokens(parts[0], parts[1], parts[2], grids[0])
+    cls, storage, patches, _ = zip(*each, strict=True)
+    return Tokens(torch.cat(cls), torch.cat(storage), torch.cat(patches), grids[0])
 
 
 def in_threads(function: Callable[[A], B], items: Iterable[A], threads: int) -> Iterator[B]:

@@ -45,10 +45,10 @@ class CheckpointedBlock(nn.Module):
         return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
-def set_mode(root: nn.Module, mode: str) -> None:
+def set_mode(root: nn.Module, mode: CheckpointMode) -> None:
     """Give every block of ``root`` the mode; ValueError when it is none of the three."""
     if mode not in get_args(CheckpointMode):
         raise ValueError(f"checkpointing mode {mode!r}: choose from {get_args(CheckpointMode)}")
     for module in root.modules():
         if isinstance(module, CheckpointedBlock):
-            module.checkpoint_mode = mode  # type: ignore[assignment]
+            module.checkpoint_mode = mode

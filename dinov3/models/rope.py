@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -90,25 +90,25 @@ class RopePositionEmbedding(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        like = {"device": self.periods.device, "dtype": self.dtype}
+        like: dict[str, Any] = {"device": self.periods.device, "dtype": self.dtype}
         n = self.head_dim // 4
         if self.base is not None:
-            periods = self.base ** (2 * torch.arange(n, **like) / (self.head_dim // 2))  # type: ignore[call-overload]
+            periods = self.base ** (2 * torch.arange(n, **like) / (self.head_dim // 2))
         else:
             assert self.min_period is not None
             assert self.max_period is not None
             spread = self.max_period / self.min_period
-            periods = spread ** torch.linspace(0, 1, n, **like) / spread * self.max_period  # type: ignore[call-overload]
+            periods = spread ** torch.linspace(0, 1, n, **like) / spread * self.max_period
         self.periods.copy_(periods)
 
     def forward(self, rows: int, cols: int) -> RopeTable:
         """The table of a grid of ``rows`` x ``cols`` patches, row by row."""
-        like = {"device": self.periods.device, "dtype": self.dtype}
+        like: dict[str, Any] = {"device": self.periods.device, "dtype": self.dtype}
         longest, shortest = max(rows, cols), min(rows, cols)
         units = {"separate": (rows, cols), "max": (longest, longest), "min": (shortest, shortest)}[
             self.normalize_coords
         ]
-        axes = [torch.arange(0.5, n, **like) / unit for n, unit in zip((rows, cols), units, strict=True)]  # type: ignore[call-overload]
+        axes = [torch.arange(0.5, n, **like) / unit for n, unit in zip((rows, cols), units, strict=True)]
         coords = torch.stack(torch.meshgrid(axes, indexing="ij"), dim=-1).flatten(0, 1)  # [P, 2]
         coords = self._augment(2.0 * coords - 1.0) if self.augments else 2.0 * coords - 1.0
         angles = 2 * math.pi * coords[:, :, None] / self.periods.to(self.dtype)  # [P, 2, D_head/4]

@@ -121,8 +121,7 @@ def check(cfg: Config) -> Report:
     model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
     teacher = model.da3_teacher
     assert teacher is not None  # execute() has seen da3.enabled
-    shared = {"position": 0, "rank": 0, "world_size": 1, "device": device, "dtype": torch.float32}
-    with CropLoader(cfg, source, **shared) as loader:  # type: ignore[arg-type]
+    with CropLoader(cfg, source, position=0, rank=0, world_size=1, device=device, dtype=torch.float32) as loader:
         batch = next(loader)
     return look(model, teacher, batch)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,7 +23,7 @@ def forgotten(training: Training, out: Path) -> str | None:
     rows = read_metrics(out / "evaluation.jsonl") if context.is_main() else []
     rows = [row for row in rows if row["step"] <= training.counters.step]
     now = rows and rows[-1]["step"] == training.counters.step
-    reason: Any = broadcast_object(reason_to_stop(training.cfg, rows) if now else None)
+    reason = broadcast_object(reason_to_stop(training.cfg, rows) if now else None)
     if reason is not None and siblings.current():
         reason = f"{out.name}: {reason}"
     return next((text for text in siblings.tell(reason) if text is not None), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -39,11 +39,8 @@ class Handles(Generic[T]):
         if self._close is not None:
             self._close(handle)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_most": self._most, "_close": self._close}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_most"], state["_close"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[Handles[T]], tuple[int, Callable[[T], object] | None]]:
+        return type(self), (self._most, self._close)
 
     def __del__(self) -> None:
         if getattr(self, "_owner", None) == os.getpid():
