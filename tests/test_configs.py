@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from dinov3.config.usage import dead_but_read, unread_keys
 from dinov3.models.presets import CONVNEXT_ARCHS, VIT_ARCHS
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+STUDENTS = sorted((ROOT / "configs" / "train" / "students").glob("*.yaml"))
+FILES = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDENTS})
 
 
 def named(path: Path) -> str:
@@ -33,12 +35,21 @@ def test_a_shipped_config_loads_without_a_warning(path: Path, caplog: pytest.Log
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_the_first_line_is_the_command_that_runs_the_file(path: Path) -> None:
     first = path.read_text().splitlines()[0]
-    assert first.startswith("# python -m dinov3.train ")
-    words = shlex.split(first.removeprefix("# python -m dinov3.train "))
+    command = re.match("# (python|torchrun --nproc-per-node 8) -m dinov3.train ", first)
+    assert command is not None
+    words = shlex.split(first[command.end() :])
     assert words[:3] == ["--config-file", named(path), "--output-dir"]
     overrides = words[4:]
     assert all(parse_override(word) for word in overrides)
     load_config(path, overrides)
+
+
+def test_every_students_file_belongs_to_a_recipe_and_lies_over_it() -> None:
+    path = ROOT / "configs" / "train" / "multi_distillation.yaml"
+    layout = load_config(path).multidistillation
+    assert sorted(s.config_path for s in layout.students) == [named(file) for file in STUDENTS]
+    for file in STUDENTS:
+        assert file.read_text().startswith(f"# One of the students of {named(path)}, laid over it.\n")
 
 
 def test_the_default_yaml_is_what_the_schema_says() -> None:

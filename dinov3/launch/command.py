@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import math
 import shlex
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinov3.config.errors import EXIT_CONFIG, EXIT_DONE, EXIT_IO, ConfigError
-from dinov3.config.load import load_config
+from dinov3.config.load import load_config, load_students
 from dinov3.config.schema import Config
 from dinov3.launch import resources as asked
 from dinov3.launch.resources import Resources
@@ -76,9 +77,21 @@ def _check(cfg: Config, resources: Resources, args: argparse.Namespace) -> None:
             raise ConfigError("command line", f"--{name.replace('_', '-')}", "does nothing with --local, leave it out")
 
 
+def _check_students(args: argparse.Namespace, cfg: Config, resources: Resources) -> None:
+    """ConfigError when the job has another number of processes than its students."""
+    processes = (1 if args.local else resources.nodes) * resources.tasks
+    if not cfg.multidistillation.enabled:
+        return
+    wanted = sum(len(student.ranks) for student in load_students(args.config_file, args.opts))
+    if wanted != processes:
+        problem = f"the ranges are for {wanted} processes, the job has {processes}: change --nodes or --tasks-per-node"
+        raise ConfigError("config", "multidistillation.students", problem)
+
+
 def _slurm(args: argparse.Namespace, cfg: Config, resources: Resources, out: Path) -> int:
     from dinov3.launch import slurm
 
+    _check_students(args, cfg, resources)
     executor = slurm.executor(
         resources,
         out / LOGS,
@@ -103,6 +116,7 @@ def _local(args: argparse.Namespace, cfg: Config, resources: Resources, out: Pat
         import torch
 
         resources = replace(resources, gpus_per_node=torch.cuda.device_count())
+    _check_students(args, cfg, resources)
     if args.dry_run:
         print(shlex.join(_job(args, cfg, resources, out, frozen=False).command()))
         return EXIT_DONE
@@ -120,14 +134,23 @@ def _job(
     args: argparse.Namespace, cfg: Config, resources: Resources, out: Path, *, frozen: bool
 ) -> TrainingJob | TorchrunJob:
     """What each task calls; ``frozen``: with a copy of the config file as it is now."""
-    config = args.config_file and asked.absolute(args.config_file)
+    config, opts = args.config_file and asked.absolute(args.config_file), list(args.opts)
     if config and frozen:
-        (out / LOGS).mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256(config.read_bytes()).hexdigest()[:12]
-        config = Path(shutil.copyfile(config, out / LOGS / f"{config.stem}-{digest}.yaml"))
-    argv = (*(("--config-file", str(config)) if config else ()), "--output-dir", str(out), *args.opts)
+        config = _copied(config, out)
+    if cfg.multidistillation.enabled and frozen:
+        students = [asdict(student) for student in cfg.multidistillation.students]
+        copies = [{**s, "config_path": str(_copied(asked.absolute(Path(s["config_path"])), out))} for s in students]
+        opts.append(f"multidistillation.students={json.dumps(copies)}")
+    argv = (*(("--config-file", str(config)) if config else ()), "--output-dir", str(out), *opts)
     from dinov3.launch.job import SHUTDOWN_TIMEOUT, TorchrunJob, TrainingJob
 
     if resources.launcher == "torchrun":
         return TorchrunJob(argv, resources.tasks, max(SHUTDOWN_TIMEOUT, math.ceil(cfg.checkpointing.preemption_notice)))
     return TrainingJob(argv)
+
+
+def _copied(config: Path, out: Path) -> Path:
+    """A copy that nobody edits, beside the job's logs."""
+    (out / LOGS).mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(config.read_bytes()).hexdigest()[:12]
+    return Path(shutil.copyfile(config, out / LOGS / f"{config.stem}-{digest}.yaml"))

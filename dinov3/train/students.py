@@ -39,6 +39,8 @@ def run_students(students: Sequence[Student], out: Path, *, resume: bool, resume
     train = students[0].cfg.train
     number = int(os.environ.get("RANK", "0"))
     own = next(student for student in students if number in student.ranks)
+    if len(students) == 1:
+        return run(own.cfg, out / own.name, resume=resume)
     siblings.join([s.ranks for s in students], choose_device(train.device), train.watchdog_slow_seconds + 300)
     try:
         return run(own.cfg, out / own.name, resume=resume, title=f"student    {own.name}, {place(own, students)}")

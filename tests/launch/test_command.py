@@ -9,9 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from submitit.core.utils import DelayedSubmission
 
 from dinov3 import cli
+from dinov3.config.load import load_students
 from dinov3.launch.job import TorchrunJob, TrainingJob
 from tests.train.tiny import overrides
 
@@ -85,6 +87,42 @@ def test_a_waiting_job_keeps_the_config_it_was_submitted_with(config: Path, sbat
     option, copied, *rest = job.argv
     assert (option, Path(copied).read_text()) == ("--config-file", before)
     assert rest == ["--output-dir", str(config.parent / "run"), "optim.epochs=30"]
+
+
+def students(config: Path) -> None:
+    """Make ``config`` one of two students on four processes."""
+    layout = []
+    for name, ends in (("a", [0, 1]), ("b", [1, 4])):
+        file = config.parent / f"{name}.yaml"
+        file.write_text("student: {arch: vit_small}\n")
+        layout.append({"name": name, "config_path": str(file), "ranks_range": ends})
+    settings = {"enabled": True, "global_batch_size": 12, "students": layout}
+    teacher = {"enabled": True, "full_cfg_path": "t.yaml", "checkpoint_path": "t"}
+    more = {"multidistillation": settings, "distillation": teacher}
+    config.write_text(config.read_text() + yaml.safe_dump(more))
+
+
+def test_a_waiting_job_keeps_the_configs_of_its_students_too(config: Path, sbatch: Path) -> None:
+    students(config)
+    assert submit(config, "--nodes", "2", "--gpus-per-node", "2") == 0
+    job = DelayedSubmission.load(config.parent / "run" / "slurm" / "4242_submitted.pkl").function
+    (config.parent / "a.yaml").write_text("student: {arch: vit_base}\n")
+    config.write_text("not: a config\n")
+    assert isinstance(job, TrainingJob)
+    kept = load_students(job.argv[job.argv.index("--config-file") + 1], job.argv[job.argv.index("--output-dir") + 2 :])
+    assert [(s.name, s.ranks, s.cfg.student.arch) for s in kept] == [
+        ("a", range(1), "vit_small"),
+        ("b", range(1, 4), "vit_small"),
+    ]
+
+
+@pytest.mark.parametrize("where", [["--nodes", "1", "--gpus-per-node", "8"], ["--local", "--tasks-per-node", "8"]])
+def test_a_job_of_another_size_than_its_students_is_refused(
+    config: Path, where: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    students(config)
+    assert submit(config, *where, "--dry-run") == 78
+    assert "the ranges are for 4 processes, the job has 8: change --nodes or" in capsys.readouterr().err
 
 
 def test_torchrun_is_one_task_a_machine_with_all_its_cores(
