@@ -6,7 +6,6 @@ A run by itself has no siblings: every question is answered at once, by itself.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,24 +81,36 @@ def gather(x: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
-def tell(value: Any) -> list[Any]:
-    """Every process's ``value`` (JSON) on every process of all runs, in their order."""
+def numbers(value: float) -> list[float]:
+    """Every process's ``value`` on every process of all runs, in their order."""
     if _siblings is None:
         return [value]
-    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(_siblings.size)]
-    _siblings.words.allgather([sizes], [torch.tensor([len(data)])]).wait()
-    longest = int(torch.cat(sizes).max())
-    padded = torch.zeros(longest, dtype=torch.uint8)
-    padded[: len(data)] = data
-    texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(_siblings.size)]
-    _siblings.words.allgather([texts], [padded]).wait()
-    return [json.loads(bytes(text[: int(size)].tolist()).decode()) for text, size in zip(texts, sizes, strict=True)]
+    return _exchanged(torch.tensor([value], dtype=torch.float64)).flatten().tolist()
 
 
 def any_of(flag: bool) -> bool:
     """Whether ``flag`` is True in any process of all runs."""
-    return flag if _siblings is None else any(tell(flag))
+    return any(numbers(flag))
+
+
+def texts(value: str | None) -> list[str | None]:
+    """Every process's ``value`` on every process of all runs, in their order."""
+    if _siblings is None:
+        return [value]
+    data = torch.tensor(list((value or "").encode()), dtype=torch.uint8)
+    sizes = [int(size) for size in numbers(-1 if value is None else len(data))]
+    padded = torch.zeros(max(*sizes, 1), dtype=torch.uint8)
+    padded[: len(data)] = data
+    rows = _exchanged(padded).tolist()
+    return [None if size < 0 else bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def _exchanged(x: Tensor) -> Tensor:
+    """``x [n]`` of every process, on the CPU: ``[processes, n]``."""
+    assert _siblings is not None
+    parts = [torch.empty_like(x) for _ in range(_siblings.size)]
+    _siblings.words.allgather([parts], [x]).wait()
+    return torch.stack(parts)
 
 
 def barrier() -> None:

@@ -72,8 +72,8 @@ def find_start(out: Path, resume_from: Path | None) -> Start:
     Runs that share their steps with others go on from the newest step that all of them have a checkpoint of.
     """
     start = same_on_all(lambda: _find_start(out, resume_from), CheckpointError)
-    while len(reached := {*siblings.tell(_reached(start))}) > 1:
-        lowest = min(reached)
+    while len(reached := {*siblings.numbers(_reached(start))}) > 1:
+        lowest = int(min(reached))
         if _reached(start) > lowest:
             start = same_on_all(partial(_not_beyond, out, lowest), CheckpointError)
     return start

@@ -336,6 +336,7 @@ def _train_and_save(training: Training, saver: Saver, out: Path, until: int) -> 
         due = min(until, *(next_multiple(counters.step, p) for p in periods))
         finished = train(training, due)
         last = not finished or counters.step == until
+        saver.spare_what_others_need()
         # in a streak of skipped steps the checkpoint before it is worth more than another one
         if last or (counters.step % period == 0 and not counters.skipped_in_a_row):
             saver.save(must=last)

@@ -55,8 +55,6 @@ class Saver:
         run = self.training
         self.collect(on_failure="the state is saved again now" if must else None)
         run.watchdog.beat(f"saving step {run.counters.step}", slow=True)
-        if siblings.current():
-            self.checkpointer.needed_from = min(siblings.tell(self._newest_step()))
         began = time.perf_counter()
         if run.cfg.checkpointing.async_save and not must:
             run.saving.start(f"the save of step {run.counters.step}", self._prepared(copy=True))
@@ -70,10 +68,13 @@ class Saver:
             return
         self._succeeded(saved, time.perf_counter() - began)
 
-    def _newest_step(self) -> float:
-        """Of this run's checkpoints, as the main process sees them; the others have nothing to say."""
+    def spare_what_others_need(self) -> None:
+        """Keep every checkpoint from the newest on that all students have. Every process of all must call it at one step."""
+        if siblings.current() is None:
+            return
         folders = step_folders(self.checkpointer.folder.parent) if is_main() else []
-        return step_of(folders[-1]) if folders else 0 if is_main() else math.inf
+        newest = step_of(folders[-1]) if folders else 0
+        self.checkpointer.needed_from = min(siblings.numbers(newest if is_main() else math.inf))
 
     def collect(self, *, on_failure: str | None = None) -> None:
         """Take the result of the save beside training, if there is one, when it has ended.

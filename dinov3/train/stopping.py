@@ -26,7 +26,7 @@ def forgotten(training: Training, out: Path) -> str | None:
     reason = broadcast_object(reason_to_stop(training.cfg, rows) if now else None)
     if reason is not None and siblings.current():
         reason = f"{out.name}: {reason}"
-    return next((text for text in siblings.tell(reason) if text is not None), None)
+    return next((text for text in siblings.texts(reason) if text is not None), None)
 
 
 def stop_forgetting(training: Training, saver: Saver, reason: str) -> None:
