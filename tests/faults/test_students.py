@@ -151,6 +151,18 @@ def test_sigterm_to_one_process_of_one_student_stops_all_students_at_the_same_st
     continue_and_compare(runs, together, out)
 
 
+def test_a_drift_limit_of_one_student_stops_all_at_the_same_step(
+    runs: Launcher, reference: Reference, tmp_path: Path
+) -> None:
+    file, out = write(tmp_path, runs.images, reference(1)), tmp_path / "run"
+    drift = {"enabled": True, "images": 8, "stop_below": 0.9999999}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**STUDENTS["small"][1], "evaluation": {"drift": drift}}))
+    assert runs.run(out, "evaluation.drift.period=2", file=file, ranks=PROCESSES) == [71] * PROCESSES
+    (step,) = {whole(out / name)[-1] for name in STUDENTS}
+    assert step < STEPS
+    assert (tmp_path / "run.log").read_text().count("small: the CLS tokens have a mean cosine of") == len(STUDENTS)
+
+
 @pytest.mark.parametrize("trouble", ["rename@{}:1=fail", "loss@{}:0=spoil"])
 def test_a_student_that_does_not_save_keeps_the_others_checkpoints_alive(
     runs: Launcher, together: tuple[Path, Path], tmp_path: Path, trouble: str
