@@ -38,7 +38,7 @@ def stop_forgetting(training: Training, saver: Saver, reason: str) -> None:
     training.progress.close()
     if context.is_main():
         print(f"\nstopped at step {step}, saved: {reason}; change that key to go on from here", flush=True)
-        log.warning("stopped at step %d: %s", step, reason)
+        log.info("stopped at step %d: %s", step, reason)
 
 
 def stop_here(training: Training) -> None:
