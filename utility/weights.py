@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dinov3.models.torch_archive import DamagedArchive, check_archive
+
 INDEX = "model.safetensors.index.json"  # of a Hugging Face folder whose weights are in several files
 SINGLE = "model.safetensors"
 CONFIG = "config.json"
@@ -121,7 +123,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path) -> Any:
     try:
+        check_archive(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except DamagedArchive as error:
+        raise WeightsError(f"{path}: {error}") from error
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path}: not a weight file, or holds more than tensors; it was not opened") from error
     except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError) as error:

@@ -20,6 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dinov3.models.torch_archive import DamagedArchive, check_archive
+
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20  # the official one has about 2 kB
 MAX_HEADER_BYTES = 1 << 24  # the official header has about 100 kB; the library itself would parse 100 MB of JSON
@@ -181,7 +183,10 @@ def _open_safetensors(path: Path, stack: ExitStack) -> Opened:
 
 def _open_pickle(path: Path, _: ExitStack) -> Opened:
     try:
+        check_archive(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except DamagedArchive as error:
+        raise Da3CheckpointError(f"{path}: {_one_line(error)}") from None
     except pickle.UnpicklingError as error:
         blocked = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"blocked global {_clipped(blocked[1])}" if blocked else _one_line(error)

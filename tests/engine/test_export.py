@@ -137,6 +137,16 @@ def test_only_tables_of_finite_floats_are_weights(content: object, tmp_path: Pat
         load_backbone(tmp_path / "x.pth")
 
 
+def test_a_flipped_bit_in_a_torch_file_is_refused(tmp_path: Path) -> None:
+    path, model = tmp_path / "x.pth", tiny_vit()
+    torch.save(dict(model.state_dict()), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(model.state_dict()["cls_token"].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"x\.pth: damaged: 'x/data/0' in it is not as it was written"):
+        load_backbone(path)
+
+
 def test_weights_without_their_description_are_refused_by_its_name(tmp_path: Path) -> None:
     write_backbone(tmp_path, tiny_vit(), PREPROCESS)
     (tmp_path / "config.json").unlink()
