@@ -43,6 +43,8 @@ from dinov3.engine.manifest import FORMAT_VERSION, describe_file, problem_with, 
 
 log = logging.getLogger(__name__)
 STEP = re.compile(r"^step-(\d{8})$")
+START_AGAIN = "--no-resume moves them aside and starts again"
+SHOWN = 3  # damaged checkpoints in a message
 MARGIN = 1.1  # of the size of a save: file headers, the backbone beside the state
 
 
@@ -83,22 +85,26 @@ def step_of(folder: Path) -> int:
     return int(match.group(1))
 
 
-def newest_valid(run: Path, *, at_most: int | None = None) -> Path | None:
+def newest_valid(run: Path, *, at_most: int | None = None, advice: str = START_AGAIN) -> Path | None:
     """The newest checkpoint that verifies, of no step after ``at_most``; damaged ones are passed over with a warning each.
 
-    Raises CheckpointError when there are checkpoints and none verifies: never a silent restart from nothing.
+    Raises CheckpointError, with ``advice``, when there are checkpoints and none verifies: never a silent restart from
+    nothing.
     """
     folders = [folder for folder in step_folders(run) if at_most is None or step_of(folder) <= at_most]
+    problems: dict[Path, str] = {}
     for folder in reversed(folders):
         problem = problem_with(folder)
         if problem is None:
+            for damaged, why in problems.items():
+                log.warning("checkpoint %s is passed over: %s", damaged, why)
             return folder
-        log.warning("checkpoint %s is passed over: %s", folder, problem)
-    if folders:
-        raise CheckpointError(
-            f"{run / 'ckpt'}: no checkpoint can be read; --no-resume moves them aside and starts again"
-        )
-    return None
+        problems[folder] = problem
+    if not problems:
+        return None
+    shown = [f"{damaged.name}: {why}" for damaged, why in problems.items()][:SHOWN]
+    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    raise CheckpointError(f"{run / 'ckpt'}: no checkpoint can be read ({'; '.join(shown + more)}): {advice}")
 
 
 class Checkpointer:

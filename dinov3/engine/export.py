@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dinov3.distributed.shard import fill
-from dinov3.engine.checkpoint import CheckpointError, newest_valid, read_tensors
+from dinov3.engine.checkpoint import CheckpointError, newest_valid, read_tensors, step_folders
 from dinov3.engine.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.engine.manifest import problem_with
 from dinov3.engine.stage_record import NAME as STAGES
@@ -149,15 +150,23 @@ def checkpoint_in(folder: Path) -> Path | None:
             )
         folder = finished
     if (folder / "ckpt").is_dir():
-        newest = newest_valid(folder)
+        newest = newest_valid(folder, advice=_what_is_left(step_folders(folder)))
         if newest is None:
             raise CheckpointError(f"{folder}: this run has no checkpoint yet")
         return newest
     if not (folder / "manifest.json").is_file():
         return None
     if problem := problem_with(folder):
-        raise CheckpointError(f"{folder}: {problem}")
+        raise CheckpointError(f"{folder}: {problem}: {_what_is_left([folder])}")
     return folder
+
+
+def _what_is_left(checkpoints: Sequence[Path]) -> str:
+    """What to do when none of ``checkpoints`` is whole."""
+    for folder in reversed(checkpoints):
+        if problem_with(folder, only=(WEIGHTS, CONFIG)) is None:
+            return f"{folder / WEIGHTS} is whole: give that file, it holds the backbone alone"
+    return "copy it again, or give another checkpoint or export"
 
 
 def _weights_in(folder: Path) -> Path:

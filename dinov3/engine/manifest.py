@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,16 @@ def describe_file(path: Path) -> dict[str, Any]:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def problem_with(folder: Path) -> str | None:
-    """None when every file is as the manifest says, else what is wrong."""
+def problem_with(folder: Path, *, only: Collection[str] | None = None) -> str | None:
+    """None when every file, or those whose names are given, is as the manifest says, else what is wrong."""
     try:
         files = _files_of(folder)
     except _ManifestError as error:
         return str(error)
+    if only is not None:
+        if unknown := set(only) - set(files):
+            return f"{NAME} does not name {min(unknown)}"
+        files = {name: files[name] for name in only}
     for name, expected in files.items():
         if problem := _size_problem(folder / name, expected, name):
             return problem

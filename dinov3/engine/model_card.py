@@ -12,7 +12,7 @@ import yaml
 from dinov3 import __version__
 from dinov3.config.dump import redacted, to_dict
 from dinov3.config.schema import Config
-from dinov3.engine.checkpoint import newest_valid
+from dinov3.engine.export import checkpoint_in
 from dinov3.engine.fingerprint import fingerprint
 from dinov3.engine.formats import Written
 from dinov3.engine.manifest import read_train_state
@@ -36,7 +36,8 @@ def model_card(
     notes: list[str],
 ) -> str:
     """Markdown. What is not known of ``source`` (metrics, recipe, data) is left out, not made up."""
-    checkpoint, run = _run_of(source)
+    checkpoint = checkpoint_in(source)
+    run = checkpoint.resolve().parents[1] if checkpoint else None
     state = read_train_state(checkpoint) if checkpoint else {}
     config = json.loads((run / "config.json").read_text()) if run and (run / "config.json").is_file() else None
     rows = [
@@ -54,15 +55,6 @@ def model_card(
         f"# {name}\n\n{MARK}\n\nA vision backbone trained without labels, exported by dinov3 {__version__}.\n\n"
         f"| | |\n|---|---|\n{table}\n\n## Load it\n\n```python\n{written.how_to_load.strip()}\n```\n{recipe}"
     )
-
-
-def _run_of(source: Path) -> tuple[Path | None, Path | None]:
-    """The checkpoint and the run an export is made of, when it is made of one."""
-    if (source / "ckpt").is_dir():
-        return newest_valid(source), source
-    if (source / "manifest.json").is_file():
-        return source, source.resolve().parents[1]
-    return None, None
 
 
 def _architecture(backbone: Backbone, preprocess: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dinov3.engine.checkpoint import CheckpointError
+from dinov3.engine.checkpoint import Checkpointer, CheckpointError, step_folders
 from dinov3.engine.export import WEIGHTS, load_backbone, write_backbone
 from dinov3.engine.state import digest
 from dinov3.models.build import build_preset
@@ -159,4 +159,31 @@ def test_a_folder_that_holds_no_backbone_says_what_to_give(tmp_path: Path) -> No
         load_backbone(tmp_path)
     (tmp_path / "ckpt").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        load_backbone(tmp_path)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_says_how_and_what_is_left_of_it(tmp_path: Path) -> None:
+    saver = Checkpointer(tmp_path, max_to_keep=None, keep_every=None)
+    for step in (3, 6):
+        saver.save(step, {"w": torch.ones(4)}, {}, lambda folder: write_backbone(folder, tiny_vit(), PREPROCESS))
+    old, new = step_folders(tmp_path)
+    for folder in (old, new):
+        flip_a_bit(next((folder / "state").glob("*.safetensors")))
+    damage = r"state/shard-00001-model-00001-of-00001.safetensors is damaged \(sha256 differs\)"
+    left = f"{new / WEIGHTS} is whole: give that file, it holds the backbone alone"
+    words = rf"no checkpoint can be read \({new.name}: {damage}; {old.name}: {damage}\): {left}$"
+    with pytest.raises(CheckpointError, match=words):
+        load_backbone(tmp_path)
+    with pytest.raises(CheckpointError, match=f"{new}: {damage}: {left}$"):
+        load_backbone(new)
+    assert state_of(load_backbone(new / WEIGHTS)) == state_of(tiny_vit())
+    flip_a_bit(new / WEIGHTS)
+    flip_a_bit(old / "config.json")
+    with pytest.raises(CheckpointError, match=r"copy it again, or give another checkpoint or export$"):
         load_backbone(tmp_path)
