@@ -100,9 +100,8 @@ def choose(
     elif strategy == "auto":
         strategy, reason = _automatic(trained, frozen, param_dtype, world, per_machine)
     if strategy in HYBRID and (per_machine == 0 or world % per_machine):
-        raise ConfigError(
-            "config", KEY, f"{strategy} needs equally many processes on every machine, here {per_machine} of {world}"
-        )
+        here = f"here {per_machine} of {world}" if per_machine else "here one has more than another"
+        raise ConfigError("config", KEY, f"{strategy} needs equally many processes on every machine, {here}")
     if strategy in HYBRID and world == per_machine:
         reason += "; with one machine it shards over all processes"
     return Parallel(strategy, reason, param_dtype, reduce_dtype, device_type, per_machine)
