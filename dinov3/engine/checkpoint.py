@@ -120,16 +120,28 @@ class Checkpointer:
         self.group = group
         self.needed_from = math.inf  # a checkpoint of this step or a later one is kept for others' sake
         self._whole: set[str] = set()  # checkpoints this process has written or looked at
+
+    def left_over(self, newest: Path | None) -> list[Path]:
+        """What a killed save or prune leaves: partial folders and, older than the verified ``newest``, more than are kept."""
+        surplus = [] if newest is None else self._surplus(newest)
+        return sorted([*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*"), *surplus])
+
+    def tidy(self, newest: Path | None) -> list[Path]:
+        """Remove what ``left_over`` names, and name it. Every process must call it. Raises CheckpointError on all."""
         try:
-            on_main(self._clear)
+            return on_main(lambda: self._tidy(newest), self.group)
         except SharedFailure as error:
             raise CheckpointError(f"{self.folder}: {error}") from error
 
-    def _clear(self) -> None:
-        """Remove what a killed save or prune left behind."""
+    def _tidy(self, newest: Path | None) -> list[Path]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left_over in [*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*")]:
-            shutil.rmtree(left_over)
+        found = self.left_over(newest)
+        for folder in found:
+            if not STEP.match(folder.name):
+                shutil.rmtree(folder)
+        if newest is not None:
+            self._prune(newest)
+        return found
 
     def save(
         self,
@@ -138,18 +150,34 @@ class Checkpointer:
         info: dict[str, Any],
         write_extras: Callable[[Path], None],
     ) -> Saved:
-        """Commit the state after ``step`` steps. ``write_extras(folder)`` adds small files, on the main process.
+        """Commit the state after ``step`` steps, if it is not there. ``write_extras(folder)`` adds small files, on the main process.
 
         Raises CheckpointError on every process when one of them fails; then nothing of this save is left.
         """
         started = time.perf_counter()
         final = self.folder / f"step-{step:08d}"
+        self._write(final, tensors, info, write_extras)
+        seconds = time.perf_counter() - started
+        try:
+            on_main(lambda: self._prune(newest=final), self.group)
+        except SharedFailure as error:
+            log.warning("old checkpoints in %s stay: %s", self.folder, error)
+        return Saved(final, seconds, _size(final))
+
+    def _write(
+        self,
+        final: Path,
+        tensors: dict[str, Tensor],
+        info: dict[str, Any],
+        write_extras: Callable[[Path], None],
+    ) -> None:
+        step = step_of(final)
         # An attempt has a name of its own: a process of an earlier one that still hangs somewhere cannot write into it.
         attempt = broadcast_object(f"{os.getpid()}-{time.time_ns():x}", self.group)
         temporary = self.folder / f".tmp-{step:08d}.{attempt}"
         try:
             if on_main(lambda: final.exists() and problem_with(final) is None, self.group):
-                return Saved(final, time.perf_counter() - started, _size(final))
+                return
             on_main(lambda: self._open(temporary, _bytes_of(tensors)), self.group)
             on_every(lambda: save_tensors(tensors, temporary / "state", self.group), self.group)
             files = on_every(lambda: _seal_own(temporary / "state", step), self.group)
@@ -159,12 +187,6 @@ class Checkpointer:
             if is_main():
                 shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(f"{final}: not saved: {error}") from error
-        seconds = time.perf_counter() - started
-        try:
-            on_main(lambda: self._prune(newest=final), self.group)
-        except SharedFailure as error:
-            log.warning("old checkpoints in %s stay: %s", self.folder, error)
-        return Saved(final, seconds, _size(final))
 
     def _open(self, temporary: Path, size: int) -> None:
         """Make the folder of a save when there is room for it: a disk that fills up under way costs minutes."""
@@ -201,24 +223,29 @@ class Checkpointer:
         self._whole.add(final.name)
 
     def _prune(self, newest: Path) -> None:
-        """Keep the newest ``max_to_keep`` that are whole, drop what is older.
-
-        A damaged checkpoint does not count, so it never drives out a whole one. A dropped one is renamed first, so that
-        it never looks whole when half of it is deleted.
-        """
-        kept = 0
-        for folder in reversed(step_folders(self.folder.parent)):
-            if self._pinned(folder):
-                continue
-            enough = self.max_to_keep is not None and kept >= self.max_to_keep
-            if enough and folder != newest and step_of(folder) < self.needed_from:
-                os.rename(folder, self.folder / f".trash-{folder.name}")
-            elif folder.name in self._whole or quick_problem_with(folder) is None:
-                self._whole.add(folder.name)
-                kept += 1
+        """Drop the surplus. It is renamed first, so that it never looks whole when half of it is deleted."""
+        for folder in self._surplus(newest):
+            os.rename(folder, self.folder / f".trash-{folder.name}")
         for trash in self.folder.glob(".trash-*"):
             hit(Point.PRUNE, step_of(newest))
             shutil.rmtree(trash)
+
+    def _surplus(self, newest: Path) -> list[Path]:
+        """What is older than ``max_to_keep`` whole ones, ``newest`` the first of them.
+
+        A damaged checkpoint does not count, so it never drives out a whole one.
+        """
+        kept, surplus = 0, []
+        for folder in reversed(step_folders(self.folder.parent)):
+            if self._pinned(folder) or step_of(folder) > step_of(newest):
+                continue
+            enough = self.max_to_keep is not None and kept >= self.max_to_keep
+            if enough and step_of(folder) < self.needed_from:
+                surplus.append(folder)
+            elif folder.name in self._whole or quick_problem_with(folder) is None:
+                self._whole.add(folder.name)
+                kept += 1
+        return surplus
 
     def _pinned(self, folder: Path) -> bool:
         return self.keep_every is not None and step_of(folder) % self.keep_every == 0

@@ -39,7 +39,7 @@ class RunLock:
 
     def refuse_if_held(self) -> None:
         """Raise RunLocked when another process trains here; changes nothing."""
-        if not self.path.exists():
+        if not os.access(self.path, os.W_OK):  # not there, or in a folder that nobody can train in through this path
             return
         handle = os.open(self.path, os.O_RDWR)
         try:

@@ -51,4 +51,4 @@ def pca_sheet(backbone: nn.Module, images: Tensor, mean: Sequence[float], std: S
     for r, row in enumerate(rows):
         for i, tile in enumerate(row.clamp(0, 1)):
             canvas[:, r * (size + gap) : r * (size + gap) + size, i * (size + gap) : i * (size + gap) + size] = tile
-    Image.fromarray((canvas.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(path)
+    Image.fromarray((canvas.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(path, "PNG")

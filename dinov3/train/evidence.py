@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,6 +15,8 @@ from dinov3.config.schema import Config
 from dinov3.data.sources import parse_dataset
 from dinov3.distributed.collectives import broadcast_object
 from dinov3.distributed.context import is_main
+from dinov3.engine import manifest
+from dinov3.engine.checkpoint import step_of
 from dinov3.engine.metrics import read_metrics
 from dinov3.eval.curves import curves
 from dinov3.eval.knn import knn_accuracy
@@ -71,31 +76,67 @@ def is_due(step: int, period: int) -> bool:
     return period > 0 and step % period == 0
 
 
+class Due(NamedTuple):
+    """What is to be looked at after a step."""
+
+    knn: bool
+    drift: bool
+    picture: bool
+
+
+def due(cfg: Config, step: int, *, ends: bool) -> Due:
+    """``ends``: it is the first or the last step."""
+    settings = cfg.evaluation
+    seen = settings.pictures and cfg.student.in_chans == 3
+    return Due(
+        knn=settings.knn.train is not None and (ends or is_due(step, settings.knn.period)),
+        drift=settings.drift.enabled and (ends or is_due(step, settings.drift.period)),
+        picture=seen and is_due(step, settings.pictures_period),
+    )
+
+
+def is_measured(out: Path, step: int) -> bool:
+    """Whether ``evaluation.jsonl`` has this step."""
+    return any(row["step"] == step for row in read_metrics(out / "evaluation.jsonl"))
+
+
+def missing(cfg: Config, out: Path, last: Path) -> list[str]:
+    """The files of a run's end that are not there, or not those of its ``last`` checkpoint."""
+    step, saved = step_of(last), (last / manifest.NAME).stat().st_mtime_ns
+    wanted = due(cfg, step, ends=True)
+    names = ["evaluation.jsonl"] if (wanted.knn or wanted.drift) and not is_measured(out, step) else []
+    drawn = [out / name for name in pictures(cfg, out)]
+    return names + [p.name for p in drawn if not p.exists() or p.stat().st_mtime_ns < saved]
+
+
+def pictures(cfg: Config, out: Path) -> list[str]:
+    """What ``draw`` draws."""
+    if not cfg.evaluation.pictures:
+        return []
+    metrics = out / "metrics.jsonl"
+    names = ["curves.png"] if metrics.exists() and metrics.stat().st_size else []
+    return names + (["pca.png"] if cfg.student.in_chans == 3 else [])
+
+
 def look(training: Training, out: Path) -> None:
     """Measure and write down k-NN accuracy and drift of this step, what is wanted and not there yet.
 
     Every process must call it.
     """
     cfg, step = training.cfg, training.counters.step
-    path, ends = out / "evaluation.jsonl", step in (0, training.until)
-    knn_due = cfg.evaluation.knn.train is not None and (ends or is_due(step, cfg.evaluation.knn.period))
-    drift_due = cfg.evaluation.drift.enabled and (ends or is_due(step, cfg.evaluation.drift.period))
-    seen = cfg.evaluation.pictures and cfg.student.in_chans == 3
-    picture_due = seen and is_due(step, cfg.evaluation.pictures_period)
-    if not (knn_due or drift_due or picture_due) or broadcast_object(
-        any(row["step"] == step for row in read_metrics(path))
-    ):
+    wanted = due(cfg, step, ends=step in (0, training.until))
+    if not any(wanted) or broadcast_object(is_measured(out, step)):
         return
     backbone = training.model.whole_ema_backbone(training.model.precision.device)
     if not is_main():
         return
     assert backbone is not None
     row: dict[str, Any] = {}
-    if knn_due:
+    if wanted.knn:
         row |= labelled_scores(cfg, backbone)
-    if drift_due:
+    if wanted.drift:
         row |= measure_drift(extractor(cfg, backbone, largest_global_crop(cfg)), cfg, out, step)
-    if picture_due:
+    if wanted.picture:
         picture(training, backbone, out / "pictures" / f"pca-{step:08d}.png")
     if not row:
         return
@@ -103,18 +144,24 @@ def look(training: Training, out: Path) -> None:
     training.records.evaluation({"step": step, **row})
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write a file that appears under its name when it is whole."""
+    fresh = path.with_suffix(f"{path.suffix}.tmp")
+    yield fresh
+    os.replace(fresh, path)
+
+
 def draw(training: Training, out: Path) -> None:
     """``curves.png`` and ``pca.png``. Every process must call it."""
-    cfg = training.cfg
-    if not cfg.evaluation.pictures:
-        return
-    seen = cfg.student.in_chans == 3
-    backbone = training.model.whole_ema_backbone(training.model.precision.device) if seen else None
+    names, model = pictures(training.cfg, out), training.model
+    backbone = model.whole_ema_backbone(model.precision.device) if "pca.png" in names else None
     if training.records is None:  # not the main process
         return
-    rows = read_metrics(out / "metrics.jsonl")
-    if rows:
-        curves(rows, out / "curves.png", read_metrics(out / "evaluation.jsonl"))
+    if "curves.png" in names:
+        rows = read_metrics(out / "metrics.jsonl")
+        with replacing(out / "curves.png") as fresh:
+            curves(rows, fresh, read_metrics(out / "evaluation.jsonl"))
         training.records.picture(out / "curves.png", training.counters.step)
     if backbone is not None:
         picture(training, backbone, out / "pca.png")
@@ -128,7 +175,8 @@ def picture(training: Training, backbone: Backbone, path: Path) -> None:
     chosen = list(spread(len(source), N_PICTURES))[:N_PICTURES]
     images = torch.stack(list(SourceImages(look_at, source, chosen))).to(look_at.device)
     path.parent.mkdir(exist_ok=True)
-    pca_sheet(backbone, images, cfg.crops.rgb_mean, cfg.crops.rgb_std, path)
+    with replacing(path) as fresh:
+        pca_sheet(backbone, images, cfg.crops.rgb_mean, cfg.crops.rgb_std, fresh)
     assert training.records is not None  # this is the main process
     training.records.picture(path, training.counters.step)
 

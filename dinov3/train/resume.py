@@ -119,9 +119,7 @@ def compare_with_start(cfg: Config, out: Path, start: Start, dataset: str) -> di
     """Key -> (old, new) for what changed since the run was started; ConfigError when it is something that must not."""
     if start.found is None:
         return {}
-    recorded = start.found.parents[1] / "config.json"
-    old = json.loads(recorded.read_text()) if recorded.exists() else to_dict(cfg)
-    changes = changed_keys(with_defaults(old), to_dict(cfg))
+    changes = changed_since(cfg, start.found.parents[1])
     changes = {k: v for k, v in changes.items() if not k.startswith("resume.")}
     refuse_fixed(changes, cfg.resume.allow, str(out))
     before = read_train_state(start.found)["dataset"]
@@ -132,6 +130,12 @@ def compare_with_start(cfg: Config, out: Path, start: Start, dataset: str) -> di
         )
         raise ConfigError(str(out), "train.dataset_path", problem)
     return changes
+
+
+def changed_since(cfg: Config, run: Path) -> dict[str, tuple[Any, Any]]:
+    """Key -> (old, new) for what is not as the run in this folder began with; nothing when it did not write that down."""
+    recorded = run / "config.json"
+    return changed_keys(with_defaults(json.loads(recorded.read_text())), to_dict(cfg)) if recorded.exists() else {}
 
 
 def with_defaults(old: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from dinov3.train import evidence
 from dinov3.train.accumulation import kept_logits
 from dinov3.train.alarms import ALARMS, Alarms
 from dinov3.train.assembly import START_UP_ERRORS, build_model
+from dinov3.train.ending import is_finished
 from dinov3.train.inheritance import add_beginning, counters_after, take_over_moments
 from dinov3.train.loop import Counters, Training, train
 from dinov3.train.resume import Start, compare_with_start, find_start, roll_back
@@ -92,7 +93,7 @@ def run(
     same_on_all(lock.refuse_if_held, RunLocked)
     start = find_start(out, resume_from) if resume else Start()
     changes = same_fate(lambda: compare_with_start(cfg, out, start, source.fingerprint()), START_UP_ERRORS)
-    if start.found and step_of(start.found) >= until:
+    if start.found and step_of(start.found) >= until and is_finished(cfg, out, start, until):
         if context.is_main():
             print(f"{out}: finished at step {step_of(start.found)}; the backbone is in {start.found}")
             evidence.print_last_line(cfg, out)

@@ -41,6 +41,7 @@ class Saver:
             keep_every=keep.keep_every,
             group=second_group(patience) if keep.async_save else None,
         )
+        self.checkpointer.tidy(None)  # older checkpoints go with the next save: the config may be a mistake
         self._snapshot = Snapshot()
         self._blocked = 0.0  # seconds that training has waited for the save beside it
         self._warned = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,8 @@ from dinov3.models.build import build_backbone
 from dinov3.objectives.dino import Dino
 from dinov3.objectives.ibot import Ibot
 from dinov3.train.assembly import START_UP_ERRORS
-from dinov3.train.resume import changed_keys, find_start, with_defaults
+from dinov3.train.ending import is_closed, is_tidy, tidy
+from dinov3.train.resume import changed_keys, changed_since, find_start
 from dinov3.train.run import checked_source, put_aside, run
 
 PATHS = (
@@ -57,11 +58,17 @@ class Planned:
     folder: Path
     steps: int
     before: Planned | None  # the stage whose end is its beginning
-    reached: int  # steps in its newest whole checkpoint; 0: none
+    newest: Path | None  # its newest whole checkpoint
+    open: bool = False  # it was killed after its last save: its last evaluation or pictures are missing
+
+    @property
+    def reached(self) -> int:
+        """Steps in that checkpoint; 0: none."""
+        return step_of(self.newest) if self.newest else 0
 
     @property
     def finished(self) -> bool:
-        return self.reached >= self.steps
+        return self.reached >= self.steps and not self.open
 
 
 def run_stages(stages: Sequence[Stage], out: Path, *, resume: bool, resume_from: Path | None = None) -> int:
@@ -78,18 +85,24 @@ def run_stages(stages: Sequence[Stage], out: Path, *, resume: bool, resume_from:
     lock = RunLock(out)
     same_on_all(lock.refuse_if_held, RunLocked)
     plan = same_fate(lambda: plan_stages(stages, out, resume=resume), START_UP_ERRORS)
+    opened = same_on_all(lambda: open_stages(plan), OSError)
+    plan = [replace(stage, open=stage.name in opened) for stage in plan]
     redone = same_fate(lambda: find_redone(plan, out, resume_from), START_UP_ERRORS)
     same_fate(lambda: check_stages(plan, out, redone), START_UP_ERRORS)
+    if resume and redone is None and same_on_all(lambda: nothing_is_left(plan, out), OSError):
+        for stage in plan:
+            say_finished(stage, len(plan))
+        return EXIT_DONE
     with lock:
         if not resume:
             put_aside(out, [RECORD, *(stage.folder.name for stage in plan)])
         if redone is not None and resume_from is not None and find_start(redone.folder, resume_from).roll_back:
             later = [stage.folder.name for stage in plan if stage.number > redone.number]
             put_aside(out, later, "--resume-from")
-            plan = [gone_back(stage, redone, step_of(resume_from)) for stage in plan]
+            plan = [gone_back(stage, redone, resume_from) for stage in plan]
         context.barrier()
         if context.is_main():
-            note_plan(plan, out)
+            write_stages(out, records_of(plan, out))
         stop = StopRequest()  # one for all: a signal between two stages is not lost
         for stage in plan:
             again = redone is not None and stage.number == redone.number
@@ -99,24 +112,46 @@ def run_stages(stages: Sequence[Stage], out: Path, *, resume: bool, resume_from:
     return EXIT_DONE
 
 
-def gone_back(stage: Planned, redone: Planned, step: int) -> Planned:
+def open_stages(plan: Sequence[Planned]) -> set[str]:
+    """Stages that have their last checkpoint and not their last evaluation or pictures, because a kill came between.
+
+    Only the last one that has begun, and only under the config it began with: the others are over.
+    """
+    begun = [stage for stage in plan if stage.newest is not None][-1:]
+    return {
+        stage.name
+        for stage in begun
+        if stage.newest is not None
+        and stage.reached == stage.steps
+        and not changed_in(stage)
+        and not is_closed(stage.cfg, stage.folder, stage.newest)
+    }
+
+
+def nothing_is_left(plan: Sequence[Planned], out: Path) -> bool:
+    """Whether every stage is finished, is noted as finished, and has nothing of a killed save in its folder."""
+    done = [s.finished and s.newest is not None and is_tidy(s.cfg, s.folder, s.newest) for s in plan]
+    return all(done) and (read_stages(out) == records_of(plan, out) or not os.access(out, os.W_OK))
+
+
+def gone_back(stage: Planned, redone: Planned, checkpoint: Path) -> Planned:
     """A stage after ``--resume-from`` a checkpoint of ``redone``, whose later stages were moved aside."""
     if stage.number < redone.number:
         return stage
-    return replace(stage, reached=step if stage.number == redone.number else 0)
+    return replace(stage, newest=checkpoint if stage.number == redone.number else None, open=False)
 
 
 def run_stage(stage: Planned, count: int, out: Path, stop: StopRequest, resume_from: Path | None) -> int:
     """Run what is left of one stage and note its end."""
-    title = f"{stage.number} of {count}: {stage.name}"
-    if stage.finished and resume_from is None:
-        if context.is_main():
-            print(f"stage {title}: finished at step {stage.reached}{without_effect(stage)}")
+    if stage.finished and stage.newest is not None and resume_from is None:
+        tidy(stage.cfg, stage.folder, stage.newest)
+        say_finished(stage, count)
         return EXIT_DONE
     if context.is_main() and stage.before is not None and not step_folders(stage.folder):
         update_stage(out, stage.name, began_from=str(step_folders(stage.before.folder)[-1].relative_to(out)))
     context.barrier()
-    code = run(stage.cfg, stage.folder, resume=True, resume_from=resume_from, stop=stop, title=f"stage      {title}")
+    title = f"stage      {title_of(stage, count)}"
+    code = run(stage.cfg, stage.folder, resume=True, resume_from=resume_from, stop=stop, title=title)
     if code == EXIT_DONE and context.is_main():
         update_stage(out, stage.name, finished=True)
     gc.collect()  # the model of this stage: the next one needs its room
@@ -126,12 +161,22 @@ def run_stage(stage: Planned, count: int, out: Path, stop: StopRequest, resume_f
     return code
 
 
-def without_effect(stage: Planned) -> str:
-    """The keys of a finished stage that were changed since it began."""
-    recorded = stage.folder / "config.json"
-    old = with_defaults(json.loads(recorded.read_text())) if recorded.exists() else {}
-    changed = [k for k in changed_keys(old, to_dict(stage.cfg)) if old and not k.startswith(PATHS)]
-    return f"; changed since, without effect on it: {', '.join(changed)}" if changed else ""
+def title_of(stage: Planned, count: int) -> str:
+    """``2 of 3: gram``."""
+    return f"{stage.number} of {count}: {stage.name}"
+
+
+def say_finished(stage: Planned, count: int) -> None:
+    """One line, with the keys that were changed since the stage began."""
+    changed = changed_in(stage)
+    note = f"; changed since, without effect on it: {', '.join(changed)}" if changed else ""
+    if context.is_main():
+        print(f"stage {title_of(stage, count)}: finished at step {stage.reached}{note}")
+
+
+def changed_in(stage: Planned) -> list[str]:
+    """The keys of a stage that were changed since it began."""
+    return [key for key in changed_since(stage.cfg, stage.folder) if not key.startswith(PATHS)]
 
 
 def plan_stages(stages: Sequence[Stage], out: Path, *, resume: bool) -> list[Planned]:
@@ -151,7 +196,7 @@ def plan_stages(stages: Sequence[Stage], out: Path, *, resume: bool) -> list[Pla
                 folder=folder,
                 steps=min(schedules.total_steps, stage.cfg.train.max_steps or schedules.total_steps),
                 before=before,
-                reached=step_of(newest) if newest else 0,
+                newest=newest,
             )
         )
     return plan
@@ -283,8 +328,8 @@ def shapes(cfg: Config) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
 
 
-def note_plan(plan: Sequence[Planned], out: Path) -> None:
-    """Write ``stages.json`` anew, with what it knew of stages that have begun."""
+def records_of(plan: Sequence[Planned], out: Path) -> list[StageRecord]:
+    """``stages.json`` for this plan, with what it knew of stages that have begun."""
     known = {stage.folder: stage for stage in read_stages(out)}
     records = []
     for stage in plan:
@@ -298,4 +343,4 @@ def note_plan(plan: Sequence[Planned], out: Path) -> None:
                 began_from=before.began_from if before else None,
             )
         )
-    write_stages(out, records)
+    return records

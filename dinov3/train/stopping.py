@@ -33,8 +33,7 @@ def stop_forgetting(training: Training, saver: Saver, reason: str) -> None:
     """Save and end; the same command comes to the same end until the limit is changed."""
     step = training.counters.step
     saver.collect(on_failure="the state is saved again now")
-    if not (saver.checkpointer.folder / f"step-{step:08d}").exists():
-        saver.save(must=True)
+    saver.save(must=True)
     training.progress.close()
     if context.is_main():
         print(f"\nstopped at step {step}, saved: {reason}; change that key to go on from here", flush=True)

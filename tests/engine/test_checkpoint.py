@@ -34,6 +34,7 @@ def state(seed: int = 0) -> dict[str, Tensor]:
 def save(run: Path, step: int, tensors: dict[str, Tensor] | None = None, **kwargs: int | None) -> Path:
     options: dict[str, int | None] = {"max_to_keep": 3, "keep_every": None, **kwargs}
     writer = Checkpointer(run, **options)
+    writer.tidy(None)
     return writer.save(
         step, tensors or state(step), {"counters": {"step": step}}, lambda f: (f / "extra").touch()
     ).folder
@@ -149,6 +150,19 @@ def test_left_overs_of_a_killed_save_are_removed_at_the_next_start(tmp_path: Pat
     (tmp_path / "ckpt" / ".tmp-00000009.1").mkdir(parents=True)
     save(tmp_path, 1)
     assert [p.name for p in (tmp_path / "ckpt").iterdir()] == ["step-00000001"]
+
+
+def test_what_is_left_over_is_counted_from_the_checkpoint_that_was_verified(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        damage_bit(save(tmp_path, step, max_to_keep=None)) if step == 4 else save(tmp_path, step, max_to_keep=None)
+    (tmp_path / "ckpt" / ".trash-step-00000001").mkdir()
+    writer = Checkpointer(tmp_path, max_to_keep=2, keep_every=None)
+    expected = [".trash-step-00000001", "step-00000001"]
+    found = newest_valid(tmp_path)
+    assert [p.name for p in writer.left_over(found)] == expected
+    assert [p.name for p in writer.left_over(None)] == expected[:1]
+    assert [p.name for p in writer.tidy(found)] == expected
+    assert sorted(p.name for p in (tmp_path / "ckpt").iterdir()) == [f"step-0000000{step}" for step in (2, 3, 4)]
 
 
 def test_files_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

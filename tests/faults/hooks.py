@@ -21,7 +21,7 @@ from dinov3.data import samples
 from dinov3.distributed.context import rank
 from dinov3.engine import checkpoint, signals
 from dinov3.engine.state import digest, training_tensors
-from dinov3.train import loop
+from dinov3.train import evidence, loop
 from dinov3.train.saving import Saver
 
 SAVE = 6  # the step whose save meets trouble
@@ -153,6 +153,25 @@ def vanishing_files() -> None:
 def every_signal_counts() -> None:
     """Two requests to stop are two, however close."""
     signals.SAME_REQUEST = 0.0
+
+
+def killed_at_work() -> None:
+    """SIGKILL in the middle of a function of dinov3/train/evidence.py: ``AT`` is its name and the number of the call.
+
+    A file that it is given to write is half written.
+    """
+    name, _, number = os.environ["AT"].partition(":")
+    real, count = getattr(evidence, name), iter(range(1, 1000))
+
+    def killed(*args: Any) -> Any:
+        if next(count) != int(number):
+            return real(*args)
+        for path in args:
+            if isinstance(path, Path) and path.suffix:
+                path.write_bytes(b"half of it")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(evidence, name, killed)
 
 
 def half_an_export() -> None:

@@ -187,6 +187,11 @@ def names(out: Path) -> list[str]:
     return sorted(p.name for p in (out / "ckpt").iterdir())
 
 
+def files(out: Path) -> dict[str, tuple[int, int]]:
+    """Everything in a run folder, with what tells a change."""
+    return {str(p.relative_to(out)): (p.stat().st_mtime_ns, p.stat().st_size) for p in out.rglob("*")}
+
+
 def whole(out: Path) -> list[int]:
     """Steps of the checkpoints that verify."""
     return [int(p.name[-8:]) for p in step_folders(out) if problem_with(p) is None]

@@ -19,12 +19,8 @@ from dinov3.engine import lock
 from dinov3.engine.lock import RunLock, RunLocked
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
-from tests.faults.runs import Launcher, assert_same, history, write_images
+from tests.faults.runs import Launcher, assert_same, files, history, write_images
 from tests.train.tiny import command
-
-
-def files(out: Path) -> dict[str, tuple[int, int]]:
-    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in out.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

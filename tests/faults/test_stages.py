@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import Launcher, assert_same
+from tests.faults.runs import Launcher, assert_same, files
 from tests.train.three_stages import FOLDERS, write
 
 Reference = Callable[[int], tuple[Path, Path]]
@@ -22,7 +22,8 @@ def staged(runs: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Referenc
     def get(ranks: int) -> tuple[Path, Path]:
         if ranks not in made:
             folder = tmp_path_factory.mktemp(f"staged{ranks}")
-            changes = {"train__dataset_path": str(runs.images), "train__batch_size_per_gpu": 8 // ranks}
+            changes: dict[str, object] = {"train__dataset_path": str(runs.images)}
+            changes |= {"train__batch_size_per_gpu": 8 // ranks, "checkpointing__max_to_keep": 1}
             file = write(folder / "three.yaml", **changes)
             assert runs.run(folder / "run", file=file, ranks=ranks) == [0] * ranks
             made[ranks] = file, folder / "run"
@@ -39,7 +40,7 @@ def continue_and_compare(runs: Launcher, file: Path, out: Path, reference: Path,
 
 
 # The second stage alone has more than 4 steps; both have a checkpoint at step 3.
-@pytest.mark.parametrize("fault", ["step@6", "rename@8", "committed@4"])
+@pytest.mark.parametrize("fault", ["step@6", "rename@8", "committed@4", "prune@8"])
 def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(
     runs: Launcher, staged: Reference, tmp_path: Path, fault: str
 ) -> None:
@@ -49,6 +50,19 @@ def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(
     assert (out / FOLDERS[1]).exists() == (fault != "committed@4"), "that is the end of the first stage"
     assert not (out / FOLDERS[2]).exists()
     continue_and_compare(runs, file, out, reference)
+
+
+def test_a_run_killed_at_the_end_of_its_last_stage_is_tidied_and_then_left_alone(
+    runs: Launcher, staged: Reference, tmp_path: Path
+) -> None:
+    file, reference = staged(1)
+    out = tmp_path / "run"
+    assert runs.run(out, "stages=[pretrain, gram]", file=file) == [0]
+    assert runs.run(out, file=file, fault="prune@4") == [-signal.SIGKILL]
+    continue_and_compare(runs, file, out, reference)
+    before = files(out)
+    assert runs.run(out, file=file) == [0]
+    assert files(out) == before
 
 
 @pytest.mark.nightly

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dinov3.engine.checkpoint import step_folders
 from dinov3.engine.metrics import read_metrics
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
-from tests.faults.runs import MEASURED, PERIOD, SETTINGS, Launcher, assert_same, final_state, names, whole
+from tests.faults.runs import MEASURED, PERIOD, SETTINGS, Launcher, assert_same, files, final_state, whole
 from tests.train.tiny import OVERRIDES, overrides
 
 STUDENTS: dict[str, tuple[list[int], dict[str, Any]]] = {
@@ -197,12 +198,34 @@ def test_a_process_that_hangs_ends_all_students(runs: Launcher, together: tuple[
     assert codes == [79] * PROCESSES
 
 
-def test_a_finished_run_of_students_says_so(runs: Launcher, together: tuple[Path, Path]) -> None:
+def test_a_finished_run_of_students_says_so_and_changes_no_file(runs: Launcher, together: tuple[Path, Path]) -> None:
     file, run = together
-    before = {name: names(run / name) for name in STUDENTS}
+    before = files(run)
     assert runs.run(run, file=file, ranks=PROCESSES) == [0] * PROCESSES
     assert (run.parent / "run.log").read_text().count(f"finished at step {STEPS}") == len(STUDENTS)
-    assert {name: names(run / name) for name in STUDENTS} == before
+    assert files(run) == before
+
+
+def test_what_a_kill_left_in_the_folder_of_a_finished_student_is_removed_for_all_students(
+    runs: Launcher, together: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(together[1], tmp_path / "run"))
+    ckpt = out / "deep" / "ckpt"
+    shutil.copytree(ckpt / "step-00000006", ckpt / "step-00000003")
+    (ckpt / ".tmp-00000008.1-a").mkdir()
+    continue_and_compare(runs, together, out)
+
+
+def test_a_student_whose_pictures_are_missing_gets_them_while_the_others_wait(
+    runs: Launcher, together: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out, drawn = Path(shutil.copytree(together[1], tmp_path / "run")), "evaluation.pictures=true"
+    assert runs.run(out, drawn, file=together[0], ranks=PROCESSES) == [0] * PROCESSES
+    picture = out / "deep" / "pca.png"
+    expected = picture.read_bytes()
+    picture.unlink()
+    assert runs.run(out, drawn, file=together[0], ranks=PROCESSES) == [0] * PROCESSES
+    assert picture.read_bytes() == expected
 
 
 def test_the_recipe_trains_two_steps_when_it_is_made_small(

@@ -25,7 +25,7 @@ from dinov3.train.command import main
 from dinov3.train.inheritance import add_beginning
 from dinov3.train.resume import Start
 from dinov3.train.stages import plan_stages
-from tests.train.test_run import assert_identical, final_state, numbers
+from tests.train.test_run import assert_identical, numbers
 from tests.train.three_stages import FOLDERS, STEPS, command, write
 from tests.train.tiny import OVERRIDES
 
@@ -165,12 +165,39 @@ def test_a_signal_in_the_last_step_of_a_stage_stops_the_next_one(
 def test_a_finished_run_says_so_and_changes_nothing(
     file: Path, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = final_state(reference / FOLDERS[2])
+    before = {p: p.stat().st_mtime_ns for p in reference.rglob("*")}
     assert main(command(file, reference, "stage.gram.optim.lr=5e-4")) == 0
     printed = capsys.readouterr().out
     assert "stage 1 of 3: pretrain: finished at step 4\n" in printed
     assert "stage 2 of 3: gram: finished at step 8; changed since, without effect on it: optim.lr\n" in printed
-    assert final_state(reference / FOLDERS[2]) == before
+    assert {p: p.stat().st_mtime_ns for p in reference.rglob("*")} == before
+
+
+def test_what_a_kill_left_in_any_stage_of_a_finished_run_is_removed(file: Path, reference: Path, copy: Path) -> None:
+    left = [copy / folder / "ckpt" / ".trash-step-00000001" for folder in FOLDERS]
+    for folder in left:
+        folder.mkdir()
+    assert main(command(file, copy)) == 0
+    assert not any(folder.exists() for folder in left)
+    assert_same_stages(copy, reference)
+
+
+def test_the_pictures_of_the_last_stage_that_has_begun_are_drawn_when_a_kill_took_them(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = ["stages=[pretrain, gram]", "evaluation.pictures=true"]
+    assert main(command(file, tmp_path, "stages=[pretrain]", *drawn[1:])) == 0
+    picture = tmp_path / FOLDERS[0] / "pca.png"
+    expected = picture.read_bytes()
+    picture.unlink()
+    assert main(command(file, tmp_path, *drawn, "stage.gram.train.max_steps=1")) == 0
+    assert picture.read_bytes() == expected
+    assert [s.finished for s in read_stages(tmp_path)] == [True, True]
+    picture.unlink()
+    capsys.readouterr()
+    assert main(command(file, tmp_path, *drawn, "stage.gram.train.max_steps=1")) == 0
+    assert "stage 1 of 2: pretrain: finished at step 4\n" in capsys.readouterr().out
+    assert not picture.exists(), "the next stage has begun: this one is over"
 
 
 def test_the_backbone_of_the_run_is_that_of_the_last_finished_stage(
