@@ -24,7 +24,7 @@ from dinov3.eval.visualize import token_colours
 from dinov3.objectives.da3 import Da3
 from dinov3.teachers.da3 import Da3Teacher
 from dinov3.train.command import fail
-from dinov3.train.run import checked_source
+from dinov3.train.dataset import checked_source
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 ROWS = 6  # of the picture

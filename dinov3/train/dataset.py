@@ -1,0 +1,60 @@
+"""The images a run trains on, looked at before anything is built or written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from dinov3.config.derived import images_per_process
+from dinov3.config.schema import Config
+from dinov3.data.bad_samples import BadSample, BadSampleLog
+from dinov3.data.decode import fit_channels, read_image
+from dinov3.data.errors import BadImage
+from dinov3.data.sources import DataError, Mixture, Source, open_dataset, parse_dataset
+from dinov3.data.sources.mixture import title
+from dinov3.data.sources.source import PartlyDamaged
+from dinov3.distributed import context
+
+
+def checked_source(cfg: Config, world: int) -> Source:
+    """The dataset, opened before anything is built or written; DataError when it cannot fill one batch.
+
+    So are the data sets of the k-NN evaluation, which must have labels.
+    """
+    for text in (cfg.evaluation.knn.train, cfg.evaluation.knn.test):
+        if text is not None and (labelled := parse_dataset(text)).label(0) is None:
+            raise DataError(f"{text}: {labelled.name(0)} has no label: k-NN needs class subfolders or labels")
+    source = open_dataset(cfg.train.dataset_path)
+    batch = images_per_process(cfg) * world
+    if len(source) < batch:
+        raise DataError(
+            f"{title(cfg.train.dataset_path)}: {len(source)} images, fewer than one batch of {batch}: "
+            "lower train.batch_size_per_gpu (or train.gradient_accumulation_steps) or add images"
+        )
+    check_channels(cfg, source)
+    return source
+
+
+def check_channels(cfg: Config, source: Source) -> None:
+    """Look at the first image that can be read. DataError when its channels do not fit ``student.in_chans``."""
+    if isinstance(source, Mixture):
+        for part in source.parts:
+            check_channels(cfg, part)
+        return
+    for index in range(min(len(source), 10)):
+        with contextlib.suppress(BadImage, OSError):  # the loader counts and records those
+            fit_channels(read_image(source, index), cfg.student.in_chans)
+            return
+
+
+def record_damage(source: Source, bad_samples: BadSampleLog) -> None:
+    """Name the files that are used only up to their damage."""
+    if isinstance(source, PartlyDamaged) and context.is_main():
+        for name, reason in source.damaged.items():
+            bad_samples(BadSample(name, reason))
+
+
+def usable_workers(wanted: int) -> int:
+    """At most one loader process a core of this training process; the batches do not depend on their number."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
