@@ -134,7 +134,7 @@ class Checkpointer:
             raise CheckpointError(f"{self.folder}: {error}") from error
 
     def _tidy(self, newest: Path | None) -> list[Path]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)  # from the start of a run on: its mark for those who read it
         found = self.left_over(newest)
         for folder in found:
             if not STEP.match(folder.name):
@@ -190,6 +190,7 @@ class Checkpointer:
 
     def _open(self, temporary: Path, size: int) -> None:
         """Make the folder of a save when there is room for it: a disk that fills up under way costs minutes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         free = os.statvfs(self.folder)
         have, need = free.f_bavail * free.f_frsize, int(MARGIN * size)
         if have < need:

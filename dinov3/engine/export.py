@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dinov3.distributed.shard import fill
@@ -18,6 +17,7 @@ from dinov3.engine.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.engine.manifest import problem_with
 from dinov3.engine.stage_record import NAME as STAGES
 from dinov3.engine.stage_record import last_finished, read_stages
+from dinov3.engine.tensor_file import write_tensor_file
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
 from dinov3.models.presets import PRESETS
@@ -40,7 +40,7 @@ def description(backbone: nn.Module, preprocess: dict[str, Any]) -> dict[str, An
 def write_backbone(folder: Path, backbone: nn.Module, preprocess: dict[str, Any]) -> None:
     """Write ``backbone.safetensors`` and ``config.json`` into ``folder``."""
     state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(backbone).items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensor_file(state, folder / WEIGHTS, {"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(description(backbone, preprocess), indent=1))
 
 

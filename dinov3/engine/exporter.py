@@ -133,11 +133,8 @@ def _refuse_to_overwrite(out: Path, chosen: Format) -> None:
 
 def _move(temporary: Path, out: Path) -> None:
     """Flush the files and put them in their places, the weights last; a folder as a whole."""
-    mask = os.umask(0)
-    os.umask(mask)
     for path in temporary.rglob("*"):
         if path.is_file():
-            path.chmod(0o666 & ~mask)  # safetensors writes for the owner alone
             flush(path)
     if (temporary / out.name).is_dir():
         if out.exists():

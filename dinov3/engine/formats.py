@@ -12,13 +12,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dinov3.data.torchvision_compat import prepare_torchvision
 from dinov3.engine.export import description, load_backbone, without_aliases
 from dinov3.engine.fingerprint import fingerprint
 from dinov3.engine.parity import Parity, compare, tokens_of
+from dinov3.engine.tensor_file import write_tensor_file
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
 from dinov3.models.recognition import seen_settings, vit_arguments
@@ -73,7 +74,8 @@ def write_meta(backbone: Backbone, out: Path, preprocess: dict[str, Any]) -> Wri
 def write_safetensors(backbone: Backbone, out: Path, preprocess: dict[str, Any]) -> Written:
     """Our names in one safetensors file whose metadata describe the architecture."""
     described = description(backbone, preprocess) | {"fingerprint": fingerprint(backbone)}
-    save_file({k: v.detach().contiguous() for k, v in without_aliases(backbone).items()}, out, as_metadata(described))
+    state = {k: v.detach().contiguous() for k, v in without_aliases(backbone).items()}
+    write_tensor_file(state, out, as_metadata(described))
     parity = compare(backbone, partial(tokens_of, load_backbone(out)), out.name)
     return Written(parity, _load_ours(out))
 
@@ -111,7 +113,7 @@ def write_huggingface(backbone: Backbone, out: Path, preprocess: dict[str, Any])
     config = describe_backbone(backbone)["config"]
     size = int(preprocess.get("size") or 224)
     out.mkdir()
-    save_file(tensors, out / "model.safetensors", metadata)
+    write_tensor_file(tensors, out / "model.safetensors", metadata)
     is_vit = hasattr(backbone, "cls_token")
     theirs = (
         huggingface_names.vit_config(config, effective(dict(backbone.state_dict())))
@@ -146,7 +148,7 @@ def write_timm(backbone: Backbone, out: Path, preprocess: dict[str, Any]) -> Wri
     """A safetensors file for ``timm.create_model(NAME)`` and a strict ``load_state_dict``; the card says which NAME."""
     timm = require("timm")
     tensors, metadata = _translated("timm", backbone, preprocess)
-    save_file(tensors, out, metadata)
+    write_tensor_file(tensors, out, metadata)
     config, is_vit = describe_backbone(backbone)["config"], hasattr(backbone, "cls_token")
     state = dict(backbone.state_dict())
     name, arguments = timm_names.vit_model(config, state) if is_vit else timm_names.convnext_model(config)

@@ -26,7 +26,7 @@ def write_shard(folder: Path, name: str, tensors: dict[str, Tensor], form: str, 
     files: dict[str, Path] = {}
     if form == "safetensors":
         files[f"{name}.safetensors"] = folder / f"{name}.safetensors.tmp"
-        # not save_file: that makes files only their owner can read
+        # not write_tensor_file: killed, that leaves a file of another name
         files[f"{name}.safetensors"].write_bytes(save({k: v.contiguous() for k, v in tensors.items()}))
     else:
         for key, tensor in tensors.items():

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dinov3.contracts import CropBatch
 from dinov3.distributed.context import rank
 from dinov3.distributed.shard import whole
 from dinov3.engine.state import first_not_finite
+from dinov3.engine.tensor_file import write_tensor_file
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 
@@ -37,7 +37,7 @@ def write_dump(
         for name, value in vars(batch).items()
         if isinstance(value, Tensor)
     }
-    save_file(tensors, folder / f"process-{rank()}.safetensors")
+    write_tensor_file(tensors, folder / f"process-{rank()}.safetensors")
     gradients = {name: whole(p.grad) for name, p in model.student.named_parameters() if p.grad is not None}
     report = {
         **{k: float(v) if isinstance(v, Tensor) else v for k, v in figures.items()},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dinov3.config.schema import Config
@@ -40,7 +40,7 @@ def measure_drift(extractor: FeatureExtractor, cfg: Config, out: Path, step: int
     """Drift since step 0, whose features are kept in the run folder; DataError when they are not there any more."""
     now, path = fixed_tokens(extractor, cfg), out / START
     if step == 0:
-        save_file(now, path)
+        path.write_bytes(save(now))
     elif not path.exists():
         raise DataError(f"{path}: the features of step 0 are gone: set evaluation.drift.enabled=false to go on without")
     start = load_file(path)

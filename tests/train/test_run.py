@@ -72,6 +72,13 @@ def test_speed_is_that_of_the_steps_just_trained(reference: Path) -> None:
     assert all(r["images_per_second"] > 0 for r in rows)
 
 
+def test_every_file_of_a_run_is_for_those_who_may_read_a_new_file_of_the_user(reference: Path, tmp_path: Path) -> None:
+    (new := tmp_path / "new").touch()
+    written = [p for p in reference.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    assert {p.suffix for p in written} >= {".safetensors", ".json", ".jsonl", ".png"}
+    assert {p.name: oct(p.stat().st_mode) for p in written if p.stat().st_mode != new.stat().st_mode} == {}
+
+
 def test_a_stopped_run_continues_bit_for_bit(reference: Path, tmp_path: Path) -> None:
     assert main(command(tmp_path, train__max_steps=5)) == 0
     assert step_folders(tmp_path)[-1].name == "step-00000005"
