@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,15 +25,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Write a metrics file anew with the rows that are ``wanted``."""
+    fresh = path.with_suffix(".jsonl.tmp")
+    fresh.write_text("".join(json.dumps(row) + "\n" for row in read_metrics(path) if wanted(row)))
+    os.replace(fresh, path)
+
+
 class MetricsFile:
     """One JSON object per logged iteration, each iteration once, floats at full precision."""
 
     def __init__(self, path: Path, resume_at: int) -> None:
         """Open for appending; lines of iterations that will be run again (``>= resume_at``) are dropped."""
-        kept = [row for row in read_metrics(path) if row["iteration"] < resume_at]
-        fresh = path.with_suffix(".jsonl.tmp")
-        fresh.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(fresh, path)
+        keep_rows(path, lambda row: row["iteration"] < resume_at)
         self._file: TextIO = path.open("a", buffering=1)
 
     def write(self, row: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
-from dinov3.engine.metrics import MetricsFile
+from dinov3.engine.metrics import MetricsFile, keep_rows
 from dinov3.engine.run_id import run_id
 from dinov3.engine.sinks.csv_sink import CsvSink
 from dinov3.engine.sinks.sink import Row, Sink
@@ -26,9 +26,14 @@ class Records:
     """
 
     def __init__(self, out: Path, resume_at: int, sinks: Callable[[], Sequence[Sink]] = tuple) -> None:
-        """``resume_at``: rows of this step and later will come again. ``sinks`` is called when the files are ready."""
+        """``resume_at``: the rows of this step, and what was measured after a later one, will come again.
+
+        ``sinks`` is called when the files are ready.
+        """
         self._metrics = MetricsFile(out / "metrics.jsonl", resume_at)
         self._evaluation = out / "evaluation.jsonl"
+        if self._evaluation.exists():
+            keep_rows(self._evaluation, lambda row: row["step"] <= resume_at)
         self._sinks = list(sinks())
 
     def write(self, row: Row) -> None:

@@ -21,7 +21,6 @@ log = logging.getLogger("dinov3")
 def forgotten(training: Training, out: Path) -> str | None:
     """Why this step's evaluation asks to stop, on every process; None when it does not, or there was none."""
     rows = read_metrics(out / "evaluation.jsonl") if context.is_main() else []
-    rows = [row for row in rows if row["step"] <= training.counters.step]
     now = rows and rows[-1]["step"] == training.counters.step
     reason = broadcast_object(reason_to_stop(training.cfg, rows) if now else None)
     if reason is not None and siblings.current():

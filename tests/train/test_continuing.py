@@ -186,6 +186,21 @@ def test_without_masks_the_anchor_term_begins_at_zero(tmp_path: Path) -> None:
     assert rows[-1]["feature_anchor_cls_cosine"] < 1
 
 
+def test_what_was_measured_after_the_step_a_run_goes_back_to_is_measured_again(tmp_path: Path) -> None:
+    rule = {**FAST, "train__max_steps": 6, "evaluation__drift__period": 2, "logging__csv": "true"}
+    assert main(command(tmp_path, **rule)) == 0
+    before = evaluations(tmp_path)
+    with (tmp_path / "evaluation.jsonl").open("a") as file:
+        file.write('{"step": 7, "cut sh')
+    back = ["--resume-from", str(tmp_path / "ckpt" / "step-00000003")]
+    assert main(command(tmp_path, *back, data__skip_steps="[[3,3]]", **rule)) == 0
+    after = evaluations(tmp_path)
+    assert [row["step"] for row in after] == [0, 2, 4, 6]
+    assert after[:2] == before[:2]
+    assert all(a != b for a, b in zip(after[2:], before[2:], strict=True)), "a step less was learnt from"
+    assert len((tmp_path / "evaluation.csv").read_text().splitlines()) == 1 + 4
+
+
 def test_a_run_that_forgets_is_saved_and_stopped_until_the_limit_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
