@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
@@ -60,6 +61,8 @@ class FeatureExtractor:
         self.batch_size = batch_size
         self.threads = threads or len(os.sched_getaffinity(0))
         self._forward: Callable[..., Any] = torch.compile(backbone) if compile else backbone
+        layers = cast(Any, backbone).get_intermediate_layers
+        self._forward_layers: Callable[..., Any] = torch.compile(layers) if compile else layers
 
     def extract_each(self, images: Iterable[Picture] | Picture, *, normalised: bool = False) -> list[Tokens]:
         """Tokens of each image by itself (N = 1), whatever its size. An empty iterable is a ValueError."""
@@ -87,11 +90,21 @@ class FeatureExtractor:
         return joined([reduced(layers[0], pool) for layers in self.stream(images, normalised=normalised)])
 
     def extract_layers(
-        self, images: Iterable[Picture] | Picture, layers: int | Sequence[int], *, pool: Pool = "patches"
+        self,
+        images: Iterable[Picture] | Picture,
+        layers: int | Sequence[int],
+        *,
+        pool: Pool = "patches",
+        norm: bool = True,
+        normalised: bool = False,
     ) -> list[Tokens | Tensor]:
-        """As ``extract``, after each of the last ``layers`` blocks, or of the blocks listed; normed, in rising order."""
+        """As ``extract``, after each of the last ``layers`` blocks, or of the blocks listed, in rising order.
+
+        ``norm``: through the last norm, as DINOv3's ``get_intermediate_layers`` has it; False: as the block left them.
+        """
         known(pool)
-        each = [[reduced(tokens, pool) for tokens in found] for found in self.stream(images, layers=layers)]
+        found = self.stream(images, layers=layers, norm=norm, normalised=normalised)
+        each = [[reduced(tokens, pool) for tokens in of_image] for of_image in found]
         return [joined([parts[i] for parts in each]) for i in range(len(each[0]))]
 
     def stream(
@@ -99,19 +112,20 @@ class FeatureExtractor:
         images: Iterable[Picture] | Picture,
         *,
         layers: int | Sequence[int] | None = None,
+        norm: bool = True,
         normalised: bool = False,
     ) -> Iterator[list[Tokens]]:
         """Per image, in order, its tokens after each wanted layer (one list item: the output, without ``layers``)."""
         prepare = self.preprocess.accept_normalised if normalised else self.preprocess
         found = False
-        for tokens in self.stream_prepared(in_threads(prepare, _several(images), self.threads), layers):
+        for tokens in self.stream_prepared(in_threads(prepare, _several(images), self.threads), layers, norm=norm):
             found = True
             yield tokens
         if not found:
             raise ValueError("no images were given")
 
     def stream_prepared(
-        self, prepared: Iterable[Tensor], layers: int | Sequence[int] | None = None
+        self, prepared: Iterable[Tensor], layers: int | Sequence[int] | None = None, *, norm: bool = True
     ) -> Iterator[list[Tokens]]:
         """``stream`` for images that went through ``preprocess`` already; of none, nothing.
 
@@ -120,6 +134,7 @@ class FeatureExtractor:
         """
         if self.backbone.training:
             raise ValueError("features are taken in eval mode: call .eval() first")
+        read = self._output if layers is None else partial(self._layers, layers=layers, norm=norm)
         waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
         done: dict[int, list[Tokens]] = {}
         turn = 0
@@ -127,33 +142,33 @@ class FeatureExtractor:
             batch = waiting.setdefault(tuple(image.shape), [])
             batch.append((position, image))
             if len(batch) == self.batch_size:
-                done |= self._run(waiting.pop(tuple(image.shape)), layers)
+                done |= self._run(waiting.pop(tuple(image.shape)), read)
             elif position - turn + 1 >= WINDOW * self.batch_size:
                 oldest = min(waiting, key=lambda shape: waiting[shape][0][0])
-                done |= self._run(waiting.pop(oldest), layers)
+                done |= self._run(waiting.pop(oldest), read)
             while turn in done:
                 yield done.pop(turn)
                 turn += 1
         for batch in waiting.values():
-            done |= self._run(batch, layers)
+            done |= self._run(batch, read)
         for position in sorted(done):
             yield done[position]
 
     @torch.no_grad()  # not inference mode: a probe may train on the result
-    def _run(self, batch: list[tuple[int, Tensor]], layers: int | Sequence[int] | None) -> dict[int, list[Tokens]]:
+    def _run(self, batch: list[tuple[int, Tensor]], read: Callable[[Tensor], list[Tokens]]) -> dict[int, list[Tokens]]:
         images = torch.stack([image for _, image in batch]).to(self.device, non_blocking=True)
         with self._autocast():
-            per_layer = [self._tokens(images)] if layers is None else self._layer_tokens(images, layers)
+            per_layer = read(images)
         positions = [position for position, _ in batch]
         return {p: [_one(tokens, row) for tokens in per_layer] for row, p in enumerate(positions)}
 
-    def _tokens(self, images: Tensor) -> Tokens:
+    def _output(self, images: Tensor) -> list[Tokens]:
         out = self._forward(images, is_training=True)
-        return Tokens(out.cls.float().cpu(), out.storage.float().cpu(), out.patches.float().cpu(), out.grid)
+        return [Tokens(out.cls.float().cpu(), out.storage.float().cpu(), out.patches.float().cpu(), out.grid)]
 
-    def _layer_tokens(self, images: Tensor, layers: int | Sequence[int]) -> list[Tokens]:
-        results = cast(Any, self.backbone).get_intermediate_layers(
-            images, n=layers, reshape=True, return_class_token=True, return_extra_tokens=True
+    def _layers(self, images: Tensor, *, layers: int | Sequence[int], norm: bool) -> list[Tokens]:
+        results = self._forward_layers(
+            images, n=layers, reshape=True, return_class_token=True, return_extra_tokens=True, norm=norm
         )
         return [
             Tokens(

@@ -12,7 +12,7 @@ POOLS: tuple[Pool, ...] = ("cls", "mean", "cls+mean", "patches")
 
 
 class Tokens(NamedTuple):
-    """Normed tokens of N images of one size, float32 on the CPU."""
+    """Tokens of N images of one size, normed unless asked for otherwise, float32 on the CPU."""
 
     cls: Tensor  # [N, D]
     storage: Tensor  # [N, R, D]

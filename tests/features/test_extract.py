@@ -78,16 +78,16 @@ def test_pooled_features_do_not_keep_the_patches(
     backbone: DinoVisionTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[weakref.ref[np.ndarray]] = []  # type: ignore[type-arg]
-    forward = FeatureExtractor._tokens
+    forward = FeatureExtractor._output
 
-    def watched(self: FeatureExtractor, images: Tensor) -> Tokens:
+    def watched(self: FeatureExtractor, images: Tensor) -> list[Tokens]:
         assert sum(ref() is not None for ref in alive) <= 3
-        tokens = forward(self, images)
+        (tokens,) = forward(self, images)
         array = tokens.patches.numpy().copy()  # lives as long as any slice of the tensor made of it
         alive.append(weakref.ref(array))
-        return tokens._replace(patches=torch.from_numpy(array))
+        return [tokens._replace(patches=torch.from_numpy(array))]
 
-    monkeypatch.setattr(FeatureExtractor, "_tokens", watched)
+    monkeypatch.setattr(FeatureExtractor, "_output", watched)
     assert extractor(backbone).extract(pictures([(16, 16)] * 40), pool="cls").shape == (40, 32)
     assert len(alive) == 10
 
@@ -123,6 +123,36 @@ def test_intermediate_layers_end_with_the_output(backbone: DinoVisionTransformer
     torch.testing.assert_close(last[2], output.patches)
     torch.testing.assert_close(last[0], output.cls)
     assert not torch.allclose(first[0], last[0])
+
+
+def test_intermediate_layers_come_normed_or_as_the_block_left_them_of_images_normalised_here_or_elsewhere(
+    backbone: DinoVisionTransformer,
+) -> None:
+    run, (image,) = extractor(backbone), pictures([(16, 24)])
+    ready = run.preprocess(image)[None]
+    for norm in (True, False):
+        own = backbone.get_intermediate_layers(ready, n=2, return_class_token=True, norm=norm)
+        for given, normalised in ((image, False), (ready, True)):
+            found = run.extract_layers(given, 2, norm=norm, normalised=normalised)
+            for tokens, (patches, cls) in zip(found, own, strict=True):
+                torch.testing.assert_close(tokens[2], patches)
+                torch.testing.assert_close(tokens[0], cls)
+
+
+def test_a_compiled_extractor_compiles_intermediate_layers_too(
+    backbone: DinoVisionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def compiled(function: Callable[..., object]) -> Callable[..., object]:
+        name = getattr(function, "__name__", "forward")
+        return lambda *args, **kwargs: ran.append(name) or function(*args, **kwargs)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    run = FeatureExtractor(backbone, Preprocess(MEAN, STD, 8), device="cpu", compile=True)
+    run.extract(pictures([(16, 24)]))
+    run.extract_layers(pictures([(16, 24)]), 1)
+    assert ran == ["forward", "get_intermediate_layers"]
 
 
 def test_patches_of_different_grids_are_not_stacked(backbone: DinoVisionTransformer) -> None:
