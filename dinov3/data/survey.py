@@ -25,6 +25,7 @@ from dinov3.data.channel_moments import ChannelMoments
 from dinov3.data.decode import Stored, kind_of, read_stored, to_pixels
 from dinov3.data.errors import BadImage, LoaderError
 from dinov3.data.sampler import permuted
+from dinov3.data.signal_mask import ASKING, signals_blocked
 from dinov3.data.sources.source import Source
 
 CHUNK = 32  # images a task
@@ -117,7 +118,9 @@ def _chunks(source: Source, tasks: Sequence[NDArray[np.int64]], workers: int) ->
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(source,)) as pool:
         try:
-            yield from pool.map(_examine_here, tasks)
+            with signals_blocked():  # map starts the processes and returns at once
+                chunks = pool.map(_examine_here, tasks)
+            yield from chunks
         except BrokenProcessPool:
             raise LoaderError("a worker process died; mostly that means the machine ran out of memory") from None
         finally:
@@ -130,6 +133,7 @@ _here: Source  # of a worker process
 def _start_worker(source: Source) -> None:
     global _here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     _here = source
 
 

@@ -8,7 +8,6 @@ between processes. Workers keep no state, so they are ended by SIGKILL.
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -16,7 +15,6 @@ import signal
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
@@ -33,6 +31,7 @@ from dinov3.data.bad_samples import BadSample
 from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
 from dinov3.data.ring import Ring, SharedBytes
 from dinov3.data.samples import SampleWriter
+from dinov3.data.signal_mask import signals_blocked
 from dinov3.data.sources.mixture import order_of
 
 CHUNK = 8  # images a task: fewer cost more messages, more keep the first batch waiting
@@ -164,21 +163,6 @@ def orphaned(parent: int) -> bool:
     """Whether the process that started this one has ended."""
     starter = multiprocessing.parent_process()
     return os.getppid() != parent or (starter is not None and not starter.is_alive())
-
-
-@contextlib.contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Processes started inside never see the signals by which a cluster asks a job to save and stop.
-
-    SLURM sends them to every process of a job step. The training process still needs its workers then: it finishes its
-    step first, and ends them itself.
-    """
-    asking = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, asking)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class WorkerPool:

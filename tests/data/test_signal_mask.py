@@ -1,0 +1,69 @@
+"""Each in an interpreter of its own: a fork server lives as long as the process that started it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+SURVEY = """
+from dinov3.data.sources import parse_dataset
+from dinov3.data.survey import survey
+
+survey(parse_dataset("Synthetic:n=2:size=16"), workers=1)
+"""
+LOADER = """
+from dinov3.config.load import load_config
+from dinov3.data.samples import SampleWriter
+from dinov3.data.sources import parse_dataset
+from dinov3.data.workers import WorkerPool
+
+cfg = load_config(None, ["train.batch_size_per_gpu=2"])
+WorkerPool(SampleWriter.from_config(cfg, parse_dataset("Synthetic:n=2:size=16"), 0, 1), 0, 1, 60).close()
+"""
+
+
+def run(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("starts_processes", [SURVEY, LOADER])
+def test_every_process_that_is_started_is_deaf_to_ctrl_c_from_its_first_instruction(starts_processes: str) -> None:
+    watch = """
+import signal
+from multiprocessing import util
+
+start = util.spawnv_passfds
+
+def told(*args):
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    return start(*args)
+
+util.spawnv_passfds = told
+"""
+    done = run(f"{watch}{starts_processes}\nprint(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))")
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr  # resource tracker, fork server; this process
+
+
+@pytest.mark.parametrize("starts_processes", [SURVEY, LOADER])
+def test_ctrl_c_while_a_process_starts_ends_this_one_and_says_nothing_about_the_other(starts_processes: str) -> None:
+    interrupt = """
+import os, signal, threading, time
+from multiprocessing import context
+
+start = context.ForkServerProcess.start
+
+def interrupted(self):
+    start(self)
+    os.kill(os.getpid(), signal.SIGINT)  # the kernel hands it to a thread that does not block it
+    time.sleep(0.1)
+
+context.ForkServerProcess.start = interrupted
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+"""
+    ends = "except KeyboardInterrupt:\n    print('interrupted')\n"
+    done = run(f"{interrupt}\ntry:\n{textwrap.indent(starts_processes, '    ')}{ends}")
+    assert done.stdout == "interrupted\n", done.stderr
+    assert "Traceback" not in done.stderr
