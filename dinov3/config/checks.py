@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
+from dinov3.config.archs import VIT_ARCHS
 from dinov3.config.checks_keep import KEEP_CHECKS
 from dinov3.config.derived import CONVNEXT_STRIDE, DA3_PATCH, crop_sizes, da3_input_size, statistics_batch
 from dinov3.config.errors import KeyProblem
@@ -136,9 +137,20 @@ def rope_has_one_source_of_periods(cfg: Config) -> Problems:
 
 
 def heads_divide_the_width(cfg: Config) -> Problems:
-    width, heads = cfg.student.embed_dim, cfg.student.num_heads
-    if width is not None and heads is not None and width % (4 * heads):
-        step = 4 * heads
+    student = cfg.student
+    arch = VIT_ARCHS.get(student.arch)
+    if arch is None:
+        return
+    width, heads = student.embed_dim or arch["embed_dim"], student.num_heads or arch["num_heads"]
+    step = 4 * heads
+    if student.num_heads is not None and width % step and width % 4 == 0:
+        fitting = [str(n) for n in range(1, width // 4 + 1) if width % (4 * n) == 0]
+        yield (
+            "student.num_heads",
+            f"{heads}, but the width {width} is not a multiple of 4 * {heads}, which RoPE needs: "
+            f"use {', '.join(fitting[:-1])} or {fitting[-1]}",
+        )
+    elif width % step:
         low, high = width // step * step, (width // step + 1) * step
         yield (
             "student.embed_dim",

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from dinov3.config.archs import CONVNEXT_ARCHS, VIT_ARCHS
 from dinov3.config.schema import StudentConfig
 from dinov3.models.backbone import Backbone
 from dinov3.models.convnext import ConvNeXt
-from dinov3.models.presets import CONVNEXT_ARCHS, PRESETS, VIT_ARCHS
+from dinov3.models.presets import PRESETS
 from dinov3.models.vit import DinoVisionTransformer
 
 Device = torch.device | str | None

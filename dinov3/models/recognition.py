@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dinov3.models.presets import CONVNEXT_ARCHS, VIT_ARCHS
+from dinov3.config.archs import CONVNEXT_ARCHS, VIT_ARCHS
 
 _KEYS = {"ffn_hidden": "ffn_ratio", "norm": "norm_layer"}  # what is seen, and the key that decides it
 Shapes = Mapping[str, tuple[int, ...]]

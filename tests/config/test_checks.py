@@ -118,7 +118,24 @@ RULES = {
     "heads": (
         ["student.embed_dim=192", "student.num_heads=3"],
         "student.num_heads=5",
-        "student.embed_dim: 192 is not a multiple of 4 * student.num_heads = 20, which RoPE needs: use 180 or 200",
+        "student.num_heads: 5, but the width 192 is not a multiple of 4 * 5, which RoPE needs: "
+        "use 1, 2, 3, 4, 6, 8, 12, 16, 24 or 48",
+    ),
+    "heads of an arch": (
+        ["student.arch=vit_small"],
+        "student.num_heads=7",
+        "student.num_heads: 7, but the width 384 is not a multiple of 4 * 7, which RoPE needs: "
+        "use 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48 or 96",
+    ),
+    "width": (
+        ["student.arch=vit_small", "student.embed_dim=192"],
+        "student.embed_dim=200",
+        "student.embed_dim: 200 is not a multiple of 4 * student.num_heads = 24, which RoPE needs: use 192 or 216",
+    ),
+    "width of no number of heads": (
+        ["student.num_heads=2"],
+        "student.embed_dim=190",
+        "student.embed_dim: 190 is not a multiple of 4 * student.num_heads = 8, which RoPE needs: use 184 or 192",
     ),
     "width of a ConvNeXt": (
         ["student.arch=convnext_tiny", "student.patch_size=32"],

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from dinov3.config.archs import CONVNEXT_ARCHS, VIT_ARCHS
 from dinov3.config.schema import StudentConfig
 from dinov3.models import build
 from dinov3.models.convnext import ConvNeXt, ConvNeXtBlock
-from dinov3.models.presets import CONVNEXT_ARCHS, PRESETS, VIT_ARCHS
+from dinov3.models.presets import PRESETS
 from dinov3.models.vit import DinoVisionTransformer
 
 
