@@ -54,4 +54,11 @@ def _worker(rank: int, phases: Sequence[Phase], folder: Path) -> None:
 
 def run_phases(phases: Sequence[Phase], folder: Path) -> None:
     """One after the other, on as many processes as the largest needs; an error in any process is raised here."""
-    mp.spawn(_worker, args=(phases, folder), nprocs=max(phase.n for phase in phases))
+    started = mp.spawn(_worker, args=(phases, folder), nprocs=max(phase.n for phase in phases), join=False)
+    assert started is not None  # because nothing was waited for
+    try:
+        while not started.join():
+            pass
+    finally:
+        for process in started.processes:
+            process.kill()  # after a time limit: it would wait for the others for ever
