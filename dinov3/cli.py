@@ -49,14 +49,9 @@ def _models(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from dinov3.engine.checkpoint import CheckpointError
     from dinov3.engine.exporter import export
-    from utility.weights import WeightsError
 
-    try:
-        print("\n".join(export(args.source, args.out, layout=args.format, heads=args.heads)))
-    except (CheckpointError, WeightsError, OSError) as error:
-        return train_command.fail(error, EXIT_IO)
+    print("\n".join(export(args.source, args.out, layout=args.format, heads=args.heads)))
     return 0
 
 
@@ -131,7 +126,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, help="file to write (hf: folder), for example backbone.pth")
     export.add_argument("--format", choices=EXPORT_FORMATS, help="default: by the ending of --out")
     export.add_argument("--heads", action="store_true", help='meta only: {"teacher": ...} with backbone and heads')
-    export.set_defaults(call=_export)
+    export.set_defaults(call=partial(_reported, _export))
     return parser
 
 

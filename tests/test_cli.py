@@ -33,7 +33,7 @@ def test_an_unknown_key_is_one_line_and_78(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_exporting_nothing_names_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "x.pth")]) == 74
+    assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "x.pth")]) == 78
     error = capsys.readouterr().err
     assert str(tmp_path) in error
     assert error.count("\n") == 1

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinov3.config.output import check_output_folder
 from dinov3.engine.checkpoint import flush
 from dinov3.engine.export import export_heads, load_backbone
 from dinov3.engine.formats import Format, Written, write_huggingface, write_meta, write_safetensors, write_timm
@@ -42,12 +43,14 @@ def export(source: Path, out: Path, *, layout: str | None = None, heads: bool = 
 
     ``layout`` is a name of FORMATS, None to go by the ending of ``out``. ``heads`` (meta only) writes DINOv3's
     ``{"teacher": ...}``. Everything is written to a temporary folder beside ``out``, read back by the program it is for,
-    compared token by token, and only then moved. Raises WeightsError or CheckpointError and leaves nothing behind.
+    compared token by token, and only then moved. Raises WeightsError, CheckpointError or OSError and leaves nothing
+    behind.
     """
     chosen = _chosen(out, layout)
     if heads and chosen.name != "meta":
         raise WeightsError(f"--heads is for --format meta: {chosen.name} holds a backbone alone")
     _refuse_to_overwrite(out, chosen)
+    check_output_folder(out.parent, "--out")
     backbone = load_backbone(source)
     preprocess = _preprocess(backbone)
     reference, notes = _as_computed_there(backbone, chosen)

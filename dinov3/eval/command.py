@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dinov3.config.output import check_output_file
 from dinov3.data.sources import parse_dataset
 from dinov3.data.sources.index_cache import cache_root
 from dinov3.distributed import context
@@ -68,6 +69,8 @@ def execute(args: argparse.Namespace) -> int:
     check_numbers(args)
     if args.test == args.train:
         raise FeatureError("--test is --train: every image would find itself; leave --test out to hold out a fifth")
+    if args.out is not None:
+        check_output_file(args.out, "--out")
     sources = {text: parse_dataset(text) for text in (args.train, args.test) if text is not None}
     extractor = extractor_from(args)
     kind, cache = FeatureKind(pool=args.pool), args.cache or cache_root() / "features"

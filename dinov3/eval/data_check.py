@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dinov3.config.errors import EXIT_DONE
 from dinov3.config.load import load_config
+from dinov3.config.output import check_output_folder
 from dinov3.config.schema import Config
 from dinov3.data.errors import DataError, TooManyBadSamples
 from dinov3.data.sources import Source, open_dataset
@@ -51,7 +52,8 @@ def execute(args: argparse.Namespace) -> int:
     if len(source) == 0:
         raise DataError(f"{args.dataset}: contains no images")
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)  # now: an hour of reading should not end in a wrong path
+        check_output_folder(args.out, "--out")
+        args.out.mkdir(parents=True, exist_ok=True)
     workers = cores() if args.workers is None else args.workers
     found = survey(source, limit=args.limit, seed=args.seed, workers=workers)
     report = report_of(args.dataset, source, found, cfg)

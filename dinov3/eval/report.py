@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.config.dump import to_dict
+from dinov3.config.output import check_output_file
 from dinov3.config.schema import Config
 from dinov3.engine.checkpoint import newest_valid, step_of
 from dinov3.engine.metrics import read_metrics
@@ -200,6 +201,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
     page, out = report(args.run), args.out or args.run / "report.html"
+    check_output_file(out, "--out")
+    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"{out.name}.tmp")
     temporary.write_text(page)
     os.replace(temporary, out)

@@ -14,6 +14,7 @@ from torch import Tensor
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from dinov3.config.output import check_output_file
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source, parse_dataset
 from dinov3.engine.metrics import read_metrics
@@ -63,6 +64,7 @@ def execute(args: argparse.Namespace) -> int:
         raise FeatureError(f"--images {args.images}: at least 1")
     if args.out.suffix.lower() != ".png":
         raise FeatureError(f"--out {args.out}: give a file name that ends in .png")
+    check_output_file(args.out, "--out")
     if args.kind == "curves":
         rows = read_metrics(args.weights / "metrics.jsonl")
         if not rows:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dinov3.config.errors import EXIT_CONFIG, EXIT_DONE, EXIT_IO, ConfigError
 from dinov3.config.load import load_config, load_students
+from dinov3.config.output import check_output_folder
 from dinov3.config.schema import Config
 from dinov3.launch import resources as asked
 from dinov3.launch.resources import Resources
@@ -61,6 +62,8 @@ def execute(args: argparse.Namespace) -> int:
         resources = asked.read_resources(args)
         _check(cfg, resources, args)
         out = asked.absolute(args.output_dir or Path(cfg.train.output_dir))
+        if not args.dry_run:
+            check_output_folder(out, "--output-dir")
         return (_local if args.local else _slurm)(args, cfg, resources, out)
     except ConfigError as error:
         return fail(error, EXIT_CONFIG)

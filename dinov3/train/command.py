@@ -12,6 +12,7 @@ from pathlib import Path
 from dinov3.config.dump import to_yaml
 from dinov3.config.errors import EXIT_CONFIG, EXIT_HANG, EXIT_IO, EXIT_LOCKED, EXIT_NON_FINITE, ConfigError
 from dinov3.config.load import load_stages, load_students
+from dinov3.config.output import check_output_folder
 from dinov3.config.stages import Stage
 from dinov3.config.students import Student
 
@@ -47,6 +48,11 @@ def execute(args: argparse.Namespace) -> int:
     if args.print_config:
         print("---\n".join(f"{heading(run)}{to_yaml(run.cfg)}" for run in students or stages), end="")
         return 0
+    out = args.output_dir or Path(stages[0].cfg.train.output_dir)
+    try:
+        check_output_folder(out, "--output-dir" if args.output_dir else "train.output_dir")
+    except OSError as error:
+        return fail(error, EXIT_IO)
     # Imported late: a wrong config is reported before torch is loaded.
     from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
     from dinov3.distributed.context import is_loss_of_a_peer, teardown
@@ -58,7 +64,6 @@ def execute(args: argparse.Namespace) -> int:
     from dinov3.train.students import run_students
 
     try:
-        out = args.output_dir or Path(stages[0].cfg.train.output_dir)
         if students:
             return run_students(students, out, resume=not args.no_resume, resume_from=args.resume_from)
         return run_stages(stages, out, resume=not args.no_resume, resume_from=args.resume_from)

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dinov3.config.errors import EXIT_CONFIG, EXIT_DONE, EXIT_NON_FINITE, ConfigError
+from dinov3.config.errors import EXIT_CONFIG, EXIT_DONE, EXIT_IO, EXIT_NON_FINITE, ConfigError
 from dinov3.config.load import load_config
+from dinov3.config.output import check_output_file
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, LossTerm, StepContext, StudentView
 from dinov3.data.errors import DataError
@@ -37,9 +38,13 @@ def execute(args: argparse.Namespace) -> int:
         if not cfg.da3.enabled:
             source = str(args.config_file or "command line")
             raise ConfigError(source, "da3.enabled", "false: set it to true, there is nothing to check")
+        if args.out is not None:
+            check_output_file(args.out, "--out")
         report = check(cfg)
     except (ConfigError, DataError, ValueError) as error:  # ValueError: teacher and student do not fit together
         return fail(error, EXIT_CONFIG)
+    except OSError as error:
+        return fail(error, EXIT_IO)
     print("\n".join(report.lines(cfg)))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)

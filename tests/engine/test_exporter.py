@@ -160,7 +160,7 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
 
     monkeypatch.setattr(formats.importlib, "import_module", missing)
     code = cli(["export", str(source), "--format", layout, "--out", str(out_of(layout, tmp_path))])
-    assert code == 74
+    assert code == 78
     assert capsys.readouterr().err.count(f"pip install 'dinov3[{layout}]'") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
 

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from dinov3 import cli
+from dinov3.config.output import check_output_file, check_output_folder
+from tests.train.tiny import overrides
+
+# What each command is told, {} is the place to write to.
+COMMANDS = {
+    "train": ["--output-dir", "{}", *overrides()],
+    "submit": ["--local", "--output-dir", "{}", *overrides()],
+    "features": ["--weights", "w", "--data", "Synthetic:n=3", "--out", "{}"],
+    "export": ["w", "--out", "{}/x.pth"],
+    "viz": ["pca", "--weights", "w", "--data", "Synthetic:n=3", "--out", "{}/x.png"],
+    "report": ["run", "--out", "{}/x.html"],
+    "data": ["check", "Synthetic:n=3", "--out", "{}"],
+    "eval": ["knn", "--weights", "w", "--train", "Synthetic:n=3", "--out", "{}/x.json"],
+    "da3-check": ["da3.enabled=true", "da3.random_init=true", "--out", "{}/x.png"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_place_below_a_file_is_refused_in_one_line_before_any_work(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text(
+        json.dumps({"iteration": 0, "samples": 8, "total_loss": 1.0}) + "\n"
+    )
+    assert cli.main([command, *(word.format("file/new") for word in COMMANDS[command])]) == 74
+    option = "--output-dir" if command in ("train", "submit") else "--out"
+    wanted = tmp_path / "file/new" if command == "submit" else "file/new"
+    assert (
+        capfd.readouterr().err == f"error: {option} {wanted}: {tmp_path / 'file'} is not a folder: give another place\n"
+    )
+
+
+def test_a_place_that_cannot_be_written_to_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    advice = r"cannot be written to \(permission denied\): give another place, or change its permissions$"
+    with pytest.raises(OSError, match=f"^--out {tmp_path}: {advice}"):
+        check_output_folder(tmp_path, "--out")
+    with pytest.raises(OSError, match=f"^--out {tmp_path / 'a' / 'b'}: {tmp_path} {advice}"):
+        check_output_folder(tmp_path / "a" / "b", "--out")
+
+
+def test_a_place_that_will_do_is_left_as_it_was(tmp_path: Path) -> None:
+    check_output_folder(tmp_path / "a" / "b", "--out")
+    check_output_file(tmp_path / "x.png", "--out")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_where_a_file_is_wanted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=f"^--out {tmp_path}: is a folder: give the name of a file$"):
+        check_output_file(tmp_path, "--out")
