@@ -43,16 +43,12 @@ def contact_sheet(cfg: Config, source: Source, path: Path, rows: int = ROWS) -> 
     columns = {"image: crops 1 and 2, local crops": torch.stack([_whole(writer, n) for n in range(rows)])}
     columns |= _global_columns(cfg, batch, rows) | _local_column(cfg, batch, rows)
     _, indices = order_of(source).samples_at(np.arange(rows), cfg.train.seed)
-    names = [_short(Path(source.name(index)).name) for index in indices.tolist()]
+    names = [Path(source.name(index)).name for index in indices.tolist()]
     title = (
         f"first batch of the run with seed {cfg.train.seed}: {cfg.crops.augmentation} augmentation, "
         f"patch {cfg.student.patch_size}, masked patches in pink"
     )
     token_sheet(columns, names, title, path)
-
-
-def _short(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else f"{name[: most - 8]}…{name[-7:]}"
 
 
 def _whole(writer: SampleWriter, n: int) -> Tensor:

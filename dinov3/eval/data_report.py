@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,11 +53,11 @@ class DataReport:
     def lines(self) -> Iterator[str]:
         """The text."""
         part = "" if self.examined == self.images else f", {self.examined:,} of them looked at"
-        yield f"{self.dataset}: {self.images:,} images{part}"
+        yield f"{self.dataset}: {counted(self.images, 'image')}{part}"
         yield row("readable", f"{self.readable:,}; unreadable {len(self.unreadable):,} ({self.unreadable_share:.2%})")
         yield from listing([f"{bad['name']}: {bad['reason']}" for bad in self.unreadable])
         if self.damaged:
-            yield row("damaged", f"{len(self.damaged):,} files of which only a part can be read")
+            yield row("damaged", f"{counted(len(self.damaged), 'file')} of which only a part can be read")
             yield from listing([f"{name}: {reason}" for name, reason in self.damaged.items()])
         if not self.readable:
             return
@@ -75,7 +76,7 @@ class DataReport:
             yield row(name, f"{least} to {most} px, median {median}")
         largest = max(self.short_side.values())
         for n, (bin_, images) in enumerate(self.short_side.items()):
-            bar = "█" * max(1, round(BAR * images / largest))
+            bar = "█" * math.ceil(BAR * images / largest)
             yield row("short side" if n == 0 else "", f"{bin_:>9} px {images:>9,} {bar}")
         shares, size = self.resolution, self.global_sizes[-1]
         yield row(
@@ -96,16 +97,16 @@ class DataReport:
             yield row("labels", "none")
             return
         counts = sorted(self.labels.values())
-        none = f"; {self.unlabelled:,} images without" if self.unlabelled else ""
-        yield row("labels", f"{len(counts):,} classes of {counts[0]:,} to {counts[-1]:,} images{none}")
+        none = f"; {counted(self.unlabelled, 'image')} without" if self.unlabelled else ""
+        yield row("labels", f"{counted(len(counts), 'class')} of {counts[0]:,} to {counts[-1]:,} images{none}")
 
     def _duplicate_lines(self) -> Iterator[str]:
         for name, found in (("equal files", self.equal_files), ("lookalikes", self.lookalikes)):
             more = sum(len(group) - 1 for group in found)
-            yield row(name, f"{more:,} too many, in {len(found):,} groups" if found else "none")
+            yield row(name, f"{more:,} too many, in {counted(len(found), 'group')}" if found else "none")
             yield from listing([" = ".join(group[:4]) + (" = …" if len(group) > 4 else "") for group in found])
         if self.blank:
-            yield row("blank", f"{self.blank:,} images have almost no contrast")
+            yield row("blank", f"{counted(self.blank, 'image')} with almost no contrast")
 
     def _channel_lines(self) -> Iterator[str]:
         if len(self.channels) > 1:
@@ -128,6 +129,12 @@ class DataReport:
 
 def row(name: str, text: str) -> str:
     return f"  {name:<12} {text}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 class``, ``2 classes``."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def listing(items: Sequence[str]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.text import Text
 
 from dinov3.eval.visualize import INK, MUTED
 
@@ -32,13 +33,33 @@ def covered(images: Tensor, masks: Tensor) -> Tensor:
     return torch.where(there, images.lerp(images.new_tensor(MASK_COLOUR).reshape(1, 3, 1, 1), MASK_OPACITY), images)
 
 
+def shortened(text: str, most: int) -> str:
+    """``text`` in at most ``most`` characters; the middle goes, beginning and end tell files apart."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[-end:]}"
+
+
+def fit(text: Text, length: float) -> None:
+    """Shorten what is written until it is no longer than ``length`` px of the figure."""
+    whole = text.get_text()
+    most = len(whole)
+    while most > 3 and max(text.get_window_extent().size) > length:
+        most -= 1
+        text.set_text(shortened(whole, most))
+
+
 def token_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], title: str, path: Path) -> None:
-    """Write a PNG. ``columns``: heading to RGB tiles ``[N, 3, h, w]`` in [0, 1], of any size; ``rows``: N labels."""
+    """Write a PNG. ``columns``: heading to RGB tiles ``[N, 3, h, w]`` in [0, 1], of any size; ``rows``: N labels.
+
+    Labels and title are shortened to what fits.
+    """
     n, width = len(rows), len(columns)
     rows_px, cols_px = next(iter(columns.values())).shape[-2:]
     tall = min(max(rows_px / cols_px, 1 / MOST_STRETCHED), MOST_STRETCHED)  # a tile has the shape of the images
     size = (width * TILE + SIDE, n * TILE * tall + TOP)
-    figure, axes = plt.subplots(n, width, figsize=size, squeeze=False)
+    figure, axes = plt.subplots(n, width, figsize=size, dpi=110, squeeze=False)
     for column, (heading, tiles) in enumerate(columns.items()):
         for row, tile in enumerate(tiles.cpu()):
             axis = axes[row, column]
@@ -46,11 +67,13 @@ def token_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], title: str, 
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         axes[0, column].set_title(heading, fontsize=8, color=INK, pad=4)
-    for row, label in enumerate(rows):
-        axes[row, 0].set_ylabel(label, fontsize=7, color=MUTED, labelpad=3)
-    figure.suptitle(title, x=SIDE / size[0], y=1 - 0.07 / size[1], ha="left", va="top", fontsize=8.5, color=INK)
     figure.subplots_adjust(
         left=SIDE / size[0], right=0.995, bottom=0.03 / size[1], top=1 - TOP / size[1], wspace=0.03, hspace=0.03
     )
-    figure.savefig(path, dpi=110)
+    for row, label in enumerate(rows):
+        side = axes[row, 0].set_ylabel(label, fontsize=7, color=MUTED, labelpad=3)
+        fit(side, axes[row, 0].get_window_extent().height)
+    top = figure.suptitle(title, x=SIDE / size[0], y=1 - 0.07 / size[1], ha="left", va="top", fontsize=8.5, color=INK)
+    fit(top, figure.bbox.width * (1 - SIDE / size[0]))
+    figure.savefig(path)
     plt.close(figure)

@@ -97,17 +97,19 @@ def load_images(args: argparse.Namespace) -> tuple[list[str], Tensor, FeatureExt
         raise FeatureError("pictures are made of RGB images; this backbone takes other channels")
     if source is None:
         try:
-            return [single.stem[:24]], extractor.preprocess(single)[None], extractor
+            return [single.stem], extractor.preprocess(single)[None], extractor
         except BadImage as error:
             raise FeatureError(f"{single}: {error}") from error
-    step = max(1, len(source) // args.images)
-    several = SourceImages(extractor, source, range(0, len(source), step)[: args.images])
+    chosen = np.linspace(0, len(source) - 1, min(args.images, len(source))).astype(int).tolist()
+    several = SourceImages(extractor, source, chosen)
     images = list(several)
+    for bad in several.skipped:
+        print(f"left out: {bad.name}: {bad.reason}")
     if not images:
         raise FeatureError(f"{args.data}: none of the chosen images can be read: {several.skipped[0].reason}")
     if len({image.shape for image in images}) > 1:
         raise FeatureError("with --size native give one image at a time: these have several sizes")
-    return [Path(source.name(i)).stem[:24] for i in several.kept], torch.stack(images), extractor
+    return [Path(source.name(i)).stem for i in several.kept], torch.stack(images), extractor
 
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from dinov3.config.schema import Config
+from dinov3.config.schema import Config, DatasetPart
 from dinov3.data.loader import CropLoader
 from dinov3.data.sampler import samples_at
-from dinov3.data.sources import parse_dataset
+from dinov3.data.sources import Source, open_dataset, parse_dataset
+from dinov3.data.sources.mixture import order_of
 from dinov3.eval import contact_sheet as module
 from dinov3.eval.token_sheet import unnormalised
 from tests.train.tiny import tiny_config
@@ -26,11 +27,11 @@ def cfg() -> Config:
     return tiny_config(crops__local_crops_number=5, crops__grayscale_prob=0.0)
 
 
-def drawn(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> tuple[Columns, list[str], str]:
+def drawn(cfg: Config, monkeypatch: pytest.MonkeyPatch, source: Source = SOURCE) -> tuple[Columns, list[str], str]:
     """What is given to the painter: columns, row labels, title."""
     seen: list[tuple[Columns, list[str], str]] = []
     monkeypatch.setattr(module, "token_sheet", lambda columns, rows, title, path: seen.append((columns, rows, title)))
-    module.contact_sheet(cfg, SOURCE, Path("unused.png"))
+    module.contact_sheet(cfg, source, Path("unused.png"))
     return seen[0]
 
 
@@ -88,6 +89,27 @@ def test_a_gram_teachers_crops_have_their_own_column(cfg: Config, monkeypatch: p
     cfg.crops.gram_teacher_crops_size = 64
     columns, _, _ = drawn(cfg, monkeypatch)
     assert columns["crop 2: Gram teacher, 64 px"].shape == (6, 3, 64, 64)
+
+
+def test_of_a_mixture_the_images_are_those_the_run_begins_with(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_dataset(
+        [DatasetPart("Synthetic:n=40:size=32:seed=1", 1), DatasetPart("Synthetic:n=40:size=32:seed=2", 3)]
+    )
+    columns, names, _ = drawn(cfg, monkeypatch, source)
+    with CropLoader(
+        cfg, source, position=0, rank=0, world_size=1, device=torch.device("cpu"), dtype=torch.float32
+    ) as loader:
+        batch = next(loader)
+    _, indices = order_of(source).samples_at(np.arange(6), cfg.train.seed)
+    assert names == [Path(source.name(index)).name for index in indices.tolist()]
+    assert indices.tolist() != samples_at(np.arange(6), len(source), cfg.train.seed)[1].tolist()
+    crops = unnormalised(batch.collated_global_crops, cfg.crops.rgb_mean, cfg.crops.rgb_std)
+    assert torch.equal(columns["crop 1: teacher, 32 px"], crops[:6])
+    for n, index in enumerate(indices.tolist()):
+        picture = Image.fromarray(np.asarray(source.read(index))).resize((module.SIDE,) * 2, Image.Resampling.BICUBIC)
+        whole = columns["image: crops 1 and 2, local crops"][n]
+        off = (torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255 - whole).abs().median()
+        assert off < 0.02, f"image {n}: {off}"
 
 
 def test_no_local_crops_have_no_column(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.data.crops import BOX_DRAWS, random_resized_box
 from dinov3.data.survey import survey
-from dinov3.eval.data_report import DataReport, enlarged, histogram, report_of
+from dinov3.eval.data_report import DataReport, counted, enlarged, histogram, report_of
 from tests.data.fakes import Pictures
 
 
@@ -100,3 +100,17 @@ def test_shards_of_which_only_a_part_is_left_are_named() -> None:
     found = report(Torn(4))
     assert found.damaged == {"a.tar": "ends in the middle of image 7"}
     assert "a.tar: ends in the middle of image 7" in "\n".join(found.lines())
+
+
+def test_one_of_a_kind_is_singular_and_an_empty_bin_has_no_bar() -> None:
+    assert [counted(1, "class"), counted(2, "class"), counted(1, "group"), counted(1200, "group")] == [
+        *("1 class", "2 classes", "1 group", "1,200 groups"),
+    ]
+    found = report(Pictures(40))
+    found.short_side, found.blank = {"32-63": 1, "64-95": 0, "96-127": 900}, 1
+    found.equal_files = [["a", "b"]]
+    lines = list(found.lines())
+    assert "  equal files  1 too many, in 1 group" in lines
+    assert "  blank        1 image with almost no contrast" in lines
+    bars = [line.count("█") for line in lines if " px " in line and line.rstrip("█ ")[-1].isdigit()][:3]
+    assert bars == [1, 0, 40]

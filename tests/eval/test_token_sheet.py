@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
-from dinov3.eval.token_sheet import covered, token_sheet, unnormalised
+from dinov3.eval.token_sheet import covered, shortened, token_sheet, unnormalised
 from dinov3.eval.visualize import token_colours
 
 
@@ -42,3 +45,27 @@ def test_the_sheet_has_a_tile_for_every_row_and_column(tmp_path: Path) -> None:
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))  # [H, W, 3]
     shares = [float((pixels == colour).all(-1).mean()) for colour in ((255, 0, 0), (0, 0, 255))]
     assert all(0.35 < share < 0.5 for share in shares), shares
+
+
+def test_a_long_text_keeps_both_its_ends() -> None:
+    assert shortened("IMG_2024_12345.jpg", 18) == "IMG_2024_12345.jpg"
+    assert shortened("IMG_2024_12345.jpg", 11) == "IMG_2…5.jpg"
+    assert len(shortened("x" * 100, 12)) == 12
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (8, 12), (8, 8), (12, 8)])
+def test_labels_and_title_stay_beside_and_above_the_tiles(
+    shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    name = "photographs_of_some_camera_from_somewhere_00017.jpeg"
+    token_sheet({"image": torch.zeros(2, 3, *shape)}, [name, name], 3 * name, tmp_path / "sheet.png")
+    (figure,) = drawn
+    monkeypatch.undo()
+    for axis in figure.axes:
+        assert axis.yaxis.label.get_window_extent().height <= axis.get_window_extent().height
+        assert axis.yaxis.label.get_text().endswith("jpeg")
+    assert "…" in figure.get_suptitle()
+    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
+    plt.close(figure)

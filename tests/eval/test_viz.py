@@ -9,6 +9,7 @@ from PIL import Image
 from dinov3.cli import main
 from dinov3.data.sources import parse_dataset
 from dinov3.engine.export import write_backbone
+from dinov3.eval import viz
 from dinov3.eval.token_sheet import TOP
 from dinov3.models.vit import DinoVisionTransformer
 
@@ -81,3 +82,19 @@ def test_an_image_that_cannot_be_read_is_one_line_with_its_name(
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path}/page.jpg: UnidentifiedImageError")
     assert error.count("\n") == 1
+
+
+def test_the_images_are_spread_over_the_data_and_those_that_cannot_be_read_are_named(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for n in range(8):
+        Image.new("RGB", (32, 32), (30 * n, 0, 0)).save(folder / f"{n}.png")
+    (folder / "7.png").write_text("<html>")
+    rows: list[list[str]] = []
+    monkeypatch.setattr(viz, "token_sheet", lambda columns, names, title, path: rows.append(names))
+    arguments = ["--weights", str(place), "--data", str(folder), "--size", "32", "--images", "3"]
+    assert main(["viz", "pca", *arguments, "--out", str(tmp_path / "x.png")]) == 0
+    assert rows == [["0", "3"]]
+    assert f"left out: {folder}/7.png: UnidentifiedImageError" in capsys.readouterr().out
