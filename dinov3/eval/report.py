@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dinov3.config.dump import to_dict
+from dinov3.config.dump import redacted, to_dict
 from dinov3.config.output import check_output_file
 from dinov3.config.schema import Config
-from dinov3.engine.checkpoint import newest_valid, step_of
+from dinov3.engine.checkpoint import CheckpointError, newest_valid, step_of
 from dinov3.engine.metrics import read_metrics
-from dinov3.engine.stage_record import read_stages
+from dinov3.engine.stage_record import StageRecord, read_stages
 from dinov3.eval.curves import draw_panels, panels_of
 from dinov3.features.errors import FeatureError
 
@@ -33,20 +33,28 @@ pre{background:#f5f7fa;padding:.8rem;overflow:auto}.alarm{border-left:4px solid 
 .tiles{display:flex;flex-wrap:wrap;gap:1.5rem;margin:1rem 0}.tiles b{display:block;font-size:1.4rem}
 """
 JUDGED_FROM = 100  # steps
-SECRET = re.compile(r"token|secret|password|api_key", re.IGNORECASE)
 
 
 def report(run: Path) -> str:
-    """The page. Raises FeatureError when ``run`` has no metrics."""
+    """The page of a run; of one with stages all of them, in their order. Raises FeatureError when nothing was trained."""
+    try:
+        stages = read_stages(run)
+    except ValueError as error:
+        raise FeatureError(str(error)) from error
+    parts = _stages(run, stages) if stages else _run(run)
+    title = html.escape(run.resolve().name)
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style><body>{"".join(parts)}</body></html>\n'
+
+
+def _run(run: Path) -> list[str]:
+    """A run's parts; FeatureError when it has no metrics."""
     rows = read_metrics(run / "metrics.jsonl")
-    if not rows and (stages := read_stages(run)):
-        folders = ", ".join(str(run / stage.folder) for stage in stages)
-        raise FeatureError(f"{run}: a run with stages: give the folder of one: {folders}")
     if not rows:
         raise FeatureError(f"{run}: no metrics.jsonl with a line in it: not the folder of a run that trained")
     evaluations, alarms = read_metrics(run / "evaluation.jsonl"), read_metrics(run / "alarms.jsonl")
-    parts = [
-        f"<h1>{html.escape(run.resolve().name)}</h1>",
+    newest, checkpoints = _checkpoints(run)
+    return [
+        _heading(run),
         f'<p class="muted">{html.escape(str(run.resolve()))}, written {time.strftime("%Y-%m-%d %H:%M", time.localtime((run / "metrics.jsonl").stat().st_mtime))}</p>',
         _tiles(rows, evaluations),
         _alarms(alarms, rows),
@@ -55,11 +63,42 @@ def report(run: Path) -> str:
         _pictures(run),
         _evaluations(evaluations),
         _config(run),
-        _start(run),
-        _files(run),
+        _start(run, newest),
+        _files(run, checkpoints),
     ]
-    title = html.escape(run.resolve().name)
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style><body>{"".join(parts)}</body></html>\n'
+
+
+def _heading(run: Path) -> str:
+    return f"<h1>{html.escape(run.resolve().name)}</h1>"
+
+
+def _stages(run: Path, stages: Sequence[StageRecord]) -> list[str]:
+    """How far each stage is, then the parts of all that have begun. FeatureError when none has."""
+    begun = [stage for stage in stages if read_metrics(run / stage.folder / "metrics.jsonl")]
+    if not begun:
+        raise FeatureError(f"{run}: none of its stages has trained a step yet")
+    head = "".join(f"<th>{name}</th>" for name in ("stage", "state", "began from", "loss, first to last"))
+    body = "".join(f"<tr>{_stage_cells(run, stage)}</tr>" for stage in stages)
+    sections = [part for stage in begun for part in (_mark(stage), *_run(run / stage.folder))]
+    return [_heading(run), f"<h2>Stages</h2><table><tr>{head}</tr>{body}</table>", *sections]
+
+
+def _mark(stage: StageRecord) -> str:
+    return f'<hr id="{html.escape(stage.folder)}">'
+
+
+def _stage_cells(run: Path, stage: StageRecord) -> str:
+    rows = read_metrics(run / stage.folder / "metrics.jsonl")
+    folder, name = html.escape(stage.folder), html.escape(stage.name)
+    done = rows[-1]["iteration"] + 1 if rows else 0
+    state = f"{'finished' if stage.finished else 'at step'} {done:,} of {stage.steps:,}" if rows else "not begun"
+    cells = [
+        f'<a href="#{folder}">{name}</a>' if rows else name,
+        state,
+        html.escape(stage.began_from or ""),
+        f"{rows[0]['total_loss']:.3f} → {rows[-1]['total_loss']:.3f}" if rows else "",
+    ]
+    return "".join(f"<td>{cell}</td>" for cell in cells)
 
 
 def _tiles(rows: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> str:
@@ -138,13 +177,12 @@ def _config(run: Path) -> str:
     path = run / "config.json"
     if not path.is_file():
         return ""
-    default, own = _flat(to_dict(Config())), _flat(json.loads(path.read_text()))
+    default, own = _flat(to_dict(Config())), _flat(redacted("", json.loads(path.read_text())))
     rows = []
     for key, value in own.items():
         if value != default.get(key):
-            shown = "(not shown)" if SECRET.search(key) and value else json.dumps(value)
             rows.append(
-                f"<tr><td><code>{html.escape(key)}</code></td><td>{html.escape(shown)}</td><td class='muted'>{html.escape(json.dumps(default.get(key)))}</td></tr>"
+                f"<tr><td><code>{html.escape(key)}</code></td><td>{html.escape(json.dumps(value))}</td><td class='muted'>{html.escape(json.dumps(default.get(key)))}</td></tr>"
             )
     changes = (
         sorted(p.name for p in (run / "config_history").glob("*.yaml")) if (run / "config_history").is_dir() else []
@@ -160,7 +198,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _start(run: Path) -> str:
+def _start(run: Path, newest: Path | None) -> str:
     """The start-up blocks: device, versions, data, schedules of every start."""
     log = run / "run.log"
     if not log.is_file():
@@ -168,7 +206,6 @@ def _start(run: Path) -> str:
     blocks = re.findall(
         r"^\S+ \S+ INFO dinov3: (dinov3 .*?)(?=^\d{4}-\d\d-\d\d )", log.read_text() + "\n0000-00-00 ", re.M | re.S
     )
-    newest = newest_valid(run)
     versions = ""
     if newest is not None:
         facts = json.loads((newest / "train_state.json").read_text()).get("versions", {})
@@ -177,24 +214,32 @@ def _start(run: Path) -> str:
     return f"<h2>Environment</h2>{versions}{starts}"
 
 
-def _files(run: Path) -> str:
-    newest = newest_valid(run)
+def _checkpoints(run: Path) -> tuple[Path | None, str]:
+    """The newest whole one, and what there is to say."""
+    try:
+        newest = newest_valid(run)
+    except CheckpointError as error:
+        return None, f'<div class="alarm">{html.escape(str(error))}</div>'
+    if newest is None:
+        return None, "<p>No checkpoint yet.</p>"
+    return (
+        newest,
+        f"<p>Newest whole checkpoint: step {step_of(newest):,}, in <code>{html.escape(str(newest))}</code>.</p>",
+    )
+
+
+def _files(run: Path, checkpoints: str) -> str:
     bad = len(read_metrics(run / "bad_samples.jsonl"))
-    lines = [
-        f"Newest whole checkpoint: step {step_of(newest):,}, in <code>{html.escape(str(newest))}</code>."
-        if newest
-        else "No checkpoint yet."
-    ]
-    lines.append(f"Unreadable images: {bad}." if bad else "No unreadable images.")
-    return "<h2>Files</h2>" + "".join(f"<p>{line}</p>" for line in lines)
+    return f"<h2>Files</h2>{checkpoints}<p>{f'Unreadable images: {bad}.' if bad else 'No unreadable images.'}</p>"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 report``."""
     parser.description = (
-        "One self-contained HTML page of a run: curves, alarms, pictures, evaluations, config, environment."
+        "One self-contained HTML page of a run: curves, alarms, pictures, evaluations, config, environment; "
+        "of a run with stages for each of them."
     )
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, help="run folder, also of a run with stages")
     parser.add_argument("--out", type=Path, help="file to write (default: RUN/report.html)")
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from dinov3.cli import main
+from dinov3.engine.checkpoint import step_folders
 from dinov3.train.command import main as train
 from tests.train.tiny import command
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "hr"}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,17 @@ def test_secrets_of_the_config_are_not_shown(page: Path) -> None:
     config.write_text(kept.replace('"arch":', '"api_key": "hunter2", "arch":', 1))
     assert main(["report", str(page.parent), "--out", str(page.with_name("other.html"))]) == 0
     config.write_text(kept)
-    assert "hunter2" not in page.with_name("other.html").read_text()
+    content = page.with_name("other.html").read_text()
+    assert "hunter2" not in content
+    assert "<code>student.n_storage_tokens</code></td><td>2</td>" in content, "no secret, whatever it is called"
+
+
+def test_a_run_whose_checkpoints_are_damaged_has_a_page_that_says_so(page: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(page.parent, tmp_path / "run"))
+    for folder in step_folders(run):
+        (folder / "manifest.json").unlink()
+    assert main(["report", str(run)]) == 0
+    assert "no checkpoint can be read (step-00000004: manifest.json is missing" in (run / "report.html").read_text()
 
 
 def test_a_folder_without_metrics_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,13 +18,14 @@ from dinov3.config.load import load_stages
 from dinov3.engine.checkpoint import CheckpointError, read_tensors, step_folders
 from dinov3.engine.export import load_backbone
 from dinov3.engine.lock import RunLock
-from dinov3.engine.stage_record import read_stages
+from dinov3.engine.stage_record import read_stages, update_stage
 from dinov3.train import loop
 from dinov3.train.assembly import build_model
 from dinov3.train.command import main
 from dinov3.train.inheritance import add_beginning
 from dinov3.train.resume import Start
 from dinov3.train.stages import plan_stages
+from tests.eval.test_report import Balance
 from tests.train.test_run import assert_identical, numbers
 from tests.train.three_stages import FOLDERS, STEPS, command, write
 from tests.train.tiny import OVERRIDES
@@ -218,13 +219,36 @@ def test_the_backbone_of_the_run_is_that_of_the_last_finished_stage(
     assert all(torch.equal(a, second[name]) for name, a in load_backbone(tmp_path / "half").state_dict().items())
 
 
-def test_the_report_of_a_run_with_stages_is_that_of_a_stage(
+def test_the_report_of_a_run_with_stages_has_those_that_have_begun_in_their_order(copy: Path) -> None:
+    update_stage(copy, "gram", finished=False)
+    update_stage(copy, "high_res", finished=False)
+    shutil.rmtree(copy / FOLDERS[2])
+    assert cli(["report", str(copy)]) == 0
+    content = (copy / "report.html").read_text()
+    parser = Balance()
+    parser.feed(content)
+    assert parser.open == []
+    cells = re.findall(
+        r"<tr><td>(?:<a href=\"#([^\"]+)\">)?(\w+)(?:</a>)?</td><td>([^<]*)</td><td>([^<]*)</td>", content
+    )
+    assert cells[:3] == [
+        (FOLDERS[0], "pretrain", "finished 4 of 4", ""),
+        (FOLDERS[1], "gram", "at step 8 of 8", f"{FOLDERS[0]}/ckpt/step-00000004"),
+        ("", "high_res", "not begun", f"{FOLDERS[1]}/ckpt/step-00000008"),
+    ]
+    assert re.findall(r"<hr id=\"([^\"]+)\"><h1>([^<]+)</h1>", content) == [(f, f) for f in FOLDERS[:2]]
+    assert content.count("<h2>Curves</h2>") == 2
+
+
+def test_a_run_with_stages_that_cannot_be_reported_is_one_line(
     reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli(["report", str(reference)]) == 78
-    error = capsys.readouterr().err
-    assert f"a run with stages: give the folder of one: {reference / FOLDERS[0]}, " in error
-    assert cli(["report", str(reference / FOLDERS[1]), "--out", str(tmp_path / "report.html")]) == 0
+    shutil.copy(reference / "stages.json", tmp_path)
+    assert cli(["report", str(tmp_path)]) == 78
+    assert capsys.readouterr().err == f"error: {tmp_path}: none of its stages has trained a step yet\n"
+    (tmp_path / "stages.json").write_text("{}")
+    assert cli(["report", str(tmp_path)]) == 78
+    assert "stages.json: not the record of a run with stages" in capsys.readouterr().err
 
 
 def test_every_stage_has_a_name_of_its_own_in_weights_and_biases(file: Path, tmp_path: Path) -> None:
