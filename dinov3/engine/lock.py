@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from dinov3.config.output import check_output_folder
 from dinov3.engine.agreement import same_on_all
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class RunLock:
             ) from error
 
     def __enter__(self) -> RunLock:
+        same_on_all(lambda: check_output_folder(self.path.parent, "folder"), OSError)
         same_on_all(self._acquire, RunLocked)
         return self
 

@@ -50,7 +50,8 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     out = args.output_dir or Path(stages[0].cfg.train.output_dir)
     try:
-        check_output_folder(out, "--output-dir" if args.output_dir else "train.output_dir")
+        if not out.is_dir():  # a finished run may lie in a folder that is only to be read
+            check_output_folder(out, "--output-dir" if args.output_dir else "train.output_dir")
     except OSError as error:
         return fail(error, EXIT_IO)
     # Imported late: a wrong config is reported before torch is loaded.

@@ -55,6 +55,19 @@ def test_a_place_that_cannot_be_written_to_says_why(tmp_path: Path, monkeypatch:
         check_output_folder(tmp_path / "a" / "b", "--out")
 
 
+def test_a_run_in_a_folder_that_is_only_to_be_read_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(dir: Path) -> None:
+        raise OSError(30, "Read-only file system", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    assert cli.main(["train", "--output-dir", str(tmp_path), *overrides()]) == 74
+    reason = "cannot be written to (read-only file system): give another place, or change its permissions"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: folder {tmp_path}: {reason}"
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_place_that_will_do_is_left_as_it_was(tmp_path: Path) -> None:
     check_output_folder(tmp_path / "a" / "b", "--out")
     check_output_file(tmp_path / "x.png", "--out")
