@@ -23,7 +23,7 @@ def test_f22_one_stalled_process_ends_all_with_the_stacks_of_each(
     out = tmp_path / "run"
     limits = {"train__watchdog_seconds": limit, "train__num_workers": workers}
     job = runs.start(out, ranks=2, fault="step@7:1=stall", **limits)
-    job.wait_for_step(6)
+    job.wait_for_step(6, seconds=limit + 30)  # two processes and their workers have to start first
     since = time.monotonic()
     assert job.wait(limit + 30) == [79, 79]
     assert time.monotonic() - since < limit + 10
