@@ -28,10 +28,19 @@ from dinov3.config.stages import BLOCKS, NAME, NAMES, Layer
 from dinov3.config.yaml_file import Tree, read_yaml
 
 BLOCK = "multidistillation"
+# What a run or its job keeps in the folder of all.
+RESERVED = {"ckpt", "slurm", "hang", "not_finite", "pictures", "config_history", "tensorboard", "wandb"}
 SHARED = "the teacher's pass is shared"
 # Keys that decide which images, crops and masks a step has, how many steps there are and when all wait for one.
 COMMON = (
-    *("train.dataset_path", "train.seed", "train.device", "train.OFFICIAL_EPOCH_LENGTH", "train.max_steps"),
+    *(
+        "compute_precision.param_dtype",
+        "train.dataset_path",
+        "train.seed",
+        "train.device",
+        "train.OFFICIAL_EPOCH_LENGTH",
+        "train.max_steps",
+    ),
     *("train.gradient_accumulation_steps", "optim.epochs", "student.patch_size", "student.in_chans"),
     *("crops.", "data.", "distillation.", "ibot.mask_", "checkpointing.period"),
     *("evaluation.knn.period", "evaluation.drift.period", "evaluation.pictures_period"),
@@ -59,9 +68,16 @@ def layers_of_students(
         if stages := {NAMES, BLOCKS} & set(tree):
             raise ConfigError(said_by, min(stages), f"does not go with {BLOCK}: run the stages one by one")
     check_layout(settings, source)
+    for said_by, tree in layers[given:]:
+        if isinstance(tree.get("train"), dict) and "batch_size_per_gpu" in tree["train"]:
+            raise ConfigError(said_by, "train.batch_size_per_gpu", f"follows from {BLOCK}.global_batch_size: set that")
     students = []
     for student in settings.students:
         ranks, path = range(*student.ranks_range), Path(student.config_path)
+        if not path.exists():
+            raise ConfigError(
+                source, f"{BLOCK}.students", f"{path}: no such file below {Path.cwd()}, where config_path begins"
+            )
         own = {k: v for k, v in read_yaml(path).items() if k != BLOCK}
         if isinstance(own.get("train"), dict):  # what else it may be is for the schema to refuse
             own["train"].pop("output_dir", None)
@@ -81,8 +97,9 @@ def check_layout(settings: MultidistillationConfig, source: str) -> None:
         raise ConfigError(source, f"{BLOCK}.global_batch_size", "is missing: images a step, the same for every student")
     names = [student.name for student in settings.students]
     for name in names:
-        if not NAME.fullmatch(name):
-            raise ConfigError(source, key, f"{name!r} names a folder: use letters, digits, - and _")
+        if not NAME.fullmatch(name) or name in RESERVED:
+            taken = f", and not one of {', '.join(sorted(RESERVED))}"
+            raise ConfigError(source, key, f"{name!r} names a folder: use letters, digits, - and _{taken}")
         if names.count(name) > 1:
             raise ConfigError(source, key, f"{name} stands there twice")
     expected = 0

@@ -67,6 +67,11 @@ def current() -> Siblings | None:
     return _siblings
 
 
+def number() -> int:
+    """This process's number among those of all runs."""
+    return context.rank() if _siblings is None else _siblings.number
+
+
 def is_first() -> bool:
     """True in the one process of all runs that speaks for them: progress, requeueing."""
     return context.is_main() and (_siblings is None or _siblings.number == 0)

@@ -10,11 +10,13 @@ from typing import Generic, TypeVar, cast
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import CheckpointException
 
+from dinov3.distributed import siblings
 from dinov3.distributed.collectives import Group, broadcast_object, gather_objects
 from dinov3.distributed.context import is_main, rank
 
 T = TypeVar("T")
 AGREED = "every process of the run raises this"
+SAID_BY_ANOTHER_RUN = "a run that shares the teacher's pass says this"
 # CheckpointException is a BaseException: `except Exception` would miss a failed save.
 FAILURES = (OSError, RuntimeError, ValueError, MemoryError, SafetensorError, CheckpointException)
 
@@ -80,10 +82,49 @@ def same_fate(action: Callable[[], T], kinds: tuple[type[Exception], ...]) -> T:
         return done.value
     if own is None:
         number, kind, text = failed[0]
-        own = kind.__new__(kind)
-        own.args = (f"process {number}: {text}",)
+        own = _made(kind, f"process {number}: {text}")
     own.add_note(AGREED)
     raise own
+
+
+def one_fate(action: Callable[[], T], kinds: tuple[type[Exception], ...]) -> T:
+    """Run ``action``; an error of ``kinds`` in one run is an error in all that were started with it, said by the first.
+
+    ``action`` may talk to the processes of its own run, and raises on all of them or on none. Without other runs it is
+    just run.
+    """
+    result: T | None = None
+    own: Exception | None = None
+    try:
+        result = action()
+    except kinds as error:
+        own = error
+    said = siblings.texts(None if own is None else f"{kinds.index(_kind(own, kinds))} {own}")
+    failed = [number for number, text in enumerate(said) if text is not None]
+    if not failed:
+        return cast(T, result)
+    if own is None:
+        index, _, text = str(said[failed[0]]).partition(" ")
+        own = _made(kinds[int(index)], text)
+    if failed[0] != siblings.number():
+        own.add_note(SAID_BY_ANOTHER_RUN)
+    raise own
+
+
+def _kind(error: Exception, kinds: tuple[type[Exception], ...]) -> type[Exception]:
+    return next(kind for kind in kinds if isinstance(error, kind))
+
+
+def _made(kind: type[Exception], text: str) -> Exception:
+    """An error of this kind with this text, whatever its constructor takes."""
+    error = kind.__new__(kind)
+    error.args = (text,)
+    return error
+
+
+def is_said_by_another_run(error: BaseException) -> bool:
+    """Whether a run that was started with this one reports the same error."""
+    return SAID_BY_ANOTHER_RUN in getattr(error, "__notes__", ())
 
 
 def is_shared(error: BaseException) -> bool:

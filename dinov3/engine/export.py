@@ -17,6 +17,7 @@ from dinov3.engine.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.engine.manifest import problem_with
 from dinov3.engine.stage_record import NAME as STAGES
 from dinov3.engine.stage_record import last_finished, read_stages
+from dinov3.engine.student_folders import student_folders
 from dinov3.engine.tensor_file import write_tensor_file
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
@@ -123,12 +124,13 @@ def read_source(path: Path, *, heads: bool = True) -> ModelWeights:
 
 
 def is_own(folder: Path) -> bool:
-    """A run (with stages or without), one of its checkpoints, or a folder with a backbone of ours?"""
-    return (
+    """A run (with stages or without), one of its checkpoints, students, or a folder with a backbone of ours?"""
+    return bool(
         (folder / STAGES).is_file()
         or (folder / "ckpt").is_dir()
         or (folder / "manifest.json").is_file()
         or (folder / WEIGHTS).is_file()
+        or student_folders(folder)
     )
 
 
@@ -155,6 +157,8 @@ def checkpoint_in(folder: Path) -> Path | None:
             raise CheckpointError(f"{folder}: this run has no checkpoint yet")
         return newest
     if not (folder / "manifest.json").is_file():
+        if not (folder / WEIGHTS).is_file() and (students := student_folders(folder)):
+            raise CheckpointError(f"{folder}: holds several students; give the folder of one, {students[0]}")
         return None
     if problem := problem_with(folder):
         raise CheckpointError(f"{folder}: {problem}: {_what_is_left([folder])}")

@@ -20,6 +20,7 @@ from dinov3.config.schema import Config
 from dinov3.engine.checkpoint import CheckpointError, newest_valid, step_of
 from dinov3.engine.metrics import read_metrics
 from dinov3.engine.stage_record import StageRecord, read_stages
+from dinov3.engine.student_folders import student_folders
 from dinov3.eval.curves import draw_panels, panels_of
 from dinov3.features.errors import FeatureError
 
@@ -50,6 +51,8 @@ def _run(run: Path) -> list[str]:
     """A run's parts; FeatureError when it has no metrics."""
     rows = read_metrics(run / "metrics.jsonl")
     if not rows:
+        if students := student_folders(run):
+            raise FeatureError(f"{run}: holds several students; give the folder of one, {students[0]}")
         raise FeatureError(f"{run}: no metrics.jsonl with a line in it: not the folder of a run that trained")
     evaluations, alarms = read_metrics(run / "evaluation.jsonl"), read_metrics(run / "alarms.jsonl")
     newest, checkpoints = _checkpoints(run)

@@ -123,9 +123,9 @@ def said_elsewhere(error: Exception) -> bool:
     if "torch" not in sys.modules:  # too early for a group
         return os.environ.get("LOCAL_RANK", "0") != "0"
     from dinov3.distributed.context import is_main
-    from dinov3.engine.agreement import is_shared
+    from dinov3.engine.agreement import is_said_by_another_run, is_shared
 
-    return is_shared(error) and not is_main()
+    return is_said_by_another_run(error) or (is_shared(error) and not is_main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

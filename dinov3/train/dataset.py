@@ -26,10 +26,13 @@ def checked_source(cfg: Config, world: int) -> Source:
             raise DataError(f"{text}: {labelled.name(0)} has no label: k-NN needs class subfolders or labels")
     source = open_dataset(cfg.train.dataset_path)
     batch = images_per_process(cfg) * world
+    lower = "train.batch_size_per_gpu (or train.gradient_accumulation_steps)"
+    if cfg.multidistillation.enabled:
+        lower = "multidistillation.global_batch_size"
     if len(source) < batch:
         raise DataError(
             f"{title(cfg.train.dataset_path)}: {len(source)} images, fewer than one batch of {batch}: "
-            "lower train.batch_size_per_gpu (or train.gradient_accumulation_steps) or add images"
+            f"lower {lower} or add images"
         )
     check_channels(cfg, source)
     return source

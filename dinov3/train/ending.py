@@ -52,12 +52,11 @@ def is_closed(cfg: Config, out: Path, last: Path) -> bool:
 def is_finished(cfg: Config, out: Path, start: Start, until: int) -> bool:
     """Whether a run that has its last checkpoint has its end too; what a kill left of the save is removed.
 
-    Every process, of all students, must call it. Raises as ``tidy`` does.
+    Every process must call it. Raises as ``tidy`` does.
     """
     last = start.found
     assert last is not None
-    closed = True
-    if not start.roll_back:  # else, for the first time, nothing here is this run's
-        tidy(cfg, out, last)
-        closed = step_of(last) > until or same_on_all(lambda: is_closed(cfg, out, last), OSError)
-    return not siblings.any_of(not closed)
+    if start.roll_back:  # for the first time: nothing here is this run's
+        return True
+    tidy(cfg, out, last)
+    return step_of(last) > until or same_on_all(lambda: is_closed(cfg, out, last), OSError)

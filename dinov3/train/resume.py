@@ -16,7 +16,7 @@ from dinov3.config.schema import Config
 from dinov3.data.sources.mixture import title
 from dinov3.distributed import siblings
 from dinov3.distributed.context import is_main
-from dinov3.engine.agreement import same_on_all
+from dinov3.engine.agreement import one_fate, same_on_all
 from dinov3.engine.checkpoint import CheckpointError, newest_valid, step_folders, step_of
 from dinov3.engine.manifest import problem_with, read_train_state
 
@@ -71,11 +71,11 @@ def find_start(out: Path, resume_from: Path | None) -> Start:
 
     Runs that share their steps with others go on from the newest step that all of them have a checkpoint of.
     """
-    start = same_on_all(lambda: _find_start(out, resume_from), CheckpointError)
+    look = partial(_find_start, out, resume_from)
+    start = one_fate(partial(same_on_all, look, CheckpointError), (CheckpointError,))
     while len(reached := {*siblings.numbers(_reached(start))}) > 1:
-        lowest = int(min(reached))
-        if _reached(start) > lowest:
-            start = same_on_all(partial(_not_beyond, out, lowest), CheckpointError)
+        look = partial(_not_beyond, start, out, int(min(reached)))
+        start = one_fate(partial(same_on_all, look, CheckpointError), (CheckpointError,))
     return start
 
 
@@ -83,8 +83,17 @@ def _reached(start: Start) -> int:
     return 0 if start.found is None else step_of(start.found)
 
 
-def _not_beyond(out: Path, step: int) -> Start:
-    return Start(newest_valid(out, at_most=step), roll_back=f"another student is at step {step}")
+def _not_beyond(start: Start, out: Path, step: int) -> Start:
+    """``start``, or where another student's newest ``step`` allows to go on. CheckpointError when much would be lost."""
+    if _reached(start) <= step:
+        return start
+    found = newest_valid(out, at_most=step)
+    if found is None and (step > 0 or len(step_folders(out)) > 1):  # one alone: the other was killed in its first save
+        raise CheckpointError(
+            f"{out.parent}: {out.name} has no checkpoint of step {step} or before, and another student none after it: "
+            "put back what was there, or begin again with --no-resume"
+        )
+    return Start(found, roll_back=f"another student is at step {step}")
 
 
 def _find_start(out: Path, resume_from: Path | None) -> Start:

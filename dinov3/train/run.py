@@ -22,7 +22,7 @@ from dinov3.data.bad_samples import BadSampleLog
 from dinov3.data.loader import CropLoader
 from dinov3.data.sources import Source
 from dinov3.distributed import context, siblings
-from dinov3.engine.agreement import same_fate, same_on_all
+from dinov3.engine.agreement import one_fate, same_fate, same_on_all
 from dinov3.engine.checkpoint import load_tensors, step_of
 from dinov3.engine.lock import RunLock, RunLocked
 from dinov3.engine.manifest import read_train_state
@@ -64,6 +64,7 @@ RUN_FILES = (
     *("config.yaml", "config.json", "config_history", "not_finite", "hang"),
     *("run_id.json", "metrics.csv", "evaluation.csv", "tensorboard", "wandb"),
 )
+MEASURED = ("evaluation.jsonl", "evaluation.csv", "drift_start.safetensors")
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,17 @@ def run(
     ``title``: which of several this is, a line of the start-up block. The process group stays, for the caller to leave.
     """
     device = context.setup(cfg.train.device, timeout=cfg.train.watchdog_slow_seconds + 300)
-    refuse_missing_packages(cfg)
     lock = RunLock(out)
     setup = checked_run(cfg, out, lock, resume=resume, resume_from=resume_from)
     start, until = setup.start, setup.until
-    if start.found and step_of(start.found) >= until and is_finished(cfg, out, start, until):
+    if start.found and step_of(start.found) >= until and all_finished(setup):
         if context.is_main():
             print(f"{out}: finished at step {step_of(start.found)}; the backbone is in {start.found}")
             evidence.print_last_line(cfg, out)
         return EXIT_DONE
     # before the folder: a file that cannot be read leaves nothing behind
-    setup = dataclasses.replace(setup, start=add_beginning(cfg, start))
-    model, done = build_model(cfg, device, setup.start)
+    setup = dataclasses.replace(setup, start=one_fate(lambda: add_beginning(cfg, start), START_UP_ERRORS))
+    model, done = one_fate(lambda: build_model(cfg, device, setup.start), START_UP_ERRORS)
     done = ([title] if title else []) + done
     done += [f"changed    {key}: {old!r} -> {new!r} since the start" for key, (old, new) in setup.changes.items()]
     if model.head_warmup_steps >= until:
@@ -113,6 +113,8 @@ def run(
     with lock:
         if not resume:
             put_aside(out)
+        elif setup.start.found is None:  # they are of weights that are gone, perhaps under another config
+            put_aside(out, MEASURED, "what an earlier start without a checkpoint measured")
         roll_back(out, setup.start)
         context.barrier()
         with run_log(out):
@@ -121,13 +123,29 @@ def run(
 
 def checked_run(cfg: Config, out: Path, lock: RunLock, *, resume: bool, resume_from: Path | None) -> Setup:
     """Everything that can be known before a model is built. Raises, on every process, for what cannot be used."""
-    source = same_fate(lambda: checked_source(cfg, context.world_size()), START_UP_ERRORS)
+
+    def look() -> Source:
+        refuse_missing_packages(cfg)
+        source = same_fate(lambda: checked_source(cfg, context.world_size()), START_UP_ERRORS)
+        same_on_all(lock.refuse_if_held, RunLocked)
+        return source
+
+    source = one_fate(look, (RunLocked, *START_UP_ERRORS))
     schedules = build_schedules(cfg, context.world_size())
     until = min(schedules.total_steps, cfg.train.max_steps or schedules.total_steps)
-    same_on_all(lock.refuse_if_held, RunLocked)
     start = find_start(out, resume_from) if resume else Start()
-    changes = same_fate(lambda: compare_with_start(cfg, out, start, source.fingerprint()), START_UP_ERRORS)
+
+    def compare() -> dict[str, tuple[Any, Any]]:
+        return same_fate(lambda: compare_with_start(cfg, out, start, source.fingerprint()), START_UP_ERRORS)
+
+    changes = one_fate(compare, START_UP_ERRORS)
     return Setup(cfg, out, source, schedules, until, start, changes)
+
+
+def all_finished(setup: Setup) -> bool:
+    """Whether nothing is left to do for a run that has its last checkpoint, nor for those that share its steps."""
+    done = one_fate(lambda: is_finished(setup.cfg, setup.out, setup.start, setup.until), (RunLocked, *START_UP_ERRORS))
+    return not siblings.any_of(not done)
 
 
 def _run_locked(setup: Setup, model: SSLMetaArch, done: list[str], stop: StopRequest) -> int:
@@ -251,6 +269,7 @@ def _train_and_save(training: Training, saver: Saver, out: Path, until: int) -> 
         if reason := forgotten(training, out):
             stop_forgetting(training, saver, reason)
             evidence.draw(training, out)
+            siblings.barrier()  # torchrun ends all processes as soon as one has ended with an error
             return EXIT_FORGOTTEN
         due = min(until, *(next_multiple(counters.step, p) for p in periods))
         finished = train(training, due)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dinov3.distributed import siblings
 from dinov3.distributed.context import is_main, rank
 
 
@@ -24,7 +25,9 @@ class Terminal(logging.Handler):
 def run_log(out: Path) -> Iterator[None]:
     """Everything from INFO on goes to ``RUN/run.log`` (main process), warnings of every process to the terminal."""
     terminal = Terminal(logging.WARNING)
-    terminal.setFormatter(logging.Formatter("%(message)s" if is_main() else f"process {rank()}: %(message)s"))
+    who = [out.name] if siblings.current() else []  # several runs write to this terminal
+    who += [] if is_main() else [f"process {rank()}"]
+    terminal.setFormatter(logging.Formatter(f"{', '.join(who)}: %(message)s" if who else "%(message)s"))
     handlers: list[logging.Handler] = [terminal]
     if is_main():
         file = logging.FileHandler(out / "run.log")

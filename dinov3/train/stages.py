@@ -31,6 +31,7 @@ from dinov3.engine.schedules import build_schedules
 from dinov3.engine.signals import StopRequest
 from dinov3.engine.stage_record import NAME as RECORD
 from dinov3.engine.stage_record import StageRecord, read_stages, update_stage, write_stages
+from dinov3.engine.student_folders import student_folders
 from dinov3.models.build import build_backbone
 from dinov3.objectives.dino import Dino
 from dinov3.objectives.ibot import Ibot
@@ -77,6 +78,8 @@ def run_stages(stages: Sequence[Stage], out: Path, *, resume: bool, resume_from:
 
     Every stage is checked before the first one starts. Arguments as for ``run``, which does a file without stages.
     """
+    if begun := student_folders(out):
+        raise ConfigError(str(out), "", f"holds a run of students, {begun[0].name} is one: use another --output-dir")
     if not stages[0].name:
         if (out / RECORD).is_file():
             raise ConfigError(str(out), "", "holds a run with stages: give its YAML, or another --output-dir")

@@ -15,6 +15,8 @@ from dinov3.config.errors import ConfigError
 from dinov3.config.students import BLOCK, Student
 from dinov3.distributed import siblings
 from dinov3.distributed.context import choose_device
+from dinov3.engine.checkpoint import step_folders
+from dinov3.engine.student_folders import student_folders
 from dinov3.train.run import run
 
 
@@ -36,6 +38,7 @@ def run_students(students: Sequence[Student], out: Path, *, resume: bool, resume
             f"{BLOCK}.students",
             f"{started} process{'es' * (started > 1)} started, the ranges are for {wanted}: torchrun --nproc-per-node {wanted}",
         )
+    refuse_strangers(students, out, resume=resume)
     train = students[0].cfg.train
     number = int(os.environ.get("RANK", "0"))
     own = next(student for student in students if number in student.ranks)
@@ -46,6 +49,17 @@ def run_students(students: Sequence[Student], out: Path, *, resume: bool, resume
         return run(own.cfg, out / own.name, resume=resume, title=f"student    {own.name}, {place(own, students)}")
     finally:
         siblings.leave()
+
+
+def refuse_strangers(students: Sequence[Student], out: Path, *, resume: bool) -> None:
+    """ConfigError for a student that has not begun in a folder where others have: it would take them back to step 0."""
+    begun = {folder.name for folder in student_folders(out) if step_folders(folder)}
+    new = [student.name for student in students if not (out / student.name / "config.json").exists()]
+    if resume and begun and new:
+        problem = (
+            f"{new[0]} has not begun in {out}, {' and '.join(sorted(begun))} did: give it its old name, use another"
+        )
+        raise ConfigError("config", f"{BLOCK}.students", f"{problem} --output-dir, or begin again with --no-resume")
 
 
 def place(own: Student, students: Sequence[Student]) -> str:

@@ -117,6 +117,7 @@ def test_what_decides_images_and_steps_is_the_same_for_all(
         (["gram.use_loss=true", "gram.ema_teacher=true"], "gram.ema_teacher"),
         (["multidistillation.students=[]"], "multidistillation.students"),
         (["multidistillation.global_batch_size=null"], "multidistillation.global_batch_size"),
+        (["train.batch_size_per_gpu=4"], "train.batch_size_per_gpu"),
         (["stages=[one]", "stage.one.optim.lr=0.1"], "stages"),
     ],
 )
@@ -125,7 +126,12 @@ def test_what_does_not_go_with_several_students_is_named(tmp_path: Path, overrid
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [(("a", "a"), "a stands there twice"), (("a", "../b"), "'../b' names a folder")]
+    ("names", "said"),
+    [
+        (("a", "a"), "a stands there twice"),
+        (("a", "../b"), "'../b' names a folder"),
+        (("a", "ckpt"), "'ckpt' names a folder"),
+    ],
 )
 def test_a_students_name_is_a_folder_of_its_own(tmp_path: Path, names: tuple[str, str], said: str) -> None:
     students = [{**student(tmp_path, "a", i, i + 1), "name": name} for i, name in enumerate(names)]

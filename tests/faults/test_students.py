@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dinov3 import cli
 from dinov3.config.load import load_config
 from dinov3.engine.checkpoint import step_folders
 from dinov3.engine.metrics import read_metrics
@@ -246,6 +247,59 @@ def test_the_recipe_trains_two_steps_when_it_is_made_small(
         **{"distillation.checkpoint_path": reference(1), "multidistillation.global_batch_size": 8},
         **{"multidistillation.students": json.dumps(layout), "optim.warmup_epochs": 0, "evaluation.pictures": "false"},
     )
+    small = [text for text in small if not text.startswith("train.batch_size_per_gpu=")]  # it follows
     assert runs.run(tmp_path / "run", *small, file=recipe, ranks=2) == [0, 0]
     for student in layout:
         assert len(figures(tmp_path / "run" / student["name"])) == 2
+
+
+def test_a_student_that_is_new_among_others_is_refused_before_anything_is_moved(
+    runs: Launcher, together: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file, out = yaml.safe_load(together[0].read_text()), tmp_path / "run"
+    shutil.copytree(together[1], out)
+    file["multidistillation"]["students"][1]["name"] = "renamed"
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(file))
+    assert runs.run(out, file=tmp_path / "all.yaml", ranks=PROCESSES) == [78] * PROCESSES
+    assert "renamed has not begun in" in (tmp_path / "run.log").read_text()
+    assert [p.name for p in (out / "small").glob("before-*")] == []
+
+
+def test_students_without_a_step_in_common_do_not_begin_again_by_themselves(
+    runs: Launcher, together: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(together[1], out)
+    shutil.rmtree(out / "deep" / "ckpt")
+    before = files(out / "small")
+    assert runs.run(out, file=together[0], ranks=PROCESSES) == [74] * PROCESSES
+    log = (tmp_path / "run.log").read_text()
+    assert log.count("error: ") == 1
+    assert "small has no checkpoint of step 0 or before, and another student none after it" in log
+    assert files(out / "small") == before
+
+
+def test_what_is_wrong_with_one_student_is_said_once_before_any_folder_is_touched(
+    runs: Launcher, together: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file, out = yaml.safe_load(together[0].read_text()), tmp_path / "run"
+    own = {**STUDENTS["deep"][1], "dino": {"head_n_prototypes": 32}}
+    (tmp_path / "deep.yaml").write_text(yaml.safe_dump(own))
+    file["multidistillation"]["students"][1]["config_path"] = str(tmp_path / "deep.yaml")
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(file))
+    assert runs.run(out, file=tmp_path / "all.yaml", ranks=PROCESSES) == [78] * PROCESSES
+    log = (tmp_path / "run.log").read_text()
+    assert log.count("error: ") == 1
+    assert "dino.head_n_prototypes: 32, but the teacher" in log
+    assert not out.exists()
+
+
+def test_the_folder_of_all_students_is_no_run_and_says_which_are(
+    together: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = together[1]
+    assert cli.main(["report", str(run)]) == 78
+    assert cli.main(["export", str(run), "--out", str(tmp_path / "x.pth")]) != 0
+    assert capsys.readouterr().err.count(f"holds several students; give the folder of one, {run / 'deep'}") == 2
+    assert main(["--output-dir", str(run), *overrides()]) == 78
+    assert "holds a run of students, deep is one" in capsys.readouterr().err
