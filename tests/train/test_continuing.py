@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,16 @@ def test_a_fall_of_knn_accuracy_is_measured_from_the_first_one() -> None:
     rows = [{"step": i, "knn_accuracy": accuracy} for i, accuracy in enumerate((0.80, 0.85, 0.781, 0.779))]
     assert [reason_to_stop(cfg, rows[: n + 1]) is None for n in range(4)] == [True, True, True, False]
     assert "fell from 80.0 % to 77.9 %, by more than evaluation.knn.max_drop 0.02" in str(reason_to_stop(cfg, rows))
+
+
+def test_what_a_start_without_a_checkpoint_measured_is_not_this_runs(tmp_path: Path) -> None:
+    """It was of other weights, perhaps of another width: limits would be held against them."""
+    drift = {"evaluation__drift__enabled": "true", "evaluation__drift__images": 8, "evaluation__drift__period": 1}
+    settings = {**drift, "evaluation__pictures": "false", "train__max_steps": 2, "optim__warmup_epochs": 0}
+    out = tmp_path / "run"
+    assert main(command(out, **settings)) == 0
+    shutil.rmtree(out / "ckpt")  # as if it had been killed before its first save
+    assert main(command(out, student__embed_dim=32, student__num_heads=1, **settings)) == 0
+    assert [row["step"] for row in read_metrics(out / "evaluation.jsonl")] == [0, 1, 2]
+    assert read_metrics(out / "evaluation.jsonl")[0]["drift_cls_cosine"] == pytest.approx(1.0)
+    assert sorted(p.name for p in (out / "before-1").iterdir()) == ["drift_start.safetensors", "evaluation.jsonl"]
