@@ -149,7 +149,7 @@ class DistillationConfig:
 @dataclass
 class DistilledStudentConfig:
     name: str = key("", "name of the student", required=True)
-    config_path: str = key("", "its config", required=True)
+    config_path: str = key("", "its config, laid over this one; from where the command runs", required=True)
     ranks_range: list[int] = key([0, 1], "first and one past the last process", length=2, ge=0, required=True)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args
 
 from dinov3.config.convert import as_text, describe
 from dinov3.config.errors import ConfigError, KeyProblem
@@ -60,11 +61,20 @@ def _explain_value(leaf: Leaf) -> list[str]:
         f"  type     {describe(leaf.hint)}" + (f", {spec.limits()}" if spec.limits() else ""),
         f"  default  {repr(leaf.default) if leaf.default == '' else as_text(leaf.default)}",
     ]
+    for block in _blocks_in(leaf.hint):
+        lines[2:2] = [f"           {f.name}: {spec_of(f).meaning}" for f in fields(block)]
     if spec.unit:
         lines.append(f"  unit     {spec.unit}")
     if spec.replaced_by:
         lines.append(f"  note     unused when `schedules` is given; {spec.replaced_by} takes over")
     return lines
+
+
+def _blocks_in(hint: Any) -> list[type]:
+    """The blocks a list holds; none for other types."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        return [hint]
+    return [block for part in get_args(hint) for block in _blocks_in(part)]
 
 
 def _readers(leaf: Leaf) -> list[str]:

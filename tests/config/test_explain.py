@@ -60,6 +60,12 @@ def test_a_block_lists_its_keys() -> None:
     assert {"train", "test", "period", "k"} <= set(keys)
 
 
+def test_a_list_of_blocks_lists_their_keys() -> None:
+    lines = explain("multidistillation.students").splitlines()
+    expected = ["name: name of the student", "config_path: ", "ranks_range: first and one past the last process"]
+    assert all(line.strip().startswith(text) for line, text in zip(lines[2:5], expected, strict=True))
+
+
 def test_an_unknown_key_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError) as caught:
         explain("optim.lrr")
