@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -68,10 +67,6 @@ class ProgressLine:
         """Show the latest figures; ``data_wait`` is a share of wall time between 0 and 1."""
         text = f"loss {loss:.4f}, {images_per_second:.1f} images/s, data wait {data_wait:.0%}"
         self._bar.set_postfix_str(text)
-
-    def say(self, text: str) -> None:
-        """A line of its own above the bar."""
-        self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
         self._bar.close()

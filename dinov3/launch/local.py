@@ -84,10 +84,14 @@ def executor(folder: Path, *, tasks: int, gpus: int, minutes: int, notice: int) 
 
 
 def follow(job: LocalJob[Any]) -> int:
-    """Show the output of process 0 until the job ends; its exit code. Ctrl-C saves and stops it, a second one kills it."""
+    """Show the output of process 0 until the job ends; its exit code.
+
+    Ctrl-C saves and stops it, a second one kills it; SIGTERM and SIGUSR2 are passed on to it.
+    """
     process, log = job._process, JobPaths(job.paths.folder, job.job_id, 0).stdout
     assert process is not None
     seen = 0
+    earlier = {n: signal.signal(n, lambda n, _: process.send_signal(n)) for n in (signal.SIGTERM, signal.SIGUSR2)}
     try:
         while process.poll() is None:
             seen = _show(log, seen)
@@ -99,6 +103,9 @@ def follow(job: LocalJob[Any]) -> int:
             process.wait(GRACE)
         except (KeyboardInterrupt, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGKILL)
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
     _show(log, seen)
     return process.wait()
 

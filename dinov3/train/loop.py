@@ -243,6 +243,5 @@ def _write_metrics(run: Training, step: int, result: StepResult, speed: dict[str
     if run.records is not None:
         run.records.write(row)
     for text in run.alarms.look(row) if run.alarms is not None else ():
-        run.progress.say(text)
         log.warning("%s", text)
     run.progress.describe(loss=values[0], images_per_second=speed["images_per_second"], data_wait=speed["data_wait"])

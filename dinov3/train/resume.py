@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dinov3.config.derived import images_per_process
 from dinov3.config.dump import to_dict
 from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
@@ -54,6 +55,10 @@ FREE = (
     "student.fp8",
     "student.pretrained_allow",
 )
+
+
+# They may change with the number of processes as long as a step has the same images.
+SHARES_OF_A_BATCH = ("train.batch_size_per_gpu", "train.gradient_accumulation_steps")
 
 
 @dataclass(frozen=True)
@@ -124,13 +129,16 @@ def roll_back(out: Path, start: Start) -> None:
         print(f"{start.roll_back}: {len(newer)} later checkpoints are now in {aside}")
 
 
-def compare_with_start(cfg: Config, out: Path, start: Start, dataset: str) -> dict[str, tuple[Any, Any]]:
+def compare_with_start(cfg: Config, out: Path, start: Start, dataset: str, world: int) -> dict[str, tuple[Any, Any]]:
     """Key -> (old, new) for what changed since the run was started; ConfigError when it is something that must not."""
     if start.found is None:
         return {}
     changes = changed_since(cfg, start.found.parents[1])
     changes = {k: v for k, v in changes.items() if not k.startswith("resume.")}
-    refuse_fixed(changes, cfg.resume.allow, str(out))
+    allowed = list(cfg.resume.allow)
+    if batch_before(start) == images_per_process(cfg) * world:
+        allowed += SHARES_OF_A_BATCH
+    refuse_fixed(changes, allowed, str(out))
     before = read_train_state(start.found)["dataset"]
     if before is not None and before != dataset and "train.dataset_path" not in cfg.resume.allow:
         problem = (
@@ -139,6 +147,20 @@ def compare_with_start(cfg: Config, out: Path, start: Start, dataset: str) -> di
         )
         raise ConfigError(str(out), "train.dataset_path", problem)
     return changes
+
+
+def batch_before(start: Start) -> int | None:
+    """Images of a step, over all processes, when the checkpoint was written."""
+    images: int | None = None if start.found is None else read_train_state(start.found).get("global_batch")
+    return images
+
+
+def changed_batch(start: Start, images: int) -> list[str]:
+    """A line for the start-up block when a step now has another number of ``images``, over all processes, than before."""
+    before = batch_before(start)
+    return (
+        [] if before in (None, images) else [f"changed    effective batch: {before} -> {images} images since the start"]
+    )
 
 
 def changed_since(cfg: Config, run: Path) -> dict[str, tuple[Any, Any]]:

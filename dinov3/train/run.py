@@ -16,7 +16,7 @@ import torch
 
 from dinov3.config.derived import images_per_process
 from dinov3.config.dump import to_dict, to_yaml
-from dinov3.config.errors import EXIT_DONE, EXIT_FORGOTTEN, EXIT_PREEMPTED
+from dinov3.config.errors import EXIT_DONE, EXIT_FORGOTTEN, EXIT_PREEMPTED, ConfigError
 from dinov3.config.schema import Config
 from dinov3.data.bad_samples import BadSampleLog
 from dinov3.data.loader import CropLoader
@@ -40,7 +40,7 @@ from dinov3.train.dataset import checked_source, record_damage, usable_workers
 from dinov3.train.ending import is_finished
 from dinov3.train.inheritance import add_beginning, counters_after, take_over_moments
 from dinov3.train.loop import Counters, Training, train
-from dinov3.train.resume import Start, compare_with_start, find_start, roll_back
+from dinov3.train.resume import Start, changed_batch, compare_with_start, find_start, roll_back
 from dinov3.train.run_log import run_log
 from dinov3.train.saving import Saver
 from dinov3.train.ssl_meta_arch import SSLMetaArch
@@ -99,6 +99,9 @@ def run(
     setup = checked_run(cfg, out, lock, resume=resume, resume_from=resume_from)
     start, until = setup.start, setup.until
     if start.found and step_of(start.found) >= until and all_finished(setup):
+        if resume_from is not None and step_of(start.found) > until:
+            text = f"{resume_from} is at step {step_of(start.found)}, this run ends at {until}: give an earlier one"
+            raise ConfigError("command line", "--resume-from", text)
         if context.is_main():
             print(f"{out}: finished at step {step_of(start.found)}; the backbone is in {start.found}")
             evidence.print_last_line(cfg, out)
@@ -108,6 +111,7 @@ def run(
     model, done = one_fate(lambda: build_model(cfg, device, setup.start), START_UP_ERRORS)
     done = ([title] if title else []) + done
     done += [f"changed    {key}: {old!r} -> {new!r} since the start" for key, (old, new) in setup.changes.items()]
+    done += changed_batch(setup.start, images_per_process(cfg) * context.world_size())
     if model.head_warmup_steps >= until:
         done.append(f"heads      the run ends at step {until}, so the backbone never trains: lower head_warmup.steps")
     with lock:
@@ -136,7 +140,9 @@ def checked_run(cfg: Config, out: Path, lock: RunLock, *, resume: bool, resume_f
     start = find_start(out, resume_from) if resume else Start()
 
     def compare() -> dict[str, tuple[Any, Any]]:
-        return same_fate(lambda: compare_with_start(cfg, out, start, source.fingerprint()), START_UP_ERRORS)
+        return same_fate(
+            lambda: compare_with_start(cfg, out, start, source.fingerprint(), context.world_size()), START_UP_ERRORS
+        )
 
     changes = one_fate(compare, START_UP_ERRORS)
     return Setup(cfg, out, source, schedules, until, start, changes)
@@ -264,6 +270,7 @@ def _train_and_save(training: Training, saver: Saver, out: Path, until: int) -> 
     period = cfg.checkpointing.period
     looks = cfg.evaluation
     periods = (period, looks.knn.period, looks.drift.period, looks.pictures_period)
+    owed = False  # a save that was due and not made, by this run or one that shares its steps
     look(training, out)
     while counters.step < until:
         if reason := forgotten(training, out):
@@ -271,13 +278,20 @@ def _train_and_save(training: Training, saver: Saver, out: Path, until: int) -> 
             evidence.draw(training, out)
             siblings.barrier()  # torchrun ends all processes as soon as one has ended with an error
             return EXIT_FORGOTTEN
-        due = min(until, *(next_multiple(counters.step, p) for p in periods))
+        due = counters.step + 1 if owed else min(until, *(next_multiple(counters.step, p) for p in periods))
         finished = train(training, due)
         last = not finished or counters.step == until
         saver.spare_what_others_need()
+        wanted = last or owed or counters.step % period == 0
         # in a streak of skipped steps the checkpoint before it is worth more than another one
-        if last or (counters.step % period == 0 and not counters.skipped_in_a_row):
+        streak = counters.skipped_in_a_row > 0 and not last
+        if wanted and not streak:
             saver.save(must=last)
+        if wanted and streak and not owed:
+            log.warning(
+                "step %d is not saved: its update was skipped; the next one that is taken will be", counters.step
+            )
+        owed = siblings.any_of(wanted and streak)
         if not finished:
             stop_here(training)
             return EXIT_PREEMPTED

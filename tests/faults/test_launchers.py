@@ -151,3 +151,20 @@ def test_usr2_saves_on_all_ranks_and_requeues_once_and_the_next_turn_continues(
     assert again.returncode == 0, (logs / "output").read_text()[-2000:]
     assert steps(out) == list(range(24))
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4242\n"
+
+
+def test_a_local_submission_passes_its_signals_on_to_the_job(tmp_path: Path) -> None:
+    """A batch script or a container stops the command it has started, which is not the training process."""
+    out = tmp_path / "run"
+    submit = [sys.executable, "-m", "dinov3.cli", "submit", "--local", "--tasks-per-node", "1", "--gpus-per-node", "0"]
+    process = subprocess.Popen([*submit, *command(out, **LONG)], stdout=subprocess.DEVNULL)
+    wait_for(lambda: steps(out)[2:], "step 2")
+    children = descendants(process.pid)
+    process.send_signal(signal.SIGUSR2)
+    wait_for(lambda: step_folders(out), "a save")
+    saved = last_step(out)
+    wait_for(lambda: max(steps(out)) > saved, "another turn")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 85
+    assert last_step(out) > saved
+    assert not [pid for pid in children if alive(pid)]

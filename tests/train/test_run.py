@@ -326,6 +326,38 @@ def test_a_run_whose_last_step_was_skipped_is_saved_all_the_same(
     assert step_folders(tmp_path)[-1].name == "step-00000005"
 
 
+def test_a_save_that_a_skipped_step_prevents_is_made_after_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poison(monkeypatch, {1, 2}, "loss")
+    assert main(command(tmp_path, train__max_steps=7)) == 0
+    assert [folder.name[-1] for folder in step_folders(tmp_path)] == ["4", "6", "7"]
+    assert capsys.readouterr().err.count("step 3 is not saved: its update was skipped") == 1
+
+
+def test_going_back_to_a_checkpoint_beyond_the_end_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(tmp_path / "long", train__max_steps=4)) == 0
+    last = step_folders(tmp_path / "long")[-1]
+    assert main(command(tmp_path / "short", "--resume-from", str(last), train__max_steps=3)) == 78
+    assert f"{last} is at step 4, this run ends at 3: give an earlier one" in capsys.readouterr().err
+
+
+def test_another_split_of_the_same_batch_continues_and_another_batch_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(tmp_path, train__max_steps=3)) == 0
+    split = {"train__batch_size_per_gpu": 4, "train__gradient_accumulation_steps": 2}
+    assert main(command(tmp_path, train__max_steps=4, **split)) == 0
+    assert "changed    effective batch" not in capsys.readouterr().out
+    assert main(command(tmp_path, train__max_steps=5, train__batch_size_per_gpu=4)) == 78
+    assert "train.batch_size_per_gpu" in capsys.readouterr().err
+    allowed = {"resume__allow": "[train.batch_size_per_gpu]", "train__batch_size_per_gpu": 4}
+    assert main(command(tmp_path, train__max_steps=5, **allowed)) == 0
+    assert "changed    effective batch: 8 -> 4 images since the start" in capsys.readouterr().out
+
+
 def test_too_many_of_them_end_the_run_with_the_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
