@@ -13,6 +13,8 @@ from dinov3.engine.export import write_backbone
 from dinov3.engine.metrics import read_metrics
 from dinov3.models.build import build_backbone
 from dinov3.train.command import main
+from tests.train.three_stages import FOLDERS, command
+from tests.train.tiny import OVERRIDES
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs" / "train").glob("*.yaml"))
@@ -66,7 +68,7 @@ def overrides_for(path: Path, tmp_path: Path) -> list[str]:
 
 
 def runs_alone(path: Path) -> bool:
-    """Stages are run by tests/train/test_stages.py, several students by tests/faults/test_students.py."""
+    """Stages are run by the test below, several students by tests/faults/test_students.py."""
     stages = load_stages(path)
     return len(stages) == 1 and not stages[0].cfg.multidistillation.enabled
 
@@ -92,6 +94,33 @@ def test_two_steps_of_a_recipe(path: Path, tmp_path: Path) -> None:
     assert [row["iteration"] for row in rows] == [0, 1]
     assert rows[1]["skipped_steps"] == 0
     assert step_folders(out)[-1].name == "step-00000002"
+
+
+def test_the_recipe_of_three_stages_trains_two_steps_of_each(tmp_path: Path) -> None:
+    replaced = (
+        "optim.epochs",
+        "optim.warmup_epochs",
+        "teacher.warmup_teacher_temp_epochs",
+        "train.OFFICIAL_EPOCH_LENGTH",
+    )
+    tiny = {k: v for k, v in OVERRIDES.items() if k not in replaced} | {
+        "train.max_steps": 2,
+        "train.compile": "false",
+        "evaluation.pictures": "false",
+        "stage.gram.crops.gram_teacher_crops_size": 48,
+        "stage.high_res.crops.global_crops_size": [32, 48, 48, 48, 48],
+        "stage.high_res.crops.local_crops_size": [16, 16, 24, 24, 32],
+        "stage.high_res.crops.gram_teacher_crops_size": [48, 64, 64, 64, 64],
+    }
+    assert (
+        main(
+            command(ROOT / "configs" / "train" / "three_stages.yaml", tmp_path, *[f"{k}={v}" for k, v in tiny.items()])
+        )
+        == 0
+    )
+    rows = [read_metrics(tmp_path / folder / "metrics.jsonl") for folder in FOLDERS]
+    assert [[row["iteration"] for row in stage] for stage in rows] == [[0, 1]] * 3
+    assert [all(row.get("gram_loss", 0) > 0 for row in stage) for stage in rows] == [False, True, True]
 
 
 def test_every_recipe_stands_in_the_readme() -> None:

@@ -30,8 +30,6 @@ from tests.train.test_run import assert_identical, numbers
 from tests.train.three_stages import FOLDERS, STEPS, command, write
 from tests.train.tiny import OVERRIDES
 
-RECIPE = Path(__file__).resolve().parents[2] / "configs" / "train" / "three_stages.yaml"
-
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -395,25 +393,3 @@ def test_a_run_can_begin_from_another_run(reference: Path, tmp_path: Path, capsy
     assert main([*command, f"start.run={tmp_path}"]) == 74
     assert f"start.run: {tmp_path}: not a run folder nor one of its checkpoints" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
-
-
-def test_the_recipe_trains_two_steps_of_each_stage(tmp_path: Path) -> None:
-    replaced = (
-        "optim.epochs",
-        "optim.warmup_epochs",
-        "teacher.warmup_teacher_temp_epochs",
-        "train.OFFICIAL_EPOCH_LENGTH",
-    )
-    tiny = {k: v for k, v in OVERRIDES.items() if k not in replaced} | {
-        "train.max_steps": 2,
-        "train.compile": "false",
-        "evaluation.pictures": "false",
-        "stage.gram.crops.gram_teacher_crops_size": 48,
-        "stage.high_res.crops.global_crops_size": [32, 48, 48, 48, 48],
-        "stage.high_res.crops.local_crops_size": [16, 16, 24, 24, 32],
-        "stage.high_res.crops.gram_teacher_crops_size": [48, 64, 64, 64, 64],
-    }
-    assert main(command(RECIPE, tmp_path, *[f"{k}={v}" for k, v in tiny.items()])) == 0
-    rows = [numbers(tmp_path / folder) for folder in FOLDERS]
-    assert [[row["iteration"] for row in stage] for stage in rows] == [[0, 1]] * 3
-    assert [all(row.get("gram_loss", 0) > 0 for row in stage) for stage in rows] == [False, True, True]
