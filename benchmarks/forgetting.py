@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dinov3.engine.checkpoint import newest_valid
-from dinov3.engine.metrics import read_metrics
+from dinov3.runs.checkpoint import newest_valid
+from dinov3.runs.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "configs" / "train" / "cifar10_continue_cpu.yaml"

@@ -25,7 +25,7 @@ from dinov3.contracts import CropBatch
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.precision import resolve
 from dinov3.engine.schedules import build_schedules
-from dinov3.engine.state import allocate_optimizer_state
+from dinov3.runs.state import allocate_optimizer_state
 from dinov3.train.loop import train_step
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 

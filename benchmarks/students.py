@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dinov3.engine.metrics import read_metrics
+from dinov3.runs.metrics import read_metrics
 
 NAMES = ("first", "second")
 WARM_UP = 2  # steps

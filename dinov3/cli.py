@@ -49,7 +49,7 @@ def _models(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from dinov3.engine.exporter import export
+    from dinov3.weights.export import export
 
     print("\n".join(export(args.source, args.out, layout=args.format, heads=args.heads)))
     return 0
@@ -58,10 +58,10 @@ def _export(args: argparse.Namespace) -> int:
 def _reported(call: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """``call(args)``; foreseeable errors become one line on stderr and an exit code."""
     from dinov3.data.errors import DataError, LoaderError, TooManyBadSamples
-    from dinov3.engine.checkpoint import CheckpointError
-    from dinov3.engine.lock import RunLocked
+    from dinov3.runs.checkpoint import CheckpointError
+    from dinov3.runs.lock import RunLocked
     from dinov3.features.errors import FeatureError
-    from utility.weights import WeightsError
+    from dinov3.weights.files import WeightsError
 
     try:
         return call(args)

@@ -17,10 +17,10 @@ from typing import Any
 from dinov3.config.dump import redacted, to_dict
 from dinov3.config.output import check_output_file
 from dinov3.config.schema import Config
-from dinov3.engine.checkpoint import CheckpointError, newest_valid, step_of
-from dinov3.engine.metrics import read_metrics
-from dinov3.engine.stage_record import StageRecord, read_stages
-from dinov3.engine.student_folders import student_folders
+from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_of
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.stage_record import StageRecord, read_stages
+from dinov3.runs.student_folders import student_folders
 from dinov3.eval.curves import draw_panels, panels_of
 from dinov3.features.errors import FeatureError
 

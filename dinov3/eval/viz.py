@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 from dinov3.config.output import check_output_file
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source, parse_dataset
-from dinov3.engine.metrics import read_metrics
+from dinov3.runs.metrics import read_metrics
 from dinov3.eval.attention import attention_maps, similarity_map
 from dinov3.eval.curves import curves
 from dinov3.eval.token_sheet import token_sheet, unnormalised

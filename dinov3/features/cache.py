@@ -25,7 +25,7 @@ from dinov3.data.bad_samples import BadSample
 from dinov3.data.errors import TooManyBadSamples
 from dinov3.data.sources import Source
 from dinov3.distributed import context
-from dinov3.engine.lock import RunLock
+from dinov3.runs.lock import RunLock
 from dinov3.engine.precision import DTYPES
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor, reduced

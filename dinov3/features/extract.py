@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinov3.engine.export import load_backbone
+from dinov3.weights.own import load_backbone
 from dinov3.engine.precision import DTYPES
 from dinov3.features.preprocess import Picture, Preprocess
 from dinov3.features.tokens import POOLS, Pool, Tokens

@@ -8,11 +8,11 @@ from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
 from dinov3.data.errors import DataError
 from dinov3.engine import precision
-from dinov3.engine.agreement import same_fate
-from dinov3.engine.checkpoint import CheckpointError
-from dinov3.engine.export import WeightsError
-from dinov3.engine.manifest import read_train_state
-from dinov3.engine.pretrained import report_from
+from dinov3.distributed.agreement import same_fate
+from dinov3.runs.checkpoint import CheckpointError
+from dinov3.weights.own import WeightsError
+from dinov3.runs.manifest import read_train_state
+from dinov3.weights.pretrained import report_from
 from dinov3.train.continuing import prepare_to_continue
 from dinov3.train.inheritance import take_over
 from dinov3.train.resume import Start

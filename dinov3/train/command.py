@@ -57,9 +57,9 @@ def execute(args: argparse.Namespace) -> int:
     # Imported late: a wrong config is reported before torch is loaded.
     from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
     from dinov3.distributed.context import is_loss_of_a_peer, teardown
-    from dinov3.engine.checkpoint import CheckpointError
-    from dinov3.engine.export import WeightsError
-    from dinov3.engine.lock import RunLocked
+    from dinov3.runs.checkpoint import CheckpointError
+    from dinov3.weights.own import WeightsError
+    from dinov3.runs.lock import RunLocked
     from dinov3.train.loop import NonFiniteAbort
     from dinov3.train.stages import run_stages
     from dinov3.train.students import run_students
@@ -123,7 +123,7 @@ def said_elsewhere(error: Exception) -> bool:
     if "torch" not in sys.modules:  # too early for a group
         return os.environ.get("LOCAL_RANK", "0") != "0"
     from dinov3.distributed.context import is_main
-    from dinov3.engine.agreement import is_said_by_another_run, is_shared
+    from dinov3.distributed.agreement import is_said_by_another_run, is_shared
 
     return is_said_by_another_run(error) or (is_shared(error) and not is_main())
 

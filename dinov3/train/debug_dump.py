@@ -13,8 +13,8 @@ from torch import Tensor
 from dinov3.contracts import CropBatch
 from dinov3.distributed.context import rank
 from dinov3.distributed.shard import whole
-from dinov3.engine.state import first_not_finite
-from dinov3.engine.tensor_file import write_tensor_file
+from dinov3.runs.state import first_not_finite
+from dinov3.weights.tensor_file import write_tensor_file
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 

@@ -15,9 +15,9 @@ from dinov3.config.schema import Config
 from dinov3.data.sources import parse_dataset
 from dinov3.distributed.collectives import broadcast_object
 from dinov3.distributed.context import is_main
-from dinov3.engine import manifest
-from dinov3.engine.checkpoint import step_of
-from dinov3.engine.metrics import read_metrics
+from dinov3.runs import manifest
+from dinov3.runs.checkpoint import step_of
+from dinov3.runs.metrics import read_metrics
 from dinov3.eval.curves import curves
 from dinov3.eval.knn import knn_accuracy
 from dinov3.eval.linear import fit_linear

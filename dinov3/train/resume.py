@@ -17,9 +17,9 @@ from dinov3.config.schema import Config
 from dinov3.data.sources.mixture import title
 from dinov3.distributed import siblings
 from dinov3.distributed.context import is_main
-from dinov3.engine.agreement import one_fate, same_on_all
-from dinov3.engine.checkpoint import CheckpointError, newest_valid, step_folders, step_of
-from dinov3.engine.manifest import problem_with, read_train_state
+from dinov3.distributed.agreement import one_fate, same_on_all
+from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_folders, step_of
+from dinov3.runs.manifest import problem_with, read_train_state
 
 # A key is fixed when it starts with one of these. Everything else may change and is recorded.
 FIXED = (

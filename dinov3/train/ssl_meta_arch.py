@@ -15,10 +15,10 @@ from dinov3.contracts import CropBatch, Features, StepContext, StudentView
 from dinov3.distributed import siblings
 from dinov3.distributed.parallel import ALONE
 from dinov3.distributed.shard import gather
-from dinov3.engine.export import load_model, without_aliases
+from dinov3.weights.own import load_model, without_aliases
 from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
 from dinov3.engine.precision import Precision
-from dinov3.engine.pretrained import LoadReport, load_start
+from dinov3.weights.pretrained import LoadReport, load_start
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import build_backbone
 from dinov3.models.lora import merged_parameters

@@ -9,8 +9,8 @@ import torch
 
 from dinov3.distributed import context, siblings
 from dinov3.distributed.collectives import all_reduce_max, broadcast_object
-from dinov3.engine.metrics import read_metrics
-from dinov3.engine.requeue import requeue
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.requeue import requeue
 from dinov3.train.forgetting import reason_to_stop
 from dinov3.train.loop import Training
 from dinov3.train.saving import Saver

@@ -15,8 +15,8 @@ from dinov3.config.errors import ConfigError
 from dinov3.config.students import BLOCK, Student
 from dinov3.distributed import siblings
 from dinov3.distributed.context import choose_device
-from dinov3.engine.checkpoint import step_folders
-from dinov3.engine.student_folders import student_folders
+from dinov3.runs.checkpoint import step_folders
+from dinov3.runs.student_folders import student_folders
 from dinov3.train.run import run
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dinov3.cli import main
-from dinov3.engine.export import write_backbone
+from dinov3.weights.own import write_backbone
 from dinov3.models.vit import DinoVisionTransformer
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dinov3.cli import main
-from dinov3.engine.checkpoint import step_folders
+from dinov3.runs.checkpoint import step_folders
 from dinov3.train.command import main as train
 from tests.train.tiny import command
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dinov3.cli import main
 from dinov3.data.sources import parse_dataset
-from dinov3.engine.export import write_backbone
+from dinov3.weights.own import write_backbone
 from dinov3.eval import viz
 from dinov3.eval.token_sheet import TOP
 from dinov3.models.vit import DinoVisionTransformer

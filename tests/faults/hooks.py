@@ -19,8 +19,8 @@ import torch
 
 from dinov3.data import samples
 from dinov3.distributed.context import rank
-from dinov3.engine import checkpoint, signals
-from dinov3.engine.state import digest, training_tensors
+from dinov3.runs import checkpoint, signals
+from dinov3.runs.state import digest, training_tensors
 from dinov3.train import evidence, loop
 from dinov3.train.saving import Saver
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dinov3.engine.checkpoint import read_tensors, step_folders
-from dinov3.engine.manifest import problem_with
-from dinov3.engine.metrics import read_metrics
-from dinov3.engine.state import digest
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.manifest import problem_with
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.state import digest
 from tests.train.tiny import overrides
 
 MEASURED = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_blocked_seconds", "checkpoint_bytes")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from dinov3.engine.checkpoint import read_tensors, step_folders
-from dinov3.engine.metrics import read_metrics
-from dinov3.engine.state import digest
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.state import digest
 from tests.faults import campaign
 from tests.faults.conftest import Reference
 from tests.faults.runs import PERIOD, Launcher, assert_same, history, names, whole

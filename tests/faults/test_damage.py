@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from dinov3.config.schema import Config
-from dinov3.engine.checkpoint import CheckpointError, load_tensors, newest_valid, read_tensors, step_folders
-from dinov3.engine.manifest import FORMAT_VERSION, NAME, describe_file, problem_with, read_train_state
-from dinov3.engine.metrics import read_metrics
+from dinov3.runs.checkpoint import CheckpointError, load_tensors, newest_valid, read_tensors, step_folders
+from dinov3.runs.manifest import FORMAT_VERSION, NAME, describe_file, problem_with, read_train_state
+from dinov3.runs.metrics import read_metrics
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
 from tests.faults.runs import Launcher, assert_same, history, whole

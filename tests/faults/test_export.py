@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dinov3.engine.checkpoint import read_tensors, step_folders
-from dinov3.engine.export import load_backbone
-from dinov3.engine.exporter import export
-from dinov3.engine.state import digest
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.weights.own import load_backbone
+from dinov3.weights.export import export
+from dinov3.runs.state import digest
 from tests.faults.conftest import Reference
 from tests.faults.runs import Launcher
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinov3.engine import lock
-from dinov3.engine.lock import RunLock, RunLocked
+from dinov3.runs import lock
+from dinov3.runs.lock import RunLock, RunLocked
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
 from tests.faults.runs import Launcher, assert_same, files, history, write_images

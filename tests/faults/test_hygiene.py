@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinov3.engine.metrics import read_metrics
+from dinov3.runs.metrics import read_metrics
 from tests.faults.runs import Launcher
 
 

@@ -14,8 +14,8 @@ import yaml
 
 from dinov3 import cli
 from dinov3.config.load import load_config
-from dinov3.engine.checkpoint import step_folders
-from dinov3.engine.metrics import read_metrics
+from dinov3.runs.checkpoint import step_folders
+from dinov3.runs.metrics import read_metrics
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
 from tests.faults.runs import MEASURED, PERIOD, SETTINGS, Launcher, assert_same, files, final_state, whole

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinov3.engine.checkpoint import read_tensors, step_folders
-from dinov3.engine.exporter import export
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.weights.export import export
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
 from tests.train.tiny import command

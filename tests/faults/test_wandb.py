@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from dinov3.config.schema import Config
-from dinov3.engine.metrics import read_metrics
-from dinov3.engine.records import open_records
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.records import open_records
 from dinov3.train.command import main
-from tests.engine.sinks.conftest import Calls, fake_wandb  # noqa: F401 - a fixture
+from tests.runs.sinks.conftest import Calls, fake_wandb  # noqa: F401 - a fixture
 from tests.train.tiny import command
 
 Install = Callable[[str], Calls]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dinov3 import features
 from dinov3.data.sources import parse_dataset
-from dinov3.engine.export import write_backbone
+from dinov3.weights.own import write_backbone
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import class_tokens

@@ -12,9 +12,9 @@ from torch import Tensor
 from dinov3.contracts import CropBatch
 from dinov3.data.loader import CropLoader
 from dinov3.data.sources import parse_dataset
-from dinov3.engine.checkpoint import read_tensors, step_folders
-from dinov3.engine.metrics import read_metrics
-from dinov3.engine.state import digest
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.state import digest
 from dinov3.train import loop
 from dinov3.train.accumulation import accumulate, joined_batch, kept_logits
 from dinov3.train.command import main

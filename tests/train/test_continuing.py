@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinov3.engine.checkpoint import read_tensors, step_folders
-from dinov3.engine.export import load_backbone
-from dinov3.engine.metrics import read_metrics
-from dinov3.engine.state import digest
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.weights.own import load_backbone
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.state import digest
 from dinov3.models.lora import merged_parameters
 from dinov3.train.command import main
 from dinov3.train.continuing import prepare_to_continue

@@ -9,9 +9,9 @@ import torch
 
 from dinov3 import features
 from dinov3.config.archs import CONVNEXT_ARCHS
-from dinov3.engine.checkpoint import read_tensors, step_folders
-from dinov3.engine.metrics import read_metrics
-from dinov3.engine.state import digest
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.state import digest
 from dinov3.train.command import main
 from tests.train.tiny import command
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from dinov3.contracts import CropBatch
 from dinov3.data.loader import CropLoader
 from dinov3.data.sources import parse_dataset
-from dinov3.engine.checkpoint import read_tensors, step_folders
-from dinov3.engine.metrics import read_metrics
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.metrics import read_metrics
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import StepSchedule
-from dinov3.engine.state import digest
+from dinov3.runs.state import digest
 from dinov3.models.da3 import VARIANTS, DA3Spec
 from dinov3.train.command import main
 from dinov3.train.loop import train_step
@@ -27,7 +27,7 @@ from tests.train.test_run import TIMES
 from tests.train.tiny import command, overrides, tiny_config
 
 ON = {"da3__enabled": "true", "da3__random_init": "true", "da3__variant": "small", "da3__projector_hidden_dim": 64}
-DA3_MODULES = ("dinov3.models.da3", "utility.da3_backbone", "dinov3.objectives.da3", "dinov3.teachers.da3")
+DA3_MODULES = ("dinov3.models.da3", "dinov3.teachers.da3_backbone", "dinov3.objectives.da3", "dinov3.teachers.da3")
 
 
 @pytest.fixture(autouse=True)

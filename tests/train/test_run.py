@@ -15,11 +15,11 @@ from PIL import Image
 
 from dinov3 import __version__
 from dinov3.data.sources.synthetic import Synthetic
-from dinov3.engine.checkpoint import read_tensors, step_folders
-from dinov3.engine.export import load_backbone
-from dinov3.engine.lock import RunLock
-from dinov3.engine.metrics import read_metrics
-from dinov3.engine.state import digest
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.weights.own import load_backbone
+from dinov3.runs.lock import RunLock
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.state import digest
 from dinov3.train import loop
 from dinov3.train.command import main
 from tests.train.tiny import TOTAL_STEPS, command

@@ -15,10 +15,10 @@ import yaml
 
 from dinov3.cli import main as cli
 from dinov3.config.load import load_stages
-from dinov3.engine.checkpoint import CheckpointError, read_tensors, step_folders
-from dinov3.engine.export import load_backbone
-from dinov3.engine.lock import RunLock
-from dinov3.engine.stage_record import read_stages, update_stage
+from dinov3.runs.checkpoint import CheckpointError, read_tensors, step_folders
+from dinov3.weights.own import load_backbone
+from dinov3.runs.lock import RunLock
+from dinov3.runs.stage_record import read_stages, update_stage
 from dinov3.train import loop
 from dinov3.train.assembly import build_model
 from dinov3.train.command import main

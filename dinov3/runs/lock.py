@@ -1,0 +1,130 @@
+"""One run a folder, on one machine and across machines that share the disk."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from dinov3.config.output import check_output_folder
+from dinov3.distributed.agreement import same_on_all
+
+log = logging.getLogger(__name__)
+HEARTBEAT = 20.0  # seconds between two signs of life
+STALE = 3  # so many without one, and the holder is gone
+
+
+class RunLocked(Exception):
+    """Another process is at work in this folder: it trains, or writes features."""
+
+
+class RunLock:
+    """Holds ``RUN/.lock`` while a run lasts. The kernel frees it when the process ends, however it ends.
+
+    Not every network file system carries such a lock to other machines, so the holder also changes ``RUN/.lease`` every
+    ``HEARTBEAT`` seconds. A lease of another machine is watched for as long as three of them: when it changes the folder
+    is in use, else its holder is gone. Clocks are not compared.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / ".lock"
+        self.lease = run / ".lease"
+        self._handle: int | None = None
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="dinov3-lease", daemon=True)
+
+    def refuse_if_held(self) -> None:
+        """Raise RunLocked when another process trains here; changes nothing."""
+        if not os.access(self.path, os.W_OK):  # not there, or in a folder that nobody can train in through this path
+            return
+        handle = os.open(self.path, os.O_RDWR)
+        try:
+            self._take(handle)
+        finally:
+            os.close(handle)
+
+    def _take(self, handle: int) -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(handle, 200).decode(errors="replace").strip()
+            raise RunLocked(
+                f"{self.path.parent}: {owner} is at work here: wait for it, or use another folder"
+            ) from error
+
+    def __enter__(self) -> RunLock:
+        same_on_all(lambda: check_output_folder(self.path.parent, "folder"), OSError)
+        same_on_all(self._acquire, RunLocked)
+        return self
+
+    def _acquire(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._take(handle)
+        except RunLocked:
+            os.close(handle)
+            raise
+        try:
+            self._watch_lease()
+        except RunLocked:
+            os.close(handle)
+            raise
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self._handle = handle
+        self._write_lease(0)
+        self._heart.start()
+
+    def _watch_lease(self) -> None:
+        """Raise RunLocked when a process of another machine holds the folder."""
+        before = self._read_lease()
+        if before is None or before.splitlines()[:1] == [socket.gethostname()]:  # here the kernel's lock has decided
+            return
+        owner = before.splitlines()[0] if before else "another machine"
+        log.warning("%s: left by %s; waiting up to %.0f s for a sign of life", self.lease, owner, STALE * HEARTBEAT)
+        end = time.monotonic() + STALE * HEARTBEAT
+        while time.monotonic() < end:
+            time.sleep(HEARTBEAT / 10)
+            now = self._read_lease()
+            if now is None:
+                return
+            if now != before:
+                raise RunLocked(
+                    f"{self.path.parent}: a process on {owner} is at work here: wait for it, or use another folder"
+                )
+
+    def _read_lease(self) -> str | None:
+        try:
+            return self.lease.read_text()
+        except FileNotFoundError:
+            return None
+
+    def _write_lease(self, beat: int) -> None:
+        temporary = self.lease.with_name(".lease.tmp")
+        temporary.write_text(f"{socket.gethostname()}\n{os.getpid()} {beat}\n")
+        os.replace(temporary, self.lease)
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self._released.wait(HEARTBEAT):
+            beat += 1
+            try:
+                self._write_lease(beat)
+            except OSError as error:  # a full disk is for the next checkpoint to report
+                log.warning("%s: %s", self.lease, error)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            self._released.set()
+            self._heart.join()
+            self.lease.unlink(missing_ok=True)
+            os.close(self._handle)
+            self._handle = None

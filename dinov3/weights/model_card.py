@@ -1,0 +1,117 @@
+"""The README beside an export: what it is, where it comes from, how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dinov3 import __version__
+from dinov3.config.dump import redacted, to_dict
+from dinov3.config.schema import Config
+from dinov3.weights.own import checkpoint_in
+from dinov3.weights.fingerprint import fingerprint
+from dinov3.weights.formats import Written
+from dinov3.runs.manifest import read_train_state
+from dinov3.runs.metrics import read_metrics
+from dinov3.models.backbone import Backbone
+from dinov3.models.build import describe_backbone
+
+MARK = "<!-- written by dinov3 export -->"
+RELEASED_TERMS = (
+    "the licence of those weights goes on to apply to these. DINOv3's released weights are under the DINOv3 License, "
+    "which is not an open-source licence"
+)
+
+
+def model_card(
+    source: Path,
+    name: str,
+    backbone: Backbone,
+    preprocess: Mapping[str, Any],
+    written: Written,
+    notes: list[str],
+) -> str:
+    """Markdown. What is not known of ``source`` (metrics, recipe, data) is left out, not made up."""
+    checkpoint = checkpoint_in(source)
+    run = checkpoint.resolve().parents[1] if checkpoint else None
+    state = read_train_state(checkpoint) if checkpoint else {}
+    config = json.loads((run / "config.json").read_text()) if run and (run / "config.json").is_file() else None
+    rows = [
+        *_architecture(backbone, preprocess),
+        *(_origin(source, state, config) if state else [("made from", source.name)]),
+        *_metrics(run),
+        ("starting weights", _licence(state, source)),
+        ("check", str(written.parity)),
+        ("fingerprint", " ".join(f"{x:.4f}" for x in fingerprint(backbone)[:4])),
+        *(("note", note) for note in notes),
+    ]
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
+    recipe = f"\n## Recipe\n\nWhat differs from the defaults:\n\n```yaml\n{_recipe(config)}```\n" if config else ""
+    return (
+        f"# {name}\n\n{MARK}\n\nA vision backbone trained without labels, exported by dinov3 {__version__}.\n\n"
+        f"| | |\n|---|---|\n{table}\n\n## Load it\n\n```python\n{written.how_to_load.strip()}\n```\n{recipe}"
+    )
+
+
+def _architecture(backbone: Backbone, preprocess: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    described = describe_backbone(backbone)
+    config = described["config"]
+    millions = sum(p.numel() for p in backbone.parameters()) / 1e6
+    if "dims" in config:
+        yield "architecture", f"ConvNeXt, depths {list(config['depths'])}, widths {list(config['dims'])}"
+    else:
+        kind = f"ViT, patch {config['patch_size']}, width {config['embed_dim']}, {config['depth']} blocks"
+        yield "architecture", f"{kind}, {config['num_heads']} heads, {config['n_storage_tokens']} storage tokens"
+    yield "parameters", f"{millions:.1f} M, float32"
+    size = preprocess.get("size")
+    trained = f"; trained at {size} px" if size else ""
+    yield "images", f"{backbone.in_chans} channels, any size in multiples of {backbone.stride} px{trained}"
+    mean, std = ([round(float(x), 4) for x in preprocess[key]] for key in ("mean", "std"))
+    yield "normalisation", f"values in 0..1, minus mean {mean}, divided by std {std}"
+
+
+def _origin(source: Path, state: Mapping[str, Any], config: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    counters = state.get("counters", {})
+    yield "made from", f"{source.name}, step {counters.get('step')}, {counters.get('samples', 0):,} images seen"
+    if config is not None:
+        named = redacted("dataset_path", config["train"]["dataset_path"])
+        yield "data", f"{named} (fingerprint {state['dataset']})" if state.get("dataset") else str(named)
+
+
+def _metrics(run: Path | None) -> Iterator[tuple[str, str]]:
+    """The last row of the run's evaluation."""
+    path = run / "evaluation.jsonl" if run else None
+    rows = read_metrics(path) if path and path.is_file() else []
+    if rows:
+        yield "metrics", ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items())
+
+
+def _licence(state: Mapping[str, Any], source: Path) -> str:
+    if not state:
+        return f"{source.name}: {RELEASED_TERMS}"
+    began = state.get("pretrained")
+    if began is None:
+        return "none: training began with random weights"
+    return f"{Path(began['path']).name} ({began['layout']}, sha256 {began['sha256'][:16]}): {RELEASED_TERMS}"
+
+
+def _recipe(config: Mapping[str, Any]) -> str:
+    """Keys that differ from the defaults, without secrets, as YAML."""
+    changed = _changed(redacted("", dict(config)), to_dict(Config()))
+    return yaml.safe_dump(changed, sort_keys=False, default_flow_style=False, width=100)
+
+
+def _changed(values: Mapping[str, Any], defaults: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        default = defaults.get(key) if isinstance(defaults, Mapping) else None
+        if isinstance(value, Mapping):
+            if inner := _changed(value, default):
+                found[key] = inner
+        elif value != default:
+            found[key] = value
+    return found

@@ -1,0 +1,88 @@
+"""A backbone as an ONNX graph of any batch and image size."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinov3.contracts import Features
+from dinov3.weights.fingerprint import procedural_image
+from dinov3.weights.formats import Written, require
+from dinov3.weights.parity import compare
+from dinov3.models.backbone import Backbone
+
+LARGEST_BATCH, MOST_PATCHES = 1 << 16, 1 << 12  # bounds torch.export wants; the file knows no bounds
+
+
+class _Graph(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        out = self.backbone(images, is_training=True)
+        assert isinstance(out, Features)
+        return (out.cls, out.storage, out.patches) if self.backbone.n_storage_tokens else (out.cls, out.patches)
+
+
+def write_onnx(backbone: Backbone, out: Path, preprocess: dict[str, Any]) -> Written:
+    """``images [batch, C, rows * p, cols * p]`` to ``cls``, ``storage`` (when there are any) and ``patches``.
+
+    Rotary tables are computed in the graph from the image's size, in float32: half a turn of the channels is a slice
+    and a concatenation. Weights above 2 GB go into ``OUT.data`` beside it, as the format wants.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        runtime = require(package)
+    side = backbone.stride
+    names = ["cls", "storage", "patches"] if backbone.n_storage_tokens else ["cls", "patches"]
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    rows, cols = (torch.export.Dim(n, min=1, max=MOST_PATCHES) for n in ("rows", "cols"))
+    example = procedural_image(backbone.in_chans, 4 * side, 3 * side).repeat(2, 1, 1, 1)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx", "onnxscript"):
+        warnings.simplefilter("ignore")  # of the exporter's own making
+        program = torch.onnx.export(
+            _Graph(backbone).eval(),
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=names,
+            dynamic_shapes={"images": {0: batch, 2: side * rows, 3: side * cols}},
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(out))
+    session = runtime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+
+    def tokens(images: Tensor) -> Tensor:
+        found = dict(zip(names, session.run(names, {"images": images.numpy()}), strict=True))
+        parts = [torch.from_numpy(found[n]) for n in names]
+        return torch.cat([parts[0][:, None], *parts[1:]], dim=1)
+
+    parity = compare(backbone, tokens, "onnxruntime")
+    how = (
+        "import onnxruntime\n\n"
+        f'session = onnxruntime.InferenceSession("{out.name}")\n'
+        f'{", ".join(names)} = session.run(None, {{"images": images}})  # [N, {backbone.in_chans}, H, W] float32; '
+        f"H and W multiples of {side}"
+    )
+    return Written(parity, how)
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Any:
+    loggers = [logging.getLogger(n) for n in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

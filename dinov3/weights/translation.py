@@ -1,0 +1,83 @@
+"""A backbone's tensors under the names other programs have for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinov3.weights import huggingface_names, timm_names
+from dinov3.weights.files import WeightsError
+
+
+class Untranslatable(WeightsError):
+    """A layout cannot say what this backbone is."""
+
+
+def effective(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A backbone's tensors with the bias masks multiplied in, without buffers and second names."""
+    masks = {k: v for k, v in state.items() if k.endswith("bias_mask")}
+    plain = {
+        k: v.detach().cpu().float()
+        for k, v in state.items()
+        if k not in masks and k != "rope_embed.periods" and not k.startswith("norms.")
+    }
+    for name, mask in masks.items():
+        bias = name.removesuffix("_mask")
+        plain[bias] = torch.where(mask.cpu() == 0, 0.0, plain[bias] * mask.cpu().float())
+    return plain
+
+
+def translate(layout: str, kind: str, settings: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A backbone's tensors under the names of "Hugging Face" or "timm".
+
+    ``kind`` and ``settings`` as ``describe_backbone`` gives them. Layers the layout insists on and the backbone does
+    not have are written so that they change nothing (LayerScale 1, bias 0). Raises Untranslatable.
+    """
+    tensors = effective(state)
+    to_huggingface = layout == "Hugging Face"
+    if kind == "ConvNeXt":
+        convert = huggingface_names.CONVNEXT.to_theirs if to_huggingface else timm_names.convnext_from_ours
+    else:
+        refuse_untranslatable(layout, settings, tensors)
+        tensors = {k: v for k, v in tensors.items() if not k.startswith("local_cls_norm.")}  # for training only
+        tensors = with_inert_layers(tensors, settings, biases=not to_huggingface)
+        convert = huggingface_names.vit_from_ours if to_huggingface else timm_names.vit_from_ours
+    theirs, unknown = convert(tensors)
+    assert not unknown, unknown
+    return theirs
+
+
+def refuse_untranslatable(layout: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raise Untranslatable for the first setting that ``layout`` has no words for."""
+    reasons = {
+        "norm_layer": settings["norm_layer"] == "rmsnorm",
+        "untie_cls_and_patch_norms": settings["untie_cls_and_patch_norms"],
+        "pos_embed_rope_normalize_coords": settings["pos_embed_rope_normalize_coords"] != "separate",
+        "pos_embed_rope_base": settings["pos_embed_rope_base"] is None
+        or (layout == "timm" and settings["pos_embed_rope_base"] != timm_names.ROPE_BASE),
+        "mask_k_bias": layout == "timm" and huggingface_names.has_key_bias(tensors),
+    }
+    for key, refused in reasons.items():
+        if refused:
+            why = " (its attention adds nothing to the keys, this backbone does)" if key == "mask_k_bias" else ""
+            raise Untranslatable(
+                f"{layout} has no words for {key}: {settings[key]}{why}: use --format safetensors, meta or onnx"
+            )
+
+
+def with_inert_layers(tensors: dict[str, Tensor], settings: dict[str, Any], *, biases: bool) -> dict[str, Tensor]:
+    """``tensors`` with LayerScale 1, and with ``biases`` the missing ones as 0."""
+    dim = settings["embed_dim"]
+    completed = dict(tensors)
+    for index in range(settings["depth"]):
+        block = f"blocks.{index}"
+        for scale in ("ls1", "ls2"):
+            completed.setdefault(f"{block}.{scale}.gamma", torch.ones(dim))
+        if biases:
+            for layer in ("attn.proj", *(f"mlp.{x}" for x in ("fc1", "fc2", "w1", "w2", "w3"))):
+                weight = tensors.get(f"{block}.{layer}.weight")
+                if weight is not None:
+                    completed.setdefault(f"{block}.{layer}.bias", torch.zeros(weight.shape[0]))
+    return completed

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dinov3.runs import signals
+from dinov3.runs.signals import StopRequest
+
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in ASKING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_only_usr2_asks_for_another_turn(number: signal.Signals) -> None:
+    stop = StopRequest()
+    assert (stop.signal_name, stop.requeue) == (None, False)
+    os.kill(os.getpid(), number)
+    assert (stop.signal_name, stop.requeue) == (number.name, number == signal.SIGUSR2)
+
+
+def test_usr2_twice_and_then_sigterm_is_one_request_to_requeue() -> None:
+    stop = StopRequest()
+    for number in (signal.SIGUSR2, signal.SIGUSR2, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    assert (stop.signal_name, stop.requeue) == ("SIGUSR2", True)
+
+
+def test_a_second_sigterm_ends_the_process_unless_it_is_the_first_one_delivered_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(signals.os, "kill", lambda pid, number: killed.append((pid, number)))
+    StopRequest()
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    assert killed == []
+    monkeypatch.setattr(signals, "SAME_REQUEST", 0.0)
+    time.sleep(0.01)
+    signal.raise_signal(signal.SIGTERM)
+    assert killed == [(os.getpid(), signal.SIGTERM)]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_handlers_that_a_launcher_installed_before_are_replaced() -> None:
+    called: list[int] = []
+    signal.signal(signal.SIGUSR2, lambda number, _: called.append(number))
+    StopRequest()
+    os.kill(os.getpid(), signal.SIGUSR2)
+    assert called == []

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from dinov3.weights.tensor_file import write_tensor_file
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path, mask: int, mode: int) -> None:
+    path, before = tmp_path / "a.safetensors", os.umask(mask)
+    try:
+        write_tensor_file({"a": torch.arange(3)}, path, {"format": "pt"})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
+    assert torch.equal(load_file(path)["a"], torch.arange(3))
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.touch()
+    path.chmod(0o640)
+    write_tensor_file({"a": torch.zeros(1)}, path)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_no_file_is_written_for_its_owner_alone() -> None:
+    sources = [p for room in ("dinov3", "utility") for p in (ROOT / room).rglob("*.py")]
+    assert {p.name for p in sources if "save_file" in p.read_text()} == {"tensor_file.py"}
