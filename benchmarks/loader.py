@@ -29,7 +29,7 @@ from dinov3.data.crops import BOX_DRAWS, cut_and_resize, random_resized_box
 from dinov3.data.decode import decode
 from dinov3.data.errors import BadImage
 from dinov3.data.feed import BatchRenderer
-from dinov3.data.samples import SampleWriter
+from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.sources.imagefolder import ImageFolder
 from dinov3.data.torchvision_compat import import_torchvision
 from dinov3.data.workers import WorkerPool

@@ -18,10 +18,10 @@ from dinov3.train import command as train_command
 # command that was asked for is imported, so that help is there at once.
 COMMANDS = {
     "submit": ("dinov3.launch.command", "train on a SLURM cluster, or on this machine as it would run there"),
-    "data": ("dinov3.eval.data_check", "what is in a data set, before training depends on it"),
+    "data": ("dinov3.survey.command", "what is in a data set, before training depends on it"),
     "features": ("dinov3.features.command", "features of a data set through a frozen backbone, onto disk"),
-    "report": ("dinov3.eval.report", "a run on one self-contained HTML page"),
-    "viz": ("dinov3.eval.viz", "pictures: patch features as colours, similarity, attention, curves of a run"),
+    "report": ("dinov3.pictures.run_page", "a run on one self-contained HTML page"),
+    "viz": ("dinov3.pictures.command", "pictures: patch features as colours, similarity, attention, curves of a run"),
     "eval": ("dinov3.eval.command", "k-NN, linear probe, logistic regression or retrieval on frozen features"),
     "doctor": ("dinov3.launch.doctor", "is this machine ready to train, and what to do if not"),
 }

@@ -18,7 +18,7 @@ from dinov3.data.collate import assemble
 from dinov3.data.crops import GLOBAL_CROPS
 from dinov3.data.errors import DataError
 from dinov3.data.photometric import Normalization, render
-from dinov3.data.samples import SampleWriter
+from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.workers import Filler
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from dinov3.contracts import CropBatch
 from dinov3.data.bad_samples import BadSample, BadSampleCount
 from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
 from dinov3.data.feed import BatchRenderer, DeviceFeed, HostFeed
-from dinov3.data.samples import SampleWriter
+from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.sources.mixture import order_of
 from dinov3.data.sources.source import Source
 from dinov3.data.workers import Filler, InlineFiller, WorkerPool

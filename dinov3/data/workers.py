@@ -30,7 +30,7 @@ from torch import Tensor
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
 from dinov3.data.ring import Ring, SharedBytes
-from dinov3.data.samples import SampleWriter
+from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.signal_mask import signals_blocked
 from dinov3.data.sources.mixture import order_of
 

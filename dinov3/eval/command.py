@@ -13,13 +13,13 @@ import torch
 
 from dinov3.config.output import check_output_file
 from dinov3.data.sources import parse_dataset
-from dinov3.data.sources.index_cache import cache_root
+from dinov3.data.storage.index_cache import cache_root
 from dinov3.distributed import context
 from dinov3.eval.knn import knn_predict
 from dinov3.eval.labelled import Labelled, hold_out, labelled_features, same_classes
 from dinov3.eval.linear import LEARNING_RATES, fit_linear
 from dinov3.eval.logreg import fit_logreg
-from dinov3.eval.retrieval import retrieval_scores
+from dinov3.pictures.retrieval import retrieval_scores
 from dinov3.features.cache import FeatureKind, weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dinov3.config.archs import CONVNEXT_ARCHS, VIT_ARCHS
-from dinov3.config.released import RELEASED
+from dinov3.config.presets import RELEASED
 
 
 def _arguments(flags: dict[str, Any]) -> dict[str, Any]:

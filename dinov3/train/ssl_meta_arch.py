@@ -28,7 +28,7 @@ from dinov3.objectives.ibot import Ibot
 from dinov3.teachers.frozen import frozen_features
 from dinov3.teachers.gram import GramTeacher, Grid, resized_patches
 from dinov3.teachers.shared import divide, shared_logits
-from dinov3.train.building import (
+from dinov3.train.parts import (
     build_da3_teacher,
     build_distillation_teacher,
     build_feature_teacher,

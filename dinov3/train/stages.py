@@ -35,9 +35,9 @@ from dinov3.runs.student_folders import student_folders
 from dinov3.models.build import build_backbone
 from dinov3.objectives.dino import Dino
 from dinov3.objectives.ibot import Ibot
-from dinov3.train.assembly import START_UP_ERRORS
+from dinov3.train.model import START_UP_ERRORS
 from dinov3.train.dataset import checked_source
-from dinov3.train.ending import is_closed, is_tidy, tidy
+from dinov3.train.after_kill import is_closed, is_tidy, tidy
 from dinov3.train.resume import changed_keys, changed_since, find_start
 from dinov3.train.run import put_aside, run
 

@@ -11,7 +11,7 @@ from dinov3.config.blocks_model import Preset
 from dinov3.config.dump import to_yaml
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
-from dinov3.config.released import FIXED_BY_PRESET, RELEASED
+from dinov3.config.presets import FIXED_BY_PRESET, RELEASED
 from dinov3.models.build import build_backbone, build_preset
 
 

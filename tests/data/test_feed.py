@@ -12,7 +12,7 @@ import torch
 from dinov3.config.schema import Config
 from dinov3.data import feed
 from dinov3.data.feed import BatchRenderer, DeviceFeed, HostFeed, one_thread
-from dinov3.data.samples import SampleWriter
+from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.workers import Filler, InlineFiller, WorkerPool
 from tests.data.fakes import Pictures
 

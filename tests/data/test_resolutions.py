@@ -8,7 +8,7 @@ import torch
 
 from dinov3.config.schema import Config
 from dinov3.data.resolutions import Resolutions
-from dinov3.data.samples import SampleWriter
+from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.slots import SlotLayout
 from tests.data.fakes import Pictures
 

@@ -10,13 +10,13 @@ import pytest
 
 SURVEY = """
 from dinov3.data.sources import parse_dataset
-from dinov3.data.survey import survey
+from dinov3.survey.survey import survey
 
 survey(parse_dataset("Synthetic:n=2:size=16"), workers=1)
 """
 LOADER = """
 from dinov3.config.load import load_config
-from dinov3.data.samples import SampleWriter
+from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.sources import parse_dataset
 from dinov3.data.workers import WorkerPool
 

@@ -25,7 +25,7 @@ from dinov3.runs.state import allocate_optimizer_state, digest, training_tensors
 from dinov3.models.convnext import ConvNeXt
 from dinov3.teachers.da3 import Da3Teacher
 from dinov3.train import run
-from dinov3.train.assembly import build_model
+from dinov3.train.model import build_model
 from dinov3.train.command import main
 from dinov3.train.parallelize import blocks_of
 from dinov3.train.ssl_meta_arch import SSLMetaArch

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dinov3.data import samples
+from dinov3.data import slot_writer as samples
 from dinov3.distributed.context import rank
 from dinov3.runs import checkpoint, signals
 from dinov3.runs.state import digest, training_tensors

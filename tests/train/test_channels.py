@@ -12,9 +12,9 @@ import yaml
 
 from dinov3 import cli
 from dinov3.data.sources import parse_dataset
-from dinov3.data.survey import survey
+from dinov3.survey.survey import survey
 from dinov3.weights.own import load_backbone
-from dinov3.eval.data_report import report_of
+from dinov3.survey.report import report_of
 from dinov3.train.command import main
 from tests.train.tiny import OVERRIDES, overrides, tiny_config
 

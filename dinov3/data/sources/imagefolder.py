@@ -17,9 +17,9 @@ import numpy as np
 
 from dinov3.data.decode import MAX_BYTES
 from dinov3.data.errors import BadImage, DataError
-from dinov3.data.sources.index_cache import Index, Listing, Stamp, stamp_of
-from dinov3.data.sources.listed import Listed
-from dinov3.data.sources.names import name_at, packed, printable
+from dinov3.data.storage.index_cache import Index, Listing, Stamp, stamp_of
+from dinov3.data.storage.listed import Listed
+from dinov3.data.storage.names import name_at, packed, printable
 from dinov3.data.sources.options import Options
 
 NAME = "ImageFolder"

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dinov3.data.decode import decode
 from dinov3.data.errors import BadImage, DataError
-from dinov3.data.sources import imagefolder, index_cache, parse_dataset
+from dinov3.data.sources import imagefolder, parse_dataset
+from dinov3.data.storage import index_cache
 from dinov3.data.sources.imagefolder import ImageFolder
 
 

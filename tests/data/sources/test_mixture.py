@@ -13,7 +13,7 @@ from dinov3.config.schema import Config, DatasetPart
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.errors import DataError
 from dinov3.data.randomness import generator
-from dinov3.data.samples import SampleWriter
+from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.sources import Mixture, open_dataset
 from dinov3.data.sources.imagefolder import ImageFolder
 from dinov3.data.sources.mixture import order_of

@@ -1,0 +1,25 @@
+"""What the sources that keep a list of their images have in common."""
+
+from __future__ import annotations
+
+from dinov3.data.storage.index_cache import Index
+from dinov3.data.storage.labels import NO_LABEL
+
+
+class Listed:
+    """Images of ``_index``: its array ``labels`` has their classes, its fact ``fingerprint`` a hash of what they are."""
+
+    _index: Index
+
+    def label(self, index: int) -> int | None:
+        """Its class, None when it has none."""
+        label = int(self._index.arrays["labels"][index])
+        return label if label > NO_LABEL else None
+
+    def fingerprint(self) -> str:
+        """Kind of source, and the hash."""
+        return f"{type(self).__name__}-{self._index.facts['fingerprint']}"
+
+    def version(self) -> str:
+        """A hash of the list, the classes, and the place, size and time of writing of every file it was made from."""
+        return self._index.version()
