@@ -58,9 +58,9 @@ def _export(args: argparse.Namespace) -> int:
 def _reported(call: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """``call(args)``; foreseeable errors become one line on stderr and an exit code."""
     from dinov3.data.errors import DataError, LoaderError, TooManyBadSamples
+    from dinov3.features.errors import FeatureError
     from dinov3.runs.checkpoint import CheckpointError
     from dinov3.runs.lock import RunLocked
-    from dinov3.features.errors import FeatureError
     from dinov3.weights.files import WeightsError
 
     try:

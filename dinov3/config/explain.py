@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 from dinov3.config.convert import as_text, describe
 from dinov3.config.errors import ConfigError, KeyProblem
-from dinov3.config.names import hint_of
 from dinov3.config.ignored import IGNORED
+from dinov3.config.names import hint_of
 from dinov3.config.schema import Config
 from dinov3.config.spec import Leaf, Spec, block_of, choices_of, hints, leaves, spec_of
 from dinov3.config.stages import MEANING as STAGES

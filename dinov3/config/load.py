@@ -16,10 +16,10 @@ from dinov3.config.derived import crop_sizes
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import ConfigError, KeyProblem
 from dinov3.config.gram_source import resolve_gram_source
-from dinov3.config.names import accepts_list, accepts_text, hint_of, types_of_keys
 from dinov3.config.ignored import IGNORED
-from dinov3.config.references import flat, resolve_references
+from dinov3.config.names import accepts_list, accepts_text, hint_of, types_of_keys
 from dinov3.config.presets import FIXED_BY_PRESET, RELEASED
+from dinov3.config.references import flat, resolve_references
 from dinov3.config.schema import Config, StudentConfig
 from dinov3.config.spec import block_of, is_optional, leaves
 from dinov3.config.stages import BLOCKS, NAMES, Layer, Stage, layers_of, names_of, refuse_later_stages

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dinov3.config.blocks_data import CropsConfig, DataConfig, DriftConfig, EvaluationConfig, KnnConfig
 from dinov3.config.blocks_continued import FeatureAnchorConfig, FeatureDistillationConfig, HeadWarmupConfig, LoraConfig
+from dinov3.config.blocks_data import CropsConfig, DataConfig, DriftConfig, EvaluationConfig, KnnConfig
 from dinov3.config.blocks_loss import (
     Da3Config,
     DinoConfig,

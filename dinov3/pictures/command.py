@@ -17,15 +17,15 @@ import matplotlib.pyplot as plt
 from dinov3.config.output import check_output_file
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source, parse_dataset
-from dinov3.runs.metrics import read_metrics
-from dinov3.pictures.attention import attention_maps, similarity_map
-from dinov3.pictures.curves import curves
-from dinov3.pictures.token_sheet import token_sheet, unnormalised
-from dinov3.pictures.pca import token_colours
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.source_images import SourceImages
+from dinov3.pictures.attention import attention_maps, similarity_map
+from dinov3.pictures.curves import curves
+from dinov3.pictures.pca import token_colours
+from dinov3.pictures.token_sheet import token_sheet, unnormalised
+from dinov3.runs.metrics import read_metrics
 
 KINDS = {
     "pca": "principal components of patch features as colours, one projection for all images",

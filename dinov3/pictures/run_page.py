@@ -17,12 +17,12 @@ from typing import Any
 from dinov3.config.dump import redacted, to_dict
 from dinov3.config.output import check_output_file
 from dinov3.config.schema import Config
+from dinov3.features.errors import FeatureError
+from dinov3.pictures.curves import draw_panels, panels_of
 from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_of
 from dinov3.runs.metrics import read_metrics
 from dinov3.runs.stage_record import StageRecord, read_stages
 from dinov3.runs.student_folders import student_folders
-from dinov3.pictures.curves import draw_panels, panels_of
-from dinov3.features.errors import FeatureError
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1180px;margin:2rem auto;padding:0 1rem}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dinov3.config.schema import Config
 from dinov3.distributed import siblings
-from dinov3.distributed.context import is_main
 from dinov3.distributed.agreement import same_on_all
+from dinov3.distributed.context import is_main
 from dinov3.runs.checkpoint import Checkpointer, step_of
 from dinov3.runs.lock import RunLock
 from dinov3.train import evidence

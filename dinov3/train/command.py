@@ -58,11 +58,11 @@ def execute(args: argparse.Namespace) -> int:
     from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
     from dinov3.distributed.context import is_loss_of_a_peer, teardown
     from dinov3.runs.checkpoint import CheckpointError
-    from dinov3.weights.own import WeightsError
     from dinov3.runs.lock import RunLocked
     from dinov3.train.loop import NonFiniteAbort
     from dinov3.train.stages import run_stages
     from dinov3.train.students import run_students
+    from dinov3.weights.own import WeightsError
 
     try:
         if students:
@@ -122,8 +122,8 @@ def said_elsewhere(error: Exception) -> bool:
     """Whether another process prints this error."""
     if "torch" not in sys.modules:  # too early for a group
         return os.environ.get("LOCAL_RANK", "0") != "0"
-    from dinov3.distributed.context import is_main
     from dinov3.distributed.agreement import is_said_by_another_run, is_shared
+    from dinov3.distributed.context import is_main
 
     return is_said_by_another_run(error) or (is_shared(error) and not is_main())
 

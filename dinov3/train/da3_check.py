@@ -20,9 +20,9 @@ from dinov3.data.loader import CropLoader
 from dinov3.distributed.context import setup
 from dinov3.engine import precision
 from dinov3.engine.model_randomness import seed_model_randomness
-from dinov3.pictures.token_sheet import covered, token_sheet, unnormalised
-from dinov3.pictures.pca import token_colours
 from dinov3.objectives.da3 import Da3
+from dinov3.pictures.pca import token_colours
+from dinov3.pictures.token_sheet import covered, token_sheet, unnormalised
 from dinov3.teachers.da3 import Da3Teacher
 from dinov3.train.command import fail
 from dinov3.train.dataset import checked_source

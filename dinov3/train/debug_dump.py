@@ -14,8 +14,8 @@ from dinov3.contracts import CropBatch
 from dinov3.distributed.context import rank
 from dinov3.distributed.shard import whole
 from dinov3.runs.state import first_not_finite
-from dinov3.weights.tensor_file import write_tensor_file
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.weights.tensor_file import write_tensor_file
 
 
 def write_dump(

@@ -15,18 +15,18 @@ from dinov3.config.schema import Config
 from dinov3.data.sources import parse_dataset
 from dinov3.distributed.collectives import broadcast_object
 from dinov3.distributed.context import is_main
-from dinov3.runs import manifest
-from dinov3.runs.checkpoint import step_of
-from dinov3.runs.metrics import read_metrics
-from dinov3.pictures.curves import curves
 from dinov3.eval.knn import knn_accuracy
 from dinov3.eval.linear import fit_linear
-from dinov3.pictures.pca import pca_sheet
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import SourceImages, class_tokens
 from dinov3.losses.diagnostics import feature_spread, rankme
 from dinov3.models.backbone import Backbone
+from dinov3.pictures.curves import curves
+from dinov3.pictures.pca import pca_sheet
+from dinov3.runs import manifest
+from dinov3.runs.checkpoint import step_of
+from dinov3.runs.metrics import read_metrics
 from dinov3.train.forgetting import measure_drift
 from dinov3.train.loop import Training
 

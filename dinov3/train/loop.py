@@ -20,13 +20,13 @@ from dinov3.distributed import siblings
 from dinov3.distributed.collectives import all_reduce_mean, all_reduce_min
 from dinov3.distributed.context import rank
 from dinov3.distributed.shard import local
+from dinov3.engine.optim import apply_schedules, clip_per_submodule
+from dinov3.engine.schedules import Schedules, StepSchedule
 from dinov3.runs.background import Background
 from dinov3.runs.checkpoint import Saved
 from dinov3.runs.faults import Point, hit
 from dinov3.runs.metrics import ProgressLine
-from dinov3.engine.optim import apply_schedules, clip_per_submodule
 from dinov3.runs.records import Records
-from dinov3.engine.schedules import Schedules, StepSchedule
 from dinov3.runs.signals import StopRequest
 from dinov3.runs.watchdog import Watchdog
 from dinov3.train.accumulation import accumulate

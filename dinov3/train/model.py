@@ -7,16 +7,16 @@ import torch
 from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
 from dinov3.data.errors import DataError
-from dinov3.engine import precision
 from dinov3.distributed.agreement import same_fate
+from dinov3.engine import precision
 from dinov3.runs.checkpoint import CheckpointError
-from dinov3.weights.own import WeightsError
 from dinov3.runs.manifest import read_train_state
-from dinov3.weights.pretrained import report_from
 from dinov3.train.adapters import prepare_to_continue
-from dinov3.train.start_from import take_over
 from dinov3.train.resume import Start
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.train.start_from import take_over
+from dinov3.weights.own import WeightsError
+from dinov3.weights.pretrained import report_from
 
 START_UP_ERRORS = (ConfigError, DataError, WeightsError, CheckpointError, OSError)
 

@@ -16,8 +16,8 @@ from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
 from dinov3.data.sources.mixture import title
 from dinov3.distributed import siblings
-from dinov3.distributed.context import is_main
 from dinov3.distributed.agreement import one_fate, same_on_all
+from dinov3.distributed.context import is_main
 from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_folders, step_of
 from dinov3.runs.manifest import problem_with, read_train_state
 

@@ -23,29 +23,29 @@ from dinov3.data.loader import CropLoader
 from dinov3.data.sources import Source
 from dinov3.distributed import context, siblings
 from dinov3.distributed.agreement import one_fate, same_fate, same_on_all
+from dinov3.engine.optim import build_optimizer
+from dinov3.engine.schedules import Schedules, build_schedules
 from dinov3.runs.checkpoint import load_tensors, step_of
 from dinov3.runs.lock import RunLock, RunLocked
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.metrics import ProgressLine
-from dinov3.engine.optim import build_optimizer
 from dinov3.runs.records import open_records, refuse_missing_packages
-from dinov3.engine.schedules import Schedules, build_schedules
+from dinov3.runs.run_log import run_log
 from dinov3.runs.signals import StopRequest
 from dinov3.runs.state import allocate_optimizer_state, training_tensors
 from dinov3.runs.watchdog import Watchdog
 from dinov3.train import evidence
-from dinov3.train.alarms import ALARMS, Alarms
-from dinov3.train.model import START_UP_ERRORS, build_model
-from dinov3.train.dataset import checked_source, record_damage, usable_workers
 from dinov3.train.after_kill import is_finished
-from dinov3.train.start_from import add_beginning, counters_after, take_over_moments
+from dinov3.train.alarms import ALARMS, Alarms
+from dinov3.train.banner import start_up_block
+from dinov3.train.dataset import checked_source, record_damage, usable_workers
+from dinov3.train.early_stop import forgotten, stop_forgetting, stop_here
 from dinov3.train.loop import Counters, Training, train
+from dinov3.train.model import START_UP_ERRORS, build_model
 from dinov3.train.resume import Start, changed_batch, compare_with_start, find_start, roll_back
-from dinov3.runs.run_log import run_log
 from dinov3.train.saving import Saver
 from dinov3.train.ssl_meta_arch import SSLMetaArch
-from dinov3.train.banner import start_up_block
-from dinov3.train.early_stop import forgotten, stop_forgetting, stop_here
+from dinov3.train.start_from import add_beginning, counters_after, take_over_moments
 
 log = logging.getLogger("dinov3")
 # Everything a run writes.

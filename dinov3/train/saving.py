@@ -14,14 +14,14 @@ import torch
 from dinov3 import __version__
 from dinov3.config.derived import largest_global_crop
 from dinov3.distributed import siblings
-from dinov3.distributed.context import is_main, second_group, world_size
 from dinov3.distributed.agreement import on_every
+from dinov3.distributed.context import is_main, second_group, world_size
 from dinov3.runs.checkpoint import Checkpointer, CheckpointError, Saved, step_folders, step_of
-from dinov3.weights.own import write_backbone
-from dinov3.weights.pretrained import as_json
 from dinov3.runs.snapshot import Snapshot
 from dinov3.runs.state import first_not_finite, training_tensors
 from dinov3.train.loop import NonFiniteAbort, Training
+from dinov3.weights.own import write_backbone
+from dinov3.weights.pretrained import as_json
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,8 @@ from dinov3.contracts import CropBatch, Features, StepContext, StudentView
 from dinov3.distributed import siblings
 from dinov3.distributed.parallel import ALONE
 from dinov3.distributed.shard import gather
-from dinov3.weights.own import load_model, without_aliases
 from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
 from dinov3.engine.precision import Precision
-from dinov3.weights.pretrained import LoadReport, load_start
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import build_backbone
 from dinov3.models.lora import merged_parameters
@@ -28,13 +26,15 @@ from dinov3.objectives.ibot import Ibot
 from dinov3.teachers.frozen import frozen_features
 from dinov3.teachers.gram import GramTeacher, Grid, resized_patches
 from dinov3.teachers.shared import divide, shared_logits
+from dinov3.train.parallelize import choose_parallel, parallelize
 from dinov3.train.parts import (
     build_da3_teacher,
     build_distillation_teacher,
     build_feature_teacher,
     build_objectives,
 )
-from dinov3.train.parallelize import choose_parallel, parallelize
+from dinov3.weights.own import load_model, without_aliases
+from dinov3.weights.pretrained import LoadReport, load_start
 
 N_GLOBAL_CROPS = 2
 

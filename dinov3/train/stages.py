@@ -24,20 +24,20 @@ from dinov3.config.stages import EARLIER, Stage
 from dinov3.data.errors import DataError
 from dinov3.distributed import context
 from dinov3.distributed.agreement import same_fate, same_on_all
+from dinov3.engine.schedules import build_schedules
+from dinov3.models.build import build_backbone
+from dinov3.objectives.dino import Dino
+from dinov3.objectives.ibot import Ibot
 from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_folders, step_of
 from dinov3.runs.lock import RunLock, RunLocked
 from dinov3.runs.records import refuse_missing_packages
-from dinov3.engine.schedules import build_schedules
 from dinov3.runs.signals import StopRequest
 from dinov3.runs.stage_record import NAME as RECORD
 from dinov3.runs.stage_record import StageRecord, read_stages, update_stage, write_stages
 from dinov3.runs.student_folders import student_folders
-from dinov3.models.build import build_backbone
-from dinov3.objectives.dino import Dino
-from dinov3.objectives.ibot import Ibot
-from dinov3.train.model import START_UP_ERRORS
-from dinov3.train.dataset import checked_source
 from dinov3.train.after_kill import is_closed, is_tidy, tidy
+from dinov3.train.dataset import checked_source
+from dinov3.train.model import START_UP_ERRORS
 from dinov3.train.resume import changed_keys, changed_since, find_start
 from dinov3.train.run import put_aside, run
 

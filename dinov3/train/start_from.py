@@ -12,12 +12,12 @@ from torch import Tensor
 from dinov3.config.schema import Config
 from dinov3.distributed.agreement import same_on_all
 from dinov3.runs.checkpoint import CheckpointError, fill_tensors, stored_shapes
-from dinov3.weights.own import checkpoint_in
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.state import named_optimizer_tensors
 from dinov3.train.loop import Counters
 from dinov3.train.resume import Start
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.weights.own import checkpoint_in
 
 STUDENT, EMA = "student", "model_ema"
 OPTIMIZER = "optimizer.state."

@@ -12,13 +12,13 @@ import yaml
 from dinov3 import __version__
 from dinov3.config.dump import redacted, to_dict
 from dinov3.config.schema import Config
-from dinov3.weights.own import checkpoint_in
-from dinov3.weights.fingerprint import fingerprint
-from dinov3.weights.formats import Written
-from dinov3.runs.manifest import read_train_state
-from dinov3.runs.metrics import read_metrics
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
+from dinov3.runs.manifest import read_train_state
+from dinov3.runs.metrics import read_metrics
+from dinov3.weights.fingerprint import fingerprint
+from dinov3.weights.formats import Written
+from dinov3.weights.own import checkpoint_in
 
 MARK = "<!-- written by dinov3 export -->"
 RELEASED_TERMS = (

@@ -16,19 +16,19 @@ from dinov3.distributed import context
 from dinov3.distributed.collectives import all_reduce_mean
 from dinov3.distributed.parallel import choose
 from dinov3.distributed.shard import local, shard, whole
-from dinov3.runs.checkpoint import load_tensors, read_tensors, step_folders
-from dinov3.weights.own import load_backbone
-from dinov3.runs.metrics import read_metrics
 from dinov3.engine.optim import build_optimizer, clip_per_submodule
 from dinov3.engine.precision import Precision
-from dinov3.runs.state import allocate_optimizer_state, digest, training_tensors
 from dinov3.models.convnext import ConvNeXt
+from dinov3.runs.checkpoint import load_tensors, read_tensors, step_folders
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.state import allocate_optimizer_state, digest, training_tensors
 from dinov3.teachers.da3 import Da3Teacher
 from dinov3.train import run
-from dinov3.train.model import build_model
 from dinov3.train.command import main
+from dinov3.train.model import build_model
 from dinov3.train.parallelize import blocks_of
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.weights.own import load_backbone
 from tests.distributed.processes import Phase, Run, run_phases
 from tests.train.tiny import command, tiny_config
 

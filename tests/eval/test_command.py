@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from dinov3.cli import main
-from dinov3.weights.own import write_backbone
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.weights.own import write_backbone
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
-from dinov3.runs.state import digest
 from dinov3.launch import local, slurm
 from dinov3.launch.job import TorchrunJob, TrainingJob
 from dinov3.launch.resources import Resources
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.state import digest
 from tests.train.tiny import command
 
 TIMES = ("images_per_second", "data_wait")

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from dinov3.config.load import load_config
 from dinov3.contracts import CropBatch, StepContext, StudentView
-from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.weights.own import load_backbone, write_backbone
-from dinov3.runs.metrics import read_metrics
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.objectives.feature_anchor import FeatureAnchor
 from dinov3.objectives.feature_distillation import PROJECTOR, FeatureDistillation
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.metrics import read_metrics
 from dinov3.teachers.frozen import FeatureTeacher
 from dinov3.train.command import main
+from dinov3.weights.own import load_backbone, write_backbone
 from tests.train.tiny import command
 
 N, P, D = 4, 9, 6  # crops, patches, width

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from dinov3.models.lora import merged_parameters
 from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.weights.own import load_backbone
 from dinov3.runs.metrics import read_metrics
 from dinov3.runs.state import digest
-from dinov3.models.lora import merged_parameters
-from dinov3.train.command import main
 from dinov3.train.adapters import prepare_to_continue
+from dinov3.train.command import main
 from dinov3.train.forgetting import reason_to_stop
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.weights.own import load_backbone
 from tests.train.tiny import command, tiny_config
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from dinov3.contracts import CropBatch
 from dinov3.data.loader import CropLoader
 from dinov3.data.sources import parse_dataset
-from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import StepSchedule
-from dinov3.runs.state import digest
 from dinov3.models.da3 import VARIANTS, DA3Spec
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.metrics import read_metrics
+from dinov3.runs.state import digest
 from dinov3.train.command import main
 from dinov3.train.loop import train_step
 from dinov3.train.ssl_meta_arch import SSLMetaArch

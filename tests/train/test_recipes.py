@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dinov3.config.load import load_config, load_stages
-from dinov3.runs.checkpoint import step_folders
-from dinov3.weights.own import write_backbone
-from dinov3.runs.metrics import read_metrics
 from dinov3.models.build import build_backbone
+from dinov3.runs.checkpoint import step_folders
+from dinov3.runs.metrics import read_metrics
 from dinov3.train.command import main
+from dinov3.weights.own import write_backbone
 from tests.train.three_stages import FOLDERS, command
 from tests.train.tiny import OVERRIDES
 

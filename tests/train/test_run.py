@@ -16,12 +16,12 @@ from PIL import Image
 from dinov3 import __version__
 from dinov3.data.sources.synthetic import Synthetic
 from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.weights.own import load_backbone
 from dinov3.runs.lock import RunLock
 from dinov3.runs.metrics import read_metrics
 from dinov3.runs.state import digest
 from dinov3.train import loop
 from dinov3.train.command import main
+from dinov3.weights.own import load_backbone
 from tests.train.tiny import TOTAL_STEPS, command
 
 TIMES = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_blocked_seconds", "checkpoint_bytes")

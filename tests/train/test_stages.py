@@ -16,15 +16,15 @@ import yaml
 from dinov3.cli import main as cli
 from dinov3.config.load import load_stages
 from dinov3.runs.checkpoint import CheckpointError, read_tensors, step_folders
-from dinov3.weights.own import load_backbone
 from dinov3.runs.lock import RunLock
 from dinov3.runs.stage_record import read_stages, update_stage
 from dinov3.train import loop
-from dinov3.train.model import build_model
 from dinov3.train.command import main
-from dinov3.train.start_from import add_beginning
+from dinov3.train.model import build_model
 from dinov3.train.resume import Start
 from dinov3.train.stages import plan_stages
+from dinov3.train.start_from import add_beginning
+from dinov3.weights.own import load_backbone
 from tests.pictures.test_run_page import Balance
 from tests.train.test_run import assert_identical, numbers
 from tests.train.three_stages import FOLDERS, STEPS, command, write
