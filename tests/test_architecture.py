@@ -11,13 +11,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MAX_FILE, MAX_FUNCTION, MAX_ROOM = 400, 60, 3000
 
-CORE = {"contracts", "config", "distributed"}
+CORE = {"system", "contracts", "config", "distributed"}
 FILES = CORE | {"models", "losses", "data", "runs", "weights"}
 NUMERICS = FILES | {"engine", "features"}
 ALLOWED: dict[str, set[str]] = {
+    "system": set(),
     "contracts": set(),
-    "config": {"contracts"},
-    "distributed": {"contracts", "config"},
+    "config": {"system", "contracts"},
+    "distributed": {"system", "contracts", "config"},
     "models": CORE,
     "losses": CORE,
     "data": CORE,

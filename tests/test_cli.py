@@ -24,7 +24,7 @@ def test_a_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "gradient norm" in out
     assert "default  3.0" in out
-    assert "dinov3/train/loop.py" in out
+    assert "dinov3/engine/trainer.py" in out
 
 
 def test_an_unknown_key_is_one_line_and_78(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +58,6 @@ def test_ctrl_c_is_one_word_and_no_traceback(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dinov3.config.explain.explain", interrupted)
+    monkeypatch.setattr("dinov3.config.command.explain", interrupted)
     assert cli.main(["config", "explain", "optim"]) == 130
     assert capsys.readouterr().err == "interrupted\n"

@@ -71,7 +71,7 @@ class StudentConfig:
     arch: Arch = key("vit_large", "backbone; vit_tiny is ours, for small tests")
     patch_size: int = key(16, "side of a patch; 32 for a ConvNeXt", unit="px", ge=1)
     freeze_blocks: int = key(0, "hold the tokens, the patch embedding and so many first blocks; 0: none", ge=0)
-    drop_path_rate: float = key(0.3, "share of the images that skip a residual branch", ge=0, lt=1)
+    drop_path_rate: float = key(0.3, "share of the images that skip a residual branch", ge=0, lt=1, fixed=False)
     layerscale: float | None = key(1e-05, "initial LayerScale; null or 0: no LayerScale", ge=0)
     pretrained_weights: str = key(
         "",
@@ -79,7 +79,9 @@ class StudentConfig:
         "a DCP folder, a run or an export of ours; heads start fresh when it has none",
     )
     pretrained_allow: list[str] = key(
-        [], "tensors (names, beginnings or patterns) and student.* keys in which the given weights may differ"
+        [],
+        "tensors (names, beginnings or patterns) and student.* keys in which the given weights may differ",
+        fixed=False,
     )
     ffn_layer: Literal["mlp", "swiglu", "swiglu32", "swiglu64", "swiglu128"] = key(
         "mlp", "feed-forward block; the number is what the hidden width is rounded up to a multiple of"
@@ -110,8 +112,8 @@ class StudentConfig:
     pos_embed_rope_jitter_coords: float | None = key(None, "each axis scales by up to this factor, in training", ge=1)
     pos_embed_rope_rescale_coords: float | None = key(None, "both axes scale by up to this factor, in training", ge=1)
     pos_embed_rope_dtype: Dtype = key("bf16", "number format RoPE is computed in")
-    fp8_enabled: bool = key(False, "fp8 matrix products in linear layers")
-    fp8_filter: str = key("blocks", "layers in fp8: a regular expression found in their name")
+    fp8_enabled: bool = key(False, "fp8 matrix products in linear layers", fixed=False)
+    fp8_filter: str = key("blocks", "layers in fp8: a regular expression found in their name", fixed=False)
     embed_dim: int | None = key(None, "width; null: the arch's own", ge=1)
     depth: int | None = key(None, "number of blocks; null: the arch's own", ge=1)
     num_heads: int | None = key(None, "attention heads; null: the arch's own", ge=1)

@@ -49,6 +49,16 @@ class StepSchedule:
     momentum: float
     teacher_temp: float
 
+    def row(self) -> dict[str, float]:
+        """Under the names of metrics.jsonl, which are DINOv3's."""
+        return {
+            "lr": self.lr,
+            "last_layer_lr": self.last_layer_lr,
+            "wd": self.wd,
+            "mom": self.momentum,
+            "teacher_temp": self.teacher_temp,
+        }
+
 
 @dataclass(frozen=True)
 class Schedules:

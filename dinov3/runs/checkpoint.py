@@ -37,8 +37,10 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from dinov3.distributed.collectives import Group, broadcast_object
 from dinov3.distributed.context import is_main, rank, world_size
 from dinov3.runs import manifest
-from dinov3.distributed.agreement import SharedFailure, in_one_line, on_every, on_main
+from dinov3.distributed.agreement import SharedFailure, in_one_line, every_process, main_process
 from dinov3.runs.faults import Point, hit
+from dinov3.system.errors import EXIT_IO, Foreseeable
+from dinov3.system.files import flush
 from dinov3.runs.manifest import FORMAT_VERSION, describe_file, problem_with, quick_problem_with
 
 log = logging.getLogger(__name__)
@@ -48,8 +50,10 @@ SHOWN = 3  # damaged checkpoints in a message
 MARGIN = 1.1  # of the size of a save: file headers, the backbone beside the state
 
 
-class CheckpointError(Exception):
+class CheckpointError(Foreseeable):
     """A checkpoint cannot be written or read; the message names the file and says what to do."""
+
+    code = EXIT_IO
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,6 @@ class Saved:
     folder: Path
     seconds: float
     size: int  # bytes
-
-
-def flush(path: Path) -> None:
-    """Force a file or a folder's entries to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def step_folders(run: Path) -> list[Path]:
@@ -129,7 +124,7 @@ class Checkpointer:
     def tidy(self, newest: Path | None) -> list[Path]:
         """Remove what ``left_over`` names, and name it. Every process must call it. Raises CheckpointError on all."""
         try:
-            return on_main(lambda: self._tidy(newest), self.group)
+            return main_process(lambda: self._tidy(newest), self.group)
         except SharedFailure as error:
             raise CheckpointError(f"{self.folder}: {error}") from error
 
@@ -159,7 +154,7 @@ class Checkpointer:
         self._write(final, tensors, info, write_extras)
         seconds = time.perf_counter() - started
         try:
-            on_main(lambda: self._prune(newest=final), self.group)
+            main_process(lambda: self._prune(newest=final), self.group)
         except SharedFailure as error:
             log.warning("old checkpoints in %s stay: %s", self.folder, error)
         return Saved(final, seconds, _size(final))
@@ -176,13 +171,13 @@ class Checkpointer:
         attempt = broadcast_object(f"{os.getpid()}-{time.time_ns():x}", self.group)
         temporary = self.folder / f".tmp-{step:08d}.{attempt}"
         try:
-            if on_main(lambda: final.exists() and problem_with(final) is None, self.group):
+            if main_process(lambda: final.exists() and problem_with(final) is None, self.group):
                 return
-            on_main(lambda: self._open(temporary, _bytes_of(tensors)), self.group)
-            on_every(lambda: save_tensors(tensors, temporary / "state", self.group), self.group)
-            files = on_every(lambda: _seal_own(temporary / "state", step), self.group)
+            main_process(lambda: self._open(temporary, _bytes_of(tensors)), self.group)
+            every_process(lambda: save_tensors(tensors, temporary / "state", self.group), self.group)
+            files = every_process(lambda: _seal_own(temporary / "state", step), self.group)
             merged = {k: v for part in files for k, v in part.items()}
-            on_main(lambda: self._commit(temporary, final, step, merged, info, write_extras), self.group)
+            main_process(lambda: self._commit(temporary, final, step, merged, info, write_extras), self.group)
         except SharedFailure as error:
             if is_main():
                 shutil.rmtree(temporary, ignore_errors=True)

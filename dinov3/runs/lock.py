@@ -12,15 +12,18 @@ from pathlib import Path
 from types import TracebackType
 
 from dinov3.config.output import check_output_folder
-from dinov3.distributed.agreement import same_on_all
+from dinov3.distributed.agreement import main_decides
+from dinov3.system.errors import EXIT_LOCKED, Foreseeable
 
 log = logging.getLogger(__name__)
 HEARTBEAT = 20.0  # seconds between two signs of life
 STALE = 3  # so many without one, and the holder is gone
 
 
-class RunLocked(Exception):
+class RunLocked(Foreseeable):
     """Another process is at work in this folder: it trains, or writes features."""
+
+    code = EXIT_LOCKED
 
 
 class RunLock:
@@ -58,8 +61,8 @@ class RunLock:
             ) from error
 
     def __enter__(self) -> RunLock:
-        same_on_all(lambda: check_output_folder(self.path.parent, "folder"), OSError)
-        same_on_all(self._acquire, RunLocked)
+        main_decides(lambda: check_output_folder(self.path.parent, "folder"))
+        main_decides(self._acquire)
         return self
 
     def _acquire(self) -> None:

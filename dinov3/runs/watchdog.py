@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dinov3.config.errors import EXIT_HANG
+from dinov3.system.errors import EXIT_HANG
 from dinov3.distributed.context import rank
 
 # Seconds after which the interpreter itself is taken to be stuck (a C function that never lets go of Python's lock, so

@@ -8,12 +8,12 @@ import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dinov3.config.errors import EXIT_DONE
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_folder
 from dinov3.config.schema import Config
 from dinov3.data.errors import DataError, TooManyBadSamples
 from dinov3.data.sources import Source, open_dataset
+from dinov3.system.errors import EXIT_DONE
 
 REPORT, SHEET = "report.json", "crops.png"
 

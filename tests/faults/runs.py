@@ -20,8 +20,8 @@ from PIL import Image
 
 from dinov3.runs.checkpoint import read_tensors, step_folders
 from dinov3.runs.manifest import problem_with
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
 from tests.train.tiny import overrides
 
 MEASURED = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_blocked_seconds", "checkpoint_bytes")
@@ -149,7 +149,7 @@ class Job:
     def wait_for_step(self, step: int, seconds: float = 30) -> None:
         """Return when ``step`` is in metrics.jsonl."""
         end = time.monotonic() + seconds
-        while not any(row["iteration"] >= step for row in read_metrics(self.out / "metrics.jsonl")):
+        while not any(row["iteration"] >= step for row in read_rows(self.out / "metrics.jsonl")):
             assert time.monotonic() < end, f"step {step} was not reached: {self.text()[-3000:]}"
             time.sleep(0.005)
 
@@ -173,7 +173,7 @@ def history(out: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what is measured by a clock; floats as hex, so that equal means every bit."""
     return [
         {k: v.hex() if isinstance(v, float) else v for k, v in row.items() if k not in MEASURED}
-        for row in read_metrics(out / "metrics.jsonl")
+        for row in read_rows(out / "metrics.jsonl")
     ]
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from dinov3.config.schema import Config
 from dinov3.runs.checkpoint import CheckpointError, load_tensors, newest_valid, read_tensors, step_folders
 from dinov3.runs.manifest import FORMAT_VERSION, NAME, describe_file, problem_with, read_train_state
-from dinov3.runs.metrics import read_metrics
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
 from tests.faults.runs import Launcher, assert_same, history, whole
@@ -244,7 +244,7 @@ def test_f26_a_run_of_the_first_format_is_continued(tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(FORMAT_1, out)
     assert main(["--output-dir", str(out), *overrides(**TINIEST, train__max_steps=4)]) == 0
-    rows = read_metrics(out / "metrics.jsonl")
+    rows = read_rows(out / "metrics.jsonl")
     # recorded with the program that wrote it, uninterrupted
     recorded = ["0x1.70b7dcp+2", "0x1.6e498p+2", "0x1.5084aap+2", "0x1.473616p+2"]
     assert [r["total_loss"] for r in rows] == pytest.approx([float.fromhex(r) for r in recorded], rel=1e-4)

@@ -17,10 +17,11 @@ from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import build_schedules
+from dinov3.engine.step import train_step
 from dinov3.objectives.gram import select
 from dinov3.runs.state import allocate_optimizer_state, training_tensors
-from dinov3.train.loop import train_step
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.train.task import Pretraining
 from tests.golden.case import Case
 
 
@@ -120,7 +121,7 @@ def check_training(case: Case, cfg: Config) -> None:
         prefix = f"in/batch_it{step}/" if f"in/batch_it{step}/upperbound" in case.arrays else "in/batch/"
         now = schedules.at(step)
         result = train_step(
-            model, optimizer, now, batch_of(case, prefix), iteration=step, clip_grad=cfg.optim.clip_grad
+            Pretraining(model), optimizer, now, batch_of(case, prefix), step=step, clip_grad=cfg.optim.clip_grad
         )
         assert result.taken
         row = {"lr": now.lr, "wd": now.wd, "mom": now.momentum, "last_layer_lr": now.last_layer_lr}

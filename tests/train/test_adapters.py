@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from dinov3.eval.online.knn import Knn
 from dinov3.models.lora import merged_parameters
 from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
 from dinov3.train.adapters import prepare_to_continue
 from dinov3.train.command import main
-from dinov3.train.forgetting import reason_to_stop
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 from dinov3.weights.own import load_backbone
 from tests.train.tiny import command, tiny_config
@@ -157,7 +157,7 @@ ANCHOR: dict[str, object] = {"feature_anchor__enabled": "true", "feature_anchor_
 
 
 def evaluations(out: Path) -> list[dict[str, Any]]:
-    return read_metrics(out / "evaluation.jsonl")
+    return read_rows(out / "evaluation.jsonl")
 
 
 def test_the_anchor_holds_features_and_a_resumed_run_has_the_same_anchor(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_without_masks_the_anchor_term_begins_at_zero(tmp_path: Path) -> None:
         "student__layerscale": 1.0,
     }
     assert main(command(tmp_path, train__max_steps=4, feature_anchor__enabled="true", **same)) == 0
-    rows = read_metrics(tmp_path / "metrics.jsonl")
+    rows = read_rows(tmp_path / "metrics.jsonl")
     assert rows[0]["feature_anchor_loss"] == pytest.approx(0, abs=1e-6)
     assert rows[-1]["feature_anchor_loss"] > 1e-4
     assert rows[-1]["feature_anchor_cls_cosine"] < 1
@@ -233,8 +233,8 @@ def test_a_fall_of_knn_accuracy_is_measured_from_the_first_one() -> None:
     cfg = tiny_config(evaluation__knn__train="a", evaluation__knn__test="b", evaluation__knn__period=1,
                       evaluation__knn__max_drop=0.02)  # fmt: skip
     rows = [{"step": i, "knn_accuracy": accuracy} for i, accuracy in enumerate((0.80, 0.85, 0.781, 0.779))]
-    assert [reason_to_stop(cfg, rows[: n + 1]) is None for n in range(4)] == [True, True, True, False]
-    assert "fell from 80.0 % to 77.9 %, by more than evaluation.knn.max_drop 0.02" in str(reason_to_stop(cfg, rows))
+    assert [Knn(cfg).stop(rows[: n + 1]) is None for n in range(4)] == [True, True, True, False]
+    assert "fell from 80.0 % to 77.9 %, by more than evaluation.knn.max_drop 0.02" in str(Knn(cfg).stop(rows))
 
 
 def test_what_a_start_without_a_checkpoint_measured_is_not_this_runs(tmp_path: Path) -> None:
@@ -245,6 +245,6 @@ def test_what_a_start_without_a_checkpoint_measured_is_not_this_runs(tmp_path: P
     assert main(command(out, **settings)) == 0
     shutil.rmtree(out / "ckpt")  # as if it had been killed before its first save
     assert main(command(out, student__embed_dim=32, student__num_heads=1, **settings)) == 0
-    assert [row["step"] for row in read_metrics(out / "evaluation.jsonl")] == [0, 1, 2]
-    assert read_metrics(out / "evaluation.jsonl")[0]["drift_cls_cosine"] == pytest.approx(1.0)
+    assert [row["step"] for row in read_rows(out / "evaluation.jsonl")] == [0, 1, 2]
+    assert read_rows(out / "evaluation.jsonl")[0]["drift_cls_cosine"] == pytest.approx(1.0)
     assert sorted(p.name for p in (out / "before-1").iterdir()) == ["drift_start.safetensors", "evaluation.jsonl"]

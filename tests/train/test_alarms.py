@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from dinov3.train.alarms import Alarms
+from dinov3.runs.alarms import Alarms
+from dinov3.runs.folder import RunFolder
+from dinov3.train.alarms import rules_for
 from dinov3.train.command import main
 from tests.train.tiny import command, tiny_config
 
@@ -32,7 +34,7 @@ LONG = {
 
 
 def spoken(tmp_path: Path, rows: list[dict[str, Any]], total_steps: int = 1000) -> list[tuple[int, str]]:
-    alarms = Alarms(tiny_config(), tmp_path, total_steps)
+    alarms = Alarms(rules_for(tiny_config()), RunFolder(tmp_path), total_steps)
     return [(row["iteration"], text) for row in rows for text in alarms.look(row)]
 
 

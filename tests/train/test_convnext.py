@@ -10,8 +10,8 @@ import torch
 from dinov3 import features
 from dinov3.config.archs import CONVNEXT_ARCHS
 from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from tests.train.tiny import command
 
@@ -39,7 +39,7 @@ def test_a_convnext_is_trained_measured_saved_and_continued_bit_for_bit(
     labelled = {"evaluation__knn__train": "Synthetic:n=20:size=64", "evaluation__knn__test": "Synthetic:n=10:size=64"}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(words(whole, train__max_steps=4, **labelled)) == 0
-    assert [row["step"] for row in read_metrics(whole / "evaluation.jsonl")] == [0, 4]
+    assert [row["step"] for row in read_rows(whole / "evaluation.jsonl")] == [0, 4]
     assert main(words(stopped, train__max_steps=2, **labelled)) == 0
     assert main(words(stopped, train__max_steps=4, **labelled)) == 0
     states = [digest(read_tensors(step_folders(run)[-1] / "state", prefix="")) for run in (whole, stopped)]

@@ -15,12 +15,13 @@ from PIL import Image
 
 from dinov3 import __version__
 from dinov3.data.sources.synthetic import Synthetic
+from dinov3.engine import trainer
 from dinov3.runs.checkpoint import read_tensors, step_folders
 from dinov3.runs.lock import RunLock
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.state import digest
-from dinov3.train import loop
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
+from dinov3.train.ssl_meta_arch import SSLMetaArch
 from dinov3.weights.own import load_backbone
 from tests.train.tiny import TOTAL_STEPS, command
 
@@ -36,7 +37,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def numbers(out: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(out / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(out / "metrics.jsonl")]
 
 
 def final_state(out: Path) -> str:
@@ -67,7 +68,7 @@ def test_a_run_logs_every_step_once_with_every_term(reference: Path) -> None:
 
 
 def test_speed_is_that_of_the_steps_just_trained(reference: Path) -> None:
-    rows = read_metrics(reference / "metrics.jsonl")
+    rows = read_rows(reference / "metrics.jsonl")
     assert all(0 < r["data_wait"] < 1 for r in rows), "also after the pauses at steps 3, 6 and 9"
     assert all(r["images_per_second"] > 0 for r in rows)
 
@@ -89,15 +90,15 @@ def test_a_stopped_run_continues_bit_for_bit(reference: Path, tmp_path: Path) ->
 def test_a_signal_saves_and_the_same_command_continues_bit_for_bit(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.train_step
+    real = trainer.train_step
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
-        if kwargs["iteration"] == 6:
+        if kwargs["step"] == 6:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "train_step", interrupted)
+        patched.setattr(trainer, "train_step", interrupted)
         assert main(command(tmp_path)) == 85
     assert len(numbers(tmp_path)) in (7, 8), "at most one more step after the signal"
     assert main(command(tmp_path)) == 0
@@ -262,7 +263,7 @@ def test_a_truncated_shard_is_named_in_the_record_of_bad_samples(
     shard.write_bytes(data[: data.index(b"011.png\0") + 600])  # its header and a little more
     for out in (tmp_path / "listed", tmp_path / "list kept"):
         assert main(command(out, train__dataset_path=f"Tar:root={shard}", train__max_steps=1)) == 0
-        (row,) = read_metrics(out / "bad_samples.jsonl")
+        (row,) = read_rows(out / "bad_samples.jsonl")
         assert row["name"] == str(shard)
         assert row["reason"].startswith("damaged, 11 images before the damage are used: ")
 
@@ -288,13 +289,13 @@ def test_knn_of_the_ema_backbone_is_measured_before_and_after(
 
 
 def read_metrics_of_evaluation(out: Path) -> list[dict[str, Any]]:
-    return read_metrics(out / "evaluation.jsonl")
+    return read_rows(out / "evaluation.jsonl")
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], what: str) -> dict[int, str]:
     """Make the loss or a gradient of some steps non-finite; returns the state's digest before and after each step."""
     digests: dict[int, str] = {}
-    real = loop.SSLMetaArch.forward_backward
+    real = SSLMetaArch.forward_backward
 
     def bad(self: Any, batch: Any, *, teacher_temp: float, iteration: int) -> Any:
         digests[iteration] = digest(dict(self.state_dict()))
@@ -305,7 +306,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], what: str) -> d
             next(self.student["ibot_head"].parameters()).grad.view(-1)[0] = torch.inf
         return loss, terms
 
-    monkeypatch.setattr(loop.SSLMetaArch, "forward_backward", bad)
+    monkeypatch.setattr(SSLMetaArch, "forward_backward", bad)
     return digests
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinov3.config.errors import EXIT_CONFIG
 from dinov3.models.build import build_backbone
 from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.system.errors import EXIT_CONFIG
 from dinov3.train.command import main
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 from dinov3.weights.own import load_backbone
