@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dinov3.config.dump import redacted, to_dict
+from dinov3.config.dump import to_dict
+from dinov3.config.redaction import redacted
 from dinov3.config.output import check_output_file
 from dinov3.config.schema import Config
 from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_of

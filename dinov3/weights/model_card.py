@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from dinov3 import __version__
-from dinov3.config.dump import redacted, to_dict
+from dinov3.config.dump import to_dict
+from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.weights.own import checkpoint_in
 from dinov3.weights.fingerprint import fingerprint
