@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dinov3 import __version__
+from dinov3.config.arguments import unrecognised
 from dinov3.config.errors import EXIT_CONFIG, EXIT_IO, EXIT_LOCKED, ConfigError
 from dinov3.train import command as train_command
 
@@ -31,10 +32,11 @@ EXPORT_FORMATS = ("meta", "safetensors", "hf", "timm", "onnx")
 
 def _config(args: argparse.Namespace) -> int:
     from dinov3.config.default_yaml import default_yaml
-    from dinov3.config.explain import explain
+    from dinov3.config.explain import explain, search
 
+    answers = {"explain": lambda: explain(args.key), "search": lambda: search(args.words), "default": default_yaml}
     try:
-        print(explain(args.key) if args.action == "explain" else default_yaml(), end="")
+        print(answers[args.action](), end="")
     except ConfigError as error:
         return train_command.fail(error, EXIT_CONFIG)
     return 0
@@ -95,6 +97,8 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     actions = config.add_subparsers(required=True, dest="action", metavar="action")
     explain = actions.add_parser("explain", help="meaning, unit, default and readers of a key or block")
     explain.add_argument("key", help="for example optim.lr, or a block: optim")
+    search = actions.add_parser("search", help="the keys that speak of a word")
+    search.add_argument("words", nargs="+", metavar="WORD", help="for example: mask, or: learning rate")
     actions.add_parser("default", help="print the default config with comments")
     config.set_defaults(call=_config)
 
@@ -103,7 +107,9 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     )
     da3.add_argument("--config-file", type=Path, help="YAML with da3.enabled: true")
     da3.add_argument("--out", type=Path, help="PNG to write: crops, masks, the tokens of both as colours")
-    da3.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. da3.random_init=true")
+    da3.add_argument(
+        "opts", nargs="*", metavar="key=value", help="overrides, e.g. da3.variant=small train.dataset_path=PHOTOS"
+    )
     da3.set_defaults(call=_da3_check)
 
     for name, (module, text) in COMMANDS.items():
@@ -139,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and hasattr(args, "opts") and not any(word.startswith("-") for word in rest):
         args.opts += rest
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(unrecognised(rest, argv, takes_overrides=hasattr(args, "opts")))
     try:
         code: int = args.call(args)
         sys.stdout.flush()

@@ -16,6 +16,7 @@ import torch
 
 from dinov3.config.derived import images_per_process
 from dinov3.config.dump import to_dict, to_yaml
+from dinov3.config.checks_continued import refuse_an_idle_backbone
 from dinov3.config.errors import EXIT_DONE, EXIT_FORGOTTEN, EXIT_PREEMPTED, ConfigError
 from dinov3.config.schema import Config
 from dinov3.data.bad_samples import BadSampleLog
@@ -112,8 +113,7 @@ def run(
     done = ([title] if title else []) + done
     done += [f"changed    {key}: {old!r} -> {new!r} since the start" for key, (old, new) in setup.changes.items()]
     done += changed_batch(setup.start, images_per_process(cfg) * context.world_size())
-    if model.head_warmup_steps >= until:
-        done.append(f"heads      the run ends at step {until}, so the backbone never trains: lower head_warmup.steps")
+    refuse_an_idle_backbone(cfg, heads_missing=model.heads_missing)
     with lock:
         if not resume:
             put_aside(out)

@@ -10,6 +10,7 @@ import yaml
 
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_students
+from dinov3.train.command import main as train
 
 Students = list[dict[str, Any]]
 
@@ -144,3 +145,17 @@ def test_a_mistake_in_a_students_file_names_that_file(tmp_path: Path) -> None:
     file = write(tmp_path)
     (tmp_path / "a.yaml").unlink()
     assert f"{tmp_path}/a.yaml" in problem(file)
+
+
+def test_a_published_key_without_effect_is_named_once_however_many_students_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {"b": {"student": {"arch": "vit_base"}, "train": {"saveckp_freq": 5}}}
+    file = write(tmp_path, files=files, train={"cache_dataset": True, "cell_augmentation": True})
+    main = ["--print-config", "--config-file", str(file)]
+    assert train(main) == 0
+    assert sorted(caplog.messages) == [
+        f"{tmp_path}/all.yaml: these published keys do nothing here: train.cache_dataset, train.cell_augmentation",
+        f"{tmp_path}/b.yaml: these published keys do nothing here: train.saveckp_freq",
+    ]
+    assert capsys.readouterr().out.count("# student") == 2
