@@ -19,6 +19,7 @@ from dinov3.config.errors import ConfigError, KeyProblem
 from dinov3.config.gram_source import resolve_gram_source
 from dinov3.config.names import accepts_list, accepts_text, hint_of, types_of_keys
 from dinov3.config.ignored import IGNORED
+from dinov3.config.official import as_published
 from dinov3.config.references import flat, resolve_references
 from dinov3.config.presets import fill_in_preset
 from dinov3.config.schema import Config
@@ -123,14 +124,14 @@ def _config_of(layers: list[Layer], stage: str) -> tuple[Config, Said]:
     try:
         resolve_references(tree)
         gave_way = fill_in_preset(tree, origin, [source for source, _ in layers])
-        cfg = _typed(tree, origin)
+        cfg, published = _typed(tree, origin)
     except KeyProblem as problem:
         source = _source_of(problem.key, origin, layers)
         if stage and not source.endswith(f": stage {stage}"):  # said for all stages, wrong in this one
             source = f"{source}: stage {stage}"
         raise ConfigError(source, problem.key, problem.problem) from None
     idle = {(source, key) for source, key in _what_does_nothing(cfg, origin, ignored)}
-    return cfg, Said(idle, [*gave_way, *_what_no_patch_sees(cfg, origin)])
+    return cfg, Said(idle, [*gave_way, *published, *_what_no_patch_sees(cfg, origin)])
 
 
 def _source_of(key: str, origin: dict[str, str], layers: list[Layer]) -> str:
@@ -205,8 +206,8 @@ def _merge(base: Tree, values: Tree) -> None:
             base[name] = value
 
 
-def _typed(tree: Tree, origin: dict[str, str]) -> Config:
-    """The dataclasses, with all limits and checks held."""
+def _typed(tree: Tree, origin: dict[str, str]) -> tuple[Config, list[str]]:
+    """The dataclasses, with all limits and checks held; and what is to be said of published keys."""
     default = Config()
     specs = {leaf.key: leaf for leaf in leaves(Config, default)}
     if tree["schedules"] is not None:
@@ -214,10 +215,11 @@ def _typed(tree: Tree, origin: dict[str, str]) -> Config:
             if key in specs and specs[key].spec.replaced_by:
                 _set_aside(tree, key, value, specs[key].default, specs[key].spec.replaced_by, origin)
     cfg = convert_block(tree, Config, "")
+    published = list(as_published(cfg, origin))
     refuse_unbuilt(dict(flat(asdict(cfg))), dict(flat(asdict(default))))
     resolve_gram_source(cfg.gram)
     check(cfg)
-    return cfg
+    return cfg, published
 
 
 def _set_aside(tree: Tree, key: str, value: Any, default: Any, replaced_by: str, origin: dict[str, str]) -> None:

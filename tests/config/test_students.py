@@ -87,8 +87,16 @@ def test_ranges_that_leave_out_or_share_a_process_are_refused(
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_with_the_nearest_that_can(tmp_path: Path) -> None:
     text = problem(write(tmp_path, global_batch_size=27))
-    assert text.endswith("global_batch_size: 27 cannot be shared out among 3 processes, 1 + 2: use 24 or 30")
-    assert problem(write(tmp_path, global_batch_size=2)).endswith("use 6")
+    assert text.endswith("global_batch_size: 27 cannot be shared out among 3 processes, 1 + 2: use 26 or 28")
+    assert problem(write(tmp_path, global_batch_size=1)).endswith("use 2")
+
+
+def test_a_batch_need_not_be_a_multiple_of_all_processes(tmp_path: Path) -> None:
+    """DINOv3's own file: 1,920 images, 48 + 48 + 80 + 120 processes."""
+    ends = [0, 48, 96, 176, 296]
+    students = [student(tmp_path, "ab"[i % 2], *ends[i : i + 2]) | {"name": f"s{i}"} for i in range(4)]
+    found = load_students(write(tmp_path, students, global_batch_size=1920))
+    assert [s.cfg.train.batch_size_per_gpu for s in found] == [40, 40, 24, 16]
 
 
 @pytest.mark.parametrize(
