@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dinov3 import __version__
+from dinov3.config.arguments import unrecognised
 from dinov3.distributed.report import report
 from dinov3.system import console
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and hasattr(args, "opts") and not any(word.startswith("-") for word in rest):
         args.opts += rest
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(unrecognised(rest, argv, takes_overrides=hasattr(args, "opts")))
     try:
         code: int = args.call(args)
         sys.stdout.flush()

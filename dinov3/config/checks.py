@@ -208,6 +208,16 @@ def distillation_has_its_files(cfg: Config) -> Problems:
             yield f"distillation.{name}", "is empty: give the frozen model's config and weights"
 
 
+def teacher_scale_has_a_teacher(cfg: Config) -> Problems:
+    scale = cfg.crops.teacher_to_student_resolution_scale
+    if scale != 1 and not cfg.distillation.enabled:
+        yield (
+            "crops.teacher_to_student_resolution_scale",
+            f"{scale:g} lies between a frozen teacher and its student, and there is none: set it to 1, "
+            "or distillation.enabled=true",
+        )
+
+
 def da3_sees_the_grid_of_the_student(cfg: Config) -> Problems:
     da3, crops, patch = cfg.da3, cfg.crops, cfg.student.patch_size
     if not da3.enabled:
@@ -313,6 +323,7 @@ CHECKS = (
     koleo_has_neighbours,
     gram_teacher_has_a_source,
     distillation_has_its_files,
+    teacher_scale_has_a_teacher,
     da3_sees_the_grid_of_the_student,
     mixed_data_all_have_weights,
     knn_has_both_sets,

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from dinov3.config.arguments import COMMAND_LINE, not_an_override
 from dinov3.config.checks import check
 from dinov3.config.convert import as_text, convert, convert_block
 from dinov3.config.default_yaml import default_yaml
@@ -18,9 +19,10 @@ from dinov3.config.errors import ConfigError, KeyProblem
 from dinov3.config.gram_source import resolve_gram_source
 from dinov3.config.ignored import IGNORED
 from dinov3.config.names import accepts_list, accepts_text, hint_of, types_of_keys
-from dinov3.config.presets import FIXED_BY_PRESET, RELEASED
+from dinov3.config.official import as_published
+from dinov3.config.presets import fill_in_preset
 from dinov3.config.references import flat, resolve_references
-from dinov3.config.schema import Config, StudentConfig
+from dinov3.config.schema import Config
 from dinov3.config.spec import block_of, is_optional, leaves
 from dinov3.config.stages import BLOCKS, NAMES, Layer, Stage, layers_of, names_of, refuse_later_stages
 from dinov3.config.students import Student, check_students, layers_of_students
@@ -30,7 +32,6 @@ from dinov3.config.yaml_file import Tree, parse_yaml, read_yaml
 __all__ = ["default_yaml", "load_config", "load_stages", "load_students", "parse_override", "to_dict", "to_yaml"]
 
 log = logging.getLogger(__name__)
-COMMAND_LINE = "command line"
 OVERRIDE = re.compile(r"([A-Za-z]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
 NULL_WORDS = {"null", "Null", "NULL", "~"}
 
@@ -46,30 +47,38 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 def load_stages(path: str | Path | None = None, overrides: Sequence[str] = ()) -> list[Stage]:
     """The configs of all stages in their order; one without a name for a file without ``stages``. Arguments as above."""
-    layers = _layers(path, overrides)
-    names = names_of(layers)
-    stages: list[Stage] = []
-    warnings: list[str] = []
-    for number, name in enumerate(names or [""], start=1):
-        earlier = [stage.name for stage in stages]
-        cfg, said = _config_of(layers_of(layers, name, earlier[-1] if earlier else None), name)
-        stages.append(Stage(name, number, cfg))
-        refuse_later_stages(stages[-1], earlier, layers[0][0] if layers else COMMAND_LINE)
-        warnings += said
-    for text in dict.fromkeys(warnings):  # the stages share most of the file
-        log.warning("%s", text)
+    stages, said = _stages(path, overrides)
+    _say(said)
     return stages
 
 
+def _stages(path: str | Path | None, overrides: Sequence[str]) -> tuple[list[Stage], list[Said]]:
+    layers = _layers(path, overrides)
+    names = names_of(layers)
+    stages: list[Stage] = []
+    said: list[Said] = []
+    for number, name in enumerate(names or [""], start=1):
+        earlier = [stage.name for stage in stages]
+        cfg, about = _config_of(layers_of(layers, name, earlier[-1] if earlier else None), name)
+        stages.append(Stage(name, number, cfg))
+        refuse_later_stages(stages[-1], earlier, layers[0][0] if layers else COMMAND_LINE)
+        said.append(about)
+    return stages, said
+
+
 def load_students(path: str | Path | None = None, overrides: Sequence[str] = ()) -> list[Student]:
-    """The configs of all students of a file whose ``multidistillation.enabled`` is true. Arguments as above."""
-    settings = load_config(path, overrides).multidistillation
-    layers, students = _layers(path, overrides), []
+    """The configs of all students of a file whose ``multidistillation.enabled`` is true. Arguments as above.
+
+    What ``load_stages`` says about the file itself is not said again.
+    """
+    first, common = _stages(path, overrides)
+    settings = first[0].cfg.multidistillation
+    layers, students, said = _layers(path, overrides), [], []
     for name, ranks, own in layers_of_students(settings, layers, 0 if path is None else 1, COMMAND_LINE):
-        cfg, said = _config_of(own, "")
+        cfg, about = _config_of(own, "")
         students.append(Student(name, ranks, cfg))
-        for text in said:
-            log.warning("student %s: %s", name, text)
+        said.append(about)
+    _say(said, common)
     check_students(students, layers[0][0])
     return students
 
@@ -80,7 +89,26 @@ def _layers(path: str | Path | None, overrides: Sequence[str]) -> list[Layer]:
     return [*files, *((COMMAND_LINE, parse_override(text)) for text in overrides)]
 
 
-def _config_of(layers: list[Layer], stage: str) -> tuple[Config, list[str]]:
+class Said(NamedTuple):
+    """What is to be said about a config that can be used."""
+
+    idle: set[tuple[str, str]]  # (who gave it, published key that does nothing here)
+    lines: list[str]
+
+
+def _say(parts: Sequence[Said], said_before: Sequence[Said] = ()) -> None:
+    """Warn of everything once, however many stages and students share a file: published keys in one line a source."""
+    idle = {pair for part in parts for pair in part.idle} - {pair for part in said_before for pair in part.idle}
+    lines = dict.fromkeys(line for part in parts for line in part.lines)
+    for source in sorted({source for source, _ in idle}):
+        keys = ", ".join(sorted(key for giver, key in idle if giver == source))
+        log.warning("%s: these published keys do nothing here: %s", source, keys)
+    for line in lines:
+        if not any(line in part.lines for part in said_before):
+            log.warning("%s", line)
+
+
+def _config_of(layers: list[Layer], stage: str) -> tuple[Config, Said]:
     """The config of one run, and what is to be said about it; ``stage``: its name, empty when there is only one."""
     tree: Tree = asdict(Config())
     origin: dict[str, str] = {}  # key -> who gave its value
@@ -95,31 +123,15 @@ def _config_of(layers: list[Layer], stage: str) -> tuple[Config, list[str]]:
         origin |= dict.fromkeys([*dropped, *(key for key, _ in flat(values))], source)
     try:
         resolve_references(tree)
-        _fill_in_preset(tree, origin)
-        cfg = _typed(tree, origin)
+        gave_way = fill_in_preset(tree, origin, [source for source, _ in layers])
+        cfg, published = _typed(tree, origin)
     except KeyProblem as problem:
         source = _source_of(problem.key, origin, layers)
         if stage and not source.endswith(f": stage {stage}"):  # said for all stages, wrong in this one
             source = f"{source}: stage {stage}"
         raise ConfigError(source, problem.key, problem.problem) from None
-    return cfg, [*_what_does_nothing(cfg, origin, ignored), *_what_no_patch_sees(cfg, origin)]
-
-
-def _fill_in_preset(tree: Tree, origin: dict[str, str]) -> None:
-    """Set what ``student.preset`` decides; KeyProblem when a key was given that says otherwise."""
-    student, name = tree["student"], tree["student"]["preset"]
-    if name not in RELEASED:
-        return  # null, or a word that the schema refuses
-    defaults = asdict(StudentConfig())
-    for key in dict.fromkeys((*FIXED_BY_PRESET, *RELEASED[name])):
-        wanted, given = RELEASED[name].get(key, defaults[key]), student[key]
-        if f"student.{key}" not in origin:
-            student[key] = wanted
-        elif key in FIXED_BY_PRESET and convert(given, hint_of(f"student.{key}"), f"student.{key}") != wanted:
-            raise KeyProblem(
-                f"student.{key}",
-                f"{as_text(given)}, but student.preset {name} has {as_text(wanted)}: remove one of the two",
-            )
+    idle = {(source, key) for source, key in _what_does_nothing(cfg, origin, ignored)}
+    return cfg, Said(idle, [*gave_way, *published, *_what_no_patch_sees(cfg, origin)])
 
 
 def _source_of(key: str, origin: dict[str, str], layers: list[Layer]) -> str:
@@ -133,7 +145,7 @@ def parse_override(text: str) -> Tree:
     """``a.b=value`` as ``{"a": {"b": value}}``. The value is YAML, but bare text where the key holds text."""
     match = OVERRIDE.fullmatch(text)
     if match is None:
-        raise ConfigError(COMMAND_LINE, text, "is not key=value")
+        raise ConfigError(COMMAND_LINE, text, not_an_override(text))
     key, raw = match.groups()
     if key == NAMES:
         return {NAMES: parse_yaml(raw, COMMAND_LINE, key)}
@@ -194,8 +206,8 @@ def _merge(base: Tree, values: Tree) -> None:
             base[name] = value
 
 
-def _typed(tree: Tree, origin: dict[str, str]) -> Config:
-    """The dataclasses, with all limits and checks held."""
+def _typed(tree: Tree, origin: dict[str, str]) -> tuple[Config, list[str]]:
+    """The dataclasses, with all limits and checks held; and what is to be said of published keys."""
     default = Config()
     specs = {leaf.key: leaf for leaf in leaves(Config, default)}
     if tree["schedules"] is not None:
@@ -203,10 +215,11 @@ def _typed(tree: Tree, origin: dict[str, str]) -> Config:
             if key in specs and specs[key].spec.replaced_by:
                 _set_aside(tree, key, value, specs[key].default, specs[key].spec.replaced_by, origin)
     cfg = convert_block(tree, Config, "")
+    published = list(as_published(cfg, origin))
     refuse_unbuilt(dict(flat(asdict(cfg))), dict(flat(asdict(default))))
     resolve_gram_source(cfg.gram)
     check(cfg)
-    return cfg
+    return cfg, published
 
 
 def _set_aside(tree: Tree, key: str, value: Any, default: Any, replaced_by: str, origin: dict[str, str]) -> None:
@@ -218,13 +231,12 @@ def _set_aside(tree: Tree, key: str, value: Any, default: Any, replaced_by: str,
         tree[block][name] = default
 
 
-def _what_does_nothing(cfg: Config, origin: dict[str, str], ignored: list[str]) -> Iterator[str]:
-    """One warning a source for published keys that were set and change nothing here."""
+def _what_does_nothing(cfg: Config, origin: dict[str, str], ignored: list[str]) -> Iterator[tuple[str, str]]:
+    """Source and name of published keys that were set and change nothing here."""
     values = dict(flat(asdict(cfg)))
     dead = [x.key for x in leaves(Config, Config()) if x.spec.dead and values.get(x.key) != x.default]
-    for source in dict.fromkeys(origin[key] for key in (*ignored, *dead)):
-        keys = sorted(key for key in (*ignored, *dead) if origin[key] == source)
-        yield f"{source}: these published keys do nothing here: {', '.join(keys)}"
+    for key in (*ignored, *dead):
+        yield origin[key], key
 
 
 def _what_no_patch_sees(cfg: Config, origin: dict[str, str]) -> Iterator[str]:

@@ -258,10 +258,16 @@ class WorkerPool:
         for connection in self._connections:
             if connection in talking:
                 self._take_in(connection)
-        for process in self._processes:
+        for process, connection in zip(self._processes, self._connections, strict=True):
             if process.sentinel in talking:
+                self._hear_out(connection)
                 raise LoaderError(self._death_of(process))
         return bool(talking)
+
+    def _hear_out(self, connection: Connection) -> None:
+        """Take in what a worker that has ended still said: its end may be seen before its last words, a traceback."""
+        while connection.poll():  # True at the end of the pipe too, where _take_in raises
+            self._take_in(connection)
 
     def _take_in(self, connection: Connection) -> None:
         try:

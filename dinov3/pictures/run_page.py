@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dinov3.config.dump import redacted, to_dict
+from dinov3.config.dump import to_dict
 from dinov3.config.output import check_output_file
+from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
 from dinov3.pictures.curves import draw_panels, panels_of

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dinov3.config.arguments import refuse_a_model_nobody_chose, unrecognised
 from dinov3.config.dump import to_yaml
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_stages, load_students
@@ -70,8 +71,13 @@ def configured(args: argparse.Namespace) -> tuple[list[Stage], list[Student]]:
         raise ConfigError("command line", "--resume-from", "contradicts --no-resume: give one of them")
     opts = [*args.opts, *["multidistillation.enabled=true"] * args.multi_distillation]
     stages = load_stages(args.config_file, opts)
-    several = stages[0].cfg.multidistillation.enabled
-    return stages, load_students(args.config_file, opts) if several else []
+    if not args.print_config:
+        refuse_a_model_nobody_chose(args.config_file, opts)
+    students = load_students(args.config_file, opts) if stages[0].cfg.multidistillation.enabled else []
+    if args.print_config and args.output_dir:
+        for cfg in (*(stage.cfg for stage in stages), *(student.cfg for student in students)):
+            cfg.train.output_dir = str(args.output_dir)
+    return stages, students
 
 
 def heading(run: Stage | Student) -> str:
@@ -86,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.prepare()
     parser = argparse.ArgumentParser(prog="python -m dinov3.train", description="Train a backbone without labels.")
     add_arguments(parser)
-    args = parser.parse_intermixed_args(argv)
+    args, rest = parser.parse_known_intermixed_args(argv)
+    if rest:
+        parser.error(unrecognised(rest, sys.argv[1:] if argv is None else argv))
     try:
         return execute(args)
     except KeyboardInterrupt:

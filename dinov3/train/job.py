@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dinov3.config.changes import changed_keys
+from dinov3.config.checks_continued import refuse_an_idle_backbone
 from dinov3.config.derived import largest_global_crop
 from dinov3.config.dump import to_dict
 from dinov3.config.errors import ConfigError
@@ -68,12 +69,7 @@ class PretrainingJob(Job[CropBatch]):
 
     def build(self, start: Start, device: torch.device) -> tuple[Pretraining, list[str]]:
         model, done = build_model(self.cfg, device, start, self.peers)
-        total = self.plan().total_steps
-        until = min(total, self.cfg.train.max_steps or total)
-        if model.head_warmup_steps >= until:
-            done.append(
-                f"heads      the run ends at step {until}, so the backbone never trains: lower head_warmup.steps"
-            )
+        refuse_an_idle_backbone(self.cfg, heads_missing=model.heads_missing)
         return Pretraining(model), done
 
     def begin(self, task: Pretraining, start: Start, optimizer: torch.optim.Optimizer) -> Counters:

@@ -20,10 +20,11 @@ from dinov3.engine.precision import Precision
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import build_backbone
 from dinov3.models.lora import merged_parameters
+from dinov3.models.token_grid import resample_tokens
 from dinov3.objectives.base import Objective
 from dinov3.objectives.dino import Dino
 from dinov3.objectives.ibot import Ibot
-from dinov3.teachers.frozen import frozen_features
+from dinov3.teachers.frozen import frozen_features, shrunk
 from dinov3.teachers.gram import GramTeacher, Grid, resized_patches
 from dinov3.teachers.shared import divide, shared_logits
 from dinov3.train.parallelize import choose_parallel, parallelize
@@ -228,20 +229,23 @@ class SSLMetaArch(nn.Module):
 
         A pass that several students share has no ``patches``.
         """
+        grid = cast(Backbone, self.student["backbone"]).grid_of(images)
+        images = shrunk(images, self.cfg.crops.teacher_to_student_resolution_scale)
         if self.peers.several:
             division = divide(self.peers.ranks, self.peers.number, len(images) // N_GLOBAL_CROPS)
-            return shared_logits(self.teacher, images, mask_indices_list, division, self.peers.gather)
+            return shared_logits(self.teacher, images, mask_indices_list, division, self.peers.gather, grid)
         features: Features = self.teacher["backbone"](images, is_training=True)
+        patches = resample_tokens(features.patches, features.grid, grid)
         cls = features.cls.unflatten(0, (N_GLOBAL_CROPS, -1))  # [G, B, D]
         cls_logits = self.teacher["dino_head"](features.cls).unflatten(0, (N_GLOBAL_CROPS, -1))  # [G, B, K]
-        masked = features.patches.flatten(0, 1).index_select(0, mask_indices_list)  # [M, D]
+        masked = patches.flatten(0, 1).index_select(0, mask_indices_list)  # [M, D]
         masked_logits = self.teacher["ibot_head"](masked)  # [M, K]
         return {
             "cls_pre_head": cls,
             "cls_logits": cls_logits,
             "masked_logits": masked_logits,
-            "patches": features.patches,
-            "grid": features.grid,
+            "patches": patches,
+            "grid": grid,
         }
 
     @torch.no_grad()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dinov3.weights.export import export
-
-FORMATS = ("meta", "safetensors", "hf", "timm", "onnx")
+from dinov3.weights.export import FORMATS, export
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

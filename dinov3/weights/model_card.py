@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from dinov3 import __version__
-from dinov3.config.dump import redacted, to_dict
+from dinov3.config.dump import to_dict
+from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone

@@ -9,12 +9,15 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dinov3.config.schema import Config
+from dinov3.data import workers as workers_module
 from dinov3.data.errors import LoaderError, LoaderHang
 from dinov3.data.loader import CropLoader
 from dinov3.data.workers import CHUNK, WorkerPool
@@ -89,6 +92,20 @@ def test_a_worker_that_exits_is_an_error(cfg: Config) -> None:
 
 def test_an_exception_in_a_worker_comes_with_its_traceback(cfg: Config) -> None:
     with loader(cfg, Failing(7)) as stream, pytest.raises(LoaderError, match=r"(?s)Traceback.*a bug in the source"):
+        exhaust(stream)
+
+
+def test_the_traceback_of_a_worker_is_heard_though_its_end_was_seen_first(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends_only(objects: list[Any], timeout: float | None) -> list[Any]:
+        """As ``wait`` answers when a worker ends between its look at the pipes and its look at the processes."""
+        return wait([each for each in objects if isinstance(each, int)], timeout)
+
+    monkeypatch.setattr(workers_module, "wait", ends_only)
+    with loader(cfg, Failing(7)) as stream, pytest.raises(LoaderError, match=r"(?s)Traceback.*a bug in the source"):
+        exhaust(stream)
+    with loader(cfg, Killed(7)) as stream, pytest.raises(LoaderError, match=r"ended by signal 9 \(SIGKILL\)"):
         exhaust(stream)
 
 

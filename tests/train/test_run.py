@@ -274,7 +274,7 @@ def test_knn_of_the_ema_backbone_is_measured_before_and_after(
     knn = {"evaluation__knn__train": "Synthetic:n=40:size=40", "evaluation__knn__test": "Synthetic:n=20:size=40:seed=9"}
     more = {"evaluation__knn__linear": "true", "evaluation__knn__linear_epochs": 2, "evaluation__pictures_period": 2}
     assert main(command(tmp_path, train__max_steps=2, **knn, **more)) == 0
-    rows = read_metrics_of_evaluation(tmp_path)
+    rows = rows_of_evaluation(tmp_path)
     assert [r["step"] for r in rows] == [0, 2]
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert f"{100 * rows[0]['knn_accuracy']:.1f} % untrained" in last
@@ -288,7 +288,7 @@ def test_knn_of_the_ema_backbone_is_measured_before_and_after(
     assert (tmp_path / "pca.png").stat().st_size > 1000
 
 
-def read_metrics_of_evaluation(out: Path) -> list[dict[str, Any]]:
+def rows_of_evaluation(out: Path) -> list[dict[str, Any]]:
     return read_rows(out / "evaluation.jsonl")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3.config.redaction import without_secrets
 from dinov3.config.schema import DatasetPart
 from dinov3.data.errors import DataError
 from dinov3.data.order import Order
@@ -32,8 +33,8 @@ def open_dataset(named: str | Sequence[str | DatasetPart]) -> Source:
 
 
 def title(named: str | Sequence[str | DatasetPart]) -> str:
-    """What ``train.dataset_path`` is called in a line."""
-    return named if isinstance(named, str) else f"{len(named)} data sets"
+    """What ``train.dataset_path`` is called in a line, without a token or password it may hold."""
+    return without_secrets(named) if isinstance(named, str) else f"{len(named)} data sets"
 
 
 def order_of(source: Source) -> Order:
