@@ -34,14 +34,14 @@ from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from dinov3.distributed.agreement import SharedFailure, every_process, in_one_line, main_process
 from dinov3.distributed.collectives import Group, broadcast_object
 from dinov3.distributed.context import is_main, rank, world_size
 from dinov3.runs import manifest
-from dinov3.distributed.agreement import SharedFailure, in_one_line, every_process, main_process
 from dinov3.runs.faults import Point, hit
+from dinov3.runs.manifest import FORMAT_VERSION, describe_file, problem_with, quick_problem_with
 from dinov3.system.errors import EXIT_IO, Foreseeable
 from dinov3.system.files import flush
-from dinov3.runs.manifest import FORMAT_VERSION, describe_file, problem_with, quick_problem_with
 
 log = logging.getLogger(__name__)
 STEP = re.compile(r"^step-(\d{8})$")

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dinov3.system.errors import EXIT_HANG
 from dinov3.distributed.context import rank
+from dinov3.system.errors import EXIT_HANG
 
 # Seconds after which the interpreter itself is taken to be stuck (a C function that never lets go of Python's lock, so
 # that no thread of ours can run): faulthandler's own thread then prints the stacks and ends the process, with code 1.

@@ -8,11 +8,11 @@ import pytest
 from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
 from dinov3.runs import records
-from dinov3.system.rows import read_rows
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.records import Records, open_records, refuse_missing_packages
 from dinov3.runs.run_id import run_id
 from dinov3.runs.sinks.csv_sink import CsvSink
+from dinov3.system.rows import read_rows
 
 
 class Recorder:

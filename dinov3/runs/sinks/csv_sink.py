@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dinov3.runs.sinks.sink import Row
 from dinov3.system.files import replacing
 from dinov3.system.rows import read_rows
-from dinov3.runs.sinks.sink import Row
 
 
 class CsvSink:

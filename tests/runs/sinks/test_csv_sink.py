@@ -3,10 +3,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from dinov3.system.rows import read_rows
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.records import Records
 from dinov3.runs.sinks.csv_sink import CsvSink
+from dinov3.system.rows import read_rows
 
 
 def table(path: Path) -> list[dict[str, str]]:
