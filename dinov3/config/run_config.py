@@ -1,7 +1,9 @@
 """What every kind of run has in its config, whatever it trains."""
 
+# ruff: noqa: RUF009 - key() makes a dataclass field
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from dinov3.config.blocks_data import DataConfig
@@ -15,6 +17,7 @@ from dinov3.config.blocks_train import (
     StartConfig,
     WandbConfig,
 )
+from dinov3.config.spec import key
 
 
 class RunConfig(Protocol):
@@ -38,3 +41,18 @@ class RunConfig(Protocol):
     def data(self) -> DataConfig: ...
     @property
     def start(self) -> StartConfig: ...
+
+
+@dataclass
+class RunBlocks:
+    """These blocks, for the root of a schema to inherit."""
+
+    train: LoopConfig = key(LoopConfig, "batch, run folder, seed, length")
+    optim: OptimConfig = key(OptimConfig, "length of training, optimizer, schedules")
+    checkpointing: CheckpointingConfig = key(CheckpointingConfig, "when checkpoints are written and dropped")
+    logging: LoggingConfig = key(LoggingConfig, "where metrics go beside metrics.jsonl")
+    wandb: WandbConfig = key(WandbConfig, "Weights & Biases")
+    nan: NanConfig = key(NanConfig, "what to do about losses and gradients that are not finite")
+    resume: ResumeConfig = key(ResumeConfig, "continuing a run")
+    data: DataConfig = key(DataConfig, "unreadable samples")
+    start: StartConfig = key(StartConfig, "continuing from another run, as the stages of a file do")

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Generic
 import torch
 
 from dinov3.config.run_config import RunConfig
+from dinov3.distributed.context import world_size
 from dinov3.distributed.peers import ALONE, Peers
 from dinov3.engine.banner import device_line, processes_line
 from dinov3.engine.look import Look
+from dinov3.engine.schedules import build_rates
 from dinov3.engine.task import B, Counters, Plan, Stream, Task
 from dinov3.runs.alarms import Rule
 from dinov3.runs.folder import RunFolder
@@ -30,7 +32,7 @@ class Job(ABC, Generic[B]):
     A job keeps no model: it outlives the run it describes.
     """
 
-    samples = "images"  # what the stream is made of, for messages
+    product = "checkpoint"  # what a finished run is good for, for messages
 
     def __init__(self, cfg: RunConfig, run: RunFolder, peers: Peers = ALONE) -> None:
         self.cfg, self.run, self.peers = cfg, run, peers
@@ -42,9 +44,9 @@ class Job(ABC, Generic[B]):
         Called on every process, and must not talk to other processes.
         """
 
-    @abstractmethod
     def plan(self) -> Plan:
         """The schedules."""
+        return build_rates(self.cfg, world_size())
 
     @abstractmethod
     def build(self, start: Start, device: torch.device) -> tuple[Task[B], list[str]]:

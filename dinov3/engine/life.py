@@ -80,7 +80,7 @@ def run(
             text = f"{resume_from} is at step {start.reached}, this run ends at {until}: give an earlier one"
             raise ConfigError("command line", "--resume-from", text)
         if context.is_main():
-            print(f"{out}: finished at step {start.reached}; the backbone is in {start.found}")
+            print(f"{out}: finished at step {start.reached}; the {job.product} is in {start.found}")
             say_last(job.looks(), out)
         return EXIT_DONE
     # before the folder: a file that cannot be read leaves nothing behind
@@ -155,9 +155,19 @@ def _run_locked(setup: Setup[B], task: Task[B], done: list[str], stop: StopReque
             block = banner(trainer, setup.job, done)
             print(block, flush=True)  # before the first line of progress, in a file too
             log.info("%s", block)
-        return trainer.train()
+        ending = trainer.train()
     finally:
         trainer.close()
+    if ending is Ending.DONE and context.is_main():
+        say_done(setup.job, trainer.counters)
+    return ending
+
+
+def say_done(job: Job[B], counters: Counters) -> None:
+    """The last lines of a run."""
+    folder = f"{job.run.checkpoints}/step-{counters.step:08d}"
+    print(f"done: {counters.step} steps, {counters.samples:,} samples; {job.product} in {folder}")
+    say_last(job.looks(), job.run)
 
 
 def put_aside(run: RunFolder, names: tuple[str, ...], why: str) -> None:

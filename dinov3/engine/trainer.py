@@ -170,14 +170,10 @@ class Trainer(Generic[B]):
         return next((text for text in self.peers.texts(reason) if text is not None), None)
 
     def finish(self) -> None:
-        """Draw what belongs to the end, and say how it went."""
+        """Draw what belongs to the end."""
         self.progress.close()
         self.watchdog.beat("drawing", slow=True)
         self._draw()
-        if is_main():
-            step, images = self.counters.step, self.counters.samples
-            print(f"done: {step} steps, {images:,} images; backbone in {self.run.checkpoints}/step-{step:08d}")
-            say_last(self.looks, self.run)
 
     def _draw(self) -> None:
         scene = self.scene(self.counters.step)

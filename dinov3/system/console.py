@@ -66,11 +66,11 @@ def prepare() -> None:
 
 def _fill_standard_handles() -> None:
     """Open what was closed (``2>&-``): else the next file opened, perhaps a checkpoint, would be standard error."""
-    while True:
-        handle = os.open(os.devnull, os.O_RDWR)
-        if handle > 2:
-            os.close(handle)
-            return
+    for handle in range(3):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
 
 
 def _stream(handle: int, before: TextIO | None) -> TextIO:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -49,6 +48,7 @@ class PretrainingJob(Job[CropBatch]):
     """What ``dinov3 train`` trains."""
 
     cfg: Config
+    product = "backbone"
 
     def __init__(self, cfg: Config, run: RunFolder, peers: Peers = ALONE) -> None:
         super().__init__(cfg, run, peers)
@@ -152,8 +152,3 @@ def shapes(cfg: Config) -> dict[str, tuple[int, ...]]:
         heads = [Dino(cfg, backbone.embed_dim).student_modules(), Ibot(cfg, backbone.embed_dim).student_modules()]
         student = nn.ModuleDict({"backbone": backbone, **heads[0], **heads[1]})
     return {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
-
-
-def make_job(peers: Peers = ALONE) -> partial[PretrainingJob]:
-    """A maker of jobs for ``run_stages``."""
-    return partial(PretrainingJob, peers=peers)

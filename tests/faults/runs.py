@@ -68,14 +68,18 @@ class Launcher:
         prepare: str | None = None,
         env: dict[str, str] | None = None,
         file: Path | None = None,
+        main: str = "dinov3.train.command:main",
+        words: list[str] | None = None,
         **changes: object,
     ) -> Job:
         """Start a run of ``ranks`` processes in ``out``; ``changes`` are config keys with ``__`` for the dot.
 
-        ``flags`` come last; ``file``: a YAML in place of the tiny run's settings; ``prepare``: a function of tests/faults/hooks.py, called before the run begins.
+        ``flags`` come last; ``file``: a YAML in place of the tiny run's settings; ``prepare``: a function of tests/faults/hooks.py, called before the run begins;
+        ``main`` and ``words``: another training command and its arguments.
         """
         settings = {**SETTINGS, "train__dataset_path": self.images, "train__batch_size_per_gpu": 8 // ranks, **changes}
-        words = overrides(**settings) if file is None else ["--config-file", str(file)]
+        if words is None:
+            words = overrides(**settings) if file is None else ["--config-file", str(file)]
         argv = ["--output-dir", str(out), *words, *flags]
         env = {"DINOV3_FAULT": fault, **(env or {})}
         if ranks > 1:
@@ -86,7 +90,7 @@ class Launcher:
         pids = []
         for rank in range(ranks):
             own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else env
-            pids.append(self._fork("dinov3.train.command:main", argv, own, log, prepare))
+            pids.append(self._fork(main, argv, own, log, prepare))
         return Job(self, out, log, pids)
 
     def call(self, main: str, argv: list[str], log: Path, *, prepare: str | None = None) -> Job:

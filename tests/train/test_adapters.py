@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dinov3.eval.online.knn import Knn
 from dinov3.models.lora import merged_parameters
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors, step_folders, step_of
 from dinov3.runs.state import digest
 from dinov3.system.rows import read_rows
 from dinov3.train.adapters import prepare_to_continue
@@ -50,21 +50,36 @@ def assert_resumes_bit_for_bit(tmp_path: Path, until: int, stop: int, **changes:
 WARMUP: dict[str, object] = {"head_warmup__when": "always", "head_warmup__steps": 3, "optim__warmup_epochs": 0}
 
 
+def cut_back(out: Path, step: int) -> None:
+    """The run as it was when it had done ``step`` steps."""
+    for folder in step_folders(out):
+        if step_of(folder) > step:
+            shutil.rmtree(folder)
+
+
 def test_in_a_head_warmup_backbone_and_its_ema_stand_still(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = start_of()
-    assert main(command(tmp_path, train__max_steps=3, **WARMUP)) == 0
-    said = capsys.readouterr().out
-    assert "train alone for 3 steps (head_warmup.when=always)" in said
-    assert "the run ends at step 3, so the backbone never trains" in said
+    assert main(command(tmp_path, train__max_steps=4, checkpointing__period=3, **WARMUP)) == 0
+    assert "train alone for 3 steps (head_warmup.when=always)" in capsys.readouterr().out
+    assert {f"{side}.backbone.blocks.0.attn.qkv.weight" for side in ("student", "model_ema")} <= moved(tmp_path, start)
+    cut_back(tmp_path, 3)
     assert not {name for name in moved(tmp_path, start) if ".backbone." in name}
     assert {"student.dino_head.mlp.0.weight", "model_ema.ibot_head.mlp.0.weight"} <= moved(tmp_path, start)
-    assert main(command(tmp_path, train__max_steps=4, **WARMUP)) == 0
-    assert "never trains" not in capsys.readouterr().out
-    assert {f"{side}.backbone.blocks.0.attn.qkv.weight" for side in ("student", "model_ema")} <= moved(tmp_path, start)
+
+
+def test_a_run_that_ends_in_its_head_warmup_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(tmp_path / "out", train__max_steps=3, **WARMUP)) == 78
+    assert "head_warmup.steps" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_stopped_in_its_head_warmup_continues_bit_for_bit(tmp_path: Path) -> None:
-    assert_resumes_bit_for_bit(tmp_path, 5, 2, **WARMUP)
+    words = {"train__max_steps": 5, "checkpointing__period": 2, **WARMUP}
+    assert main(command(tmp_path, **words)) == 0
+    whole = digest(state(tmp_path))
+    cut_back(tmp_path, 2)
+    assert main(command(tmp_path, **words)) == 0
+    assert digest(state(tmp_path)) == whole
 
 
 @pytest.mark.parametrize(("when", "missing", "steps"), [
@@ -86,17 +101,19 @@ def test_a_run_from_a_backbone_keeps_it_until_its_heads_are_warm(
         "evaluation__drift__enabled": "true", "evaluation__drift__images": 4, "train__seed": 5,
         "evaluation__pictures": "false",
     }  # fmt: skip
-    out = tmp_path / "second"
-    for until in (2, 3):  # resumed in its warm-up, which goes on
-        assert main(command(out, train__max_steps=until, **given)) == 0
-        assert "train alone for 3 steps (head_warmup.when=heads_missing)" in capsys.readouterr().out
+    out, words = tmp_path / "second", {"train__max_steps": 5, "checkpointing__period": 1, **given}
+    words |= {"checkpointing__max_to_keep": "null", "evaluation__drift__period": 3}
+    assert main(command(out, **words)) == 0
+    now = state(out, prefix="student.backbone.")
+    cut_back(out, 2)
+    assert main(command(out, **words)) == 0  # resumed in its warm-up, which goes on
+    assert capsys.readouterr().out.count("train alone for 3 steps (head_warmup.when=heads_missing)") == 2
+    cut_back(out, 3)
     start = dict(load_backbone(weights).named_parameters())
     for side in ("student", "model_ema", "anchor_teacher"):
-        now = state(out, prefix=f"{side}.backbone.")
-        assert all(torch.equal(now[name], parameter) for name, parameter in start.items()), side
-    assert evaluations(out)[-1]["drift_cls_cosine"] == pytest.approx(1.0)
-    assert main(command(out, train__max_steps=5, **given)) == 0
-    now = state(out, prefix="student.backbone.")
+        then = state(out, prefix=f"{side}.backbone.")
+        assert all(torch.equal(then[name], parameter) for name, parameter in start.items()), side
+    assert [row["drift_cls_cosine"] for row in evaluations(out) if row["step"] == 3] == [pytest.approx(1.0)]
     assert any(not torch.equal(now[name], parameter) for name, parameter in start.items())
 
 
@@ -117,7 +134,7 @@ def test_frozen_blocks_stand_still_and_the_others_keep_their_learning_rate(tmp_p
 
 def test_more_frozen_blocks_than_there_are_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(tmp_path / "out", student__freeze_blocks=3)) == 78
-    assert "student.freeze_blocks 3: the backbone has 2 blocks" in capsys.readouterr().err
+    assert "student.freeze_blocks: 3 holds all 2 blocks" in capsys.readouterr().err
 
 
 LORA: dict[str, object] = {"lora__enabled": "true", "lora__rank": 2, "optim__warmup_epochs": 0}

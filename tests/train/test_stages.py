@@ -23,7 +23,7 @@ from dinov3.runs.lock import RunLock
 from dinov3.runs.stage_record import read_stages, update_stage
 from dinov3.runs.start import Start
 from dinov3.train.command import main
-from dinov3.train.job import make_job
+from dinov3.train.job import PretrainingJob
 from dinov3.train.model import build_model
 from dinov3.weights.own import load_backbone
 from tests.pictures.test_run_page import Balance
@@ -130,7 +130,7 @@ def test_moments_go_on_when_asked(file: Path, reference: Path, tmp_path: Path) -
 def test_the_student_can_start_as_the_ema(file: Path, reference: Path) -> None:
     log = (reference / FOLDERS[2] / "run.log").read_text()
     assert "the EMA in student and EMA" in log
-    plan = plan_stages(load_stages(file), reference, make_job(), resume=True)
+    plan = plan_stages(load_stages(file), reference, PretrainingJob, resume=True)
     start = _with_beginning(plan[2].job, Start())
     model, _ = build_model(plan[2].cfg, torch.device("cpu"), start)
     ema = state(reference / FOLDERS[1], 8, "model_ema.")
@@ -251,9 +251,9 @@ def test_a_run_with_stages_that_cannot_be_reported_is_one_line(
 
 
 def test_every_stage_has_a_name_of_its_own_in_weights_and_biases(file: Path, tmp_path: Path) -> None:
-    plan = plan_stages(load_stages(file), tmp_path / "run", make_job(), resume=True)
+    plan = plan_stages(load_stages(file), tmp_path / "run", PretrainingJob, resume=True)
     assert [stage.cfg.wandb.name for stage in plan] == ["run-pretrain", "run-gram", "run-high_res"]
-    plan = plan_stages(load_stages(file, ["wandb.name=mine"]), tmp_path / "run", make_job(), resume=True)
+    plan = plan_stages(load_stages(file, ["wandb.name=mine"]), tmp_path / "run", PretrainingJob, resume=True)
     assert [stage.cfg.wandb.name for stage in plan] == ["mine-pretrain", "mine-gram", "mine-high_res"]
 
 
