@@ -23,7 +23,7 @@ AnyJob = Job[Any]
 
 def is_tidy(job: AnyJob, last: Path) -> bool:
     """Whether nothing of a killed save is there that could be removed. ``last``: the run's last, verified checkpoint."""
-    return not os.access(job.run.checkpoints, os.W_OK) or not _checkpointer(job).left_over(last)
+    return not os.access(job.run.checkpoints, os.W_OK) or not _checkpointer(job, last).left_over(last)
 
 
 def tidy(job: AnyJob, last: Path) -> None:
@@ -34,14 +34,14 @@ def tidy(job: AnyJob, last: Path) -> None:
     if main_decides(lambda: is_tidy(job, last)):
         return
     with RunLock(job.run.path):
-        removed = _checkpointer(job).tidy(last)
+        removed = _checkpointer(job, last).tidy(last)
     if is_main():
         print(f"{job.run}: removed what a killed run left: {', '.join(p.name for p in removed)}")
 
 
-def _checkpointer(job: AnyJob) -> Checkpointer:
+def _checkpointer(job: AnyJob, last: Path) -> Checkpointer:
     """Under other rules than the run began with, older checkpoints are not what a kill left: all are kept."""
-    keep, same = job.cfg.checkpointing, changed_since(job.cfg, job.run).keys().isdisjoint(RULES)
+    keep, same = job.cfg.checkpointing, changed_since(job.cfg, job.run, last).keys().isdisjoint(RULES)
     most = keep.max_to_keep if same else None
     if most is not None and job.peers.several:
         most = max(most, 2)  # the one before the last was kept until all students had the last

@@ -19,7 +19,7 @@ from dinov3.engine.after_kill import is_finished
 from dinov3.engine.banner import banner
 from dinov3.engine.job import Job
 from dinov3.engine.optim import build_optimizer
-from dinov3.engine.resume import changed_batch, compare_with_start, images_a_step, recorded_config
+from dinov3.engine.resume import changed_batch, compare_with_start, images_a_step
 from dinov3.engine.save_plan import SavePlan
 from dinov3.engine.saver import Saver
 from dinov3.engine.task import B, Counters, Plan, Task
@@ -30,6 +30,7 @@ from dinov3.runs.folder import ALL, MEASURED, RunFolder
 from dinov3.runs.lock import RunLock
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.progress import ProgressLine
+from dinov3.runs.recorded import read_config, recorded_config
 from dinov3.runs.records import open_records, refuse_missing_packages
 from dinov3.runs.run_id import run_id
 from dinov3.runs.run_log import run_log
@@ -93,7 +94,9 @@ def run(
         if not resume:
             put_aside(out, ALL, "--no-resume")
         elif setup.start.found is None:  # they are of weights that are gone, perhaps under another config
-            put_aside(out, MEASURED, "what an earlier start without a checkpoint measured")
+            put_aside(
+                out, MEASURED, f"{out} holds figures of an earlier start and no checkpoint: training begins again"
+            )
         roll_back(out, setup.start)
         if context.is_main():
             out.remove_temporaries()
@@ -184,10 +187,13 @@ def prepare_folder(setup: Setup[B]) -> None:
     if not context.is_main():
         return
     cfg, run = setup.job.cfg, setup.job.run
-    if setup.start.found is None or not run.config_json.exists():
+    begun_with, problem = read_config(run, type(cfg))
+    if setup.start.found is None or begun_with is None:
+        known = recorded_config(run, type(cfg), setup.start.found) if problem else None
+        write_json(run.config_json, known or to_dict(cfg), indent=None)
+    if setup.start.found is None or not run.config_yaml.exists():
         write_whole(run.config_yaml, to_yaml(cfg))
-        write_json(run.config_json, to_dict(cfg), indent=None)
-    elif setup.changes:
+    if setup.start.found is not None and setup.changes:
         history = run.path / "config_history"
         history.mkdir(exist_ok=True)
         number = 1 + len(list(history.glob("*.yaml")))
@@ -205,8 +211,8 @@ def build_trainer(setup: Setup[B], task: Task[B], stop: StopRequest) -> Trainer[
     facts = {
         "dataset": setup.dataset,
         "resumed_from": start.resumed_from,
-        "config": recorded_config(run, cfg),
-        "run": run_id(run) if main else None,
+        "config": (recorded_config(run, type(cfg), start.found) or to_dict(cfg)) if main else None,
+        "run": run_id(run, _run_of(start)) if main else None,
     }
     records = open_records(cfg, run, counters.step) if main else None
     return Trainer(
@@ -220,7 +226,7 @@ def build_trainer(setup: Setup[B], task: Task[B], stop: StopRequest) -> Trainer[
         scene=lambda step: job.scene(task, step, records),
         saver=Saver(cfg, run, SavePlan(cfg.checkpointing.period, setup.until), peers, facts),
         records=records,
-        alarms=Alarms(job.alarm_rules(), run, setup.plan.total_steps) if main else None,
+        alarms=Alarms(job.alarm_rules(), setup.plan.total_steps) if main else None,
         progress=ProgressLine(setup.until, counters.step, shown=peers.is_first),
         stop=stop,
         watchdog=Watchdog(
@@ -232,6 +238,11 @@ def build_trainer(setup: Setup[B], task: Task[B], stop: StopRequest) -> Trainer[
         counters=counters,
         began=counters.step,
     )
+
+
+def _run_of(start: Start) -> str | None:
+    """The id in the checkpoint a run goes on from, for a folder that has lost its own."""
+    return None if start.found is None else read_train_state(start.found).get("run")
 
 
 def _take_up(job: Job[B], task: Task[B], start: Start, optimizer: torch.optim.Optimizer) -> Counters:

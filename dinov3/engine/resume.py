@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from pathlib import Path
 
 from dinov3.config.changes import Changes, changed_keys, refuse_fixed, with_defaults
 from dinov3.config.dump import to_dict
@@ -12,6 +11,7 @@ from dinov3.config.run_config import RunConfig
 from dinov3.distributed.context import world_size
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.manifest import read_train_state
+from dinov3.runs.recorded import recorded_config
 from dinov3.runs.start import Start
 
 # They may change with the number of processes as long as a step has the same samples.
@@ -27,7 +27,7 @@ def compare_with_start(cfg: RunConfig, run: RunFolder, start: Start, dataset: st
     """Key -> (old, new) for what changed since the run was started; ConfigError when it is something that must not."""
     if start.found is None:
         return {}
-    changes = changed_since(cfg, RunFolder(start.found.parents[1]))
+    changes = changed_since(cfg, RunFolder(start.found.parents[1]), start.found)
     changes = {k: v for k, v in changes.items() if not k.startswith("resume.")}
     allowed = list(cfg.resume.allow)
     if batch_before(start) == images_a_step(cfg):
@@ -57,11 +57,10 @@ def changed_batch(start: Start, images: int) -> list[str]:
     )
 
 
-def recorded_config(run: RunFolder, cfg: RunConfig) -> dict[str, Any]:
-    """The config a run began with, as it wrote it down; ``cfg`` when it did not."""
-    return json.loads(run.config_json.read_bytes()) if run.config_json.exists() else to_dict(cfg)
+def changed_since(cfg: RunConfig, run: RunFolder, newest: Path | None = None) -> Changes:
+    """Key -> (old, new) for what is not as the run in this folder began with; nothing when nobody wrote that down.
 
-
-def changed_since(cfg: RunConfig, run: RunFolder) -> Changes:
-    """Key -> (old, new) for what is not as the run in this folder began with; nothing when it did not write that down."""
-    return changed_keys(with_defaults(recorded_config(run, cfg), type(cfg)), to_dict(cfg))
+    ``newest``: a verified checkpoint of it, which has a copy.
+    """
+    old = recorded_config(run, type(cfg), newest)
+    return {} if old is None else changed_keys(with_defaults(old, type(cfg)), to_dict(cfg))

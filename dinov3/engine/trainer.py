@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic
@@ -155,7 +156,8 @@ class Trainer(Generic[B]):
             return
         row: dict[str, Any] = {}
         for look in due:
-            row |= look.measure(scene)
+            with self._forgiving(look):
+                row |= look.measure(scene)
         if row:
             self.records.evaluation({"step": self.counters.step, **row})
 
@@ -179,7 +181,18 @@ class Trainer(Generic[B]):
         scene = self.scene(self.counters.step)
         if self.records is not None:
             for look in self.looks:
-                look.finish(scene)
+                with self._forgiving(look):
+                    look.finish(scene)
+
+    @contextlib.contextmanager
+    def _forgiving(self, look: Look[Any]) -> Iterator[None]:
+        """A file that cannot be written ends the run or, with ``checkpointing.on_error: warn``, is a warning."""
+        try:
+            yield
+        except OSError as error:
+            if self.cfg.checkpointing.on_error == "abort":
+                raise
+            log.warning("%s: %s; training goes on (checkpointing.on_error=warn)", look.name, error)
 
     # ------------------------------------------------------------------ stopping
 
@@ -265,10 +278,11 @@ class Trainer(Generic[B]):
         row |= {k: v for k, v in terms.items() if k not in tensors} | dict(zip(tensors, values[1:], strict=True))
         row |= {**self.plan.at(step).row(), "skipped_steps": self.counters.skipped_steps, **speed}
         row |= self.saver.take_figures()
-        if self.records is not None:
+        if self.records is not None and self.alarms is not None:
             self.records.write(row)
-        for text in self.alarms.look(row) if self.alarms is not None else ():
-            log.warning("%s", text)
+            for alarm in self.alarms.look(row):
+                self.records.alarm(alarm)
+                log.warning("%s", alarm["text"])
         self.progress.describe(loss=values[0], **speed)
 
 

@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dinov3.runs.folder import RunFolder
-from dinov3.system.rows import append_row
-
 Row = Mapping[str, Any]  # a line of metrics.jsonl
 SETTLED_STEPS, SETTLED_SHARE = 100, 0.01  # a run is judged after this many steps, or this share of a long one
 
@@ -33,8 +30,8 @@ class Alarms:
     A rule that is broken now and then waits twice as many lines after each of its alarms: advice, not a second log.
     """
 
-    def __init__(self, rules: Sequence[Rule], run: RunFolder, total_steps: int) -> None:
-        self._rules, self._path = rules, run.alarms
+    def __init__(self, rules: Sequence[Rule], total_steps: int) -> None:
+        self._rules = rules
         self._settled = max(SETTLED_STEPS, int(SETTLED_SHARE * total_steps))
         names = [rule.name for rule in self._rules]
         self._broken = dict.fromkeys(names, 0)  # lines in a row
@@ -43,9 +40,9 @@ class Alarms:
         self._silent = dict.fromkeys(names, 0)  # lines left of it
         self._before: Row = {}
 
-    def look(self, row: Row) -> list[str]:
-        """The alarms this line sets off, also appended to ``alarms.jsonl``."""
-        found = []
+    def look(self, row: Row) -> list[dict[str, Any]]:
+        """The alarms this line sets off, as rows of ``alarms.jsonl``."""
+        found: list[dict[str, Any]] = []
         for rule in self._rules:
             judged = not rule.settled or row["iteration"] >= self._settled
             wrong = judged and rule.wrong(row, self._before)
@@ -57,7 +54,6 @@ class Alarms:
                 self._silent[rule.name] = self._pause[rule.name]
                 self._pause[rule.name] *= 2
                 text = f"alarm at step {row['iteration']}, {rule.name.replace('_', ' ')}: {rule.advice(row)}"
-                append_row(self._path, {"iteration": row["iteration"], "alarm": rule.name, "text": text})
-                found.append(text)
+                found.append({"iteration": row["iteration"], "alarm": rule.name, "text": text})
         self._before = row
         return found

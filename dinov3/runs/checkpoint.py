@@ -80,16 +80,18 @@ def step_of(folder: Path) -> int:
     return int(match.group(1))
 
 
-def newest_valid(run: Path, *, at_most: int | None = None, advice: str = START_AGAIN) -> Path | None:
+def newest_valid(
+    run: Path, *, at_most: int | None = None, advice: str = START_AGAIN, run_id: str | None = None
+) -> Path | None:
     """The newest checkpoint that verifies, of no step after ``at_most``; damaged ones are passed over with a warning each.
 
-    Raises CheckpointError, with ``advice``, when there are checkpoints and none verifies: never a silent restart from
+    ``run_id``: of the run they must be of, None: any. Raises CheckpointError, with ``advice``, when there are checkpoints and none verifies: never a silent restart from
     nothing.
     """
     folders = [folder for folder in step_folders(run) if at_most is None or step_of(folder) <= at_most]
     problems: dict[Path, str] = {}
     for folder in reversed(folders):
-        problem = problem_with(folder)
+        problem = problem_with(folder) or _stranger(folder, run_id)
         if problem is None:
             for damaged, why in problems.items():
                 log.warning("checkpoint %s is passed over: %s", damaged, why)
@@ -100,6 +102,12 @@ def newest_valid(run: Path, *, at_most: int | None = None, advice: str = START_A
     shown = [f"{damaged.name}: {why}" for damaged, why in problems.items()][:SHOWN]
     more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     raise CheckpointError(f"{run / 'ckpt'}: no checkpoint can be read ({'; '.join(shown + more)}): {advice}")
+
+
+def _stranger(folder: Path, run_id: str | None) -> str | None:
+    """What is wrong with a whole checkpoint that another run has written; None when it is this run's, or does not say."""
+    own = manifest.read_train_state(folder).get("run") if run_id is not None else None
+    return f"it was written by another run ({own}, this one is {run_id})" if own not in (None, run_id) else None
 
 
 class Checkpointer:

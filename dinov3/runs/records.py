@@ -43,7 +43,7 @@ class Records:
         keep_rows(run.metrics, lambda row: row.get("iteration", resume_at) < resume_at)
         if run.evaluation.exists():
             keep_rows(run.evaluation, lambda row: row.get("step", resume_at + 1) <= resume_at)
-        self._metrics, self._evaluation = RowWriter(run.metrics), run.evaluation
+        self._metrics, self._evaluation, self._alarms = RowWriter(run.metrics), run.evaluation, run.alarms
         self._forgiving, self._losing = forgiving, False
         self._sinks = list(sinks())
 
@@ -56,6 +56,10 @@ class Records:
         """What was measured after ``row["step"]`` steps."""
         self._keep(lambda new: append_row(self._evaluation, new), row)
         self._each(lambda sink: sink.evaluation(row))
+
+    def alarm(self, row: Row) -> None:
+        """Something is wrong with the figures: a line of alarms.jsonl."""
+        self._keep(lambda new: append_row(self._alarms, new), row)
 
     def picture(self, path: Path, step: int) -> None:
         """A picture that was written to the run folder."""

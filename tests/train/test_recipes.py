@@ -38,6 +38,7 @@ SMALL = [
     "train.num_workers=0",
     "train.log_every=1",
     "train.max_steps=2",
+    "head_warmup.steps=1",
     "evaluation.pictures=false",
     "evaluation.drift.images=4",
 ]

@@ -66,7 +66,7 @@ def title_of(stage: Planned, count: int) -> str:
 
 def changed_in(stage: Planned) -> list[str]:
     """The keys of a stage that were changed since it began."""
-    return [key for key in changed_since(stage.cfg, stage.job.run) if not key.startswith(PATHS)]
+    return [key for key in changed_since(stage.cfg, stage.job.run, stage.newest) if not key.startswith(PATHS)]
 
 
 def plan_stages(stages: Sequence[Stage], out: Path, make: MakeJob, *, resume: bool) -> list[Planned]:
