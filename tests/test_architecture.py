@@ -87,3 +87,40 @@ def test_a_room_stays_small(room: Path) -> None:
 
 def test_no_room_for_leftovers() -> None:
     assert not [p for p in SOURCES if p.stem in {"utils", "helpers", "misc", "common"}]
+
+
+DOORS = sorted({path.parent for path in SOURCES if "sinks" not in path.parts})
+
+
+@pytest.mark.parametrize("room", DOORS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_has_a_sign_on_its_door(room: Path) -> None:
+    """What lives here, which file first, who may import it."""
+    sign = ast.get_docstring(parsed(room / "__init__.py"))
+    assert sign is not None
+    assert len(sign.split()) >= 12 or room.name in ("dinov3", "utility")
+
+
+def functions_called(tree: ast.AST) -> set[tuple[str, str]]:
+    """Name and first argument of every call of a plain name."""
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.args]
+    return {(call.func.id, ast.unparse(call.args[0])) for call in calls if isinstance(call.func, ast.Name)}
+
+
+# What is asked of others: the platform, foreign libraries, arguments of any type.
+FOREIGN = {"os", "args", "picture", "images", "module", "dataset", "value", "image", "torch", "tensor"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nobody_asks_our_own_objects_what_they_have(path: Path) -> None:
+    asked = {who for name, who in functions_called(parsed(path)) if name == "hasattr"}
+    assert asked <= FOREIGN, f"hasattr of {sorted(asked - FOREIGN)}: give it a type, or a null object"
+
+
+# One for a worker process, one for an import that torchvision makes: neither holds anything of a run.
+GLOBALS = {"survey.py": {"_here"}, "torchvision_compat.py": {"_stand_ins"}}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_module_holds_the_state_of_a_run(path: Path) -> None:
+    names = {name for node in ast.walk(parsed(path)) if isinstance(node, ast.Global) for name in node.names}
+    assert names <= GLOBALS.get(path.name, set())
