@@ -7,6 +7,7 @@ last. What needs waits (the shares of the parts) is measured on other steps.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import resource
 import statistics
@@ -26,7 +27,8 @@ from benchmarks.reference import GIB
 
 Step = Callable[[int], object]  # runs the step of that number
 TOP = 25  # kernels a profile lists
-WAITS = ("Memcpy DtoH", "memcpy32_post")  # a result read by the host is such a copy
+WAITS = ("Memcpy DtoH",)  # a result read by the host is such a copy
+ANNOTATIONS = ("Optimizer.", "ProfilerStep", "Torch-Compiled", "## Call", "nccl:")
 
 
 def wait_for(device: torch.device) -> None:
@@ -42,7 +44,7 @@ def plain_steps(step: Step, first: int, count: int, device: torch.device) -> lis
         for number in range(first, first + count):
             step(number)
             clock.append(time.perf_counter())
-        return [after - before for before, after in zip(clock, clock[1:], strict=False)]
+        return [after - before for before, after in itertools.pairwise(clock)]
     events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
     wait_for(device)
     events[0].record()
@@ -50,7 +52,7 @@ def plain_steps(step: Step, first: int, count: int, device: torch.device) -> lis
         step(number)
         events[number - first + 1].record()
     wait_for(device)
-    return [before.elapsed_time(after) / 1e3 for before, after in zip(events, events[1:], strict=False)]
+    return [before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(events)]
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def profile_steps(step: Step, first: int, count: int, device: torch.device) -> d
     spent: dict[str, list[float]] = defaultdict(list)
     intervals = []
     for event in profiler.events():
-        if on_gpu and event.device_type != torch.autograd.DeviceType.CUDA:
+        if on_gpu and (event.device_type != torch.autograd.DeviceType.CUDA or is_annotation(event)):
             continue
         duration = event.time_range.elapsed_us() if on_gpu else event.self_cpu_time_total
         spent[event.name].append(duration / 1e3)
@@ -170,6 +172,11 @@ def profile_steps(step: Step, first: int, count: int, device: torch.device) -> d
     ]
     figures: dict[str, Any] = {"top": top, "launches": round(len(intervals) / count, 1)}
     return figures | (idleness(intervals, count) if on_gpu else {})
+
+
+def is_annotation(event: Any) -> bool:
+    """Whether an event on the GPU's time line is the name of a span of kernels, not a kernel."""
+    return getattr(event, "is_user_annotation", False) or event.name.startswith(ANNOTATIONS)
 
 
 def idleness(intervals: list[tuple[float, float, str]], steps: int) -> dict[str, float | None]:
@@ -234,10 +241,11 @@ class Compilations:
             done = list(self._record().get_compilation_metrics())  # the last 64
         except (ImportError, AttributeError) as error:  # another torch keeps another record
             return {"limit_hits": self._hits.count, "compilations": f"not known: {error}"}
+        forward = [m for m in done if getattr(m, "is_forward", True) is not False]
         reasons = [str(r).partition("\n")[0][:200] for m in done if (r := getattr(m, "recompile_reason", None))]
-        seconds = [getattr(m, "entire_frame_compile_time_s", None) or 0.0 for m in done]
+        seconds = [(getattr(m, "duration_us", None) or 0) / 1e6 for m in done]
         return {
-            "compilations": len(done),
+            "compilations": len(forward),
             "recompiles": len(reasons),
             "limit_hits": self._hits.count,
             "failed_compilations": sum(bool(getattr(m, "fail_type", None)) for m in done),
