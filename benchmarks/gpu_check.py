@@ -45,11 +45,15 @@ def run_one(report: Report, section: Section, settings: Settings, seconds: float
     """One section in a process group of its own, which is ended after ``seconds``; how it ended is recorded."""
     started = time.monotonic()
     told = replace(settings, seconds=max(seconds - RESERVE, 1.0))
-    command = [sys.executable, "-m", "benchmarks.gpu_sections.child", section.letter, told.to_json()]
     log = settings.scratch / f"{section.letter}.log"
     with log.open("w") as said:
         child = subprocess.Popen(
-            command, cwd=ROOT, env=environment(settings), stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            command_of(section, told),
+            cwd=ROOT,
+            env=environment(settings),
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             code: int | None = child.wait(timeout=seconds)
@@ -67,6 +71,10 @@ def run_one(report: Report, section: Section, settings: Settings, seconds: float
     ends = [r["status"] for r in report.read()["records"] if r["section"] == section.letter]
     counts = ", ".join(f"{ends.count(status)} {status}" for status in dict.fromkeys(ends))
     print(f"{section.letter}  {section.title}: {counts} ({took:.0f} s)", flush=True)
+
+
+def command_of(section: Section, settings: Settings) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.gpu_sections.child", section.letter, settings.to_json()]
 
 
 def environment(settings: Settings) -> dict[str, str]:
