@@ -30,7 +30,7 @@ SECTIONS = (
     Section("J", "ViT-L step", 85, "speed"),
 )
 LIMIT_FACTOR, LIMIT_EXTRA = 1.6, 15.0  # a section is ended after this multiple of its estimate and these seconds
-CPU_SECONDS = 30.0  # the estimate of a section in its tiny form: starting up, on a machine that does other things
+CPU_SECONDS = 60.0  # the estimate of a section in its tiny form: starting up, on a machine that does other things
 
 
 @dataclass(frozen=True)
