@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.threads:
         torch.set_num_threads(args.threads)
-    print(json.dumps(measure(args, torch.device("cuda" if torch.cuda.is_available() else "cpu"))))
+    print(json.dumps(measure(args, torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))))
     return 0
 
 

@@ -49,9 +49,13 @@ class Waits(TorchDispatchMode):
             return 1 if not args[0].is_floating_point() else 1.0
         if func is torch.ops.aten.index.Tensor and source == NAME:
             args = (args[0], [i for index in args[1] for i in self.numbers(index)])
-        if func is torch.ops.aten._to_copy.default and (target := kwargs.get("device")) is not None:
-            if {source, torch.device(target).type} == {"cpu", NAME} and not kwargs.get("non_blocking"):
-                self.note("copy")
+        target = kwargs.get("device") if func is torch.ops.aten._to_copy.default else None
+        if (
+            target is not None
+            and {source, torch.device(target).type} == {"cpu", NAME}
+            and not kwargs.get("non_blocking")
+        ):
+            self.note("copy")
         return func(*args, **kwargs)
 
     def numbers(self, index: Tensor | None) -> list[Tensor | None]:
@@ -87,7 +91,7 @@ def without_values() -> None:
 
     class OnCpu(torch.Generator):  # the device has none of its own
         def __new__(cls, device: Any = "cpu") -> OnCpu:
-            return super().__new__(cls, "cpu")
+            return super().__new__(cls, "cpu")  # type: ignore[call-arg]
 
     torch.Generator = OnCpu  # type: ignore[misc]
     nn.Module.to_empty = to_empty  # type: ignore[assignment]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from benchmarks.gpu_sections.plan import Settings
-from benchmarks.gpu_sections.report import ROOT, NotHere, SectionReport
+from benchmarks.gpu_sections.report import ROOT, NotHere, SectionReport, device_of
 from tests.golden.__main__ import run_case
 
 TINY = ("B01_head_n1", "B04_koleo")
@@ -15,7 +13,7 @@ LEAST_SECONDS = 3.0  # a case takes less
 
 
 def run(report: SectionReport, settings: Settings) -> None:
-    folder, device = ROOT / settings.golden, torch.device(settings.device)
+    folder, device = ROOT / settings.golden, device_of(settings.device)
     names = sorted(p.stem for p in folder.glob("*.json"))
     with report.item("cases") as row:
         row |= {"folder": settings.golden, "cases": len(names), "passed": bool(names)}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_sections.plan import Settings
-from benchmarks.gpu_sections.report import NotHere, Row, SectionReport
+from benchmarks.gpu_sections.report import NotHere, Row, SectionReport, device_of
 from benchmarks.measure import Compilations, wait_for
 from dinov3.losses.cross_entropy import (
     dino_cross_entropy,
@@ -26,7 +26,7 @@ Form = Callable[[Tensor], Tensor]  # student logits to a loss
 
 
 def run(report: SectionReport, settings: Settings) -> None:
-    device = torch.device(settings.device)
+    device = device_of(settings.device)
     prototypes = 96 if settings.tiny else 65536
     row_counts = (7, 1, 0) if settings.tiny else (4097, 1024, 1, 0)
     for dtype in TOLERANCE:
@@ -52,7 +52,7 @@ def passes_of(form: str, device: torch.device) -> dict[str, Any]:
     except ImportError as error:
         raise NotHere("the losses have no compiled form: dinov3.losses.passes is not there") from error
     # on a CPU only the graph is asked for: code for it takes the compiler a minute
-    return {"passes": passes.compiled("inductor" if device.type == "cuda" else "aot_eager")}
+    return {"passes": passes.compiled("inductor" if device.type == "cuda" else "eager")}
 
 
 def logits(device: torch.device, dtype: torch.dtype, *shape: int, seed: int) -> Tensor:

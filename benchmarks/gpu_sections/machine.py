@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu_sections.plan import Settings
-from benchmarks.gpu_sections.report import NotHere, Row, SectionReport
+from benchmarks.gpu_sections.report import NotHere, Row, SectionReport, device_of
 from benchmarks.measure import cost_of
 
 TOKENS = {"global": 261, "local": 54}  # 256 px and 112 px crops in patches of 16, with cls and 4 storage tokens
@@ -21,7 +21,7 @@ HEADS, HEAD_DIM = 12, 64  # ViT-B
 
 
 def run(report: SectionReport, settings: Settings) -> None:
-    device = torch.device(settings.device)
+    device = device_of(settings.device)
     with report.item("machine") as row:
         row |= machine(device)
     with report.item("bf16 matrix product") as row:

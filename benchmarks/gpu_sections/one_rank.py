@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.gpu_sections.losses import relative
 from benchmarks.gpu_sections.plan import Settings
-from benchmarks.gpu_sections.report import Report, Row, SectionReport, full_environment
+from benchmarks.gpu_sections.report import Report, Row, SectionReport, device_of, full_environment
 from benchmarks.gpu_sections.vit import TOLERANCE as COMPILED_TOLERANCE
 from benchmarks.gpu_sections.vit import forward_backward, inputs, model_on
 from dinov3.distributed import context
@@ -31,7 +31,7 @@ TOLERANCE = 1e-5
 
 def main() -> None:
     settings = Settings.from_json(sys.argv[1])
-    device = torch.device(settings.device, 0) if settings.device == "cuda" else torch.device("cpu")
+    device = device_of(settings.device)
     report = SectionReport(Report(Path(settings.out), full_environment(settings.device)), "F", settings.device, 60)
     with report.item(f"process group of one: {context.backend_of(device)}") as row:
         row |= group(settings, device)

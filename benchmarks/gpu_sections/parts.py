@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.gpu_sections.losses import logits, passes_of
 from benchmarks.gpu_sections.plan import Settings
-from benchmarks.gpu_sections.report import NotHere, SectionReport
+from benchmarks.gpu_sections.report import NotHere, SectionReport, device_of
 from benchmarks.gpu_sections.speed import recipe_of
 from benchmarks.measure import Compilations, cost_of, profile_steps
 from benchmarks.synthetic_step import Recipe, SyntheticStep
@@ -29,7 +29,7 @@ SMALL_BATCH = 16  # of the model here: optimizer, EMA and the gap do not depend 
 
 
 def run(report: SectionReport, settings: Settings) -> None:
-    device = torch.device(settings.device)
+    device = device_of(settings.device)
     recipe = recipe_of("G", settings, device)
     losses(report, settings, device)
     with report.item("drop path: the draws of a step") as row:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_sections.plan import Settings
-from benchmarks.gpu_sections.report import ROOT, NotHere, Row, SectionReport
+from benchmarks.gpu_sections.report import ROOT, NotHere, Row, SectionReport, device_of
 from benchmarks.measure import wait_for
 from benchmarks.synthetic_step import Recipe, SyntheticStep, crop_loader
 from dinov3.contracts import CropBatch
@@ -48,7 +48,7 @@ def recipe(settings: Settings) -> Recipe:
 
 
 def run(report: SectionReport, settings: Settings) -> None:
-    device = torch.device(settings.device)
+    device = device_of(settings.device)
     with report.item("device feed against host feed") as row:
         row |= feeds(settings, device)
     with report.item("save beside training, and load") as row:

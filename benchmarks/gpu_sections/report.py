@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
@@ -130,6 +133,13 @@ class SectionReport:
             import torch
 
             torch.cuda.synchronize()
+
+
+def device_of(kind: str) -> torch.device:
+    """The device of that kind, with the number that training gives it: ``cuda`` alone is not equal to ``cuda:0``."""
+    import torch
+
+    return torch.device("cuda", 0) if kind == "cuda" else torch.device(kind)
 
 
 class NotHere(Exception):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.gpu_sections.pieces import TINY_MODEL
 from benchmarks.gpu_sections.plan import Settings
-from benchmarks.gpu_sections.report import NotHere, Row, SectionReport
+from benchmarks.gpu_sections.report import NotHere, Row, SectionReport, device_of
 from benchmarks.measure import Compilations, PeakMemory, plain_steps, profile_steps, wait_for
 from benchmarks.reference import END_TO_END, GIB, TARGETS, official
 from benchmarks.synthetic_step import Recipe, SyntheticStep, crop_loader, shares
@@ -31,7 +31,7 @@ END_TO_END_STEPS, END_TO_END_WARMUP = 60, 10
 
 
 def run(report: SectionReport, settings: Settings) -> None:
-    device = torch.device(settings.device)
+    device = device_of(settings.device)
     recipe = recipe_of(report.letter, settings, device)
     compilations = Compilations()
     step = warmed_up(report, settings, recipe, device, compilations)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.gpu_sections.losses import relative
 from benchmarks.gpu_sections.plan import Settings
-from benchmarks.gpu_sections.report import NotHere, Row, SectionReport
+from benchmarks.gpu_sections.report import NotHere, Row, SectionReport, device_of
 from benchmarks.measure import Compilations, cost_of
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import vit_base, vit_small
@@ -18,7 +18,7 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # relative L2 of features and of all g
 
 
 def run(report: SectionReport, settings: Settings) -> None:
-    device = torch.device(settings.device)
+    device = device_of(settings.device)
     crops = inputs(settings, device)
     expected: dict[str, Tensor] = {}
     with report.item("fp32, eager") as row:

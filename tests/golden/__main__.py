@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU")
-    device = torch.device(args.device)
+    device = torch.device("cuda", 0) if args.device == "cuda" else CPU  # as training names it
     names = sorted(p.stem for p in args.folder.glob("*.json") if fnmatch.fnmatch(p.stem, args.cases))
     if not names:
         parser.error(f"no case matches {args.cases!r} in {args.folder}")
