@@ -54,8 +54,8 @@ def batch_of(case: Case, prefix: str) -> CropBatch:
 
 
 def filled_model(case: Case, cfg: Config) -> SSLMetaArch:
-    model = SSLMetaArch(cfg)
-    model.init_weights(torch.Generator().manual_seed(0))
+    model = SSLMetaArch(cfg, case.device)
+    model.init_weights(torch.Generator(case.device).manual_seed(0))
     own = model.state_dict()
     # without distillation teacher.* and model_ema.* are one model here, two names of the same tensors there
     dropped = () if cfg.distillation.enabled else ("teacher.",)
@@ -108,7 +108,7 @@ def check_forward_backward(case: Case, cfg: Config) -> None:
         if key.startswith("grad/") and key != "grad/norms":
             case.check(key, grads[key.removeprefix("grad/")])
     norms = [grads[n] for n in case.meta["grad_norm_names"]]
-    case.check("grad/norms", torch.stack([g.norm() if g is not None else torch.tensor(torch.nan) for g in norms]))
+    case.check("grad/norms", torch.stack([g.norm().cpu() if g is not None else torch.tensor(torch.nan) for g in norms]))
 
 
 def check_training(case: Case, cfg: Config) -> None:
