@@ -16,9 +16,10 @@ from dinov3.data.sources import open_dataset
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.precision import resolve
 from dinov3.engine.schedules import build_schedules
+from dinov3.engine.step import train_step
 from dinov3.runs.state import allocate_optimizer_state, training_tensors
-from dinov3.train.loop import train_step
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.train.task import Pretraining
 
 CLIP = 3.0  # optim.clip_grad of the reference recipe
 N_BATCHES = 3  # taken in turns, each with another number of masked patches: as in training, no step is like the last
@@ -128,7 +129,7 @@ class SyntheticStep:
     def on(self, batch: CropBatch, number: int) -> object:
         """Step ``number`` on a given batch."""
         now = self.schedules.at(number + 1)
-        return train_step(self.model, self.optimizer, now, batch, iteration=number, clip_grad=CLIP)
+        return train_step(Pretraining(self.model), self.optimizer, now, batch, step=number, clip_grad=CLIP)
 
     def optimizer_step(self) -> None:
         self.optimizer.step()

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "eval": NUMERICS | {"pictures"},
     "train": NUMERICS | {"teachers", "objectives", "eval", "pictures"},
     "launch": NUMERICS | {"teachers", "objectives", "train"},
-    "utility": {"teachers"},
+    "utility": {"models", "teachers"},
     "cli": NUMERICS | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey"},
 }
 SOURCES = sorted([*(ROOT / "dinov3").rglob("*.py"), *(ROOT / "utility").rglob("*.py")])

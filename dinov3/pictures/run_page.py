@@ -66,6 +66,7 @@ def _run(run: Path) -> list[str]:
         f'<div class="wide">{_svg(rows, evaluations)}</div>',
         _pictures(run),
         _evaluations(evaluations),
+        _last_figures(rows[-1]),
         _config(run),
         _start(run, newest),
         _files(run, checkpoints),
@@ -168,6 +169,15 @@ def _evaluations(evaluations: Sequence[dict[str, Any]]) -> str:
         "<tr>" + "".join(f'<td class="n">{_number(row.get(key))}</td>' for key in keys) + "</tr>" for row in evaluations
     )
     return f"<h2>Evaluations</h2><table><tr>{head}</tr>{body}</table>"
+
+
+def _last_figures(row: dict[str, Any]) -> str:
+    """Everything the last logged step says, also what no curve shows."""
+    cells = "".join(
+        f'<tr><td><code>{html.escape(key)}</code></td><td class="n">{_number(value)}</td></tr>'
+        for key, value in row.items()
+    )
+    return f"<details><summary>All figures of the last logged step</summary><table>{cells}</table></details>"
 
 
 def _number(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dinov3.config.arguments import refuse_a_model_nobody_chose
 from dinov3.config.load import load_students
@@ -11,7 +12,9 @@ from dinov3.config.pretraining import PRETRAIN
 from dinov3.config.students import Student
 from dinov3.engine import command
 from dinov3.engine.command import Kind, output_folder, print_configs, to_the_end
-from dinov3.engine.stages.plan import MakeJob
+
+if TYPE_CHECKING:
+    from dinov3.engine.stages.plan import MakeJob
 
 
 def _make() -> MakeJob:

@@ -25,6 +25,7 @@ from dinov3.runs.folder import RunFolder
 from dinov3.runs.state import allocate_optimizer_state, digest, training_tensors
 from dinov3.system.rows import read_rows
 from dinov3.teachers.da3 import Da3Teacher
+from dinov3.train import job
 from dinov3.train.command import main
 from dinov3.train.job import PretrainingJob
 from dinov3.train.model import build_model
@@ -153,7 +154,7 @@ def one_process_has_no_data(folder: Path) -> None:
     said, rank = io.StringIO(), context.rank()  # the command leaves the group
     with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stderr(said):
         if rank == 1:
-            patched.setattr(run, "checked_source", lambda *_: parse_dataset("/nowhere"))
+            patched.setattr(job, "checked_source", lambda *_: parse_dataset("/nowhere"))
         code = main(command(folder / "no-data", **SAME))
     (folder / f"no-data-{rank}.txt").write_text(f"{code} {said.getvalue()}")
 

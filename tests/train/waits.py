@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from dinov3.train.loop import train_step
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dinov3.config.load import load_config
@@ -21,7 +22,6 @@ from dinov3.contracts import CropBatch
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import build_schedules
 from dinov3.runs.state import allocate_optimizer_state
-from dinov3.train.loop import train_step
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 from tests.accelerator_of_nothing import NAME, Waits, start
 from tests.train.tiny import OVERRIDES
