@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from dinov3.config.shown import shown
+
 
 class DataError(Exception):
     """The dataset cannot be used as named. The text is one line that names the path and what to do."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text.replace("\n", "\\n"))  # a path may hold line breaks
+        super().__init__(shown(text))  # a path may hold line breaks, and characters that steer a terminal
 
 
 class BadImage(Exception):
     """One image cannot be read; the text is the reason. The loader puts another image in its place."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(shown(text))  # decoders quote what they met
+
 
 class TooManyBadSamples(Exception):
     """More images were unreadable than ``data.max_bad_frac`` allows."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(shown(text))
 
 
 class LoaderError(Exception):

@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Examine, print, write. Raises ConfigError and DataError (78), LoaderError, TooManyBadSamples and OSError (74)."""
-    from dinov3.survey.survey import survey
     from dinov3.survey.report import report_of
+    from dinov3.survey.survey import survey
 
     for name, least in (("limit", 1), ("workers", 0), ("seed", 0)):
         if (value := getattr(args, name)) is not None and value < least:
