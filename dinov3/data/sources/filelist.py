@@ -23,7 +23,7 @@ from dinov3.data.sources.options import Options, local_path
 from dinov3.data.storage.arrow import column_of, optional_column_of
 from dinov3.data.storage.extras import need
 from dinov3.data.storage.index_cache import Index, Listing, stamp
-from dinov3.data.storage.labels import numbered
+from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.names import name_at, packed, printable
 
@@ -124,8 +124,9 @@ def listing_of(path: Path, columns: Columns, *, confined: bool) -> Listing:
     if confined and (match := LEAVES_ROOT.search(joined)):
         raise DataError(f"{_entry(path, joined, match)}: leads out of root=; leave root= out to allow it")
     log.info("%s: %d images", path, len(rows.names))
-    arrays = packed(rows.names) | {"labels": numbered(rows.labels or [""] * len(rows.names))}
-    return Listing(arrays, {"fingerprint": hashlib.blake2b(joined, digest_size=16).hexdigest()}, stamps)
+    numbers, classes = classes_of(rows.labels or [""] * len(rows.names))
+    facts = {"fingerprint": hashlib.blake2b(joined, digest_size=16).hexdigest(), "classes": classes}
+    return Listing(packed(rows.names) | {"labels": numbers}, facts, stamps)
 
 
 def _entry(path: Path, joined: bytes, match: re.Match[bytes]) -> str:

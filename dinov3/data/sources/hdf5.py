@@ -20,7 +20,7 @@ from dinov3.data.sources.options import Options
 from dinov3.data.storage.extras import need
 from dinov3.data.storage.handles import Handles
 from dinov3.data.storage.index_cache import Arrays, Index, Listing, stamp
-from dinov3.data.storage.labels import numbered
+from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.segments import place
 from dinov3.data.storage.shards import shards_of
@@ -107,9 +107,10 @@ def listing_of(files: list[Path], images: str, labels: str | None) -> Listing:
     if not classes:
         raise DataError(f"{files[0]} and {len(files) - 1} other files: contain no images")
     log.info("%d files: %d images", len(files), len(classes))
-    arrays: Arrays = {"ends": np.cumsum(counts, dtype=np.int64), "labels": numbered(classes)}
+    numbers, names = classes_of(classes)
+    arrays: Arrays = {"ends": np.cumsum(counts, dtype=np.int64), "labels": numbers}
     fingerprint = hashlib.blake2b(json.dumps([images, shapes]).encode(), digest_size=16).hexdigest()
-    return Listing(arrays, {"fingerprint": fingerprint}, stamps)
+    return Listing(arrays, {"fingerprint": fingerprint, "classes": names}, stamps)
 
 
 def dataset_of(file: Any, name: str, option: str, path: Path) -> Any:

@@ -23,7 +23,7 @@ from dinov3.data.storage.arrow import bytes_of, image_leaf, optional_column_of
 from dinov3.data.storage.extras import need
 from dinov3.data.storage.handles import Handles
 from dinov3.data.storage.index_cache import Arrays, Index, Listing, stamp
-from dinov3.data.storage.labels import numbered
+from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.segments import place
 
@@ -174,10 +174,11 @@ def listing_of(folder: Path, files: list[Path], image: str, label: str | None) -
         raise DataError(f"{folder}: contains no images")
     log.info("%s: %d images in %d files", folder, len(labels), len(files))
     table = np.array([place for place in places if place[2]], dtype=np.int64)  # [batches, 3]
+    numbers, classes = classes_of(labels)
     arrays: Arrays = {
         "file": table[:, 0],
         "batch": table[:, 1],
         "ends": np.cumsum(table[:, 2]),
-        "labels": numbered(labels),
+        "labels": numbers,
     }
-    return Listing(arrays, {"fingerprint": digest.hexdigest()}, stamps)
+    return Listing(arrays, {"fingerprint": digest.hexdigest(), "classes": classes}, stamps)

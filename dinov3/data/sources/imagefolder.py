@@ -1,7 +1,7 @@
 """Any folder of images, searched through all its sub-folders. No metadata files are needed.
 
-Images in sub-folders have a class: the sub-folder of the root they are in, numbered in sorted order. The list is kept
-(index_cache.py) and made again when a folder has changed.
+Images in sub-folders have a class: the sub-folder of the root they are in. Folders called by whole numbers have these
+numbers, others are numbered in sorted order. The list is kept (index_cache.py) and made again when a folder has changed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dinov3.data.decode import MAX_BYTES
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources.options import Options
 from dinov3.data.storage.index_cache import Index, Listing, Stamp, stamp_of
+from dinov3.data.storage.labels import NO_LABEL, folder_classes
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.names import name_at, packed, printable
 
@@ -54,7 +55,6 @@ class ImageFolder(Listed):
         self.with_labels = with_labels
         check_folder(self.root)
         self._index = Index.open("folders", str(self.root.resolve()), lambda: listing_of(self.root))
-        self.classes: list[str] = self._index.facts["classes"] if with_labels else []
 
     def __len__(self) -> int:
         return len(self._index.arrays["name_ends"])
@@ -70,6 +70,11 @@ class ImageFolder(Listed):
     def label(self, index: int) -> int | None:
         """The number of its class, None for an image directly in the root."""
         return super().label(index) if self.with_labels else None
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the class folders; None when they are numbers."""
+        return super().classes if self.with_labels else None
 
     def name(self, index: int) -> str:
         """The file's path, printable."""
@@ -110,11 +115,10 @@ def listing_of(root: Path) -> Listing:
         raise DataError(f"{root}: contains no images ({others}); images end in {kinds}")
     log.info("%s: %d images (%s)", root, len(found.images), others)
     heads = [name.split(b"/", 1)[0] if b"/" in name else b"" for name in found.images]
-    classes = sorted(set(heads) - {b""})
-    number = {name: i for i, name in enumerate(classes)} | {b"": -1}
-    arrays = packed(found.images) | {"labels": np.array([number[head] for head in heads], dtype=np.int32)}
+    number, names = folder_classes(set(heads) - {b""})
+    arrays = packed(found.images) | {"labels": np.array([number.get(head, NO_LABEL) for head in heads], dtype=np.int32)}
     facts = {
-        "classes": [printable(name) for name in classes],
+        "classes": [printable(name) for name in names],
         "fingerprint": hashlib.blake2b(b"\0".join(found.images), digest_size=16).hexdigest(),
     }
     return Listing(arrays, facts, {os.fsdecode(folder): was for folder, was in found.folders.items()})

@@ -16,7 +16,7 @@ from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources.options import Options, local_path
 from dinov3.data.storage.extras import need
 from dinov3.data.storage.index_cache import Index, Listing, Stamp, stamp
-from dinov3.data.storage.labels import numbered
+from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.names import name_at, packed, printable
 
@@ -97,8 +97,9 @@ def listing_of(file: Path, prefix: bytes, labels: Path | None) -> Listing:
     given = labels_in(labels) if labels is not None else {}
     if given and not given.keys() & set(names):
         raise DataError(f"{labels}: names none of the keys of {file}, such as {printable(names[0])}")
-    arrays = packed(names) | {"labels": numbered([given.get(name) for name in names])}
-    return Listing(arrays, {"fingerprint": hashlib.blake2b(b"\0".join(names), digest_size=16).hexdigest()}, stamps)
+    numbers, classes = classes_of([given.get(name) for name in names])
+    facts = {"fingerprint": hashlib.blake2b(b"\0".join(names), digest_size=16).hexdigest(), "classes": classes}
+    return Listing(packed(names) | {"labels": numbers}, facts, stamps)
 
 
 def labels_in(path: Path) -> dict[bytes, bytes]:

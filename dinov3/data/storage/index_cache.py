@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # of arrays and facts; a list of another version is made again
+VERSION = 4  # of arrays and facts; a list of another version is made again
 Arrays = Mapping[str, NDArray[Any]]
 Stamp = list[int]
 

@@ -16,6 +16,11 @@ class Listed:
         label = int(self._index.arrays["labels"][index])
         return label if label > NO_LABEL else None
 
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes, by number; None when the data set gives numbers."""
+        return self._index.facts.get("classes") or None
+
     def fingerprint(self) -> str:
         """Kind of source, and the hash."""
         return f"{type(self).__name__}-{self._index.facts['fingerprint']}"
