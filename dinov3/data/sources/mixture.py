@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinov3.config.schema import DatasetPart
+from dinov3.config.shown import shown
 from dinov3.data.errors import DataError
 from dinov3.data.order import Order
 from dinov3.data.sources.parse import parse_dataset
-from dinov3.data.sources.source import PartlyDamaged, Source
+from dinov3.data.sources.source import LeavesOut, PartlyDamaged, Source
+from dinov3.data.storage.left_out import lines
 from dinov3.data.storage.segments import place
 
 
@@ -34,6 +36,14 @@ def open_dataset(named: str | Sequence[str | DatasetPart]) -> Source:
 def title(named: str | Sequence[str | DatasetPart]) -> str:
     """What ``train.dataset_path`` is called in a line."""
     return named if isinstance(named, str) else f"{len(named)} data sets"
+
+
+def left_out_lines(source: Source) -> list[str]:
+    """``34 .avif left out: not a format read here``: a line for each suffix that a data set holds and that is not used."""
+    if isinstance(source, Mixture):
+        parts = zip(source.names, source.parts, strict=True)
+        return [f"{shown(name)}: {line}" for name, part in parts for line in left_out_lines(part)]
+    return lines(source.left_out) if isinstance(source, LeavesOut) else []
 
 
 def order_of(source: Source) -> Order:

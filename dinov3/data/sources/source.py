@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -33,6 +34,23 @@ class Source(Protocol):
 
     def version(self) -> str:
         """Another text as soon as a file was written or lies elsewhere, or a class or the order has changed."""
+        ...
+
+
+@runtime_checkable
+class Joined(Protocol):
+    """A source made of others."""
+
+    parts: Sequence[Source]
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A source that knows what lies beside its images and is not used."""
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """``suffix: reason`` -> how many files or members."""
         ...
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from dinov3.data.storage.index_cache import Index
 from dinov3.data.storage.labels import NO_LABEL
 
@@ -10,6 +13,12 @@ class Listed:
     """Images of ``_index``: its array ``labels`` has their classes, its fact ``fingerprint`` a hash of what they are."""
 
     _index: Index
+    beside: Mapping[str, int] = MappingProxyType({})  # further files that are left out, by reason
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """``suffix: reason`` -> how many files or members are not used."""
+        return {**self._index.facts.get("left_out", {}), **self.beside}
 
     def label(self, index: int) -> int | None:
         """Its class, None when it has none."""
