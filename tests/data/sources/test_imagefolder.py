@@ -263,7 +263,7 @@ def test_the_pictures_of_a_run_are_no_data(tree: Path) -> None:
 def test_a_run_folder_inside_the_images_is_refused(tree: Path, inside: str) -> None:
     (tree.parent / "link").symlink_to(tree)
     for text in (str(tree), [str(tree), "Synthetic:n=5"]):
-        with pytest.raises(DataError, match="lies inside the images, .*: give a folder outside of it"):
+        with pytest.raises(DataError, match=r"lies inside the images, .*: give a folder outside of it"):
             imagefolder.refuse_output_inside(open_dataset(text), tree / inside)
     for outside in ("..", "../run", "../data2"):
         imagefolder.refuse_output_inside(open_dataset([str(tree), "Synthetic:n=5"]), tree / outside)
