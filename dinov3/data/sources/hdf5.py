@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3.config.shown import shown
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources.options import Options
 from dinov3.data.storage.extras import need
@@ -76,7 +77,7 @@ class HDF5(Listed):
     def name(self, index: int) -> str:
         """File, dataset and row."""
         number, row = place(self._index.arrays["ends"], index)
-        return f"{self.files[number]}/{self.images}/{row}"
+        return shown(f"{self.files[number]}/{self.images}/{row}")
 
 
 def open_file(path: Path) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dinov3.config.shown import shown
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources.options import Options, local_path
 from dinov3.data.storage.handles import Handles
@@ -72,7 +73,7 @@ class LMDB(Listed):
 
     def name(self, index: int) -> str:
         """File and key."""
-        return f"{self.file}/{printable(name_at(self._index.arrays, index))}"
+        return f"{shown(str(self.file))}/{printable(name_at(self._index.arrays, index))}"
 
 
 def _open(file: Path) -> LmdbFile:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dinov3.config.shown import shown
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources.options import Options
 from dinov3.data.storage.arrow import bytes_of, image_leaf, optional_column_of
@@ -79,7 +80,7 @@ class Parquet(Listed):
         """File, row group and row."""
         group, row = place(self._index.arrays["ends"], index)
         file = self.files[int(self._index.arrays["file"][group])]
-        return f"{file}/row-group-{int(self._index.arrays['group'][group])}/{row}"
+        return shown(f"{file}/row-group-{int(self._index.arrays['group'][group])}/{row}")
 
 
 def _close(file: Any) -> None:
