@@ -44,6 +44,7 @@ BY_CONTENT = {  # the first pattern that a folder has is what it is
     "data.mdb": "lmdb",
     "*.tar": "tar",
     "*.parquet": "parquet",
+    "camelyonpatch_level_2_split_*_x.h5*": "pcam",
     "*.h5": "hdf5",
     "*.hdf5": "hdf5",
 }
