@@ -104,7 +104,9 @@ def check_folder(root: Path) -> None:
     if not root.exists():
         raise DataError(f"{root}: there is no such folder")
     if not root.is_dir():
-        raise DataError(f"{root}: is not a folder; a dataset is a folder of images or tar shards")
+        packed = root.suffix.lower() in (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+        advice = "unpack it" if packed else "a dataset is a folder of images or tar shards"
+        raise DataError(f"{root}: is not a folder; {advice}")
     if not os.access(root, os.R_OK | os.X_OK):
         raise DataError(f"{root}: cannot be listed; check its permissions")
 

@@ -24,6 +24,7 @@ from dinov3.data.storage.index_cache import Index, Listing, stamp
 from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.left_out import LeftOut
 from dinov3.data.storage.listed import Listed
+from dinov3.data.storage.lists import text_in
 from dinov3.data.storage.lmdb_file import NOWHERE, LmdbDamage, LmdbFile
 from dinov3.data.storage.names import name_at, packed, printable
 
@@ -148,12 +149,13 @@ def _images_in(file: Path, prefix: bytes) -> Values:
     return found
 
 
-def labels_in(path: Path) -> dict[bytes, bytes]:
-    """Key -> class of a text file of lines ``key<TAB>class``."""
+def labels_in(path: Path) -> dict[bytes, str]:
+    """Key -> class of a text file of lines ``key<TAB>class``, or ``key class`` where there is no tab."""
     try:
-        lines = [line for line in path.read_bytes().splitlines() if line]
+        lines = [line for line in text_in(path).splitlines() if line.strip()]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if wrong := next((line for line in lines if line.count(b"\t") != 1), None):
-        raise DataError(f"{path}: {printable(wrong)[:80]}: a line is a key, a tab and a class")
-    return {key: label for key, _, label in (line.partition(b"\t") for line in lines)}
+    pairs = [line.split("\t") if "\t" in line else line.rsplit(maxsplit=1) for line in lines]
+    if wrong := next((line for line, pair in zip(lines, pairs, strict=True) if len(pair) != 2), None):
+        raise DataError(f"{path}: {wrong[:80]}: a line is a key, a tab and a class")
+    return {os.fsencode(key): label for key, label in pairs}

@@ -36,7 +36,7 @@ BY_SUFFIX = {
     ".parquet": ("parquet", "root"),
     **dict.fromkeys((".h5", ".hdf5", ".hdf"), ("hdf5", "root")),
     **dict.fromkeys((".mdb", ".lmdb"), ("lmdb", "root")),
-    **dict.fromkeys((".txt", ".csv", ".tsv"), ("filelist", "path")),
+    **dict.fromkeys((".txt", ".csv", ".tsv", ".jsonl", ".ndjson"), ("filelist", "path")),
 }
 BY_CONTENT = {  # the first pattern that a folder has is what it is
     "dataset_dict.json": "huggingface",

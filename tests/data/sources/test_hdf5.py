@@ -233,8 +233,8 @@ def test_classes_may_have_further_axes_of_one_and_a_file_of_their_own(tmp_path: 
     apart = [parse_dataset(f"HDF5:root={tmp_path}/x.h5:images=x:labels={tmp_path}/y.h5{name}") for name in ("/y", "")]
     for source in (both, *apart):
         assert [source.label(i) for i in range(12)] == [0, 1] * 6
+    written(tmp_path / "x.h5", x=pixels(3))
     with pytest.raises(DataError, match=r"has shape \[12.*\], there are 3 images"):
-        written(tmp_path / "x.h5", x=pixels(3))
         parse_dataset(f"HDF5:root={tmp_path}/x.h5:images=x:labels={tmp_path}/y.h5/y")
 
 

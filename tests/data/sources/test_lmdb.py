@@ -79,7 +79,7 @@ def test_labels_may_miss_keys(tmp_path: Path) -> None:
     [
         ({b"__len__": b"0"}, "", None, r"contains no images \(1 keys"),
         ({b"a": b"1"}, ":prefix=image-", None, r"contains no images \(1 keys, of which none begins with 'image-'\)"),
-        ({b"a": b"1"}, ":labels={0}/labels.txt", b"a 1\n", "a 1: a line is a key, a tab and a class"),
+        ({b"a": b"1"}, ":labels={0}/labels.txt", b"a-1\n", "a-1: a line is a key, a tab and a class"),
         ({b"a": b"1"}, ":labels={0}/labels.txt", b"b\t1\n", "names none of the keys of .*, such as a"),
         ({b"a": b"1"}, ":labels={0}/labels.txt", None, "labels.txt: cannot be read: No such file"),
     ],
