@@ -17,6 +17,7 @@ from pathlib import Path
 from dinov3.data.errors import DataError
 from dinov3.data.sources.imagefolder import check_folder, read_file
 from dinov3.data.sources.options import Options, local_path
+from dinov3.data.storage.identity import content_of, names_in, sizes_of
 from dinov3.data.storage.index_cache import Index, Listing, stamp
 from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
@@ -82,6 +83,13 @@ class FileList(Listed):
     def name(self, index: int) -> str:
         """The file's path, printable."""
         return printable(self.file(index))
+
+    def _content(self) -> str:
+        paths = [self.file(i) for i in range(len(self))]
+        return content_of(names_in(self._index.arrays), sizes_of(paths), lambda i: (paths[i], 0))
+
+    def _place(self) -> str:
+        return f"{self.path}, images in {self.root}"
 
     def version(self) -> str:
         """A hash of the list, the classes and the images' places, sizes and times of writing."""

@@ -28,6 +28,7 @@ from dinov3.data.sources.options import Options
 from dinov3.data.storage.extras import need
 from dinov3.data.storage.handles import Handles
 from dinov3.data.storage.hdf5_objects import Reach, check_stored, dataset_in, names_in, open_file
+from dinov3.data.storage.identity import content_of_files, place_of
 from dinov3.data.storage.index_cache import Arrays, Index, Listing, stamp
 from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
@@ -102,6 +103,12 @@ class HDF5(Listed):
         except DataError:
             file.close()
             raise
+
+    def _content(self) -> str:
+        return content_of_files(self.files, self.images)
+
+    def _place(self) -> str:
+        return place_of(self.files)
 
     def name(self, index: int) -> str:
         """File, dataset and row."""

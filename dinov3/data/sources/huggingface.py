@@ -27,6 +27,7 @@ from dinov3.data.sources.parquet import Parquet
 from dinov3.data.storage.arrow import image_leaf, optional_column_of
 from dinov3.data.storage.extras import need
 from dinov3.data.storage.handles import Handles
+from dinov3.data.storage.identity import content_of
 from dinov3.data.storage.index_cache import Arrays, Index, Listing, stamp
 from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
@@ -120,6 +121,17 @@ class HuggingFace(Listed):
         if len(data) < size:
             raise BadImage(f"the file ends after {len(data)} of {size} bytes")
         return data
+
+    def _content(self) -> str:
+        arrays, files = self._index.arrays, list(map(os.fsencode, self.files))
+
+        def where(index: int) -> tuple[bytes, int]:
+            return files[int(arrays["file"][place(arrays["ends"], index)[0]])], int(arrays["offset"][index])
+
+        return content_of([], arrays["size"], where)
+
+    def _place(self) -> str:
+        return str(self.folder)
 
     def name(self, index: int) -> str:
         """Folder and row."""

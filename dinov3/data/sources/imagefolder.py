@@ -19,6 +19,7 @@ from dinov3.data.decode import MAX_BYTES, SUFFIXES
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources.options import Options
 from dinov3.data.sources.source import Joined, Source
+from dinov3.data.storage.identity import content_of, names_in, sizes_of
 from dinov3.data.storage.index_cache import Index, Listing, Stamp, stamp_of
 from dinov3.data.storage.labels import NO_LABEL, folder_classes
 from dinov3.data.storage.left_out import LeftOut, lines
@@ -82,6 +83,13 @@ class ImageFolder(Listed):
     def name(self, index: int) -> str:
         """The file's path, printable."""
         return printable(self.path(index))
+
+    def _content(self) -> str:
+        paths = [self.path(i) for i in range(len(self))]
+        return content_of(names_in(self._index.arrays), sizes_of(paths), lambda i: (paths[i], 0))
+
+    def _place(self) -> str:
+        return str(self.root)
 
     def version(self) -> str:
         """A hash of the list, the classes and the images' places, sizes and times of writing."""

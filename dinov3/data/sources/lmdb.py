@@ -20,6 +20,7 @@ from dinov3.config.shown import shown
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources.options import Options, local_path
 from dinov3.data.storage.handles import Handles
+from dinov3.data.storage.identity import content_of, names_in
 from dinov3.data.storage.index_cache import Index, Listing, stamp
 from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.left_out import LeftOut
@@ -71,6 +72,13 @@ class LMDB(Listed):
             return opened.read(*found[1:])
         except LmdbDamage as error:
             raise BadImage(str(error)) from error
+
+    def _content(self) -> str:
+        arrays, file = self._index.arrays, os.fsencode(self.file)
+        return content_of(names_in(arrays), arrays["size"], lambda i: (file, int(arrays["offset"][i])))
+
+    def _place(self) -> str:
+        return str(self.file)
 
     def name(self, index: int) -> str:
         """File and key."""

@@ -18,6 +18,7 @@ from dinov3.data.errors import DataError
 from dinov3.data.order import Order
 from dinov3.data.sources.parse import parse_dataset
 from dinov3.data.sources.source import LeavesOut, PartlyDamaged, Source
+from dinov3.data.storage.identity import VERSION, Identity
 from dinov3.data.storage.left_out import lines
 from dinov3.data.storage.segments import place
 
@@ -97,8 +98,19 @@ class Mixture:
 
     def fingerprint(self) -> str:
         """A hash of the parts' fingerprints and their shares."""
-        text = "\n".join([*(part.fingerprint() for part in self.parts), *map(str, self.order.slots)])
+        return self._hash_of([part.fingerprint() for part in self.parts])
+
+    def _hash_of(self, parts: Sequence[str]) -> str:
+        text = "\n".join([*parts, *map(str, self.order.slots)])
         return f"Mixture-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+
+    def identity(self) -> Identity:
+        """Of the parts and their shares."""
+        parts = [part.identity() for part in self.parts]
+        text = "\n".join([*(part.content for part in parts), *map(str, self.order.slots)])
+        content = VERSION + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        legacy = self._hash_of([part.legacy for part in parts])
+        return Identity(content, ", ".join(part.place for part in parts), legacy)
 
     def version(self) -> str:
         """A hash of the parts' versions and their shares."""

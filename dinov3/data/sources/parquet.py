@@ -19,6 +19,7 @@ from dinov3.data.sources.options import Options
 from dinov3.data.storage.arrow import bytes_of, image_leaf, optional_column_of
 from dinov3.data.storage.extras import need
 from dinov3.data.storage.handles import Handles
+from dinov3.data.storage.identity import content_of_files, place_of
 from dinov3.data.storage.index_cache import Arrays, Index, Listing, stamp
 from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
@@ -75,6 +76,12 @@ class Parquet(Listed):
         number, inside = int(self._index.arrays["file"][group]), int(self._index.arrays["group"][group])
         file = self._opened.get(number, lambda: need("pyarrow.parquet").ParquetFile(self.files[number]))
         return file.read_row_group(inside, columns=[self._index.facts["leaf"]], use_threads=False).column(0)
+
+    def _content(self) -> str:
+        return content_of_files(self.files, self.image)
+
+    def _place(self) -> str:
+        return place_of(self.files)
 
     def name(self, index: int) -> str:
         """File, row group and row."""

@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3.data.storage.identity import Identity
+
 
 class Source(Protocol):
     """A dataset with random access. It must pickle small: every worker process gets a copy."""
@@ -28,8 +30,12 @@ class Source(Protocol):
         """What to call it in a message: a path where there is one."""
         ...
 
+    def identity(self) -> Identity:
+        """What its images are, wherever they lie and whatever their classes; where they lie; what older runs recorded."""
+        ...
+
     def fingerprint(self) -> str:
-        """The same text for the same images in the same order, wherever they are and whatever their classes."""
+        """What runs begun before recorded: a hash of names or shapes, the same for other images of the same names."""
         ...
 
     def version(self) -> str:

@@ -23,6 +23,7 @@ from dinov3.data.decode import SUFFIXES
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources.options import Options
 from dinov3.data.storage.handles import Handles
+from dinov3.data.storage.identity import content_of, names_in, place_of
 from dinov3.data.storage.index_cache import Index, Listing, stamp
 from dinov3.data.storage.labels import NO_LABEL, classes_of
 from dinov3.data.storage.left_out import LeftOut, lines, suffix_of
@@ -94,6 +95,15 @@ class Tar(Listed):
 
     def _descriptor(self, shard: int) -> int:
         return self._files.get(shard, lambda: os.open(self.shards[shard], os.O_RDONLY | os.O_CLOEXEC))
+
+    def _content(self) -> str:
+        arrays, shards = self._index.arrays, list(map(os.fsencode, self.shards))
+        places = zip(arrays["shard"].tolist(), arrays["offset"].tolist(), strict=True)
+        where = [(shards[shard], offset) for shard, offset in places]
+        return content_of(names_in(arrays), arrays["size"], lambda i: where[i])
+
+    def _place(self) -> str:
+        return place_of(self.shards)
 
     def name(self, index: int) -> str:
         """Shard and member, as a path."""
