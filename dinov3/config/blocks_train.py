@@ -182,9 +182,14 @@ class NanConfig:
     max_consecutive: int = key(10, "steps skipped in a row, as not finite, that end the run", unit="steps", ge=1)
 
 
+OTHER_CONTENT = "dataset_content"  # a word of resume.allow
+
+
 @dataclass
 class ResumeConfig:
-    allow: list[str] = key([], "keys that may differ from the run that is resumed")
+    allow: list[str] = key(
+        [], f"keys that may differ from the run that is resumed; {OTHER_CONTENT}: other images than it was started with"
+    )
 
 
 @dataclass
