@@ -27,6 +27,7 @@ from tests.train.tiny import overrides
 MEASURED = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_blocked_seconds", "checkpoint_bytes")
 PERIOD = 3
 KEEP = 2
+PATIENCE = 300.0  # seconds after which what did not happen is called missing; on an idle machine all of it takes a few
 SETTINGS = {
     "checkpointing__period": PERIOD,
     "checkpointing__max_to_keep": KEEP,
@@ -121,7 +122,7 @@ class Job:
     pids: list[int]
     codes: dict[int, int] = field(default_factory=dict)
 
-    def wait(self, seconds: float = 60) -> list[int]:
+    def wait(self, seconds: float = PATIENCE) -> list[int]:
         """Exit codes by rank. When one process dies by SIGKILL the others are killed too, as torchrun does."""
         end = time.monotonic() + seconds
         while len(self.codes) < len(self.pids):
@@ -146,7 +147,7 @@ class Job:
         """All that the processes have printed so far."""
         return self.log.read_text() if self.log.exists() else ""
 
-    def wait_for_step(self, step: int, seconds: float = 30) -> None:
+    def wait_for_step(self, step: int, seconds: float = PATIENCE) -> None:
         """Return when ``step`` is in metrics.jsonl."""
         end = time.monotonic() + seconds
         while not any(row["iteration"] >= step for row in read_metrics(self.out / "metrics.jsonl")):
