@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": ("dinov3.launch.doctor", "is this machine ready to train, and what to do if not"),
 }
 
+DA3_OVERRIDES = "overrides, e.g. train.dataset_path=PHOTOS da3.ckpt_path=WEIGHTS"
 EXPORT_FORMATS = ("meta", "safetensors", "hf", "timm", "onnx")
 
 
@@ -107,9 +108,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     )
     da3.add_argument("--config-file", type=Path, help="YAML with da3.enabled: true")
     da3.add_argument("--out", type=Path, help="PNG to write: crops, masks, the tokens of both as colours")
-    da3.add_argument(
-        "opts", nargs="*", metavar="key=value", help="overrides, e.g. da3.variant=small train.dataset_path=PHOTOS"
-    )
+    da3.add_argument("opts", nargs="*", metavar="key=value", help=DA3_OVERRIDES)
     da3.set_defaults(call=_da3_check)
 
     for name, (module, text) in COMMANDS.items():

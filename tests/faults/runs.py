@@ -189,8 +189,9 @@ def names(out: Path) -> list[str]:
 
 
 def files(out: Path) -> dict[str, tuple[int, int]]:
-    """Everything in a run folder, with what tells a change."""
-    return {str(p.relative_to(out)): (p.stat().st_mtime_ns, p.stat().st_size) for p in out.rglob("*")}
+    """Everything in a run folder, with what tells a change; not the sign of life a run gives every few seconds."""
+    found = [p for p in out.rglob("*") if p.name != ".lease"]
+    return {str(p.relative_to(out)): (p.stat().st_mtime_ns, p.stat().st_size) for p in found}
 
 
 def whole(out: Path) -> list[int]:

@@ -10,8 +10,16 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+# Once, here: every change has a process of its own, forked from this one.
+import hypothesis  # noqa: F401
+import omegaconf  # noqa: F401
+import PIL.Image  # noqa: F401
 import pytest
-import torch  # once, here: every change has a process of its own, forked from this one
+import torch
+import torch.distributed.checkpoint
+import torch.distributed.fsdp
+import torch.distributed.tensor
+import torch.multiprocessing
 
 from tests.mutation.changes import CHANGES, ROOT, Change
 
