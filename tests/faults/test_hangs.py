@@ -36,9 +36,11 @@ def test_f22_one_stalled_process_ends_all_with_the_stacks_of_each(
     assert_same(out, reference(2))
 
 
-def test_f22_an_image_that_hangs_is_named(runs: Launcher, tmp_path: Path) -> None:
+def test_f22_an_image_that_hangs_is_named(runs: Launcher, reference: Reference, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert runs.run(out, prepare="tests.faults.hooks:hung_image", train__watchdog_seconds=3) == [79]
+    reference(1)
+    limit = max(3, round(runs.seconds[1]))
+    assert runs.run(out, prepare="tests.faults.hooks:hung_image", train__watchdog_seconds=limit) == [79]
     text = (tmp_path / "run.log").read_text()
     assert "in read_image" in text
     assert re.search(r"step 4, samples 32 to 39: .*\.jpg", text)

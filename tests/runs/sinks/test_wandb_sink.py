@@ -18,7 +18,7 @@ Install = Callable[[str], Calls]
 A_SERVER_THAT_HANGS = 600.0  # seconds, in fake_wandb.py: less than half of it was no waiting for it, on any machine
 
 
-def sink(out: Path, mode: Any = "offline", timeout: float = 10.0) -> WandbSink:
+def sink(out: Path, mode: Any = "offline", timeout: float = 300.0) -> WandbSink:
     return WandbSink(
         WandbConfig(enabled=True, mode=mode, init_timeout=timeout), out, "abcd1234", {"train": {"seed": 0}}
     )
@@ -144,7 +144,7 @@ def test_the_real_package_writes_an_offline_run_that_holds_nothing_but_the_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    one = sink(tmp_path, timeout=60.0)
+    one = sink(tmp_path, timeout=300.0)
     one.train({"iteration": 0, "total_loss": 2.5})
     one.close()
     assert warnings(caplog) == []
