@@ -52,7 +52,7 @@ def test_rows_go_over_their_own_step_and_the_id_is_the_one_given(
         "dir": str(tmp_path),
         "config": {"train": {"seed": 0}},
         "resume": "allow",
-        "settings": {"init_timeout": 10.0},
+        "settings": {"init_timeout": 300.0},
     }
     defined = {c["name"]: c["step_metric"] for name, c in calls() if name == "define_metric"}
     assert defined["train/*"] == "train/step"
