@@ -72,7 +72,11 @@ class StudentConfig:
     patch_size: int = key(16, "side of a patch; a ConvNeXt has 32, whether 16 or 32 is said", unit="px", ge=1)
     freeze_blocks: int = key(0, "hold the tokens, the patch embedding and so many first blocks; 0: none", ge=0)
     drop_path_rate: float = key(
-        0.3, "share of the images that skip a residual branch; of a ConvNeXt none unless it is said", ge=0, lt=1
+        0.3,
+        "share of the images that skip a residual branch; of a ConvNeXt none unless it is said",
+        ge=0,
+        lt=1,
+        fixed=False,
     )
     layerscale: float | None = key(1e-05, "initial LayerScale; null or 0: no LayerScale", ge=0)
     pretrained_weights: str = key(
@@ -81,7 +85,9 @@ class StudentConfig:
         "a DCP folder, a run or an export of ours; heads start fresh when it has none",
     )
     pretrained_allow: list[str] = key(
-        [], "tensors (names, beginnings or patterns) and student.* keys in which the given weights may differ"
+        [],
+        "tensors (names, beginnings or patterns) and student.* keys in which the given weights may differ",
+        fixed=False,
     )
     ffn_layer: Literal["mlp", "swiglu", "swiglu32", "swiglu64", "swiglu128"] = key(
         "mlp", "feed-forward block; the number is what the hidden width is rounded up to a multiple of"
@@ -113,9 +119,9 @@ class StudentConfig:
     pos_embed_rope_rescale_coords: float | None = key(None, "both axes scale by up to this factor, in training", ge=1)
     pos_embed_rope_dtype: Dtype = key("bf16", "number format RoPE is computed in")
     fp8_enabled: bool = key(
-        False, "fp8 matrix products in linear layers; param_dtype is used instead, and the run says so"
+        False, "fp8 matrix products in linear layers; param_dtype is used instead, and the run says so", fixed=False
     )
-    fp8_filter: str = key("blocks", "layers in fp8: a regular expression found in their name", dead=True)
+    fp8_filter: str = key("blocks", "layers in fp8: a regular expression found in their name", dead=True, fixed=False)
     embed_dim: int | None = key(None, "width; null: the arch's own", ge=1)
     depth: int | None = key(None, "number of blocks; null: the arch's own", ge=1)
     num_heads: int | None = key(None, "attention heads; null: the arch's own", ge=1)

@@ -6,20 +6,12 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from dinov3.config.archs import VIT_ARCHS
-from dinov3.config.checks_continued import KEEP_CHECKS
 from dinov3.config.derived import CONVNEXT_STRIDE, DA3_PATCH, crop_sizes, da3_input_size, statistics_batch
 from dinov3.config.errors import KeyProblem
 from dinov3.config.names import hint_of
 from dinov3.config.schema import Config, ScheduleConfig
 
 Problems = Iterator[tuple[str, str]]
-
-
-def check(cfg: Config) -> None:
-    """Raise KeyProblem for the first thing that does not fit together."""
-    for rule in (*CHECKS, *KEEP_CHECKS):
-        for key, problem in rule(cfg):
-            raise KeyProblem(key, problem)
 
 
 def _schedules(cfg: Config) -> dict[str, ScheduleConfig]:
@@ -296,7 +288,7 @@ def training_starts_from_one_place(cfg: Config) -> Problems:
 def allowed_changes_are_keys(cfg: Config) -> Problems:
     for name in cfg.resume.allow:
         try:
-            hint_of(name)
+            hint_of(name, type(cfg))
         except KeyProblem as problem:
             yield "resume.allow", f"{name}: {problem.problem}"
 

@@ -9,13 +9,12 @@ from typing import Any
 import yaml
 
 from dinov3.config.redaction import redacted
-from dinov3.config.schema import Config
 from dinov3.config.spec import Spec, block_of, choices_of, hints, spec_of
 
 COMMENT_COLUMN = 44
 
 
-def to_yaml(cfg: Config, *, comments: bool = False) -> str:
+def to_yaml(cfg: Any, *, comments: bool = False) -> str:
     """``load_config`` of the result equals ``cfg``, but for secrets, which stand as REDACTED.
 
     ``comments``: meaning, unit and limits beside every key, and blocks that are null as comments.
@@ -23,7 +22,7 @@ def to_yaml(cfg: Config, *, comments: bool = False) -> str:
     return "\n".join(_block(cfg, "", comments)).strip() + "\n"
 
 
-def to_dict(cfg: Config) -> dict[str, Any]:
+def to_dict(cfg: Any) -> dict[str, Any]:
     """``cfg`` as nested dicts, without secrets."""
     values: dict[str, Any] = redacted("", asdict(cfg))
     return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import cache
 from typing import Any, get_args, get_origin
@@ -21,21 +21,26 @@ def _walk(block: type, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _walk(inner, f"{prefix}{f.name}.")
 
 
-@cache
-def types_of_keys() -> dict[str, Any]:
+def types_of_keys(root: type = Config) -> dict[str, Any]:
     """Type of every key and block, by dotted name, in the order of the schema."""
-    return dict(_walk(Config, ""))
+    cached: Callable[[object], dict[str, Any]] = _types_of_keys
+    return cached(root)
 
 
-def hint_of(key: str) -> Any:
+@cache
+def _types_of_keys(root: type) -> dict[str, Any]:
+    return dict(_walk(root, ""))
+
+
+def hint_of(key: str, root: type = Config) -> Any:
     """The type of a key; for an entry of a free dict, that of its values. Raises KeyProblem when there is no such key."""
-    types = types_of_keys()
+    types = types_of_keys(root)
     parent = key.rpartition(".")[0]
     if key not in types and get_origin(types.get(parent)) is dict:
         return get_args(types[parent])[1]
     if key not in types:
         parts = key.split(".")
-        raise unknown(next(p for i in range(len(parts)) if (p := ".".join(parts[: i + 1])) not in types))
+        raise unknown(next(p for i in range(len(parts)) if (p := ".".join(parts[: i + 1])) not in types), root)
     return types[key]
 
 
@@ -75,16 +80,16 @@ ELSEWHERE = {
 }
 
 
-def nearest(key: str) -> list[str]:
+def nearest(key: str, root: type = Config) -> list[str]:
     """Up to three keys that ``key`` may have meant: the nearest of its block, what other frameworks call so, or the same
     name in another block.
     """
-    known = list(types_of_keys())
+    known = list(types_of_keys(root))
     block, _, name = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == block}
     if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.75):
         return [siblings[close[0]]]
-    if name.lower() in ELSEWHERE:
+    if ELSEWHERE.get(name.lower()) in known:
         return [ELSEWHERE[name.lower()]]
     same_name = [k for k in known if k.rpartition(".")[2] == name]
     if 0 < len(same_name) <= 3:
@@ -92,8 +97,8 @@ def nearest(key: str) -> list[str]:
     return difflib.get_close_matches(key, known, n=1)
 
 
-def unknown(key: str) -> KeyProblem:
+def unknown(key: str, root: type = Config) -> KeyProblem:
     """The error for a key that does not exist."""
-    if names := nearest(key):
+    if names := nearest(key, root):
         return KeyProblem(key, f"unknown key (did you mean {' or '.join(names)}?)")
     return KeyProblem(key, "unknown key (`dinov3 config search WORD` finds one, `dinov3 config default` shows all)")

@@ -30,8 +30,8 @@ from torch import Tensor
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
 from dinov3.data.ring import Ring, SharedBytes
-from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.signal_mask import signals_blocked
+from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.sources.mixture import order_of
 
 CHUNK = 8  # images a task: fewer cost more messages, more keep the first batch waiting

@@ -19,10 +19,10 @@ from dinov3.eval.knn import knn_predict
 from dinov3.eval.labelled import Labelled, hold_out, labelled_features, same_classes
 from dinov3.eval.linear import LEARNING_RATES, fit_linear
 from dinov3.eval.logreg import fit_logreg
-from dinov3.pictures.retrieval import retrieval_scores
 from dinov3.features.cache import FeatureKind, weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
+from dinov3.pictures.retrieval import retrieval_scores
 
 TASKS = {
     "knn": "weighted k-nearest neighbours, for every --k and --temperature",

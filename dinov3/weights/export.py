@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from dinov3.config.output import check_output_folder
-from dinov3.runs.checkpoint import flush
-from dinov3.weights.own import export_heads, load_backbone
-from dinov3.weights.formats import Format, Written, write_huggingface, write_meta, write_safetensors, write_timm
-from dinov3.weights.model_card import MARK, model_card
-from dinov3.weights.onnx_graph import write_onnx
-from dinov3.weights.parity import images_for, tokens_of, worst_token
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.system.files import flush
 from dinov3.weights.description import read_description, sidecar_of
 from dinov3.weights.files import WeightsError
+from dinov3.weights.formats import Format, Written, write_huggingface, write_meta, write_safetensors, write_timm
+from dinov3.weights.model_card import MARK, model_card
+from dinov3.weights.onnx_graph import write_onnx
+from dinov3.weights.own import export_heads, load_backbone
+from dinov3.weights.parity import images_for, tokens_of, worst_token
 
 FORMATS = {
     f.name: f

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dinov3.system.errors import Foreseeable
 from dinov3.weights.torch_archive import DamagedArchive, check_archive
 
 INDEX = "model.safetensors.index.json"  # of a Hugging Face folder whose weights are in several files
@@ -21,7 +22,7 @@ CONFIG = "config.json"
 OURS = "dinov3"  # the key of our description in the metadata of a safetensors file
 
 
-class WeightsError(Exception):
+class WeightsError(Foreseeable):
     """A weight file cannot be used; the message names the file and says why."""
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from dinov3.weights.recognition import Shapes, is_convnext, seen_settings, vit_arguments
 from dinov3.weights import huggingface_names, timm_names
 from dinov3.weights.dcp_folder import is_dcp, read_dcp
 from dinov3.weights.description import checked_description, from_metadata, is_description, read_description, sidecar_of
 from dinov3.weights.files import RawWeights, WeightsError, read_json, read_weights
+from dinov3.weights.recognition import Shapes, is_convnext, seen_settings, vit_arguments
 
 # Written by wrappers and by whole-model checkpoints in front of the backbone's own names; taken off, nothing else is.
 WRAPPERS = ("module.", "_orig_mod.", "teacher.", "model_ema.")

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dinov3.models.presets import CONVNEXT_ARCHS
+from dinov3.config.archs import CONVNEXT_ARCHS
 from dinov3.weights.huggingface_names import NORM_OF_EPS, rope_periods
 from dinov3.weights.name_table import NameTable, Rows
 

@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 from dinov3.config.blocks_model import Preset
+from dinov3.config.checks_continued import refuse_an_idle_backbone
 from dinov3.config.dump import to_yaml
 from dinov3.config.errors import ConfigError
-from dinov3.config.checks_continued import refuse_an_idle_backbone
 from dinov3.config.load import load_config, load_stages
 from dinov3.config.presets import FIXED_BY_PRESET, RELEASED
 from dinov3.config.schema import StudentConfig

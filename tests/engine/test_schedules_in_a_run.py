@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dinov3.engine.schedules import Schedules, build_schedules
 from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from tests.train.tiny import command, tiny_config
 
@@ -49,7 +49,7 @@ def steps(run: Path) -> Iterator[tuple[int, dict[str, Tensor], dict[str, Tensor]
 
 
 def test_a_row_of_metrics_has_the_values_of_its_own_step(run: Path, schedules: Schedules) -> None:
-    rows = read_metrics(run / "metrics.jsonl")
+    rows = read_rows(run / "metrics.jsonl")
     assert [row["iteration"] for row in rows] == list(range(6))
     for row in rows:
         now = schedules.at(row["iteration"])

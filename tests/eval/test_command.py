@@ -11,8 +11,8 @@ from PIL import Image
 
 from dinov3.cli import main
 from dinov3.eval.command import TASKS
-from dinov3.weights.own import write_backbone
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.weights.own import write_backbone
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
-from dinov3.runs.state import digest
 from dinov3.launch import local, slurm
 from dinov3.launch.job import TorchrunJob, TrainingJob
 from dinov3.launch.resources import Resources
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
 from tests.faults.runs import PATIENCE
 from tests.train.tiny import command
 
@@ -53,7 +53,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIEN
 
 
 def steps(out: Path) -> list[int]:
-    return [row["iteration"] for row in read_metrics(out / "metrics.jsonl")]
+    return [row["iteration"] for row in read_rows(out / "metrics.jsonl")]
 
 
 def last_step(out: Path) -> int:
@@ -110,7 +110,7 @@ def test_a_preempted_local_job_requeues_itself_and_continues_bit_for_bit(
     assert "resumed" in capsys.readouterr().out, "the output is shown while it comes"
     run_local(tmp_path / "reference", interrupt=False)
     rows = [
-        [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(tmp_path / name / "metrics.jsonl")]
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(tmp_path / name / "metrics.jsonl")]
         for name in ("preempted", "reference")
     ]
     assert rows[0] == rows[1]

@@ -15,7 +15,7 @@ import yaml
 from dinov3 import cli
 from dinov3.config.load import load_config
 from dinov3.runs.checkpoint import step_folders
-from dinov3.runs.metrics import read_metrics
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
 from tests.faults.runs import MEASURED, PERIOD, SETTINGS, Launcher, assert_same, files, final_state, whole
@@ -68,7 +68,7 @@ def together(runs: Launcher, reference: Reference, tmp_path_factory: pytest.Temp
 
 
 def figures(out: Path) -> list[dict[str, float]]:
-    rows = read_metrics(out / "metrics.jsonl")
+    rows = read_rows(out / "metrics.jsonl")
     return [{k: float(v) for k, v in row.items() if k not in MEASURED} for row in rows]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dinov3.config.schema import Config
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.records import open_records
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from tests.runs.sinks.conftest import Calls, fake_wandb  # noqa: F401 - a fixture
 from tests.train.tiny import command
@@ -37,7 +37,7 @@ def train(out: Path, **changes: object) -> int:
 
 
 def figures(out: Path) -> list[list[str]]:
-    return [[float(row[k]).hex() for k in FIGURES] for row in read_metrics(out / "metrics.jsonl")]
+    return [[float(row[k]).hex() for k in FIGURES] for row in read_rows(out / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module")

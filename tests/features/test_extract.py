@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dinov3 import features
 from dinov3.data.sources import parse_dataset
-from dinov3.weights.own import write_backbone
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import class_tokens
@@ -22,6 +21,7 @@ from dinov3.features.tokens import Tokens
 from dinov3.models.backbone import Backbone
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.weights.own import write_backbone
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

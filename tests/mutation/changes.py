@@ -71,8 +71,8 @@ CHANGES = (
     Change("engine/schedules.py", "np.arange(cosine_iters) /", "np.arange(1, cosine_iters + 1) /", OPTIM),
     Change("engine/schedules.py", "last_layer[: _steps(cfg, frozen)] = 0", "last_layer[: _steps(cfg, frozen) + 1] = 0", OPTIM),
     # the loop of a run
-    Change(ANYWHERE, "            run.schedules.at(step),", "            run.schedules.at(step + 1),", RUN),
-    Change(ANYWHERE, "now = run.schedules.at(step)", "now = run.schedules.at(step + 1)", RUN),
+    Change(ANYWHERE, "self.plan.at(step),", "self.plan.at(step + 1),", RUN),
+    Change(ANYWHERE, "self.plan.at(step).row()", "self.plan.at(step + 1).row()", RUN),
     Change(ANYWHERE, "clip_grad=cfg.optim.clip_grad,", "clip_grad=1e-3,", RUN),
     # models
     Change("models/norms.py", '"layernorm": partial(nn.LayerNorm, eps=1e-6)', '"layernorm": partial(nn.LayerNorm, eps=1e-5)', "models/test_norms.py"),

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from dinov3 import features
 from dinov3.config.archs import CONVNEXT_ARCHS
-from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
-from dinov3.runs.state import digest
 from dinov3.config.load import load_config
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from dinov3.train.model import build_model
 from tests.train.tiny import command
@@ -43,7 +43,7 @@ def test_a_convnext_is_trained_measured_saved_and_continued_bit_for_bit(
     labelled = {"evaluation__knn__train": "Synthetic:n=20:size=64", "evaluation__knn__test": "Synthetic:n=10:size=64"}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(words(whole, train__max_steps=4, **labelled)) == 0
-    assert [row["step"] for row in read_metrics(whole / "evaluation.jsonl")] == [0, 4]
+    assert [row["step"] for row in read_rows(whole / "evaluation.jsonl")] == [0, 4]
     assert main(words(stopped, train__max_steps=2, **labelled)) == 0
     assert main(words(stopped, train__max_steps=4, **labelled)) == 0
     states = [digest(read_tensors(step_folders(run)[-1] / "state", prefix="")) for run in (whole, stopped)]
@@ -72,7 +72,7 @@ def test_a_convnext_learns_from_a_vit_with_smaller_patches_on_its_own_grid(
         "crops__teacher_to_student_resolution_scale": scale,
     }
     assert main(words(tmp_path / "run", train__max_steps=2, **distilled)) == 0
-    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert all(math.isfinite(row["ibot_loss"]) for row in rows)
 
     given = words(tmp_path / "run", **distilled)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from dinov3.weights.dcp_folder import METADATA, _RecordsOnly, read_dcp
-from dinov3.weights.layouts import read_model
 from dinov3.weights.files import WeightsError
+from dinov3.weights.layouts import read_model
 
 LAYOUTS = Path(__file__).parents[1] / "golden" / "data" / "F02_checkpoint_layouts.json"
 

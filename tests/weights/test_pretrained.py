@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.config.schema import StudentConfig
-from dinov3.weights.own import write_backbone
-from dinov3.weights.fingerprint import fingerprint, procedural_image
-from dinov3.weights.pretrained import LoadReport, as_json, inflated, load_start, report_from
 from dinov3.models.build import build_backbone, build_preset
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.head import DINOHead
+from dinov3.weights.files import WeightsError
+from dinov3.weights.fingerprint import fingerprint, procedural_image
+from dinov3.weights.own import write_backbone
+from dinov3.weights.pretrained import LoadReport, as_json, inflated, load_start, report_from
 from tests.weights.random_models import activated, tiny_convnext, tiny_vit, tokens_of
 from tests.weights.test_layouts import hf_folder, timm_file
-from dinov3.weights.files import WeightsError
 
 # The settings of tests/weights/random_models.py: tiny_vit, as a student's.
 TINY = replace(

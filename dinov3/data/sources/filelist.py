@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dinov3.data.errors import DataError
+from dinov3.data.sources.imagefolder import check_folder, read_file
+from dinov3.data.sources.options import Options, local_path
 from dinov3.data.storage.arrow import column_of, optional_column_of
 from dinov3.data.storage.extras import need
-from dinov3.data.sources.imagefolder import check_folder, read_file
 from dinov3.data.storage.index_cache import Index, Listing, stamp
 from dinov3.data.storage.labels import numbered
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.names import name_at, packed, printable
-from dinov3.data.sources.options import Options, local_path
 
 NAME = "FileList"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}

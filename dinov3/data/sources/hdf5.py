@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinov3.data.errors import BadImage, DataError
+from dinov3.data.sources.options import Options
 from dinov3.data.storage.extras import need
 from dinov3.data.storage.handles import Handles
 from dinov3.data.storage.index_cache import Arrays, Index, Listing, stamp
 from dinov3.data.storage.labels import numbered
 from dinov3.data.storage.listed import Listed
-from dinov3.data.sources.options import Options
 from dinov3.data.storage.segments import place
 from dinov3.data.storage.shards import shards_of
 

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from dinov3.data.errors import BadImage, DataError
+from dinov3.data.sources.imagefolder import check_folder
+from dinov3.data.sources.options import Options, local_path
+from dinov3.data.sources.parquet import Parquet
 from dinov3.data.storage.arrow import bytes_of, image_leaf, optional_column_of
 from dinov3.data.storage.extras import need
 from dinov3.data.storage.handles import Handles
-from dinov3.data.sources.imagefolder import check_folder
 from dinov3.data.storage.index_cache import Arrays, Index, Listing, stamp
 from dinov3.data.storage.labels import numbered
 from dinov3.data.storage.listed import Listed
-from dinov3.data.sources.options import Options, local_path
-from dinov3.data.sources.parquet import Parquet
 from dinov3.data.storage.segments import place
 
 NAME = "HuggingFace"

@@ -17,10 +17,10 @@ import numpy as np
 
 from dinov3.data.decode import MAX_BYTES
 from dinov3.data.errors import BadImage, DataError
+from dinov3.data.sources.options import Options
 from dinov3.data.storage.index_cache import Index, Listing, Stamp, stamp_of
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.names import name_at, packed, printable
-from dinov3.data.sources.options import Options
 
 NAME = "ImageFolder"
 SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".tif", b".tiff", b".gif", b".bmp")

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.data.errors import BadImage, DataError
+from dinov3.data.sources.options import Options, local_path
 from dinov3.data.storage.extras import need
 from dinov3.data.storage.index_cache import Index, Listing, Stamp, stamp
 from dinov3.data.storage.labels import numbered
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.names import name_at, packed, printable
-from dinov3.data.sources.options import Options, local_path
 
 NAME = "LMDB"
 _environments: dict[str, tuple[Stamp, Any]] = {}  # a process may open one only once, whoever needs it

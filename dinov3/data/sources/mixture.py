@@ -17,8 +17,8 @@ from dinov3.config.schema import DatasetPart
 from dinov3.data.errors import DataError
 from dinov3.data.order import Order
 from dinov3.data.sources.parse import parse_dataset
-from dinov3.data.storage.segments import place
 from dinov3.data.sources.source import PartlyDamaged, Source
+from dinov3.data.storage.segments import place
 
 
 def open_dataset(named: str | Sequence[str | DatasetPart]) -> Source:

@@ -17,12 +17,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dinov3.data.errors import BadImage, DataError
-from dinov3.data.storage.handles import Handles
 from dinov3.data.sources.imagefolder import SUFFIXES
+from dinov3.data.sources.options import Options
+from dinov3.data.storage.handles import Handles
 from dinov3.data.storage.index_cache import Index, Listing, stamp
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.names import name_at, packed, printable
-from dinov3.data.sources.options import Options
 from dinov3.data.storage.shards import shards_of
 
 NAME = "Tar"

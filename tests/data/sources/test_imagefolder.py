@@ -12,8 +12,8 @@ from PIL import Image
 from dinov3.data.decode import decode
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources import imagefolder, parse_dataset
-from dinov3.data.storage import index_cache
 from dinov3.data.sources.imagefolder import ImageFolder
+from dinov3.data.storage import index_cache
 
 
 def picture(path: Path | bytes, value: int = 0) -> None:

@@ -1,0 +1,66 @@
+"""Whether this config may continue the run it found: some keys decide what the weights mean and are fixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dinov3.config.changes import Changes, changed_keys, refuse_fixed, with_defaults
+from dinov3.config.dump import to_dict
+from dinov3.config.errors import ConfigError
+from dinov3.config.run_config import RunConfig
+from dinov3.distributed.context import world_size
+from dinov3.runs.folder import RunFolder
+from dinov3.runs.manifest import read_train_state
+from dinov3.runs.recorded import recorded_config
+from dinov3.runs.start import Start
+
+# They may change with the number of processes as long as a step has the same samples.
+SHARES_OF_A_BATCH = ("train.batch_size_per_gpu", "train.gradient_accumulation_steps")
+
+
+def images_a_step(cfg: RunConfig) -> int:
+    """Samples of one optimizer step over all processes."""
+    return cfg.train.batch_size_per_gpu * cfg.train.gradient_accumulation_steps * world_size()
+
+
+def compare_with_start(cfg: RunConfig, run: RunFolder, start: Start, dataset: str) -> Changes:
+    """Key -> (old, new) for what changed since the run was started; ConfigError when it is something that must not."""
+    if start.found is None:
+        return {}
+    changes = changed_since(cfg, RunFolder(start.found.parents[1]), start.found)
+    changes = {k: v for k, v in changes.items() if not k.startswith("resume.")}
+    allowed = list(cfg.resume.allow)
+    if batch_before(start) == images_a_step(cfg):
+        allowed += SHARES_OF_A_BATCH
+    refuse_fixed(changes, allowed, str(run), type(cfg))
+    before = read_train_state(start.found)["dataset"]
+    if before is not None and before != dataset and "train.dataset_path" not in cfg.resume.allow:
+        problem = (
+            f"does not hold the data this run was started with (fingerprint {before}, now {dataset}); "
+            "put them back, use another --output-dir, or add train.dataset_path to resume.allow"
+        )
+        raise ConfigError(str(run), "train.dataset_path", problem)
+    return changes
+
+
+def batch_before(start: Start) -> int | None:
+    """Samples of a step, over all processes, when the checkpoint was written."""
+    images: int | None = None if start.found is None else read_train_state(start.found).get("global_batch")
+    return images
+
+
+def changed_batch(start: Start, images: int) -> list[str]:
+    """A line for the start-up block when a step now has another number of ``images``, over all processes, than before."""
+    before = batch_before(start)
+    return (
+        [] if before in (None, images) else [f"changed    effective batch: {before} -> {images} images since the start"]
+    )
+
+
+def changed_since(cfg: RunConfig, run: RunFolder, newest: Path | None = None) -> Changes:
+    """Key -> (old, new) for what is not as the run in this folder began with; nothing when nobody wrote that down.
+
+    ``newest``: a verified checkpoint of it, which has a copy.
+    """
+    old = recorded_config(run, type(cfg), newest)
+    return {} if old is None else changed_keys(with_defaults(old, type(cfg)), to_dict(cfg))
