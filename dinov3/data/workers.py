@@ -297,7 +297,7 @@ class WorkerPool:
             pid = self._processes[worker].pid
             if pid is not None:
                 os.kill(pid, signal.SIGQUIT)
-                time.sleep(0.2)  # let it print where it is before the next one does
+                time.sleep(1.0)  # let it print where it is before the next one does, and before it is killed
         where = "; ".join(f"worker {worker} {self._occupation(worker)}" for worker in stuck) or "all workers are idle"
         return f"no image for {self._timeout:g} s (stacks of the stuck workers are on stderr): {where}"
 

@@ -100,7 +100,10 @@ def _torch(machine: Machine, cfg: Config) -> Iterator[Finding]:
             "torch", "warn", versions, "there is an NVIDIA driver: install a torch built for CUDA (pytorch.org)"
         )
     elif not machine.vision_operators:
-        advice = "install both from one index; training works, what detection models call does not"
+        advice = (
+            "training and exports work: this program stands in for what is missing. Other programs here cannot even "
+            "`import torchvision`, nor transformers load an export: install both from one index (pytorch.org)"
+        )
         yield Finding("torch", "warn", f"{versions}; torchvision was built for another torch", advice)
     else:
         yield Finding("torch", "ok", versions)

@@ -169,7 +169,8 @@ def _what_to_download(variant: str) -> str:
     return (
         f"da3.ckpt_path is empty: download {CONFIG_FILE} and {WEIGHTS_FILE} of "
         f"https://huggingface.co/{SOURCES[variant][0]} and set da3.ckpt_path to their folder. Licences of the variants: "
-        f"{terms}. For tests, da3.random_init: true needs no file"
+        f"{terms}. For tests without a file: da3.random_init=true and "
+        "da3.ckpt_path= together"
     )
 
 

@@ -207,12 +207,12 @@ def hygiene() -> None:
 
 
 def held_save() -> None:
-    """The save of step 6 begins to write once a file of the run says so: ``UNTIL`` is ``name:text``; an error after 30 s."""
+    """The save of step 6 begins to write once a file of the run says so: ``UNTIL`` is ``name:text``; an error after five minutes."""
     name, _, text = os.environ["UNTIL"].partition(":")
     real = checkpoint.Checkpointer.save
 
     def save(self: Any, step: int, *args: Any) -> Any:
-        end, file = time.monotonic() + 30, self.folder.parent / name
+        end, file = time.monotonic() + 300, self.folder.parent / name
         while step == SAVE and not (file.exists() and text in file.read_text()):
             if time.monotonic() > end:
                 raise RuntimeError(f"{text!r} did not appear in {file}")

@@ -18,6 +18,7 @@ from dinov3.launch.resources import Resources
 from dinov3.runs.checkpoint import read_tensors, step_folders
 from dinov3.runs.state import digest
 from dinov3.system.rows import read_rows
+from tests.faults.runs import PATIENCE
 from tests.train.tiny import command
 
 TIMES = ("images_per_second", "data_wait")
@@ -44,7 +45,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen in {seconds} s"
@@ -82,7 +83,7 @@ def test_torchrun_told_to_stop_saves_and_leaves_no_process(number: signal.Signal
     wait_for(lambda: len(steps(tmp_path)) >= 2 or torchrun.poll() is not None, "the second step")
     workers = descendants(torchrun.pid)
     torchrun.send_signal(number)
-    _, error = torchrun.communicate(timeout=120)
+    _, error = torchrun.communicate(timeout=PATIENCE)
     assert len(workers) >= 4, error.decode()[-2000:]  # two training processes with a loader process each
     wait_for(lambda: not any(map(alive, workers)), "the end of all processes", seconds=10)
     assert 2 <= last_step(tmp_path) < 24
@@ -147,7 +148,7 @@ def test_usr2_saves_on_all_ranks_and_requeues_once_and_the_next_turn_continues(
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4242\n"
     assert f"SIGUSR2: saved at step {saved}; job 4242 is back in the queue" in (logs / "output").read_text()
 
-    again = subprocess.run(turn, env=os.environ | {"SLURM_JOB_ID": "4242"}, timeout=120)
+    again = subprocess.run(turn, env=os.environ | {"SLURM_JOB_ID": "4242"}, timeout=PATIENCE)
     assert again.returncode == 0, (logs / "output").read_text()[-2000:]
     assert steps(out) == list(range(24))
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4242\n"

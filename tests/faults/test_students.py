@@ -199,9 +199,9 @@ def test_the_wrong_number_of_processes_is_refused_with_the_right_one(
 
 
 def test_a_process_that_hangs_ends_all_students(runs: Launcher, together: tuple[Path, Path], tmp_path: Path) -> None:
-    codes = runs.run(
-        tmp_path / "run", "train.watchdog_seconds=3", file=together[0], ranks=PROCESSES, fault="step@4:2=stall"
-    )
+    limit = max(3, round(runs.seconds.get(PROCESSES, 60)))  # no step takes longer than a whole run has just taken
+    words = f"train.watchdog_seconds={limit}"
+    codes = runs.run(tmp_path / "run", words, file=together[0], ranks=PROCESSES, fault="step@4:2=stall")
     assert codes == [79] * PROCESSES
 
 

@@ -28,7 +28,8 @@ FIGURES = (
     "koleo_loss",
     "backbone_grad_norm",
 )
-ON = {"wandb__enabled": "true", "wandb__mode": "online", "wandb__init_timeout": 3}
+# what answers at all is waited for as long as a busy machine needs
+ON: dict[str, object] = {"wandb__enabled": "true", "wandb__mode": "online", "wandb__init_timeout": 300}
 
 
 def train(out: Path, **changes: object) -> int:
@@ -69,7 +70,8 @@ def test_losses_are_those_without_it_and_trouble_is_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     calls = fake_wandb(behaviour)
-    assert train(tmp_path / "run", **ON) == 0
+    waits = {"wandb__init_timeout": 3} if behaviour == "hangs" else {}
+    assert train(tmp_path / "run", **ON | waits) == 0
     assert figures(tmp_path / "run") == without
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == (words is not None)

@@ -79,7 +79,7 @@ def teacher() -> nn.ModuleDict:
 
 def gathering(world: int) -> list[Callable[[Tensor], Tensor]]:
     """A gather for each of ``world`` threads."""
-    barrier, box = threading.Barrier(world, timeout=60), [torch.empty(0)] * world
+    barrier, box = threading.Barrier(world, timeout=300), [torch.empty(0)] * world
 
     def of(number: int) -> Callable[[Tensor], Tensor]:
         def gather(x: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def test_of_several_processes_one_makes_the_list_and_all_have_it(tmp_path: Path)
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(300)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len(list(tmp_path.glob("made-by-*"))) == 1
 
