@@ -38,7 +38,10 @@ ALARMING = {
     *("os", "posix", "nt", "sys", "subprocess", "builtins", "__builtin__", "importlib", "runpy", "pty", "shutil"),
     *("socket", "ctypes", "code", "marshal", "webbrowser"),
 }
-HARMLESS = {"set", "frozenset", "slice", "range", "complex", "bytearray", "object", "list", "dict", "tuple", "getattr"}
+HARMLESS = {
+    *("set", "frozenset", "slice", "range", "complex", "bytearray", "bytes", "object", "list", "dict", "tuple"),
+    *("int", "float", "str", "bool", "long", "unicode", "getattr"),
+}
 
 
 @dataclass(frozen=True)

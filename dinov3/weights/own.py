@@ -25,6 +25,7 @@ from dinov3.models.presets import PRESETS
 from dinov3.weights.recognition import differences, seen_settings
 from dinov3.weights.description import BACKBONE, FORMAT, VERSION, read_description, sidecar_of
 from dinov3.weights.layouts import ModelWeights, read_model
+from dinov3.weights.errors import one_line
 from dinov3.weights.files import CONFIG, RawWeights, WeightsError
 
 WEIGHTS = BACKBONE
@@ -73,20 +74,35 @@ def load_backbone(path: str | Path, *, preset: str | None = None) -> Backbone:
     if described is None:
         found = matching_preset(source.shapes)
         if found is None:
-            raise WeightsError(
-                f"{path}: cannot tell the architecture: no {sidecar_of(Path(path)).name} beside it and no released "
-                "model has these names and shapes; pass preset=… (see `dinov3 models`)"
-            )
+            raise WeightsError(f"{path}: cannot tell the architecture: {_how_to_tell(Path(path))}")
         described = {"preset": found}
-    try:
-        backbone = backbone_from_description(described)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: its description fits no model here: {error}") from error
-    fill_strictly(backbone, source.backbone | absent_tensors(source), str(path))
+    backbone = _built(described, source, str(path))
     check_fingerprint(backbone, described, str(path))
     statistics = SATELLITE if str(described.get("preset")).endswith("SAT493M") else PHOTOGRAPHS
     object.__setattr__(backbone, "preprocess", described.get("preprocess", statistics))
     return backbone.eval()
+
+
+def _built(described: dict[str, Any], source: ModelWeights, path: str) -> Backbone:
+    """The backbone with its weights. Names and shapes are compared before memory is asked for."""
+    tensors = source.backbone | absent_tensors(source)
+    try:
+        skeleton = backbone_from_description(described, "meta")
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes beyond what torch can count
+        raise WeightsError(f"{path}: its description fits no model here: {one_line(error)}") from error
+    check_fit(skeleton, tensors, path)
+    backbone = backbone_from_description(described)
+    fill_strictly(backbone, tensors, path)
+    return backbone
+
+
+def _how_to_tell(path: Path) -> str:
+    """What to do about a file whose names and shapes no released model has; a preset cannot fit either."""
+    beside = sidecar_of(path).name
+    return (
+        f"no {beside} beside it and no released model has these names and shapes: put the config.json of the run it "
+        f"came from there as {beside}, or give the run itself, a Hugging Face folder or a safetensors export"
+    )
 
 
 def absent_tensors(source: ModelWeights) -> dict[str, Tensor]:
@@ -184,6 +200,12 @@ def _weights_in(folder: Path) -> Path:
 
 def fill_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Load whole ``tensors``, also into a sharded module; every name and shape must match in both directions."""
+    check_fit(module, tensors, source)
+    fill(module, tensors)
+
+
+def check_fit(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """WeightsError unless every name and shape matches in both directions."""
     own = module.state_dict()
     required = without_aliases(module)
     missing, unexpected = sorted(set(required) - set(tensors)), sorted(set(tensors) - set(own))
@@ -199,7 +221,6 @@ def fill_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) ->
             f"{len(unexpected)} unexpected {unexpected[:5]}, {len(wrong)} of another shape {wrong[:5]}"
             + "".join(f"; {flag}" for flag in flags[:5])
         )
-    fill(module, tensors)
 
 
 def setting_differences(file: dict[str, Tensor], model: dict[str, Tensor]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from dinov3.models.presets import CONVNEXT_ARCHS
-from dinov3.weights.huggingface_names import NORM_OF_EPS, rope_periods
+from dinov3.weights.huggingface_names import NORM_OF_EPS, head_width, rope_periods
 from dinov3.weights.name_table import NameTable, Rows
 
 _VIT: Rows = {
@@ -82,14 +82,15 @@ def is_convnext(names: set[str]) -> bool:
 def vit_to_ours(tensors: Mapping[str, Tensor], num_heads: int | None) -> tuple[dict[str, Tensor], list[str]]:
     """Our names, with the computed buffers; and their names that have no place here.
 
-    ``num_heads`` None: heads of 64 channels, or of 128 in the 7B model, as in every DINOv3 of timm.
+    ``num_heads`` None: heads of 64 channels, or of 128 in the 7B model, as in every DINOv3 of timm. Raises ValueError
+    when the width is no such number of heads.
     """
     gated = any(".fc1_g." in name for name in tensors)
     ours, unknown = (GATED if gated else MLP).to_ours(tensors)
     if "cls_token" in ours:
-        dim = ours["cls_token"].shape[-1]
-        head_dim = dim // num_heads if num_heads else 128 if dim == 4096 else 64
-        ours["rope_embed.periods"] = rope_periods(head_dim, ROPE_BASE)
+        dim = ours["cls_token"].shape[-1] if ours["cls_token"].ndim else 0
+        heads = num_heads or max(1, dim // (128 if dim == 4096 else 64))
+        ours["rope_embed.periods"] = rope_periods(head_width(ours["cls_token"], heads), ROPE_BASE)
     return ours, unknown
 
 

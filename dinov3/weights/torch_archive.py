@@ -82,7 +82,7 @@ class Archive:
 
 def read_into(file: BinaryIO, start: int, content: Tensor, *, summed: bool = False) -> int:
     """Fill ``content`` [n] uint8 with what lies at ``start``; its CRC-32, or 0. DamagedArchive when the file ends early."""
-    view, checksum, at = memoryview(content.numpy()), 0, 0
+    view, checksum, at = memoryview(content.numpy().data), 0, 0
     file.seek(start)
     while at < len(view):
         part = view[at : at + CHUNK]
