@@ -20,10 +20,13 @@ from dinov3.runs.stage_record import last_finished, read_stages
 from dinov3.runs.student_folders import student_folders
 from dinov3.weights.tensor_file import write_tensor_file
 from dinov3.models.backbone import Backbone
+from dinov3.models.convnext import N_STAGES
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
 from dinov3.models.presets import PRESETS
-from dinov3.weights.recognition import differences, seen_settings
-from dinov3.weights.description import BACKBONE, FORMAT, VERSION, read_description, sidecar_of
+from dinov3.weights.recognition import differences, is_convnext, seen_settings
+from dinov3.weights.description import BACKBONE, FORMAT, VERSION, is_description, read_description, sidecar_of
+from dinov3.weights.hub import located
+from dinov3.weights.provenance import Facts
 from dinov3.weights.layouts import ModelWeights, read_model
 from dinov3.weights.errors import one_line
 from dinov3.weights.files import CONFIG, RawWeights, WeightsError
@@ -34,16 +37,18 @@ PHOTOGRAPHS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 SATELLITE = {"mean": [0.430, 0.411, 0.296], "std": [0.213, 0.156, 0.143]}
 
 
-def description(backbone: nn.Module, preprocess: dict[str, Any]) -> dict[str, Any]:
-    """What ``config.json`` says: everything needed to build the backbone again and to feed it."""
-    return {"format": FORMAT, "format_version": VERSION, **describe_backbone(backbone), "preprocess": preprocess}
+def description(backbone: nn.Module, facts: Facts) -> dict[str, Any]:
+    """What ``config.json`` says: everything needed to build the backbone again and to feed it, and where it comes from."""
+    told = {"provenance": facts.provenance.as_json()} if facts.provenance.rows else {}
+    built = describe_backbone(backbone)
+    return {"format": FORMAT, "format_version": VERSION, **built, "preprocess": facts.preprocess, **told}
 
 
 def write_backbone(folder: Path, backbone: nn.Module, preprocess: dict[str, Any]) -> None:
     """Write ``backbone.safetensors`` and ``config.json`` into ``folder``."""
     state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(backbone).items()}
     write_tensor_file(state, folder / WEIGHTS, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(description(backbone, preprocess), indent=1))
+    (folder / CONFIG).write_text(json.dumps(description(backbone, Facts(preprocess)), indent=1))
 
 
 def without_aliases(module: nn.Module) -> dict[str, Tensor]:
@@ -53,15 +58,24 @@ def without_aliases(module: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if kept.setdefault(id(v), k) == k}
 
 
+def with_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The opposite of ``without_aliases`` for a backbone's tensors: every name that its state dict has."""
+    if not is_convnext({name: tuple(tensor.shape) for name, tensor in tensors.items()}):
+        return tensors
+    last = f"norms.{N_STAGES - 1}."
+    twice = {last + k.removeprefix("norm."): v for k, v in tensors.items() if k.startswith("norm.")}
+    return tensors | twice
+
+
 def load_backbone(path: str | Path, *, preset: str | None = None) -> Backbone:
     """The backbone stored at ``path``, in eval mode, on the CPU.
 
     ``path`` is a run folder (its newest whole checkpoint), a checkpoint folder, one of our exports, an official
-    ``.pth`` or DCP folder, a Hugging Face folder, or a safetensors file of timm. A ``.pth`` says nothing about its
+    ``.pth`` or DCP folder, a Hugging Face folder or Hub id, or a safetensors file of timm; ``~`` is the home folder. A ``.pth`` says nothing about its
     architecture: it is taken from ``FILE.json`` beside it, from ``preset`` (a released model's name), or recognised by
     its names and shapes. A fingerprint stored with the weights is compared.
 
-    Its attribute ``preprocess`` says how to feed it: ``mean`` and ``std`` of each channel, and the training ``size`` in
+    Its attribute ``described`` is our description of it, None where there is none; ``preprocess`` says how to feed it: ``mean`` and ``std`` of each channel, and the training ``size`` in
     pixels when the file knows it.
 
     Raises WeightsError or CheckpointError when a name is missing or left over, when a shape differs, or when the
@@ -69,17 +83,19 @@ def load_backbone(path: str | Path, *, preset: str | None = None) -> Backbone:
     """
     if preset is not None and preset not in PRESETS:
         raise WeightsError(f"preset {preset!r} is unknown: choose from {sorted(PRESETS)}")
-    source = read_source(Path(path), heads=False)
+    path = located(path)
+    source = read_source(path, heads=False)
     described = {"preset": preset} if preset is not None else source.description
     if described is None:
         found = matching_preset(source.shapes)
         if found is None:
-            raise WeightsError(f"{path}: cannot tell the architecture: {_how_to_tell(Path(path))}")
+            raise WeightsError(f"{path}: cannot tell the architecture: {_how_to_tell(path)}")
         described = {"preset": found}
     backbone = _built(described, source, str(path))
     check_fingerprint(backbone, described, str(path))
     statistics = SATELLITE if str(described.get("preset")).endswith("SAT493M") else PHOTOGRAPHS
     object.__setattr__(backbone, "preprocess", described.get("preprocess", statistics))
+    object.__setattr__(backbone, "described", described if is_description(described) else None)
     return backbone.eval()
 
 
@@ -126,6 +142,7 @@ def read_source(path: Path, *, heads: bool = True) -> ModelWeights:
 
     A run's newest whole checkpoint is read with its heads, or without them the backbone file alone.
     """
+    path = located(path)
     if not path.is_dir() or not is_own(path):
         return read_model(path)
     weights = _weights_in(path)
@@ -249,7 +266,8 @@ def export_heads(source: Path, out: Path) -> None:
     found = read_source(source)
     if not found.heads:
         raise WeightsError(f"{source}: has no heads")
-    teacher = {f"backbone.{k}": v for k, v in found.backbone.items()} | found.heads
+    backbone = with_aliases(found.backbone | absent_tensors(found))
+    teacher = {f"backbone.{k}": v for k, v in backbone.items()} | found.heads
     torch.save({"teacher": teacher}, out)
     again = read_model(out)
     written = {f"backbone.{k}": v for k, v in again.backbone.items()} | again.heads

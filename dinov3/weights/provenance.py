@@ -23,6 +23,14 @@ class Provenance:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What an export says of a backbone beyond its architecture."""
+
+    preprocess: dict[str, Any]  # mean, std, size
+    provenance: Provenance = field(default_factory=Provenance)
+
+
 def provenance_from(content: Mapping[str, Any]) -> Provenance:
     """From what ``checked_provenance`` returned."""
     return Provenance([(key, value) for key, value in content["rows"]], content["recipe"])
