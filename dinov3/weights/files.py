@@ -163,7 +163,7 @@ def check_header(path: Path, head: bytes, size: int) -> None:
     length = int.from_bytes(head[:8], "little")
     if 8 + length > size:
         early = head[8:9] == b"{" and length <= MAX_HEADER
-        why = f"ends early: {AGAIN}" if early else f"its header would have {length} bytes, the file has {size}"
+        why = f"ends early: {AGAIN}" if early else f"it declares a header of {length} bytes, the file has {size}"
         raise WeightsError(f"{path}: not a readable safetensors file: {why}")
     if length > MAX_HEADER:
         raise WeightsError(f"{path}: its header has {length} bytes, at most {MAX_HEADER} are read")
@@ -200,7 +200,9 @@ def _no_torch_file(file: BinaryIO, size: int, error: Exception) -> str:
     start = file.read(4)
     if start == b"PK\x03\x04":
         file.seek(max(0, size - (1 << 16) - 22))
-        if b"PK\x05\x06" not in file.read():  # the end of every zip
+        tail = file.read()
+        end = tail.rfind(b"PK\x05\x06")  # the end of every zip, 22 bytes at least
+        if end < 0 or end + 22 > len(tail):
             return f"ends early ({size} bytes are there): {AGAIN}"
         return str(error)
     if start[:1] == b"\x80":

@@ -84,7 +84,7 @@ def load_backbone(path: str | Path, *, preset: str | None = None) -> Backbone:
     if preset is not None and preset not in PRESETS:
         raise WeightsError(f"preset {preset!r} is unknown: choose from {sorted(PRESETS)}")
     path = located(path)
-    source = read_source(path, heads=False)
+    source = _read_located(path, heads=False)
     described = {"preset": preset} if preset is not None else source.description
     if described is None:
         found = matching_preset(source.shapes)
@@ -142,7 +142,10 @@ def read_source(path: Path, *, heads: bool = True) -> ModelWeights:
 
     A run's newest whole checkpoint is read with its heads, or without them the backbone file alone.
     """
-    path = located(path)
+    return _read_located(located(path), heads=heads)
+
+
+def _read_located(path: Path, *, heads: bool) -> ModelWeights:
     if not path.is_dir() or not is_own(path):
         return read_model(path)
     weights = _weights_in(path)
