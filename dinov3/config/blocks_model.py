@@ -81,8 +81,9 @@ class StudentConfig:
     layerscale: float | None = key(1e-05, "initial LayerScale; null or 0: no LayerScale", ge=0)
     pretrained_weights: str = key(
         "",
-        "weights student and teacher start from: a Meta .pth, a Hugging Face folder, a timm safetensors file, "
-        "a DCP folder, a run or an export of ours; heads start fresh when it has none",
+        "weights student and teacher start from: a Meta .pth, a Hugging Face folder or Hub id (org/name, with "
+        "huggingface_hub installed), a timm safetensors file, a DCP folder, a run or an export of ours; heads start fresh "
+        "when it has none",
     )
     pretrained_allow: list[str] = key(
         [],

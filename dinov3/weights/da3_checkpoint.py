@@ -1,30 +1,33 @@
 """Read the encoder weights out of an official Depth Anything 3 file: strictly, and without executing anything in it.
 
 The file is untrusted input: names and shapes are checked against the encoder before a tensor is read, pickles are
-opened with ``weights_only=True``, and a weight that is not finite is refused.
+read without running anything (``pickle_records``), and a weight that is not finite is refused.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-import re
-import struct
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinov3.weights.torch_archive import DamagedArchive, check_archive
+from dinov3.weights.errors import WeightsError, clipped, one_line
+from dinov3.weights.files import FLOATS, check_header, open_torch
+from dinov3.weights.mistaken import HEAD, mistaken
+from dinov3.weights.tables import find_table
+from dinov3.weights.torch_archive import DamagedArchive
+from dinov3.weights.torch_file import Plan, is_tensor
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20  # the official one has about 2 kB
-MAX_HEADER_BYTES = 1 << 24  # the official header has about 100 kB; the library itself would parse 100 MB of JSON
+ENDINGS = (".safetensors", ".pth", ".pt")
 SHOWN = 5  # keys of each kind named in an error
 
 # config.json "model_name" -> {variant: where its encoder lies in the file}
@@ -84,11 +87,10 @@ def read_da3_weights(path: Path, variant: str, expected: Mapping[str, Shape]) ->
         roots = {read_root(config, variant)}
     else:
         roots = {places[variant] for places in MODEL_NAMES.values() if variant in places}
-    readers = {".safetensors": _open_safetensors, ".pth": _open_pickle, ".pt": _open_pickle}
-    if weights.suffix not in readers:
-        raise Da3CheckpointError(f"{weights}: unknown kind of file: use a folder, {', '.join(readers)}")
+    if weights.suffix not in ENDINGS:
+        raise Da3CheckpointError(f"{weights}: unknown kind of file: use a folder, {', '.join(ENDINGS)}")
     with ExitStack() as stack:
-        shapes, fetch = readers[weights.suffix](weights, stack)
+        shapes, fetch = _open(weights, stack)
         prefix, ignored = match_keys(weights, shapes, roots, expected)
         state = {key: _as_weight(weights, prefix + key, fetch) for key in expected}
     broken = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
@@ -104,7 +106,7 @@ def read_root(config: Path, variant: str) -> str:
     try:
         content = json.loads(config.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise Da3CheckpointError(f"{config}: not valid JSON: {_one_line(error)}") from None
+        raise Da3CheckpointError(f"{config}: not valid JSON: {one_line(error)}") from None
     name = content.get("model_name") if isinstance(content, dict) else None
     if not isinstance(name, str):
         raise Da3CheckpointError(f"{config}: no text under 'model_name', so this is not the config.json of a DA3 file")
@@ -130,7 +132,7 @@ def match_keys(
     if len(found) != 1:
         wanted = " or ".join(sorted(f"{root}{ENCODER}*" for root in roots))
         raise Da3CheckpointError(
-            f"{path}: needs encoder keys {wanted}, and holds {len(shapes)} keys: {_shown(map(_clipped, shapes))}"
+            f"{path}: needs encoder keys {wanted}, and holds {len(shapes)} keys: {_shown(map(clipped, shapes))}"
         )
     prefix = found[0] + ENCODER
     inside = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
@@ -164,11 +166,19 @@ def _sort_rest(keys: list[str], root: str) -> tuple[dict[str, int], list[str]]:
 Opened = tuple[dict[str, Shape | str], Callable[[str], Tensor]]
 
 
-def _open_safetensors(path: Path, stack: ExitStack) -> Opened:
-    with path.open("rb") as file:
-        declared = int.from_bytes(file.read(8), "little")
-    if declared > MAX_HEADER_BYTES:
-        raise Da3CheckpointError(f"{path}: declares a header of {declared} bytes, more than {MAX_HEADER_BYTES}")
+def _open(path: Path, stack: ExitStack) -> Opened:
+    file = stack.enter_context(path.open("rb"))
+    head = file.read(HEAD)
+    if what := mistaken(head, os.fstat(file.fileno()).st_size):
+        raise Da3CheckpointError(f"{path}: is {what}")
+    try:
+        return _open_safetensors(path, file, head, stack) if path.suffix == ".safetensors" else _open_torch(path, file)
+    except WeightsError as error:
+        raise Da3CheckpointError(str(error)) from None
+
+
+def _open_safetensors(path: Path, file: BinaryIO, head: bytes, stack: ExitStack) -> Opened:
+    check_header(path, head, os.fstat(file.fileno()).st_size)
     try:
         tensors = stack.enter_context(safe_open(path, framework="pt", device="cpu"))
         slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118 - not a dict
@@ -177,65 +187,42 @@ def _open_safetensors(path: Path, stack: ExitStack) -> Opened:
             for key, part in slices.items()
         }
     except SafetensorError as error:
-        raise Da3CheckpointError(f"{path}: not a complete safetensors file: {_one_line(error)}") from None
+        raise Da3CheckpointError(f"{path}: not a complete safetensors file: {one_line(error)}") from None
     return shapes, tensors.get_tensor
 
 
-def _open_pickle(path: Path, _: ExitStack) -> Opened:
+def _open_torch(path: Path, file: BinaryIO) -> Opened:
+    """Shapes are known before a tensor is made."""
+    content = open_torch(file, os.fstat(file.fileno()).st_size, path)
     try:
-        check_archive(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except DamagedArchive as error:
-        raise Da3CheckpointError(f"{path}: {_one_line(error)}") from None
-    except pickle.UnpicklingError as error:
-        blocked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"blocked global {_clipped(blocked[1])}" if blocked else _one_line(error)
-        raise Da3CheckpointError(f"{path}: refused, more than plain tensors: {reason}") from None
-    # A damaged pickle raises whatever its broken opcodes run into.
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        struct.error,
-    ) as error:
-        raise Da3CheckpointError(f"{path}: not a readable torch file: {_one_line(error)}") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise Da3CheckpointError(f"{path}: holds a {type(content).__name__}, not a dict of named tensors")
-    return {key: _pickled_shape(value) for key, value in content.items()}, content.__getitem__
+        table = find_table(content.content, is_tensor)
+    except WeightsError as error:
+        raise Da3CheckpointError(f"{path}: {error}") from None
+    plans = {key: content.plan(value) for key, value in table.items()}
+    shapes: dict[str, Shape | str] = {
+        key: plan if isinstance(plan, str) else plan.shape if plan.dtype in FLOATS else str(plan.dtype)
+        for key, plan in plans.items()
+    }
 
+    def fetch(key: str) -> Tensor:
+        plan = plans[key]
+        assert isinstance(plan, Plan), "only those with a shape are asked for"
+        return content.tensor(plan)
 
-def _pickled_shape(value: object) -> Shape | str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_nested
-    return tuple(value.shape) if plain and value.is_floating_point() else f"{value.dtype} {value.layout}"
+    return shapes, fetch
 
 
 def _as_weight(path: Path, name: str, fetch: Callable[[str], Tensor]) -> Tensor:
     try:
         return fetch(name).detach().to(torch.float32, copy=True)  # a copy: the file may be mapped into memory
-    except SafetensorError as error:
-        raise Da3CheckpointError(f"{path}: cannot read {name}: {_one_line(error)}") from None
+    except (SafetensorError, DamagedArchive) as error:
+        raise Da3CheckpointError(f"{path}: cannot read {clipped(name)}: {one_line(error)}") from None
 
 
 def _described(key: str, shape: Shape | str) -> str:
-    return f"{_clipped(key)} {list(shape) if isinstance(shape, tuple) else shape}"
+    return f"{clipped(key)} {list(shape) if isinstance(shape, tuple) else shape}"
 
 
 def _shown(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-def _clipped(text: str) -> str:
-    """``text`` fit for one line: a key of an untrusted file may hold line breaks or be very long."""
-    return ascii(text)[1:-1][:160]
-
-
-def _one_line(error: Exception) -> str:
-    return _clipped(" ".join(str(error).split())) or type(error).__name__

@@ -1,82 +1,26 @@
-"""Checkpoint folders of ``torch.distributed.checkpoint`` (``.metadata`` and ``*.distcp``), read without their pickle.
+"""Checkpoint folders of ``torch.distributed.checkpoint`` (``.metadata`` and ``*.distcp``), read without their pickles.
 
-``.metadata`` is a pickle. It is opened by an unpickler that knows the handful of record types such a file consists of
-and nothing else; entries that are not tensors, pickles again, are never opened.
+``dcp_metadata`` says where the pieces of each tensor lie; a piece is a small file of ``torch.save`` inside a large one.
+Entries that are not tensors, pickles again, are never opened.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
-import pickle
-import re
-import warnings
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, TensorStorageMetadata
 
-from dinov3.weights.files import WeightsError
+from dinov3.weights.dcp_metadata import Piece, StoredTensor, read_metadata
+from dinov3.weights.errors import WeightsError, clipped
+from dinov3.weights.pickle_records import NotPlain
+from dinov3.weights.torch_archive import DamagedArchive
+from dinov3.weights.torch_file import Plan, TorchFile
 
 METADATA = ".metadata"
-DATA_FILE = re.compile(r"[\w-]+\.distcp")  # a plain name: no folder, no ..
-_METADATA = "torch.distributed.checkpoint.metadata"
-RECORDS = {
-    **{
-        (_METADATA, name): None
-        for name in (
-            "Metadata",
-            "TensorStorageMetadata",
-            "BytesStorageMetadata",
-            "ChunkStorageMetadata",
-            "TensorProperties",
-            "MetadataIndex",
-            "StorageMeta",
-            "_MEM_FORMAT_ENCODING",
-        )
-    },
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): None,
-    ("torch.serialization", "_get_layout"): None,
-    ("torch", "Size"): None,
-    ("torch", "device"): None,
-    ("collections", "OrderedDict"): None,
-    ("pathlib", "Path"): None,
-    ("pathlib", "PosixPath"): None,
-    ("pathlib._local", "PosixPath"): None,
-}
-
-
-def _member(kind: Any, name: Any) -> Any:
-    """What Python 3.11.0 to 3.11.3 call for the one enum of a record; in place of ``getattr``, which reaches anything."""
-    if kind is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
-        raise pickle.UnpicklingError("blocked global builtins.getattr")
-    return _MEM_FORMAT_ENCODING[name]
-
-
-class _RecordsOnly(pickle.Unpickler):
-    """Finds record types and number formats; any other name ends the reading."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in RECORDS or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
-            return getattr(importlib.import_module(module), name)
-        if (module, name) == ("builtins", "getattr"):
-            return _member
-        raise pickle.UnpicklingError(f"blocked global {module}.{name}")
-
-
-class _SafeReader(FileSystemReader):
-    """The library's reader, with the metadata that was checked."""
-
-    def __init__(self, folder: Path, metadata: Metadata) -> None:
-        super().__init__(folder)
-        self._checked = metadata
-
-    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        return self._checked
 
 
 def is_dcp(folder: Path) -> bool:
@@ -88,46 +32,78 @@ def read_dcp(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
     """The EMA teacher's tensors, ``backbone.*`` and heads, and the files they came from.
 
     Both of DINOv3's layouts: the whole training state (``model.model_ema.*``, else ``model.teacher.*``) and the sharded
-    teacher (``model.backbone.*``). Raises WeightsError for anything else in the metadata, or for data files elsewhere.
+    teacher (``model.backbone.*``). Memory is asked for once all sizes fit the files. Raises WeightsError for anything
+    else in the metadata, for data files elsewhere, and for a tensor that its pieces do not cover exactly once.
     """
-    metadata = _read_metadata(folder / METADATA)
-    stored = {k: m for k, m in metadata.state_dict_metadata.items() if isinstance(m, TensorStorageMetadata)}
+    metadata = read_metadata(folder / METADATA)
+    stored = metadata.tensors
     prefixes = ("model.model_ema.", "model_ema.", "model.teacher.", "teacher.", "model.", "")
     prefix = next(p for p in prefixes if p == "" or any(k.startswith(f"{p}backbone.") for k in stored))
-    chosen = {k: m for k, m in stored.items() if k.startswith(f"{prefix}{'backbone.' if prefix else ''}")}
-    if prefix:
-        chosen |= {k: m for k, m in stored.items() if k.startswith((f"{prefix}dino_head.", f"{prefix}ibot_head."))}
-    if not chosen:
+    parts = ("backbone.", "dino_head.", "ibot_head.") if prefix else ("",)
+    wanted = [k for k in stored if k.startswith(tuple(prefix + part for part in parts))]
+    if not wanted:
         raise WeightsError(f"{folder}: no tensors in it")
-    files = set()
-    for index, info in metadata.storage_data.items():
-        if not isinstance(info.relative_path, str) or not DATA_FILE.fullmatch(info.relative_path):
+    chosen = {name: metadata.tensor(name) for name in wanted}
+    files = sorted({folder / piece.file for tensor in chosen.values() for piece in tensor.pieces})
+    _check_sizes(chosen, folder, {path.name: _size_of(path) for path in files})
+    return {name.removeprefix(prefix): _assembled(name, tensor, folder) for name, tensor in chosen.items()}, files
+
+
+def _size_of(path: Path) -> int:
+    if not path.is_file():
+        raise WeightsError(f"{path}: is missing")
+    return path.stat().st_size
+
+
+def _check_sizes(chosen: Mapping[str, StoredTensor], folder: Path, sizes: Mapping[str, int]) -> None:
+    """WeightsError unless the pieces lie in their files, and together claim no more than the files have."""
+    claimed = dict.fromkeys(sizes, 0)
+    for name, tensor in chosen.items():
+        for piece in tensor.pieces:
+            if piece.start + piece.length > sizes[piece.file]:
+                raise WeightsError(
+                    f"{folder}: cannot be read: {piece.file} ends early: {clipped(name)} reaches to byte "
+                    f"{piece.start + piece.length} of {sizes[piece.file]}: copy or download it again"
+                )
+            if _bytes_of(piece, tensor.dtype) > piece.length:
+                raise WeightsError(
+                    f"{folder}: a piece of {clipped(name)} is larger than its {piece.length} bytes in the file"
+                )
+            claimed[piece.file] += piece.length
+    for file, count in claimed.items():
+        if count > sizes[file]:
+            raise WeightsError(f"{folder / file}: several tensors claim the same bytes of it")
+
+
+def _bytes_of(piece: Piece, dtype: torch.dtype) -> int:
+    return math.prod(piece.sizes) * dtype.itemsize
+
+
+def _assembled(name: str, stored: StoredTensor, folder: Path) -> Tensor:
+    whole = torch.empty(stored.shape, dtype=stored.dtype)
+    for piece in stored.pieces:
+        try:
+            part = _read_piece(folder / piece.file, piece)
+        except (DamagedArchive, NotPlain, OSError) as error:
+            raise WeightsError(f"{folder}: cannot be read: {clipped(name)} in {piece.file}: {error}") from error
+        if part.shape != piece.sizes or part.dtype != stored.dtype:
             raise WeightsError(
-                f"{folder / METADATA}: names {str(info.relative_path)[:80]!r}, which is not in this folder"
+                f"{folder / piece.file}: {clipped(name)} is {list(part.shape)} {part.dtype} in it, "
+                f"the metadata say {list(piece.sizes)} {stored.dtype}"
             )
-        if index.fqn in chosen:
-            files.add(folder / info.relative_path)
-    for file in sorted(files):
-        if not file.is_file():
-            raise WeightsError(f"{file}: is missing")
-    tensors = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in chosen.items()}
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(tensors, storage_reader=_SafeReader(folder, metadata), no_dist=True)
-    except (dcp.api.CheckpointException, OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        reason = ([line for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
-        raise WeightsError(f"{folder}: cannot be read: {reason[:200]}") from error
-    return {k.removeprefix(prefix): v for k, v in tensors.items()}, sorted(files)
+        place = whole
+        for dim, (offset, size) in enumerate(zip(piece.offsets, piece.sizes, strict=True)):
+            place = place.narrow(dim, offset, size)
+        place.copy_(part)
+    return whole
 
 
-def _read_metadata(path: Path) -> Metadata:
-    try:
-        content = _RecordsOnly(io.BytesIO(path.read_bytes())).load()
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path}: is not read, it holds more than a checkpoint's records: {error}") from error
-    except (EOFError, AttributeError, ImportError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: not the metadata of a checkpoint: {type(error).__name__}") from error
-    if not isinstance(content, Metadata) or not isinstance(content.storage_data, dict):
-        raise WeightsError(f"{path}: not the metadata of a checkpoint")
-    return content
+def _read_piece(path: Path, piece: Piece) -> Tensor:
+    with path.open("rb") as file:
+        file.seek(piece.start)
+        content = file.read(piece.length)
+    saved = TorchFile(io.BytesIO(content), len(content))
+    plan = saved.plan(saved.content)
+    if not isinstance(plan, Plan):
+        raise NotPlain(f"it is {plan}")
+    return saved.tensor(plan)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dinov3.models.rope import RopePositionEmbedding
-from dinov3.weights.files import WeightsError
+from dinov3.weights.errors import WeightsError
 from dinov3.weights.name_table import NameTable, Rows
+from dinov3.weights.settings import checked_preprocess, real, said, whole
 
 _ATTENTION = "layer.*.attention"
 _VIT: Rows = {
@@ -54,6 +55,7 @@ CONVNEXT = NameTable(
 )
 NORM_OF_EPS = {1e-5: "layernormbf16", 1e-6: "layernorm"}
 CONVNEXT_EPS = 1e-6
+HEADS, THETA = 6, 100.0  # where config.json states none
 BICUBIC = 3  # Pillow's number for it
 
 
@@ -66,7 +68,10 @@ def is_convnext(names: set[str]) -> bool:
 
 
 def vit_to_ours(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> tuple[dict[str, Tensor], list[str]]:
-    """Our names, with the computed buffers; and their names that have no place here."""
+    """Our names, with the computed buffers; and their names that have no place here.
+
+    Raises ValueError for a number of heads that the width is not divided by.
+    """
     bare = {k.removeprefix("model."): v for k, v in tensors.items()}  # transformers 5 keeps the layers in `.model`
     gated = any(".gate_proj." in name for name in bare)
     ours, unknown = (GATED if gated else MLP).to_ours(bare)
@@ -75,9 +80,17 @@ def vit_to_ours(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None)
     if "storage_tokens" in ours and not ours["storage_tokens"].numel():
         del ours["storage_tokens"]
     if config is not None and "cls_token" in ours:
-        dim, heads = ours["cls_token"].shape[-1], int(config.get("num_attention_heads", 6))
-        ours["rope_embed.periods"] = rope_periods(dim // heads, float(config.get("rope_theta", 100.0)))
+        heads = config.get("num_attention_heads", HEADS)
+        ours["rope_embed.periods"] = rope_periods(head_width(ours["cls_token"], heads), config.get("rope_theta", THETA))
     return ours, unknown
+
+
+def head_width(cls_token: Tensor, heads: int) -> int:
+    """Channels of a head; ValueError when the width of the class token is no such number of heads."""
+    dim = cls_token.shape[-1] if cls_token.ndim else 0
+    if dim < 1 or dim % heads or dim // heads % 4:
+        raise ValueError(f"a width of {dim} has no {heads} heads of a multiple of 4 channels")
+    return dim // heads
 
 
 def rope_periods(head_dim: int, base: float) -> Tensor:
@@ -94,26 +107,26 @@ def convnext_to_ours(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 def vit_settings(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     """What ``config.json`` states and shapes do not: arguments of DinoVisionTransformer. Raises WeightsError."""
-    eps, gated = float(config.get("layer_norm_eps", 1e-5)), bool(config.get("use_gated_mlp", False))
+    eps, gated = real(config.get("layer_norm_eps", 1e-5), "layer_norm_eps", source), config.get("use_gated_mlp") is True
     if eps not in NORM_OF_EPS:
         raise WeightsError(f"{source}: layer_norm_eps {eps:g} is none of {sorted(NORM_OF_EPS)}")
     wanted = "silu" if gated else "gelu"
     if (act := config.get("hidden_act", "gelu")) != wanted:
-        raise WeightsError(f"{source}: hidden_act {act!r}, only {wanted!r} exists with use_gated_mlp {gated}")
+        raise WeightsError(f"{source}: hidden_act {said(act)}, only {wanted!r} exists with use_gated_mlp {gated}")
     size = config.get("image_size", 224)
     return {
         "norm_layer": NORM_OF_EPS[eps],
-        "num_heads": int(config.get("num_attention_heads", 6)),
-        "pos_embed_rope_base": float(config.get("rope_theta", 100.0)),
+        "num_heads": whole(config.get("num_attention_heads", HEADS), "num_attention_heads", source),
+        "pos_embed_rope_base": real(config.get("rope_theta", THETA), "rope_theta", source, low=1e-3),
         "pos_embed_rope_normalize_coords": "separate",
         "pos_embed_rope_dtype": "fp32",
-        "img_size": int(size[0] if isinstance(size, list) else size),
+        "img_size": whole(size[0] if isinstance(size, list) and size else size, "image_size", source),
     }
 
 
 def check_convnext_config(config: Mapping[str, Any], source: str) -> None:
     """WeightsError for a ConvNeXt that is not DINOv3's."""
-    if (eps := float(config.get("layer_norm_eps", CONVNEXT_EPS))) != CONVNEXT_EPS:
+    if (eps := real(config.get("layer_norm_eps", CONVNEXT_EPS), "layer_norm_eps", source)) != CONVNEXT_EPS:
         raise WeightsError(f"{source}: layer_norm_eps {eps:g}, DINOv3's ConvNeXt has {CONVNEXT_EPS:g}")
 
 
@@ -204,11 +217,11 @@ def processor_config(preprocess: Mapping[str, Any], size: int) -> dict[str, Any]
     }
 
 
-def preprocess_of(processor: Mapping[str, Any]) -> dict[str, Any]:
-    """Our ``preprocess`` from a ``preprocessor_config.json``; empty when it states no statistics."""
+def preprocess_of(processor: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Our ``preprocess`` from a ``preprocessor_config.json``; empty when it states no statistics. Raises WeightsError."""
     mean, std = processor.get("image_mean"), processor.get("image_std")
     if not isinstance(mean, list) or not isinstance(std, list):
         return {}
     size = processor.get("size")
     height = size.get("height") if isinstance(size, dict) else None
-    return {"mean": mean, "std": std, **({"size": height} if isinstance(height, int) else {})}
+    return checked_preprocess({"mean": mean, "std": std, "size": height}, source)

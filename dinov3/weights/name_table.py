@@ -52,7 +52,7 @@ class NameTable:
                 keep = torch.ones_like(parts[0])
                 result[f"{name}_mask"] = torch.cat([keep, parts[1], keep])
             wanted = len(self.theirs[split_numbers(name)[0]])
-            if set(parts) != set(range(wanted)):
+            if set(parts) != set(range(wanted)) or (wanted > 1 and not _stackable(list(parts.values()))):
                 theirs = [with_numbers(t, split_numbers(name)[1]) for t in self.theirs[split_numbers(name)[0]]]
                 unknown += [theirs[place] for place in parts]  # an incomplete set is no tensor of ours
                 continue
@@ -71,6 +71,10 @@ class NameTable:
             for part, piece in zip(theirs, tensor.chunk(len(theirs)), strict=True):
                 result[with_numbers(part, numbers)] = piece.contiguous().clone()
         return result, sorted(unknown)
+
+
+def _stackable(parts: list[Tensor]) -> bool:
+    return all(part.ndim > 0 and part.shape[1:] == parts[0].shape[1:] for part in parts)
 
 
 def split_numbers(name: str) -> tuple[str, list[str]]:

@@ -8,6 +8,11 @@ from typing import Any
 from dinov3.config.archs import CONVNEXT_ARCHS, VIT_ARCHS
 
 _KEYS = {"ffn_hidden": "ffn_ratio", "norm": "norm_layer"}  # what is seen, and the key that decides it
+RANKS = {  # dimensions of the tensors that tell something
+    **{"cls_token": 3, "mask_token": 2, "storage_tokens": 3, "patch_embed.proj.weight": 4, "rope_embed.periods": 1},
+    **{f"blocks.0.mlp.{layer}.weight": 2 for layer in ("fc1", "w1")},
+    **{"downsample_layers.0.0.weight": 4, **{f"stages.{stage}.0.gamma": 1 for stage in range(4)}},
+}
 Shapes = Mapping[str, tuple[int, ...]]
 ROPE_PERIODS_PER_HEAD_CHANNEL = 4  # one period serves sine and cosine of two axes
 
@@ -22,7 +27,12 @@ def seen_settings(shapes: Shapes) -> dict[str, Any]:
 
     ``layerscale`` is only whether there is one; ``ffn_layer`` is "mlp" or "swiglu", its width ``ffn_hidden``;
     ``num_heads`` is missing without ``rope_embed.periods``. A tensor that is missing leaves its key out.
+    Raises ValueError for one of those that tell when it has other dimensions than it can have.
     """
+    for name, shape in shapes.items():
+        rank = RANKS.get(name)
+        if rank is not None and (len(shape) != rank or 0 in shape):
+            raise ValueError(f"{name} has the shape {list(shape)}: {rank} dimensions, none of them 0, are wanted")
     return _seen_convnext(shapes) if is_convnext(shapes) else _seen_vit(shapes)
 
 
@@ -100,7 +110,10 @@ def differences(file: Mapping[str, Any], student: Mapping[str, Any]) -> Iterator
             f"the file holds {kinds['dims' not in file]}, the student is {kinds['dims' not in student]}",
         )
         return
-    for key in [k for k in file if k in student and file[k] != student[k]]:
+    noise = (
+        {"num_heads", "ffn_hidden"} if file.get("embed_dim") != student.get("embed_dim") else set()
+    )  # go with the width
+    for key in [k for k in file if k in student and file[k] != student[k] and k not in noise]:
         name = "arch" if key in ("depths", "dims") else _KEYS.get(key, key)
         yield f"student.{name}", _advice(key, student[key], file[key], file)
 

@@ -1,7 +1,8 @@
 """timm's DINOv3: tensor names and model names, and ours, both ways.
 
-timm's ``Eva`` has one weight for queries, keys and values, biases for queries and values only, no mask token, and
-rotary positions computed in float32 from base 100. Its files do not say how many heads there are.
+timm's ``Eva`` has one weight for queries, keys and values, biases for queries and values only (for all three with
+``attn_type="rope"``), no mask token, and rotary positions computed in float32 from base 100. Its files do not say how
+many heads there are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from dinov3.config.archs import CONVNEXT_ARCHS
-from dinov3.weights.huggingface_names import NORM_OF_EPS, rope_periods
+from dinov3.weights.huggingface_names import NORM_OF_EPS, has_key_bias, head_width, rope_periods
 from dinov3.weights.name_table import NameTable, Rows
 
 _VIT: Rows = {
@@ -28,15 +29,18 @@ _VIT: Rows = {
     "blocks.*.ls2.gamma": "blocks.*.gamma_2",
     "norm.{}": "norm.{}",
 }
-MLP = NameTable({**_VIT, "blocks.*.mlp.fc1.{}": "blocks.*.mlp.fc1.{}", "blocks.*.mlp.fc2.{}": "blocks.*.mlp.fc2.{}"})
-GATED = NameTable(
-    {
-        **_VIT,
-        "blocks.*.mlp.w1.{}": "blocks.*.mlp.fc1_g.{}",
-        "blocks.*.mlp.w2.{}": "blocks.*.mlp.fc1_x.{}",
-        "blocks.*.mlp.w3.{}": "blocks.*.mlp.fc2.{}",
-    }
-)
+_MLP: Rows = {"blocks.*.mlp.fc1.{}": "blocks.*.mlp.fc1.{}", "blocks.*.mlp.fc2.{}": "blocks.*.mlp.fc2.{}"}
+_GATED: Rows = {
+    "blocks.*.mlp.w1.{}": "blocks.*.mlp.fc1_g.{}",
+    "blocks.*.mlp.w2.{}": "blocks.*.mlp.fc1_x.{}",
+    "blocks.*.mlp.w3.{}": "blocks.*.mlp.fc2.{}",
+}
+KEYED = "blocks.*.attn.qkv.bias"  # one bias for queries, keys and values: in attention of type "rope"
+TABLES = {  # (gated?, keys with a bias?)
+    (gated, keyed): NameTable({**_VIT, **(_GATED if gated else _MLP), **({KEYED: KEYED} if keyed else {})})
+    for gated in (False, True)
+    for keyed in (False, True)
+}
 CONVNEXT = NameTable(
     {
         "downsample_layers.*.*.{}": "stages.*.downsample.*.{}",  # the first one is called stem, see below
@@ -82,21 +86,22 @@ def is_convnext(names: set[str]) -> bool:
 def vit_to_ours(tensors: Mapping[str, Tensor], num_heads: int | None) -> tuple[dict[str, Tensor], list[str]]:
     """Our names, with the computed buffers; and their names that have no place here.
 
-    ``num_heads`` None: heads of 64 channels, or of 128 in the 7B model, as in every DINOv3 of timm.
+    ``num_heads`` None: heads of 64 channels, or of 128 in the 7B model, as in every DINOv3 of timm. Raises ValueError
+    when the width is no such number of heads.
     """
-    gated = any(".fc1_g." in name for name in tensors)
-    ours, unknown = (GATED if gated else MLP).to_ours(tensors)
+    gated, keyed = (any(part in name for name in tensors) for part in (".fc1_g.", ".attn.qkv.bias"))
+    ours, unknown = TABLES[gated, keyed].to_ours(tensors)
     if "cls_token" in ours:
-        dim = ours["cls_token"].shape[-1]
-        head_dim = dim // num_heads if num_heads else 128 if dim == 4096 else 64
-        ours["rope_embed.periods"] = rope_periods(head_dim, ROPE_BASE)
+        dim = ours["cls_token"].shape[-1] if ours["cls_token"].ndim else 0
+        heads = num_heads or max(1, dim // (128 if dim == 4096 else 64))
+        ours["rope_embed.periods"] = rope_periods(head_width(ours["cls_token"], heads), ROPE_BASE)
     return ours, unknown
 
 
 def vit_from_ours(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Their names; and ours that have no place there. The keys' bias, zero, is left out."""
+    """Their names; and ours that have no place there. A keys' bias of zero is left out."""
     ours = {k: v for k, v in tensors.items() if k != "mask_token"}
-    theirs, unknown = (GATED if "blocks.0.mlp.w1.weight" in ours else MLP).to_theirs(ours)
+    theirs, unknown = TABLES["blocks.0.mlp.w1.weight" in ours, has_key_bias(tensors)].to_theirs(ours)
     return {k: v for k, v in theirs.items() if not k.endswith("attn.k_bias")}, unknown
 
 
@@ -112,7 +117,7 @@ def convnext_from_ours(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
 
 
 def vit_model(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
-    """timm's name for a DinoVisionTransformer with these arguments and (our) tensors, and the arguments it needs.
+    """timm's name for a DinoVisionTransformer with these arguments and (our, ``effective``) tensors, and the arguments it needs.
 
     ``norm_eps`` among them stands for ``norm_layer=partial(LayerNorm, eps=norm_eps)``.
     """
@@ -125,6 +130,8 @@ def vit_model(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tup
         name, arguments = BASIS, _dimensions(settings, hidden, gated)
     if settings["in_chans"] != 3:
         arguments["in_chans"] = settings["in_chans"]
+    if not settings.get("mask_k_bias", True) and has_key_bias(tensors):
+        arguments["attn_type"] = "rope"
     if settings["norm_layer"] != SETTINGS["norm_layer"]:
         arguments["norm_eps"] = {n: eps for eps, n in NORM_OF_EPS.items()}[settings["norm_layer"]]
     return name, arguments

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dinov3.config.archs import CONVNEXT_ARCHS
+from dinov3.config.schema import StudentConfig
 from dinov3.weights import huggingface_names, timm_names
 from dinov3.weights.files import WeightsError
 
@@ -40,7 +43,7 @@ def translate(layout: str, kind: str, settings: dict[str, Any], state: dict[str,
     if kind == "ConvNeXt":
         convert = huggingface_names.CONVNEXT.to_theirs if to_huggingface else timm_names.convnext_from_ours
     else:
-        refuse_untranslatable(layout, settings, tensors)
+        refuse_untranslatable(layout, settings)
         tensors = {k: v for k, v in tensors.items() if not k.startswith("local_cls_norm.")}  # for training only
         tensors = with_inert_layers(tensors, settings, biases=not to_huggingface)
         convert = huggingface_names.vit_from_ours if to_huggingface else timm_names.vit_from_ours
@@ -49,22 +52,41 @@ def translate(layout: str, kind: str, settings: dict[str, Any], state: dict[str,
     return theirs
 
 
-def refuse_untranslatable(layout: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def refuse_untranslatable(layout: str, settings: Mapping[str, Any]) -> None:
     """Raise Untranslatable for the first setting that ``layout`` has no words for."""
+    for key in unspeakable(layout, settings):
+        raise Untranslatable(
+            f"{layout} has no words for {key}: {settings[key]}: use --format safetensors, meta or onnx"
+        )
+
+
+def unspeakable(layout: str, settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a vision transformer that "Hugging Face" or "timm" have no words for."""
+    base = settings["pos_embed_rope_base"]
     reasons = {
         "norm_layer": settings["norm_layer"] == "rmsnorm",
         "untie_cls_and_patch_norms": settings["untie_cls_and_patch_norms"],
         "pos_embed_rope_normalize_coords": settings["pos_embed_rope_normalize_coords"] != "separate",
-        "pos_embed_rope_base": settings["pos_embed_rope_base"] is None
-        or (layout == "timm" and settings["pos_embed_rope_base"] != timm_names.ROPE_BASE),
-        "mask_k_bias": layout == "timm" and huggingface_names.has_key_bias(tensors),
+        "pos_embed_rope_base": base is None or (layout == "timm" and base != timm_names.ROPE_BASE),
     }
-    for key, refused in reasons.items():
-        if refused:
-            why = " (its attention adds nothing to the keys, this backbone does)" if key == "mask_k_bias" else ""
-            raise Untranslatable(
-                f"{layout} has no words for {key}: {settings[key]}{why}: use --format safetensors, meta or onnx"
+    return [key for key, refused in reasons.items() if refused]
+
+
+def export_limits(student: StudentConfig) -> list[str]:
+    """One line for each layout that a backbone of this config could not be exported to; for the start of a training.
+
+    A ConvNeXt goes into every layout.
+    """
+    if student.arch in CONVNEXT_ARCHS:
+        return []
+    lines = []
+    for name, layout in (("hf", "Hugging Face"), ("timm", "timm")):
+        if keys := unspeakable(layout, vars(student)):
+            told = ", ".join(f"student.{key}={vars(student)[key]}" for key in keys)
+            lines.append(
+                f"not exportable with --format {name}: {layout} has no words for {told}; the other formats have"
             )
+    return lines
 
 
 def with_inert_layers(tensors: dict[str, Tensor], settings: dict[str, Any], *, biases: bool) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -12,9 +11,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
-from dinov3.weights.dcp_folder import METADATA, _RecordsOnly, read_dcp
+from dinov3.weights.dcp_folder import METADATA, read_dcp
 from dinov3.weights.files import WeightsError
 from dinov3.weights.layouts import read_model
 
@@ -113,24 +111,3 @@ def test_a_folder_whose_data_are_gone_or_cut_short_says_so(tmp_path: Path) -> No
     data.unlink()
     with pytest.raises(WeightsError, match=r"__0_0\.distcp: is missing"):
         read_dcp(folder)
-
-
-class _ByName:
-    """Pickled as a call of ``getattr``, the way Python 3.11.0 to 3.11.3 write the member of an enum."""
-
-    def __init__(self, owner: object, name: str) -> None:
-        self.owner, self.name = owner, name
-
-    def __reduce__(self) -> tuple[object, tuple[object, str]]:
-        return getattr, (self.owner, self.name)
-
-
-def test_an_enum_of_a_record_is_read_as_early_python_311_wrote_it() -> None:
-    member = _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
-    assert _RecordsOnly(io.BytesIO(pickle.dumps(_ByName(_MEM_FORMAT_ENCODING, member.name)))).load() is member
-
-
-@pytest.mark.parametrize(("owner", "name"), [(Path, "unlink"), (_MEM_FORMAT_ENCODING, "__class__"), (dict, "get")])
-def test_getattr_reaches_nothing_else(owner: object, name: str) -> None:
-    with pytest.raises(pickle.UnpicklingError, match="blocked global builtins"):
-        _RecordsOnly(io.BytesIO(pickle.dumps(_ByName(owner, name)))).load()
