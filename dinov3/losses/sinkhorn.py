@@ -17,6 +17,7 @@ from torch import Tensor
 from dinov3.distributed.collectives import all_reduce_max, all_reduce_sum
 from dinov3.losses.passes import PLAIN, Passes, accumulate_dtype, probabilities
 
+
 @dataclass(frozen=True)
 class Targets:
     """Teacher probabilities ``exp(logits / temperature + row + column)`` in factorised form; they carry no gradient."""
