@@ -19,7 +19,8 @@ from torch import Tensor
 
 from dinov3.data import photometric
 from dinov3.data.augmentation import JITTER_OPS, CropParams
-from dinov3.data.photometric import GRAY, MEAN_STEPS, RADIUS, SOLARIZE_FROM, TAPS, Normalization, blur_weights, send
+from dinov3.data.photometric import GRAY, MEAN_STEPS, RADIUS, SOLARIZE_FROM, TAPS, Normalization, blur_weights
+from dinov3.distributed.transfer import send
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = (JITTER_OPS.index(n) for n in ("brightness", "contrast", "saturation", "hue"))
 NEVER = -1.0  # in place of an operation, for crops that are not jittered

@@ -44,16 +44,15 @@ class CheckpointedBlock(nn.Module):
         contexts = partial(create_selective_checkpoint_contexts, SAVED_OPS)
         return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
-    def cheaply(self, function: Callable[..., Result], *inputs: Tensor) -> Result:
-        """``function(*inputs)``, a piece of a block that is little work for the bytes it would keep: "selective" keeps
-        ``inputs`` and computes the rest again.
 
-        The piece may end with a matrix product: recomputation stops in front of it.
-        """
-        if self.checkpoint_mode != "selective" or not torch.is_grad_enabled():
-            return function(*inputs)
-        result: Result = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return result
+def computed_again(piece: Callable[..., Result], *inputs: Tensor) -> Result:
+    """``piece(*inputs)``, of which the backward pass keeps ``inputs`` and computes the rest again: for what is little
+    work for the bytes it would keep.
+
+    A piece may end with a matrix product: recomputation stops in front of it.
+    """
+    result: Result = checkpoint(piece, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return result
 
 
 def set_mode(root: nn.Module, mode: CheckpointMode) -> None:

@@ -22,8 +22,9 @@ class FeedForward(nn.Module):
         """The activation and the last matrix, ``[N, D]``, times ``gamma [D]``."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.narrow(*self.widen(x))  # [N, D]
+    def forward(self, x: Tensor, gamma: Tensor | None = None) -> Tensor:
+        """``x [N, D]`` through both halves, ``[N, D]``, times ``gamma [D]``."""
+        return self.narrow(*self.widen(x), gamma=gamma)
 
 
 class FFN(Protocol):

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from dinov3.contracts import Features
+from dinov3.distributed.transfer import Later, send
+from dinov3.models.backbone import Backbone
 
 Gather = Callable[[Tensor], Tensor]  # x [...] of every process: [W, ...]
 
@@ -64,25 +66,29 @@ def shared_logits(
     ``images [G*B, C, H, W]``; ``mask_indices_list [M]``, ascending, indexes their flattened patches. Every process of all
     students must call it for the same global batch. Raises RuntimeError when two of them hold different masks.
     """
-    asked, slot, owner, place = (t.to(images.device) for t in division)
-    n, n_asked = len(slot), len(asked)
-    features: Features = teacher["backbone"](
-        images.unflatten(0, (-1, n))[:, asked].flatten(0, 1), is_training=True
-    )  # of G*b' crops
-    n_patches = features.patches.shape[1]
+    n = len(division.slot)
+    asked, slot, owner, place = send(torch.cat(division), images.device).split([len(part) for part in division])
+    n_asked, crops = len(asked), images.unflatten(0, (-1, n))
+    stride = cast(Backbone, teacher["backbone"]).stride
+    n_patches = (images.shape[-2] // stride) * (images.shape[-1] // stride)
+    edges = torch.arange(len(images) + 1, device=images.device) * n_patches
+    own_counts = torch.searchsorted(mask_indices_list, edges).diff().unflatten(0, (-1, n))  # [G, B] masked patches
+    counts = gather(own_counts[:, asked])  # [W, G, b']
+    differ = (own_counts != counts[owner, :, place].T).any()
+    # on its way before the teacher's pass is queued: reading it does not wait for the end of that pass
+    figures = Later(torch.stack([counts.sum((1, 2)).max(), own_counts[:, asked].sum(), differ]))
+    features: Features = teacher["backbone"](crops[:, asked].flatten(0, 1), is_training=True)  # of G*b' crops
     stack, patch = mask_indices_list // n_patches, mask_indices_list % n_patches  # [M] in [0, G*B), [0, P)
     crop, image = stack // n, stack % n
-    rows = ((crop * n_asked + slot[image]) * n_patches + patch)[slot[image] >= 0]
+    longest, shown, differs = figures.read()
+    if differs:
+        raise RuntimeError("students that share a teacher's pass hold different masks of the same images")
+    first_shown = (slot[image] < 0).to(torch.uint8).argsort(stable=True)[:shown]  # in their order
+    rows = ((crop * n_asked + slot[image]) * n_patches + patch).index_select(0, first_shown)
     masked = features.patches.flatten(0, 1).index_select(0, rows)  # [m, D]
     hidden = teacher["ibot_head"](masked, no_last_layer=True)  # [m, Db]
     cls = torch.cat([features.cls, teacher["dino_head"](features.cls, no_last_layer=True)], dim=-1)  # [G*b', D + Db]
 
-    own_counts = torch.bincount(stack, minlength=len(images)).unflatten(0, (-1, n))  # [G, B] masked patches
-    counts = gather(own_counts[:, asked])  # [W, G, b']
-    differ = (own_counts != counts[owner, :, place].T).any()
-    longest, differs = torch.stack([counts.sum((1, 2)).max(), differ]).tolist()  # waits for the device
-    if differs:
-        raise RuntimeError("students that share a teacher's pass hold different masks of the same images")
     padded = hidden.new_zeros(longest, hidden.shape[1])
     padded[: len(hidden)] = hidden
     all_cls = gather(cls).unflatten(1, (-1, n_asked))  # [W, G, b', D + Db]
