@@ -61,6 +61,16 @@ class ComputePrecisionConfig:
         "auto",
         "whole copies, shards gathered once or twice a step, the same within each machine; auto: by size",
     )
+    residual_dtype: Literal["fp32", "autocast"] = key(
+        "fp32",
+        "number format of the tokens between the blocks of a vision transformer; autocast: that of matrix products, for "
+        "half the memory",
+    )
+    fused: Literal["auto", "always", "never"] = key(
+        "auto",
+        "losses and colour changes compiled, LayerScale folded into the matrix before it, drop path drawn at once: the "
+        "same numbers up to rounding. auto: on GPUs with train.compile",
+    )
 
 
 @dataclass

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dinov3.data.augmentation import JITTER_OPS, CropParams
 from dinov3.data.stain import normalize_stain
+from dinov3.distributed.transfer import send
 
 RADIUS = 4  # of the blur kernel: 9 taps at every crop size and sigma, as upstream
 TAPS = 2 * RADIUS + 1
@@ -154,11 +155,6 @@ def run(plan: list[Operation], x: Tensor) -> None:
             some = x.index_select(0, rows[start:end])
             operation.change(some, weights[start:end])
             x.index_copy_(0, rows[start:end], some)
-
-
-def send(x: Tensor, device: torch.device) -> Tensor:
-    """``x`` on ``device``, without waiting for it."""
-    return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)
 
 
 def _mirror(x: Tensor, _: Tensor) -> None:

@@ -22,7 +22,7 @@ class Dino(CenteredObjective):
     head_name = "dino_head"
 
     def __init__(self, cfg: Config, embed_dim: int) -> None:
-        super().__init__(cfg.dino, embed_dim, cfg.train, (1, cfg.dino.head_n_prototypes))
+        super().__init__(cfg.dino, embed_dim, cfg, (1, cfg.dino.head_n_prototypes))
         self.cfg = cfg.dino
         self.local_weight = local_loss_weight_schedule(cfg)
 
@@ -31,7 +31,10 @@ class Dino(CenteredObjective):
         student_global, student_local = ctx.student_global.cls_after_head, ctx.student_local.cls_after_head
         n_global, n_local = student_global.shape[0], student_local.shape[0]
         ignore_diagonal = self.cfg.global_ignore_diagonal
-        global_loss = dino_cross_entropy(student_global, targets, STUDENT_TEMP, ignore_diagonal=ignore_diagonal)
+        passes = self.passes(targets.logits)
+        global_loss = dino_cross_entropy(
+            student_global, targets, STUDENT_TEMP, ignore_diagonal=ignore_diagonal, passes=passes
+        )
         global_terms = n_global * (n_global - 1 if ignore_diagonal else n_global)
         local_terms = n_global * n_local
         local_weight = self.local_weight[ctx.iteration]
@@ -44,7 +47,7 @@ class Dino(CenteredObjective):
             }
         value = global_loss * (global_terms / (global_terms + local_terms))
         if n_local:
-            local_loss = dino_cross_entropy(student_local, targets, STUDENT_TEMP, ignore_diagonal=False)
+            local_loss = dino_cross_entropy(student_local, targets, STUDENT_TEMP, passes=passes)
             value = value + local_weight * local_loss * (local_terms / (global_terms + local_terms))
             metrics |= {"dino_local_crops_loss": local_loss.detach(), "dino_local_loss_weight": local_weight}
         return LossTerm(value, metrics)

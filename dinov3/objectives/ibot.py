@@ -18,7 +18,7 @@ class Ibot(CenteredObjective):
     head_name = "ibot_head"
 
     def __init__(self, cfg: Config, embed_dim: int) -> None:
-        super().__init__(cfg.ibot, embed_dim, cfg.train, (1, 1, cfg.ibot.head_n_prototypes))
+        super().__init__(cfg.ibot, embed_dim, cfg, (1, 1, cfg.ibot.head_n_prototypes))
 
     def forward(self, ctx: StepContext) -> LossTerm:
         logits = ctx.student_global.masked_patch_after_head  # [M, K]
@@ -30,5 +30,6 @@ class Ibot(CenteredObjective):
             masks_weight=ctx.batch.masks_weight,
             n_images=ctx.batch.collated_masks.shape[0],
             student_temp=STUDENT_TEMP,
+            passes=self.passes(targets.logits),
         )
         return LossTerm(loss, {"ibot_loss": loss.detach(), **self.health(targets, ctx.iteration, "ibot")})

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dinov3.config.schema import Config
 from dinov3.contracts import Features
+from dinov3.distributed.shard import compile_forward
 from dinov3.features.extract import load
 from dinov3.models.token_grid import resample_tokens
 
@@ -49,8 +50,16 @@ class FeatureTeacher:
         self.factor = (std / torch.tensor(theirs.std)).reshape(shape).to(device)
         self.offset = ((mean - torch.tensor(theirs.mean)) / torch.tensor(theirs.std)).reshape(shape).to(device)
 
+    def prepare(self, *, compiled: bool) -> list[str]:
+        """Compile the backbone on a GPU. Returns what to print."""
+        if not compiled or self.factor.device.type != "cuda":
+            return []
+        compile_forward(self.backbone)
+        return ["feature distillation's teacher: compiled"]
+
     def features(self, crops: Tensor, grid: Grid) -> dict[str, Tensor]:
         """``frozen_features`` of ``crops``, resized to this teacher's input size."""
+        crops = crops.float()  # they may come in the number format of the student's matrix products
         size = (self.input_size,) * 2 if self.input_size else (grid[0] * self.patch, grid[1] * self.patch)
         if tuple(crops.shape[-2:]) != size:
             crops = F.interpolate(crops, size, mode="bicubic", antialias=True)

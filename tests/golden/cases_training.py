@@ -92,7 +92,7 @@ def check_forward_backward(case: Case, cfg: Config) -> None:
     if cfg.gram.use_loss:
         batch, view = batch_of(case, "in/batch/"), seen["get_student_output"][0]
         patches = seen["get_gram_teacher_output"]["patches"]
-        pair = select(view.patches, patches, batch.collated_masks, cfg.gram.tokens_used)
+        pair = select(view.patches, patches, batch, cfg.gram.tokens_used)
         case.check("gram/student_patches", pair[0])
         case.check("gram/teacher_patches", pair[1])
     teacher, (student_global, student_local) = seen["get_teacher_output"], seen["get_student_output"]
