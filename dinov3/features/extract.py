@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dinov3.distributed.allocation import refuse_unused_gpus
+from dinov3.distributed.cores import cores
 from dinov3.weights.own import load_backbone
 from dinov3.engine.precision import DTYPES
 from dinov3.features.preprocess import Picture, Preprocess
@@ -47,7 +49,9 @@ class FeatureExtractor:
         threads: int | None = None,
     ) -> None:
         """``dtype``: fp32, bf16 or fp16 autocast; auto is bf16 on a GPU that has it, else fp32. ``threads`` read and
-        resize images; the default is one a core."""
+        resize images; the default is one a core. ConfigError for ``auto`` where GPUs were given and torch sees none."""
+        if device == "auto" and not torch.cuda.is_available():
+            refuse_unused_gpus()
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.device = torch.device(kind)
         if dtype != "auto" and dtype not in DTYPES:
@@ -59,7 +63,7 @@ class FeatureExtractor:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: at least 1")
         self.batch_size = batch_size
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or cores()
         self._forward: Callable[..., Any] = torch.compile(backbone) if compile else backbone
         layers = cast(Any, backbone).get_intermediate_layers
         self._forward_layers: Callable[..., Any] = torch.compile(layers) if compile else layers

@@ -15,6 +15,7 @@ from dinov3.config.load import load_stages, load_students
 from dinov3.config.output import check_output_folder
 from dinov3.config.stages import Stage
 from dinov3.config.students import Student
+from dinov3.runs.requeue import answer_before_training
 
 EPILOG = """\
 The same command run again continues the run; a finished run says so and ends with 0.
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command; foreseeable errors become one line on stderr and an exit code."""
+    answer_before_training()
     try:
         stages, students = configured(args)
     except ConfigError as error:

@@ -14,6 +14,7 @@ from dinov3.data.sources import DataError, Mixture, Source, open_dataset, parse_
 from dinov3.data.sources.mixture import title
 from dinov3.data.sources.source import PartlyDamaged
 from dinov3.distributed import context
+from dinov3.distributed.cores import cores
 
 
 def checked_source(cfg: Config, world: int) -> Source:
@@ -59,5 +60,4 @@ def record_damage(source: Source, bad_samples: BadSampleLog) -> None:
 
 def usable_workers(wanted: int) -> int:
     """At most one loader process a core of this training process; the batches do not depend on their number."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return min(wanted, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

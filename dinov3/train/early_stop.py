@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ import torch
 from dinov3.distributed import context, siblings
 from dinov3.distributed.collectives import all_reduce_max, broadcast_object
 from dinov3.runs.metrics import read_metrics
-from dinov3.runs.requeue import requeue
+from dinov3.runs.requeue import RESERVE, STAYS, next_turn
+from dinov3.runs.signals import Asked
 from dinov3.train.forgetting import reason_to_stop
 from dinov3.train.loop import Training
 from dinov3.train.saving import Saver
@@ -40,12 +42,14 @@ def stop_forgetting(training: Training, saver: Saver, reason: str) -> None:
 
 
 def stop_here(training: Training) -> None:
-    """The state is saved and a signal, perhaps another process's, asked to stop: requeue when it was SIGUSR2."""
+    """The state is saved and a signal, perhaps another process's, asked to stop: another turn if it is to have one."""
     stop = training.stop
-    wanted = torch.tensor(float(stop.requeue), device=training.model.precision.device)
-    again = siblings.any_of(bool(all_reduce_max(wanted)))
+    asked = torch.tensor(float(stop.asked), device=training.model.precision.device)
+    asked_of_all = Asked(int(max(siblings.numbers(float(all_reduce_max(asked))))))
+    training.watchdog.beat("asking for another turn", slow=True)
     if context.is_main():
-        what_next = requeue() if again and siblings.is_first() else "the same command continues"
+        until = stop.since + training.cfg.checkpointing.preemption_notice - RESERVE
+        what_next = next_turn(asked_of_all, max(until, time.monotonic())) if siblings.is_first() else STAYS
         name = stop.signal_name or "a signal to another process"
         print(f"\n{name}: saved at step {training.counters.step}; {what_next}", flush=True)
     if training.records is not None:
