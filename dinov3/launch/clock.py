@@ -11,7 +11,9 @@ FORMS = (
     re.compile(r"(?P<days>\d+)-(?P<hours>[01]?\d|2[0-3])(?::(?P<minutes>[0-5]?\d)(?::(?P<seconds>[0-5]?\d))?)?"),
 )
 SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
-FORMATS = "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or days-hours:minutes:seconds"
+FORMATS = (
+    "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or days-hours:minutes:seconds"
+)
 
 
 def seconds(text: str) -> int | None:

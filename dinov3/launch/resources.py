@@ -44,7 +44,9 @@ class Resources:
     tasks_per_node: int | None = key(None, "processes on each machine; default: one a GPU, without GPUs one", ge=1)
     cpus_per_task: int | None = key(None, "cores of each process; default: train.num_workers + 2", ge=1)
     mem: str | None = key(None, "memory of each machine, e.g. 480G; 0: all of it")
-    time: str = key("24:00:00", "time limit as in SLURM: minutes, hours:minutes:seconds, days-hours, …; the job requeues itself")
+    time: str = key(
+        "24:00:00", "time limit as in SLURM: minutes, hours:minutes:seconds, days-hours, …; the job requeues itself"
+    )
     partition: str | None = key(None, "partition, or several with commas")
     account: str | None = key(None, "account that pays")
     qos: str | None = key(None, "quality of service")
@@ -58,7 +60,9 @@ class Resources:
     srun_args: list[str] = key(
         [], "argument for srun, e.g. --srun-args=--container-image=/images/train.sqsh; may be repeated"
     )
-    sbatch: dict[str, str] = key({}, "any other option of sbatch, e.g. exclude=node07, or exclusive= for one without a value; may be repeated")
+    sbatch: dict[str, str] = key(
+        {}, "any other option of sbatch, e.g. exclude=node07, or exclusive= for one without a value; may be repeated"
+    )
 
     @property
     def tasks(self) -> int:

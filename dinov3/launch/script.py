@@ -152,8 +152,8 @@ def option(name: str, value: object) -> str:
 def pattern(folder: Path) -> str:
     """A folder in a name that SLURM looks for ``%j`` in. ConfigError for what it cannot be told."""
     if "\\" in str(folder):
-        problem = f"{folder}: SLURM fills in no job number after a backslash, so no log could be found: rename the folder"
-        raise ConfigError("command line", "--output-dir", problem)
+        problem = "SLURM fills in no job number where there is a backslash: rename the folder"
+        raise ConfigError("command line", "--output-dir", f"{folder}: {problem}")
     return str(folder).replace("%", "%%")
 
 
