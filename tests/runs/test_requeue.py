@@ -101,7 +101,7 @@ def test_a_controller_that_stays_away_is_given_up_when_the_notice_is_spent(
     scontrol.does("echo 'Unable to contact slurm controller' >&2; exit 1")
     began = time.monotonic()
     assert requeue(began + 1) == STAYS
-    assert 0.5 < time.monotonic() - began
+    assert time.monotonic() - began > 0.5
     assert scontrol.asked().count("requeue 4242") > 2
     assert caplog.messages[-1].endswith("submit the run again, it continues")
 

@@ -8,8 +8,8 @@
 #   cluster.sh cut DIR NODE      takes a machine's power away
 #   cluster.sh power DIR NODE    gives it back
 #
-# Partitions: batch (5 minutes at most), low (REQUEUE with GRACE_TIME seconds of grace), now (REQUEUE at once), high
-# (preempts those two). Each machine has 8 cores and 4 GPUs that are none.
+# Partitions: batch, short (5 minutes at most), low (REQUEUE with GRACE_TIME seconds of grace), now (REQUEUE at once),
+# high (preempts those two). Each machine has 8 cores and 4 GPUs that are none.
 set -eu
 self=$(realpath "$0")
 
@@ -56,8 +56,9 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=node1 NodeHostname=node1 NodeAddr=127.0.0.2 Port=17001 CPUs=8 RealMemory=8000 Gres=gpu:4 State=UNKNOWN
 NodeName=node2 NodeHostname=node2 NodeAddr=127.0.0.3 Port=17002 CPUs=8 RealMemory=8000 Gres=gpu:4 State=UNKNOWN
-PartitionName=batch Nodes=node[1-2] Default=YES MaxTime=5 State=UP PriorityTier=1 PreemptMode=OFF
-PartitionName=low Nodes=node[1-2] MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=${GRACE_TIME:-30}
+PartitionName=batch Nodes=node[1-2] Default=YES MaxTime=60 State=UP PriorityTier=1 PreemptMode=OFF
+PartitionName=short Nodes=node[1-2] MaxTime=5 State=UP PriorityTier=1 PreemptMode=OFF
+PartitionName=low Nodes=node[1-2] MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=${GRACE_TIME:-60}
 PartitionName=now Nodes=node[1-2] MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=high Nodes=node[1-2] MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
 CONF

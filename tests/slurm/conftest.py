@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.two_nodes import STEPS, TwoNodes, rows, why_not
+from tests.slurm.two_nodes import STEPS, TwoNodes, rows, wait_for, why_not
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +37,12 @@ def whole(slurm: TwoNodes, tmp_path_factory: pytest.TempPathFactory) -> list[dic
 def out(tmp_path: Path) -> Path:
     """A run folder that does not exist yet."""
     return tmp_path / "run"
+
+
+@pytest.fixture(autouse=True)
+def no_job_is_left(slurm: TwoNodes) -> Iterator[None]:
+    """A test that fails does not slow down the next."""
+    yield
+    slurm.inside("scancel", "--signal=KILL", "--full", "--user=root", check=False)
+    slurm.inside("scancel", "--user=root", check=False)
+    wait_for(lambda: not slurm.inside("squeue", "-h").stdout, "the end of all jobs")

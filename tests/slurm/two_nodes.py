@@ -18,10 +18,10 @@ SCRIPT = Path(__file__).with_name("cluster.sh")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "munged", "unshare", "nsenter")
 # What a run measures about itself; everything else must be equal.
 TIMES = {"images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_blocked_seconds", "checkpoint_bytes"}
-STEPS = 48
+STEPS = 32
 KEYS = (
     *("train.dataset_path=Synthetic:size=64", "train.batch_size_per_gpu=8", f"train.OFFICIAL_EPOCH_LENGTH={STEPS}"),
-    *("optim.epochs=1", "optim.warmup_epochs=0", "checkpointing.period=12", "train.log_every=1", "train.num_workers=1"),
+    *("optim.epochs=1", "optim.warmup_epochs=0", "checkpointing.period=8", "train.log_every=1", "train.num_workers=1"),
     *("evaluation.knn.train=null", "evaluation.knn.test=null"),
 )
 
@@ -89,7 +89,7 @@ for p in /proc/[0-9]*; do
 done"""
         return self.inside("bash", "-c", script, name, check=False).stdout.split()
 
-    def wait(self, job: str, out: Path, *states: str, seconds: float = 400) -> dict[str, str]:
+    def wait(self, job: str, out: Path, *states: str, seconds: float = 600) -> dict[str, str]:
         """Wait until the job is in one of ``states``; AssertionError with its log when it ends in another one."""
         end = time.monotonic() + seconds
         while True:
@@ -106,7 +106,7 @@ def arguments(out: Path) -> list[str]:
     """Of ``dinov3 submit``: which run, and one process without a GPU on each of two machines."""
     config = ROOT / "configs" / "train" / "demo_cpu.yaml"
     run = ["--config-file", str(config), "--output-dir", str(out)]
-    return [*run, "--gpus-per-node", "0", "--nodes", "2", "--tasks-per-node", "1", "--time", "5"]
+    return [*run, "--gpus-per-node", "0", "--nodes", "2", "--tasks-per-node", "1", "--time", "1:00:00"]
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
