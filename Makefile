@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-nightly lint format clean
+.PHONY: setup demo test test-nightly test-slurm lint format clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -29,6 +29,9 @@ test: lint
 
 test-nightly: setup
 	$(BIN)/python -m pytest -m nightly --timeout 3600
+
+test-slurm: setup # a SLURM of two nodes in namespaces; says what is missing (root, Debian's packages) where it cannot
+	$(BIN)/python -m pytest tests/slurm -m nightly -rs
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
