@@ -140,7 +140,7 @@ def test_a_script_of_a_dry_run_can_be_sent_by_hand(slurm: TwoNodes, whole: Rows,
 
 
 def test_gpus_that_torch_does_not_see_do_not_burn(slurm: TwoNodes, out: Path) -> None:
-    job = slurm.submit(out, "--gpus-per-node", "2", "--tasks-per-node", "2", keys=("train.device=auto",))
+    job = slurm.submit(out, "--gpus-per-node", "2", "--nodes", "1", keys=("train.device=auto",))
     slurm.wait(job, out, "FAILED")
     assert "torch sees no GPU although CUDA_VISIBLE_DEVICES=0,1" in log(out, job)
     assert slurm.show(job)["ExitCode"] == "78:0"
