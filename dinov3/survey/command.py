@@ -13,6 +13,7 @@ from dinov3.config.output import check_output_folder
 from dinov3.config.schema import Config
 from dinov3.data.errors import DataError, TooManyBadSamples
 from dinov3.data.sources import Source, open_dataset
+from dinov3.system.cores import cores
 from dinov3.system.errors import EXIT_DONE
 
 REPORT, SHEET = "report.json", "crops.png"
@@ -68,11 +69,6 @@ def execute(args: argparse.Namespace) -> int:
             "mend the data or raise it"
         )
     return EXIT_DONE
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def write_whole(path: Path, text: str) -> None:
