@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dinov3.contracts import Targets
 from dinov3.losses.passes import PLAIN, Passes, accumulate_dtype
-from dinov3.losses.sinkhorn import Targets
 
 
 def dino_cross_entropy(

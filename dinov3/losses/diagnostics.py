@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dinov3.contracts import Targets
 from dinov3.losses.passes import PLAIN, Passes
-from dinov3.losses.sinkhorn import Targets
 
 
 @torch.no_grad()

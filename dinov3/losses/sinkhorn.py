@@ -9,27 +9,12 @@ Sources: Cuturi, "Sinkhorn Distances" (2013); Caron et al., SwAV (2020) and DINO
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from dinov3.contracts import Targets
 from dinov3.distributed.collectives import all_reduce_max, all_reduce_sum
-from dinov3.losses.passes import PLAIN, Passes, accumulate_dtype, probabilities
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Teacher probabilities ``exp(logits / temperature + row + column)`` in factorised form; they carry no gradient."""
-
-    logits: Tensor  # [..., K] any float dtype
-    temperature: float
-    row: Tensor  # [...] fp32
-    column: Tensor  # [K] fp32
-
-    def dense(self) -> Tensor:
-        """The probabilities ``[..., K]``, fp32."""
-        return probabilities(self.logits, self.temperature, self.row, self.column)
+from dinov3.losses.passes import PLAIN, Passes, accumulate_dtype
 
 
 @torch.no_grad()

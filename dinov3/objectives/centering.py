@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from dinov3.config.derived import fused
 from dinov3.config.schema import Config, DinoConfig, IbotConfig
+from dinov3.contracts import Targets
 from dinov3.losses.diagnostics import prototype_usage, target_entropy
 from dinov3.losses.passes import Passes, choose
-from dinov3.losses.sinkhorn import Targets, center_after, row_sums, sinkhorn_targets, softmax_targets
+from dinov3.losses.sinkhorn import center_after, row_sums, sinkhorn_targets, softmax_targets
 from dinov3.models.head import DINOHead
 from dinov3.objectives.base import Objective
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -11,13 +13,17 @@ from dinov3.data.randomness import digest
 from dinov3.distributed.context import rank
 from dinov3.engine.schedules import loss_weight_schedule
 from dinov3.losses.gram import gram_loss, negatives_rule
-from dinov3.objectives.base import Objective
+from dinov3.objectives.base import Objective, ObjectiveParts
 
 
 class Gram(Objective):
     """Gram anchoring (Siméoni et al. 2025, section 4): stops patch features from decaying in long training."""
 
     state_name = "gram_loss"
+
+    @classmethod
+    def build(cls, cfg: Config, parts: ObjectiveParts) -> Self | None:
+        return cls(cfg, parts.embed_dim) if cfg.gram.use_loss else None
 
     def __init__(self, cfg: Config, embed_dim: int) -> None:
         super().__init__()
@@ -36,7 +42,8 @@ class Gram(Objective):
         student = ctx.student_global.patches  # [G*B, P, D]
         if "gram" not in ctx.teachers:  # the teacher has no weights yet
             return LossTerm(student.sum() * 0, {})
-        teacher: Tensor = ctx.teachers["gram"]["patches"]  # [G*B, P, D]
+        teacher = ctx.teachers["gram"].patches  # [G*B, P, D]
+        assert teacher is not None
         chosen = select(student, teacher, ctx.batch, self.cfg.tokens_used)
         value = self._loss(*chosen, ctx.iteration, img_level=self.cfg.img_level)
         metrics: dict[str, Tensor | float] = {

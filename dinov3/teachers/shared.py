@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dinov3.contracts import Features
+from dinov3.contracts import Features, TeacherLogits
 from dinov3.distributed.transfer import Later, send
 from dinov3.models.token_grid import resample_tokens
 
@@ -88,8 +88,8 @@ def shared_logits(
     division: Division,
     gather: Gather,
     grid: Grid,
-) -> dict[str, Any]:
-    """The teacher's ``cls_pre_head [G, B, D]``, ``cls_logits [G, B, K]`` and ``masked_logits [M, K]`` for the own batch.
+) -> TeacherLogits:
+    """What the teacher says about this process's batch, but its patches.
 
     ``images [G*B, C, H, W]``; ``mask_indices_list [M]``, ascending, indexes their flattened patches on the student's
     ``grid``, to which the teacher's are brought. Every process of all students must call it for the same global batch.
@@ -130,8 +130,9 @@ def shared_logits(
     own_first = own_counts.flatten().cumsum(0) - own_counts.flatten()  # [G*B] and here
     among = torch.arange(len(stack), device=stack.device) - own_first[stack]  # [M] which patch of its crop
     hidden = all_hidden[owner[image], first[owner[image], crop * n_asked + place[image]] + among]  # [M, Db]
-    return {
-        "cls_pre_head": cls[..., :width],
-        "cls_logits": teacher["dino_head"](cls[..., width:], only_last_layer=True),
-        "masked_logits": teacher["ibot_head"](hidden, only_last_layer=True),
-    }
+    return TeacherLogits(
+        cls=cls[..., :width].flatten(0, 1),
+        cls_logits=teacher["dino_head"](cls[..., width:], only_last_layer=True),
+        masked_logits=teacher["ibot_head"](hidden, only_last_layer=True),
+        grid=grid,
+    )

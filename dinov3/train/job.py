@@ -119,7 +119,7 @@ class PretrainingJob(Job[CropBatch]):
         return looks(self.cfg)
 
     def scene(self, task: Pretraining, step: int, records: Records | None) -> Scene | None:
-        backbone = task.model.whole_ema_backbone(task.device)
+        backbone = task.whole_backbone(task.device)
         if records is None or backbone is None:
             return None
         return Scene(self.cfg, self.run, step, backbone, self.source, records)
