@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinov3.weights.own import load_backbone
 from dinov3.engine.precision import DTYPES
 from dinov3.features.preprocess import Picture, Preprocess
 from dinov3.features.tokens import POOLS, Pool, Tokens
 from dinov3.models.backbone import Backbone
+from dinov3.weights.own import load_backbone
 
 DEFAULT_SIZE = 224  # px: what released models are evaluated at
 WINDOW = 2  # batches

@@ -66,7 +66,9 @@ def _check_sizes(chosen: Mapping[str, StoredTensor], folder: Path, sizes: Mappin
                     f"{piece.start + piece.length} of {sizes[piece.file]}: copy or download it again"
                 )
             if _bytes_of(piece, tensor.dtype) > piece.length:
-                raise WeightsError(f"{folder}: a piece of {clipped(name)} is larger than its {piece.length} bytes in the file")
+                raise WeightsError(
+                    f"{folder}: a piece of {clipped(name)} is larger than its {piece.length} bytes in the file"
+                )
             claimed[piece.file] += piece.length
     for file, count in claimed.items():
         if count > sizes[file]:

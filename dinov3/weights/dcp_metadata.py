@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dinov3.weights.errors import WeightsError, clipped
-from dinov3.weights.pickle_records import Name, NotPlain, Record, is_int, read_pickle, table_of
+from dinov3.weights.pickle_records import Name, NotPlain, Record, is_int, read_pickle
 from dinov3.weights.torch_file import DTYPES, MAX_COUNT, MAX_DIMS
 
 MAX_BYTES = 1 << 28  # a training state of 7 billion weights on 256 GPUs has about 2e8
@@ -155,7 +155,9 @@ def _tensor(record: Record, places: Sequence[tuple[Record, Record]]) -> StoredTe
     properties = _fields(fields["properties"], "TensorProperties")
     dtype = properties["dtype"]
     if not isinstance(dtype, Name) or dtype.module != "torch" or dtype.name not in DTYPES:
-        raise WeightsError(f"its numbers are of {_said(dtype) if not isinstance(dtype, Name) else dtype}, not read here")
+        raise WeightsError(
+            f"its numbers are of {_said(dtype) if not isinstance(dtype, Name) else dtype}, not read here"
+        )
     shape = _size(fields["size"])
     chunks = fields["chunks"]
     if not isinstance(chunks, list):

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from dinov3.config.output import check_output_folder
-from dinov3.runs.checkpoint import flush
-from dinov3.weights.own import export_heads, load_backbone
-from dinov3.weights.formats import Format, Written, write_huggingface, write_meta, write_safetensors, write_timm
-from dinov3.weights.hub import expanded, located
-from dinov3.weights.model_card import MARK, model_card, provenance_of
-from dinov3.weights.provenance import Facts
-from dinov3.weights.onnx_graph import write_onnx
-from dinov3.weights.parity import images_for, tokens_of, worst_token
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.runs.checkpoint import flush
 from dinov3.weights.description import read_description, sidecar_of
 from dinov3.weights.files import WeightsError
+from dinov3.weights.formats import Format, Written, write_huggingface, write_meta, write_safetensors, write_timm
+from dinov3.weights.hub import expanded, located
+from dinov3.weights.model_card import MARK, model_card, provenance_of
+from dinov3.weights.onnx_graph import write_onnx
+from dinov3.weights.own import export_heads, load_backbone
+from dinov3.weights.parity import images_for, tokens_of, worst_token
+from dinov3.weights.provenance import Facts
 
 FORMATS = {
     f.name: f
@@ -95,9 +95,7 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _write(
-    source: Path, chosen: Format, reference: Backbone, out: Path, facts: Facts, heads: bool
-) -> Written:
+def _write(source: Path, chosen: Format, reference: Backbone, out: Path, facts: Facts, heads: bool) -> Written:
     try:
         written = chosen.write(reference, out, facts)
         if heads:

@@ -9,25 +9,24 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dinov3.data.torchvision_compat import prepare_torchvision
-from dinov3.weights.own import description, load_backbone, without_aliases
-from dinov3.weights.fingerprint import fingerprint
-from dinov3.weights.provenance import Facts
-from dinov3.weights.parity import Parity, compare, tokens_of
-from dinov3.weights.tensor_file import write_tensor_file
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
-from dinov3.weights.recognition import seen_settings, vit_arguments
 from dinov3.weights import huggingface_names, timm_names
 from dinov3.weights.description import as_metadata, sidecar_of
-from dinov3.weights.translation import effective, translate
 from dinov3.weights.files import WeightsError
+from dinov3.weights.fingerprint import fingerprint
+from dinov3.weights.own import description, load_backbone, without_aliases
+from dinov3.weights.parity import Parity, compare, tokens_of
+from dinov3.weights.provenance import Facts
+from dinov3.weights.recognition import seen_settings, vit_arguments
+from dinov3.weights.tensor_file import write_tensor_file
+from dinov3.weights.translation import effective, translate
 
 EXTRAS = {"transformers": "hf", "timm": "timm", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
 
@@ -89,9 +88,7 @@ def _load_ours(out: Path) -> str:
     )
 
 
-def _translated(
-    layout: str, backbone: Backbone, facts: Facts
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _translated(layout: str, backbone: Backbone, facts: Facts) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Their tensors, and the metadata with which they come back exactly."""
     found = describe_backbone(backbone)
     tensors = translate(layout, found["class"], found["config"], dict(backbone.state_dict()))

@@ -29,7 +29,9 @@ def expanded(text: str | Path) -> Path:
 def is_hub_id(text: str | Path) -> bool:
     """``org/name``, and neither such a path nor a folder ``org`` here."""
     path = Path(text)
-    return bool(ID.fullmatch(str(text))) and path.suffix not in ENDINGS and not path.exists() and not path.parent.exists()
+    return (
+        bool(ID.fullmatch(str(text))) and path.suffix not in ENDINGS and not path.exists() and not path.parent.exists()
+    )
 
 
 def fetched(repo_id: str, name: str) -> Path:

@@ -12,15 +12,15 @@ import yaml
 from dinov3 import __version__
 from dinov3.config.dump import redacted, to_dict
 from dinov3.config.schema import Config
-from dinov3.weights.own import checkpoint_in
-from dinov3.weights.fingerprint import fingerprint
-from dinov3.weights.formats import Written
-from dinov3.weights.description import BACKBONE
-from dinov3.weights.provenance import MAX_RECIPE, MAX_TEXT, Facts, Provenance, provenance_from
-from dinov3.runs.manifest import read_train_state
-from dinov3.runs.metrics import read_metrics
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
+from dinov3.runs.manifest import read_train_state
+from dinov3.runs.metrics import read_metrics
+from dinov3.weights.description import BACKBONE
+from dinov3.weights.fingerprint import fingerprint
+from dinov3.weights.formats import Written
+from dinov3.weights.own import checkpoint_in
+from dinov3.weights.provenance import MAX_RECIPE, MAX_TEXT, Facts, Provenance, provenance_from
 
 MARK = "<!-- written by dinov3 export -->"
 RELEASED_TERMS = (
@@ -40,7 +40,9 @@ def provenance_of(source: Path, described: Mapping[str, Any] | None, notes: Sequ
         if "provenance" in described:
             before = provenance_from(described["provenance"])
             return Provenance([*before.rows, *(row for row in changed if row not in before.rows)], before.recipe)
-        return Provenance([("made from", source.name), ("starting weights", f"not recorded in {source.name}"), *changed])
+        return Provenance(
+            [("made from", source.name), ("starting weights", f"not recorded in {source.name}"), *changed]
+        )
     run = checkpoint.resolve().parents[1] if checkpoint else None
     state = read_train_state(checkpoint) if checkpoint else {}
     config = json.loads((run / "config.json").read_text()) if run and (run / "config.json").is_file() else None

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.contracts import Features
+from dinov3.models.backbone import Backbone
 from dinov3.weights.fingerprint import procedural_image
 from dinov3.weights.formats import Written, require
-from dinov3.weights.provenance import Facts
 from dinov3.weights.parity import compare
-from dinov3.models.backbone import Backbone
+from dinov3.weights.provenance import Facts
 
 LARGEST_BATCH, MOST_PATCHES = 1 << 16, 1 << 12  # bounds torch.export wants; the file knows no bounds
 

@@ -12,24 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.distributed.shard import fill
+from dinov3.models.backbone import Backbone
+from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
+from dinov3.models.convnext import N_STAGES
+from dinov3.models.presets import PRESETS
 from dinov3.runs.checkpoint import CheckpointError, newest_valid, read_tensors, step_folders
-from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.runs.manifest import problem_with
 from dinov3.runs.stage_record import NAME as STAGES
 from dinov3.runs.stage_record import last_finished, read_stages
 from dinov3.runs.student_folders import student_folders
-from dinov3.weights.tensor_file import write_tensor_file
-from dinov3.models.backbone import Backbone
-from dinov3.models.convnext import N_STAGES
-from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
-from dinov3.models.presets import PRESETS
-from dinov3.weights.recognition import differences, is_convnext, seen_settings
 from dinov3.weights.description import BACKBONE, FORMAT, VERSION, is_description, read_description, sidecar_of
-from dinov3.weights.hub import located
-from dinov3.weights.provenance import Facts
-from dinov3.weights.layouts import ModelWeights, read_model
 from dinov3.weights.errors import one_line
 from dinov3.weights.files import CONFIG, RawWeights, WeightsError
+from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
+from dinov3.weights.hub import located
+from dinov3.weights.layouts import ModelWeights, read_model
+from dinov3.weights.provenance import Facts
+from dinov3.weights.recognition import differences, is_convnext, seen_settings
+from dinov3.weights.tensor_file import write_tensor_file
 
 WEIGHTS = BACKBONE
 # Channel statistics of the two data sets the released models were trained on.

@@ -68,8 +68,10 @@ def table_of(value: Any) -> dict[Any, Any] | None:
     """The entries of a dict or an OrderedDict; None for anything else."""
     if isinstance(value, Record) and value.kind == Name("collections", "OrderedDict"):
         pairs = value.args[0] if value.args else []
-        if isinstance(pairs, list) and all(isinstance(p, list | tuple) and len(p) == 2 and _is_key(p[0]) for p in pairs):
-            return {k: v for k, v in pairs} | value.items
+        if isinstance(pairs, list) and all(
+            isinstance(p, list | tuple) and len(p) == 2 and _is_key(p[0]) for p in pairs
+        ):
+            return dict(pairs) | value.items
         return None
     return value if isinstance(value, dict) else None
 

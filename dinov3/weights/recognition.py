@@ -110,7 +110,9 @@ def differences(file: Mapping[str, Any], student: Mapping[str, Any]) -> Iterator
             f"the file holds {kinds['dims' not in file]}, the student is {kinds['dims' not in student]}",
         )
         return
-    noise = {"num_heads", "ffn_hidden"} if file.get("embed_dim") != student.get("embed_dim") else set()  # go with the width
+    noise = (
+        {"num_heads", "ffn_hidden"} if file.get("embed_dim") != student.get("embed_dim") else set()
+    )  # go with the width
     for key in [k for k in file if k in student and file[k] != student[k] and k not in noise]:
         name = "arch" if key in ("depths", "dims") else _KEYS.get(key, key)
         yield f"student.{name}", _advice(key, student[key], file[key], file)

@@ -43,7 +43,11 @@ def said(value: Any) -> str:
     """A value of a file for a message; Python prints no number of more than 4,300 digits."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 1 << 64:
         return "a number of more than 19 digits"
-    return clipped(repr(value[:60] if isinstance(value, str) else value), 64) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    return (
+        clipped(repr(value[:60] if isinstance(value, str) else value), 64)
+        if isinstance(value, str | int | float | None)
+        else f"a {type(value).__name__}"
+    )
 
 
 def checked_settings(kind: Any, config: Any, source: str) -> dict[str, Any]:
@@ -73,7 +77,9 @@ def _checked(value: Any, kind: str, key: str, source: str) -> Any:
             raise WeightsError(f"{source}: {key} is {said(value)}: a list of {N_STAGES} numbers is wanted")
         return [whole(v, key, source) for v in value]
     if not isinstance(value, bool if kind == "bool" else str):
-        raise WeightsError(f"{source}: {key} is {said(value)}: {'true or false' if kind == 'bool' else 'text'} is wanted")
+        raise WeightsError(
+            f"{source}: {key} is {said(value)}: {'true or false' if kind == 'bool' else 'text'} is wanted"
+        )
     return value
 
 

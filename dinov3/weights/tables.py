@@ -40,9 +40,13 @@ def find_table(content: Any, is_tensor: Callable[[Any], bool]) -> dict[str, Any]
         if not known and any(is_tensor(v) for v in table.values()):
             return _named(table)
         if not known and len(inner) > 1:
-            raise WeightsError(f"holds several tables of tensors, {_listed(inner)}: save one of them in a file of its own")
+            raise WeightsError(
+                f"holds several tables of tensors, {_listed(inner)}: save one of them in a file of its own"
+            )
         if not inner:
-            raise WeightsError(f"holds no table of tensors, but {_listed(table) or 'nothing'}: save the model's state_dict()")
+            raise WeightsError(
+                f"holds no table of tensors, but {_listed(table) or 'nothing'}: save the model's state_dict()"
+            )
         content = inner[known[0] if known else next(iter(inner))]
     return _named(content)
 

@@ -175,7 +175,12 @@ class TorchFile:
 
 def _storage(value: Any) -> Storage | None:
     """What a persistent id says; None when it is none of a storage."""
-    if not isinstance(value, tuple) or len(value) not in (5, 6) or value[0] != "storage" or value[5:] not in ((), (None,)):
+    if (
+        not isinstance(value, tuple)
+        or len(value) not in (5, 6)
+        or value[0] != "storage"
+        or value[5:] not in ((), (None,))
+    ):
         return None
     kind, key, count = value[1], value[2], value[4]
     dtype = STORAGES.get(kind.name) if isinstance(kind, Name) and kind.module in ("torch", "torch.storage") else None

@@ -55,7 +55,9 @@ def translate(layout: str, kind: str, settings: dict[str, Any], state: dict[str,
 def refuse_untranslatable(layout: str, settings: Mapping[str, Any]) -> None:
     """Raise Untranslatable for the first setting that ``layout`` has no words for."""
     for key in unspeakable(layout, settings):
-        raise Untranslatable(f"{layout} has no words for {key}: {settings[key]}: use --format safetensors, meta or onnx")
+        raise Untranslatable(
+            f"{layout} has no words for {key}: {settings[key]}: use --format safetensors, meta or onnx"
+        )
 
 
 def unspeakable(layout: str, settings: Mapping[str, Any]) -> list[str]:
@@ -81,7 +83,9 @@ def export_limits(student: StudentConfig) -> list[str]:
     for name, layout in (("hf", "Hugging Face"), ("timm", "timm")):
         if keys := unspeakable(layout, vars(student)):
             told = ", ".join(f"student.{key}={vars(student)[key]}" for key in keys)
-            lines.append(f"not exportable with --format {name}: {layout} has no words for {told}; the other formats have")
+            lines.append(
+                f"not exportable with --format {name}: {layout} has no words for {told}; the other formats have"
+            )
     return lines
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dinov3 import features
 from dinov3.data.sources import parse_dataset
-from dinov3.weights.own import write_backbone
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import class_tokens
@@ -21,6 +20,7 @@ from dinov3.features.tokens import Tokens
 from dinov3.models.backbone import Backbone
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.weights.own import write_backbone
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -211,3 +211,11 @@ def test_positions_in_a_convnexts_features_are_positions_in_the_image(patch_size
     assert seen.extract(pictures([(80, 100)])).maps().shape == (1, 4, 3, 3)
     with pytest.raises(ValueError, match="size 80: not a multiple of the patch of 32 px: use 64 or 96"):
         features.load(tmp_path, size=80)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "meta", "xla"])
+def test_a_device_that_is_not_there_is_one_clear_error(backbone: DinoVisionTransformer, device: str) -> None:
+    with pytest.raises(ValueError, match=f"device '{device}' is not there: use auto or cpu") as caught:
+        FeatureExtractor(backbone, Preprocess((0.5,) * 3, (0.5,) * 3, 8), device=device)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(FeatureExtractor(backbone, Preprocess((0.5,) * 3, (0.5,) * 3, 8), device="cpu").device) == "cpu"

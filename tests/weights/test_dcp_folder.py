@@ -13,8 +13,8 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from dinov3.weights.dcp_folder import METADATA, read_dcp
-from dinov3.weights.layouts import read_model
 from dinov3.weights.files import WeightsError
+from dinov3.weights.layouts import read_model
 
 LAYOUTS = Path(__file__).parents[1] / "golden" / "data" / "F02_checkpoint_layouts.json"
 

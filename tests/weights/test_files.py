@@ -56,7 +56,9 @@ def test_the_torch_files_of_older_hugging_face_folders_are_read(tmp_path: Path) 
 
 def test_a_folder_with_other_weight_files_names_one_of_them(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "dinov3.safetensors")
-    with pytest.raises(WeightsError, match=r"no model\.safetensors in it; give one of its files, for example .*/dinov3\.saf"):
+    with pytest.raises(
+        WeightsError, match=r"no model\.safetensors in it; give one of its files, for example .*/dinov3\.saf"
+    ):
         read_weights(tmp_path)
 
 

@@ -76,7 +76,9 @@ def test_without_huggingface_hub_it_says_what_to_install(monkeypatch: pytest.Mon
         located("org/name")
 
 
-@pytest.mark.parametrize("text", ["weights.pth", "./a/b", "/a/b", "a/b/c", "runs/x.pth", "here/typo", "~/x", "a/b.safetensors"])
+@pytest.mark.parametrize(
+    "text", ["weights.pth", "./a/b", "/a/b", "a/b/c", "runs/x.pth", "here/typo", "~/x", "a/b.safetensors"]
+)
 def test_paths_are_no_ids(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -39,7 +39,10 @@ def array() -> bytes:
 CASES = {
     "a Git LFS pointer": (POINTER, "is a Git LFS pointer, .* run `git lfs pull`"),
     "a git-annex pointer": (b"/annex/objects/MD5E-s10--ab.pth\n", "is a git-annex pointer, .* `git annex get`"),
-    "XML of a link that ran out": (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "is a web page.*download"),
+    "XML of a link that ran out": (
+        b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>',
+        "is a web page.*download",
+    ),
     "HTML": (b"\xef\xbb\xbf\n <!DOCTYPE html><html>", "is a web page"),
     "HTML in capitals": (b"<HTML><BODY>login</BODY></HTML>", "is a web page"),
     "an answer in JSON": (b'{"error": "Invalid username or password."}', "is JSON text, not weights"),

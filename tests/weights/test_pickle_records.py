@@ -147,7 +147,9 @@ def almost_pickles(draw: st.DrawFn) -> bytes:
     """Opcodes in any order, with arguments that are often what they take."""
     parts = st.one_of(
         st.sampled_from([bytes([op.code.encode("latin-1")[0]]) for op in pickletools.opcodes]),
-        st.sampled_from([b"ca\nb\n", b"X\1\0\0\0a", b"K\1", b"J\xff\xff\xff\xff", b"h\0", b"q\0", b")", b"(", b"}", b"]"]),
+        st.sampled_from(
+            [b"ca\nb\n", b"X\1\0\0\0a", b"K\1", b"J\xff\xff\xff\xff", b"h\0", b"q\0", b")", b"(", b"}", b"]"]
+        ),
         st.binary(max_size=9),
     )
     return b"\x80\x04" + b"".join(draw(st.lists(parts, max_size=40))) + b"."
@@ -155,10 +157,12 @@ def almost_pickles(draw: st.DrawFn) -> bytes:
 
 def check_any_bytes(data: bytes) -> None:
     before = set(sys.modules)
+    refusal = "none"
     try:
         assert isinstance(read_pickle(data), Content)
     except NotPlain as error:
-        assert len(str(error).splitlines()) == 1
+        refusal = str(error)
+    assert len(refusal.splitlines()) == 1
     assert set(sys.modules) == before
 
 

@@ -20,9 +20,20 @@ A, B = torch.ones(2), torch.zeros(2)
 OPTIMIZER = {"state": {0: {"exp_avg": B}}, "param_groups": [{"lr": 1e-3, "params": [0]}]}
 CHECKPOINTS: dict[str, Any] = {
     "flat": {"w": A},
-    "DINO": {"student": {"w": B}, "teacher": {"w": A}, "optimizer": OPTIMIZER, "epoch": 3, "args": argparse.Namespace(lr=1)},
+    "DINO": {
+        "student": {"w": B},
+        "teacher": {"w": A},
+        "optimizer": OPTIMIZER,
+        "epoch": 3,
+        "args": argparse.Namespace(lr=1),
+    },
     "timm": {"state_dict": {"w": B}, "state_dict_ema": {"w": A}, "optimizer": OPTIMIZER, "arch": "vit"},
-    "Lightning": {"state_dict": {"w": A}, "hyper_parameters": {"lr": 1e-3}, "callbacks": {}, "pytorch-lightning_version": "2"},
+    "Lightning": {
+        "state_dict": {"w": A},
+        "hyper_parameters": {"lr": 1e-3},
+        "callbacks": {},
+        "pytorch-lightning_version": "2",
+    },
     "model": {"model": {"w": A}, "optimizer": OPTIMIZER, "scaler": {"scale": 1.0}},
     "model in a state_dict": {"state_dict": {"model": {"w": A}}, "epoch": 1},
     "under another name": {"my_net": {"w": A}, "epoch": 1},
@@ -58,7 +69,15 @@ def test_a_checkpoint_without_one_model_says_what_it_holds(case: str, tmp_path: 
     assert len(str(caught.value).splitlines()) == 1
 
 
-PREFIXES = ["model.", "module.", "backbone.", "module.backbone.", "model.backbone.", "_orig_mod.module.", "teacher.backbone."]
+PREFIXES = [
+    "model.",
+    "module.",
+    "backbone.",
+    "module.backbone.",
+    "model.backbone.",
+    "_orig_mod.module.",
+    "teacher.backbone.",
+]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
