@@ -107,12 +107,12 @@ def test_weights_of_dinov2_say_that_nothing_makes_them_fit(extra: dict[str, Any]
     state |= {"pos_embed": torch.zeros(1, 26, 64), **extra}
     for content in (state, {"teacher": {f"backbone.{k}": v for k, v in state.items()}}):
         torch.save(content, tmp_path / "dinov2.pth")
-        with pytest.raises(WeightsError, match="learned position embeddings .*DINOv2.* no setting makes them fit"):
+        with pytest.raises(WeightsError, match=r"learned position embeddings .*DINOv2.* no setting makes them fit"):
             load_backbone(tmp_path / "dinov2.pth")
 
 
 def test_an_adapter_alone_says_what_is_missing(tmp_path: Path) -> None:
     names = [f"base_model.model.blocks.0.attn.qkv.lora_{x}.weight" for x in "AB"]
     torch.save({name: torch.zeros(4, 4) for name in names}, tmp_path / "adapter_model.bin")
-    with pytest.raises(WeightsError, match="holds adapters .* merge them into their model"):
+    with pytest.raises(WeightsError, match=r"holds adapters .* merge them into their model"):
         load_backbone(tmp_path / "adapter_model.bin")
