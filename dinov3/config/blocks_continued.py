@@ -30,7 +30,7 @@ class LoraConfig:
 
 @dataclass
 class FeatureAnchorConfig:
-    enabled: bool = key(False, "hold the features close to those at the start, by a frozen copy of it")
+    enabled: bool = key(False, "hold the features close to those at the start, by a frozen copy of it", fixed=True)
     loss_weight: float = key(1.0, "weight of the term", ge=0)
     loss_weight_schedule: ScheduleConfig | None = key(None, "weight over time, in place of loss_weight")
     loss: Literal["cosine", "l2"] = key(
@@ -44,9 +44,9 @@ class FeatureAnchorConfig:
 @dataclass
 class FeatureDistillationConfig:
     enabled: bool = key(False, "match the features of any frozen backbone; it needs no heads")
-    checkpoint: str = key("", "the frozen backbone: a run, a checkpoint, or a file `dinov3` can read")
-    loss_weight: float = key(1.0, "weight of the term", ge=0)
-    loss_weight_schedule: ScheduleConfig | None = key(None, "weight over time, in place of loss_weight")
+    checkpoint: str = key("", "the frozen backbone: a run, a checkpoint, or a file `dinov3` can read", fixed=False)
+    loss_weight: float = key(1.0, "weight of the term", ge=0, fixed=False)
+    loss_weight_schedule: ScheduleConfig | None = key(None, "weight over time, in place of loss_weight", fixed=False)
     loss: Literal["cosine", "l2"] = key(
         "cosine", "1 - cosine, or squared distance over the squared norm of the frozen feature"
     )

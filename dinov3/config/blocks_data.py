@@ -49,7 +49,11 @@ class CropsConfig:
     gram_teacher_no_distortions: bool = key(False, "no photometric changes in the Gram teacher's crops")
     rgb_mean: list[float] = key([0.485, 0.456, 0.406], "subtracted from each channel (pixels in [0, 1])")
     rgb_std: list[float] = key([0.229, 0.224, 0.225], "then each channel is divided by it", gt=0)
-    teacher_to_student_resolution_scale: float = key(1.0, "scale between the resolutions", gt=0, dead=True)
+    teacher_to_student_resolution_scale: float = key(
+        1.0,
+        "a distilled teacher is shown the global crops at 1 / this of their size: 2 gives a ViT/16 the grid of a ConvNeXt",
+        ge=1,
+    )
     global_crops_clean: bool = key(False, "also give the global crops without photometric changes")
     global_crops_clean_size: int | None = key(None, "their side; null: global_crops_size", unit="px", ge=1)
     augmentation: Literal["official", "published", "histology"] = key(

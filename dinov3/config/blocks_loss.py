@@ -29,16 +29,17 @@ class ScheduleConfig:
 class DinoConfig:
     loss_weight: float = key(1.0, "weight of the CLS-token loss", ge=0)
     global_ignore_diagonal: bool = key(True, "leave out the pairs student crop = teacher crop")
-    head_n_prototypes: int = key(65536, "prototypes of the head", ge=1)
-    head_bottleneck_dim: int = key(256, "width before the prototypes", ge=1)
-    head_norm_last_layer: bool = key(False, "DINO v1's weight-normed last layer", dead=True)
+    head_n_prototypes: int = key(65536, "prototypes of the head", ge=1, fixed=True)
+    head_bottleneck_dim: int = key(256, "width before the prototypes", ge=1, fixed=True)
+    head_norm_last_layer: bool = key(False, "DINO v1's weight-normed last layer", dead=True, fixed=True)
     head_last_layer_std: float = key(
         0.02,
         "std of the prototypes at the start; with 0.02 short runs stay at a loss of ln K, with 0.6 they leave it",
         gt=0,
+        fixed=True,
     )
-    head_nlayers: int = key(3, "layers of the head's MLP", ge=1)
-    head_hidden_dim: int = key(2048, "width of the head's MLP", ge=1)
+    head_nlayers: int = key(3, "layers of the head's MLP", ge=1, fixed=True)
+    head_hidden_dim: int = key(2048, "width of the head's MLP", ge=1, fixed=True)
     koleo_loss_weight: float = key(0.1, "weight of KoLeo, which spreads the CLS tokens of a batch", ge=0)
     koleo_loss_distributed: bool = key(False, "KoLeo over all processes instead of each alone")
     koleo_topk: int = key(1, "neighbours a sample is pushed away from, when distributed", ge=1)
@@ -63,22 +64,23 @@ class IbotConfig:
     )
     mask_random_circular_shift: bool = key(False, "roll each mask by a random offset")
     force_masking_even_with_zero_weight: bool = key(False, "draw masks although loss_weight is 0", dead=True)
-    separate_head: Literal[True] = key(True, "iBOT has its own head")
-    head_n_prototypes: int = key(65536, "prototypes of the head", ge=1)
-    head_bottleneck_dim: int = key(256, "width before the prototypes", ge=1)
-    head_norm_last_layer: bool = key(False, "DINO v1's weight-normed last layer", dead=True)
+    separate_head: Literal[True] = key(True, "iBOT has its own head", fixed=True)
+    head_n_prototypes: int = key(65536, "prototypes of the head", ge=1, fixed=True)
+    head_bottleneck_dim: int = key(256, "width before the prototypes", ge=1, fixed=True)
+    head_norm_last_layer: bool = key(False, "DINO v1's weight-normed last layer", dead=True, fixed=True)
     head_last_layer_std: float = key(
         0.02,
         "std of the prototypes at the start; with 0.02 short runs stay at a loss of ln K, with 0.6 they leave it",
         gt=0,
+        fixed=True,
     )
-    head_nlayers: int = key(3, "layers of the head's MLP", ge=1)
-    head_hidden_dim: int = key(2048, "width of the head's MLP", ge=1)
+    head_nlayers: int = key(3, "layers of the head's MLP", ge=1, fixed=True)
+    head_hidden_dim: int = key(2048, "width of the head's MLP", ge=1, fixed=True)
 
 
 @dataclass
 class GramConfig:
-    use_loss: bool = key(False, "keep patch similarities close to those of an older teacher")
+    use_loss: bool = key(False, "keep patch similarities close to those of an older teacher", fixed=True)
     source: Literal["init", "ema", "self", "path"] | None = key(
         None,
         "where the older teacher comes from: the weights this run starts from, the EMA teacher as it is, a copy of it "
@@ -86,7 +88,7 @@ class GramConfig:
     )
     compute_stats: bool = key(False, "log similarity statistics")
     loss_weight: float = key(1.0, "weight of the term", ge=0)
-    ema_teacher: bool = key(False, "the EMA teacher is the Gram teacher")
+    ema_teacher: bool = key(False, "the EMA teacher is the Gram teacher", fixed=True)
     ckpt: str | None = key(None, "weights of the Gram teacher")
     it_load_ema_teacher: int = key(
         -1, "step at which the EMA teacher is copied into the Gram teacher; -1: never", unit="steps", ge=-1
@@ -121,11 +123,11 @@ class GramConfig:
 @dataclass
 class Da3Config:
     enabled: bool = key(False, "pull masked patches towards Depth Anything 3's tokens of the clean crop")
-    loss_weight: float = key(1.0, "weight of the term", ge=0)
+    loss_weight: float = key(1.0, "weight of the term", ge=0, fixed=False)
     embed_dim: int | None = key(None, "width of the teacher's tokens; null: the variant's own", ge=1)
     projector_hidden_dim: int = key(2048, "width of the projector's hidden layer", ge=1)
-    ckpt_path: str = key("", "file or folder with the teacher's weights")
-    use_fsdp: bool = key(False, "shard the frozen teacher over processes")
+    ckpt_path: str = key("", "file or folder with the teacher's weights", fixed=False)
+    use_fsdp: bool = key(False, "shard the frozen teacher over processes", fixed=False)
     variant: Literal["small", "base", "large", "giant", "mono-large", "metric-large"] = key(
         "base", "which Depth Anything 3"
     )
@@ -136,7 +138,7 @@ class Da3Config:
     grid_mode: Literal["resize_input", "interpolate_tokens"] = key(
         "resize_input", "how the teacher's grid is made equal to the student's"
     )
-    dtype: Dtype = key("bf16", "number format of the teacher's matrix products")
+    dtype: Dtype = key("bf16", "number format of the teacher's matrix products", fixed=False)
     loss_on: Literal["masked", "all"] = key("masked", "patches the term looks at")
     weighting: Literal["mean", "per_image"] = key("mean", "mean over tokens, or iBOT's weights")
     random_init: bool = key(False, "a teacher without weights, for tests")

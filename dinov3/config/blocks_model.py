@@ -69,9 +69,15 @@ class StudentConfig:
         None, "released model whose architecture the student has: sets every flag below that decides it"
     )
     arch: Arch = key("vit_large", "backbone; vit_tiny is ours, for small tests")
-    patch_size: int = key(16, "side of a patch; 32 for a ConvNeXt", unit="px", ge=1)
+    patch_size: int = key(16, "side of a patch; a ConvNeXt has 32, whether 16 or 32 is said", unit="px", ge=1)
     freeze_blocks: int = key(0, "hold the tokens, the patch embedding and so many first blocks; 0: none", ge=0)
-    drop_path_rate: float = key(0.3, "share of the images that skip a residual branch", ge=0, lt=1)
+    drop_path_rate: float = key(
+        0.3,
+        "share of the images that skip a residual branch; of a ConvNeXt none unless it is said",
+        ge=0,
+        lt=1,
+        fixed=False,
+    )
     layerscale: float | None = key(1e-05, "initial LayerScale; null or 0: no LayerScale", ge=0)
     pretrained_weights: str = key(
         "",
@@ -80,7 +86,9 @@ class StudentConfig:
         "when it has none",
     )
     pretrained_allow: list[str] = key(
-        [], "tensors (names, beginnings or patterns) and student.* keys in which the given weights may differ"
+        [],
+        "tensors (names, beginnings or patterns) and student.* keys in which the given weights may differ",
+        fixed=False,
     )
     ffn_layer: Literal["mlp", "swiglu", "swiglu32", "swiglu64", "swiglu128"] = key(
         "mlp", "feed-forward block; the number is what the hidden width is rounded up to a multiple of"
@@ -111,8 +119,10 @@ class StudentConfig:
     pos_embed_rope_jitter_coords: float | None = key(None, "each axis scales by up to this factor, in training", ge=1)
     pos_embed_rope_rescale_coords: float | None = key(None, "both axes scale by up to this factor, in training", ge=1)
     pos_embed_rope_dtype: Dtype = key("bf16", "number format RoPE is computed in")
-    fp8_enabled: bool = key(False, "fp8 matrix products in linear layers")
-    fp8_filter: str = key("blocks", "layers in fp8: a regular expression found in their name")
+    fp8_enabled: bool = key(
+        False, "fp8 matrix products in linear layers; param_dtype is used instead, and the run says so", fixed=False
+    )
+    fp8_filter: str = key("blocks", "layers in fp8: a regular expression found in their name", dead=True, fixed=False)
     embed_dim: int | None = key(None, "width; null: the arch's own", ge=1)
     depth: int | None = key(None, "number of blocks; null: the arch's own", ge=1)
     num_heads: int | None = key(None, "attention heads; null: the arch's own", ge=1)

@@ -19,25 +19,18 @@ class DatasetPart:
 
 
 @dataclass
-class TrainConfig:
-    batch_size_per_gpu: int = key(64, "images one process works on at once", unit="images", ge=1)
+class LoopConfig:
+    """The keys of ``train`` that every kind of run has."""
+
+    batch_size_per_gpu: int = key(64, "images one process works on at once", unit="images", ge=1, fixed=True)
     gradient_accumulation_steps: int = key(
-        1, "such batches of every process that make one optimizer step; schedules count optimizer steps", ge=1
+        1,
+        "such batches of every process that make one optimizer step; schedules count optimizer steps",
+        ge=1,
+        fixed=True,
     )
-    accumulation: Literal["exact", "per_micro_batch"] = key(
-        "exact",
-        "exact: targets, KoLeo and other losses as of one batch of all images of the step, for kept teacher logits and "
-        "a second pass; per_micro_batch: the mean over batches that know nothing of each other",
-    )
-    dataset_path: str | list[str | DatasetPart] = key(
-        "Synthetic",
-        "images to train on: a path, Name:key=value:..., or a list of these: joined, or {path, weight} each: mixed",
-        nonempty=True,
-    )
-    data_config: str | None = key(None, "file that mixes several data sets; here train.dataset_path does")
     output_dir: str = key(".", "run folder: checkpoints, metrics, config", nonempty=True)
-    saveckp_freq: int = key(20, "epochs between checkpoints; checkpointing.period here", ge=0, dead=True)
-    seed: int = key(0, "every random draw follows from it", ge=0, le=2**63 - 1)
+    seed: int = key(0, "every random draw follows from it", ge=0, le=2**63 - 1, fixed=True)
     num_workers: int = key(10, "processes that load images; the result does not depend on it", ge=0)
     OFFICIAL_EPOCH_LENGTH: int = key(
         1250, "steps in an epoch: the unit of every *_epochs key, whatever the data set's size", unit="steps", ge=1
@@ -46,19 +39,6 @@ class TrainConfig:
         None, "stop after so many steps; schedules keep their length. null: optim.epochs", unit="steps", ge=1
     )
     device: Literal["auto", "cpu", "cuda"] = key("auto", "where to train; auto: the GPU if there is one")
-    monitor_gradient_norm: bool = key(False, "log gradient norms; always logged here", dead=True)
-    chunk_schedule: list[int] = key([], "left from older code", dead=True)
-    use_teacher_head: bool = key(True, "left from older code", dead=True)
-    learn_from_teacher_tokens: bool = key(False, "left from older code", dead=True)
-    centering: Literal["sinkhorn_knopp", "centering"] = key(
-        "sinkhorn_knopp", "how teacher logits become targets; centering: softmax around a moving centre"
-    )
-    checkpointing: bool = key(False, "recompute part of the activations in the backward pass: less memory")
-    checkpointing_full: bool = key(False, "recompute all of them: least memory, slowest")
-    compile: bool = key(True, "torch.compile on GPUs")
-    cudagraphs: bool = key(False, "CUDA graphs")
-    sharded_eval_checkpoint: bool = key(False, "teacher checkpoints as shards; always one file here", dead=True)
-    cache_dataset: bool = key(False, "keep the list of images between runs", dead=True)
     log_every: int = key(10, "steps between two lines of metrics", unit="steps", ge=1)
     watchdog_seconds: float = key(
         600.0, "without a finished step, after which all stacks are printed and the run ends with 79", unit="s", gt=0
@@ -69,9 +49,40 @@ class TrainConfig:
 
 
 @dataclass
+class TrainConfig(LoopConfig):
+    accumulation: Literal["exact", "per_micro_batch"] = key(
+        "exact",
+        "exact: targets, KoLeo and other losses as of one batch of all images of the step, for kept teacher logits and "
+        "a second pass; per_micro_batch: the mean over batches that know nothing of each other",
+        fixed=True,
+    )
+    dataset_path: str | list[str | DatasetPart] = key(
+        "Synthetic",
+        "images to train on: a path, Name:key=value:..., or a list of these: joined, or {path, weight} each: mixed",
+        nonempty=True,
+        fixed=True,
+    )
+    data_config: str | None = key(None, "file that mixes several data sets; here train.dataset_path does")
+    saveckp_freq: int = key(20, "epochs between checkpoints; checkpointing.period here", ge=0, dead=True)
+    monitor_gradient_norm: bool = key(False, "log gradient norms; always logged here", dead=True)
+    chunk_schedule: list[int] = key([], "left from older code", dead=True)
+    use_teacher_head: bool = key(True, "left from older code", dead=True)
+    learn_from_teacher_tokens: bool = key(False, "left from older code", dead=True)
+    centering: Literal["sinkhorn_knopp", "centering"] = key(
+        "sinkhorn_knopp", "how teacher logits become targets; centering: softmax around a moving centre", fixed=True
+    )
+    checkpointing: bool = key(False, "recompute part of the activations in the backward pass: less memory")
+    checkpointing_full: bool = key(False, "recompute all of them: least memory, slowest")
+    compile: bool = key(True, "torch.compile on GPUs")
+    cudagraphs: bool = key(False, "CUDA graphs")
+    sharded_eval_checkpoint: bool = key(False, "teacher checkpoints as shards; always one file here", dead=True)
+    cache_dataset: bool = key(False, "keep the list of images between runs", dead=True)
+
+
+@dataclass
 class OptimConfig:
     epochs: int = key(100, "length of training, in epochs of train.OFFICIAL_EPOCH_LENGTH steps", unit="epochs", ge=1)
-    optimizer: Literal["adamw"] = key("adamw", "the only optimizer")
+    optimizer: Literal["adamw"] = key("adamw", "the only optimizer", fixed=True)
     weight_decay: float = key(0.04, "first weight decay", ge=0, replaced_by="schedules.weight_decay.start and .peak")
     weight_decay_end: float = key(0.4, "last weight decay", ge=0, replaced_by="schedules.weight_decay.end")
     lr: float = key(0.001, "peak learning rate before scaling_rule", gt=0, replaced_by="schedules.lr.peak")
@@ -103,8 +114,8 @@ class OptimConfig:
     )
     multi_tensor_optim: bool = key(True, "fused optimizer steps; always here", dead=True)
     dump_fsdp_weights_path: str = key("", "folder for weights as shards", dead=True)
-    adamw_beta1: float = key(0.9, "decay of the gradient's mean", ge=0, lt=1)
-    adamw_beta2: float = key(0.999, "decay of the gradient's square", ge=0, lt=1)
+    adamw_beta1: float = key(0.9, "decay of the gradient's mean", ge=0, lt=1, fixed=True)
+    adamw_beta2: float = key(0.999, "decay of the gradient's square", ge=0, lt=1, fixed=True)
 
 
 @dataclass
@@ -171,9 +182,14 @@ class NanConfig:
     max_consecutive: int = key(10, "steps skipped in a row, as not finite, that end the run", unit="steps", ge=1)
 
 
+OTHER_CONTENT = "dataset_content"  # a word of resume.allow
+
+
 @dataclass
 class ResumeConfig:
-    allow: list[str] = key([], "keys that may differ from the run that is resumed")
+    allow: list[str] = key(
+        [], f"keys that may differ from the run that is resumed; {OTHER_CONTENT}: other images than it was started with"
+    )
 
 
 @dataclass

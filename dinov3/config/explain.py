@@ -1,14 +1,16 @@
-"""What a key or block means, for `dinov3 config explain`."""
+"""What a key or block means, and which keys speak of a word: `dinov3 config explain`, `dinov3 config search`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
 from dinov3.config.convert import as_text, describe
+from dinov3.config.dump import comment
 from dinov3.config.errors import ConfigError, KeyProblem
-from dinov3.config.names import hint_of
 from dinov3.config.ignored import IGNORED
+from dinov3.config.names import hint_of, nearest
 from dinov3.config.schema import Config
 from dinov3.config.spec import Leaf, Spec, block_of, choices_of, hints, leaves, spec_of
 from dinov3.config.stages import MEANING as STAGES
@@ -36,6 +38,27 @@ def explain(key: str) -> str:
     found = {leaf.key: leaf for leaf in leaves(Config, Config())}
     leaf = found.get(key) or found[key.rpartition(".")[0]]  # an entry of a free dict is explained by the dict
     return "\n".join([*_explain_value(leaf), *_readers(leaf)]) + "\n"
+
+
+def search(words: Sequence[str]) -> str:
+    """Every key that has all ``words`` in its name, meaning, unit or choices, a line each; by name comes first.
+
+    Raises ConfigError when there is none.
+    """
+    wanted = [word.lower() for word in words]
+    rows = leaves(Config, Config())
+    found = [leaf for leaf in rows if all(word in _searched(leaf) for word in wanted)]
+    if not found:
+        near = nearest(words[-1])
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError("config search", " ".join(words), f"no key has that in its name or meaning{hint}")
+    found.sort(key=lambda leaf: not all(word in leaf.key.lower() for word in wanted))
+    width = max(len(leaf.key) for leaf in found)
+    return "".join(f"{leaf.key:<{width}}  {comment(leaf.hint, leaf.spec)}\n" for leaf in found)
+
+
+def _searched(leaf: Leaf) -> str:
+    return f"{leaf.key} {leaf.key.replace('_', ' ')} {comment(leaf.hint, leaf.spec)}".lower()
 
 
 def _spec_of_block(key: str) -> Spec:

@@ -18,7 +18,7 @@ from dinov3.config.schema import Config
 from dinov3.config.spec import block_of, choices_of, hints, leaves
 from dinov3.config.unbuilt import feature_of
 
-DERIVES = {"derived", "gram_source", "students"}  # files beside this one
+DERIVES = {"derived", "gram_source", "official", "students"}  # files beside this one
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_CLASSES = {name: c for name, c in vars(schema).items() if isinstance(c, type) and is_dataclass(c)}
 BLOCKS = {name: block_of(hint) for name, hint in hints(Config).items()}

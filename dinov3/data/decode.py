@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
 
 from dinov3.data.errors import BadImage, DataError
 
@@ -26,8 +26,19 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]  # [H, W, C]
 Stored = bytes | Pixels  # as a source keeps an image
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # a Pillow before 11.3 does not know the word
+    AVIF = bool(features.check("avif"))
 # No EPS, PDF or SVG: reading them runs programs. Naming the plugins registers the two that Pillow loads late.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
+FORMATS = (
+    *("JPEG", "PNG", "GIF", "BMP", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format),
+    *(["AVIF"] if AVIF else []),
+)
+# How files of these formats are called: what a folder or a tar is searched for.
+SUFFIXES = (
+    *(b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".tif", b".tiff", b".gif", b".bmp"),
+    *([b".avif"] if AVIF else []),
+)
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 10**6
 MAX_SIDE = 20_000

@@ -10,8 +10,6 @@ import torch.distributed as dist
 
 from dinov3.config.errors import ConfigError
 
-_part: range | None = None  # this run's processes among all that were started, when they are not all
-
 
 def is_initialized() -> bool:
     """True when a process group exists. Asked for only inside ``dinov3.distributed``."""
@@ -38,15 +36,18 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def per_machine() -> int:
-    """This run's processes on one machine; 0 when some machine has more of them than another."""
+def per_machine(part: range | None = None) -> int:
+    """This run's processes on one machine; 0 when some machine has more of them than another.
+
+    ``part``: which of all that were started they are; None: all.
+    """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
-    if _part is None:
+    if part is None:
         return here
-    first, last = _part[0] // here, _part[-1] // here
+    first, last = part[0] // here, part[-1] // here
     if first == last:
-        return len(_part)
-    return here if _part.start % here == 0 and _part.stop % here == 0 else 0
+        return len(part)
+    return here if part.start % here == 0 and part.stop % here == 0 else 0
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -71,7 +72,7 @@ def setup(device: str = "auto", timeout: float = 1800.0) -> torch.device:
     ``timeout`` (seconds): how long a process may wait for the others in a collective. ``device`` as in ``choose_device``.
     """
     chosen = choose_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized() and _part is None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
         dist.init_process_group(backend_of(chosen), timeout=datetime.timedelta(seconds=timeout))
     return chosen
 
@@ -81,8 +82,6 @@ def setup_part(ranks: range, number: int, store: dist.Store, device: torch.devic
 
     From here on it is the group: to the run inside, the other processes do not exist. ``store`` is this group's own.
     """
-    global _part
-    _part = ranks
     if len(ranks) > 1:
         wait = datetime.timedelta(seconds=timeout)
         dist.init_process_group(backend_of(device), store=store, rank=number, world_size=len(ranks), timeout=wait)
@@ -108,8 +107,6 @@ def is_loss_of_a_peer(error: RuntimeError) -> bool:
 
 def teardown() -> None:
     """Leave the group."""
-    global _part
-    _part = None
     if is_initialized():
         dist.destroy_process_group()
 

@@ -20,6 +20,7 @@ from dinov3.engine.precision import DTYPES
 from dinov3.features.preprocess import Picture, Preprocess
 from dinov3.features.tokens import POOLS, Pool, Tokens
 from dinov3.models.backbone import Backbone
+from dinov3.system.cores import cores
 from dinov3.weights.own import load_backbone
 
 DEFAULT_SIZE = 224  # px: what released models are evaluated at
@@ -58,9 +59,7 @@ class FeatureExtractor:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: at least 1")
         self.batch_size = batch_size
-        # macOS and Windows have no affinity
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = threads or cores
+        self.threads = threads or cores()
         self._forward: Callable[..., Any] = torch.compile(backbone) if compile else backbone
         layers = cast(Any, backbone).get_intermediate_layers
         self._forward_layers: Callable[..., Any] = torch.compile(layers) if compile else layers
@@ -190,6 +189,7 @@ def load(
     *,
     size: int | tuple[int, int] | Literal["native", "train"] = "native",
     max_side: int | None = None,
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
     preset: str | None = None,
     **settings: Any,
 ) -> FeatureExtractor:
@@ -199,11 +199,14 @@ def load(
         size: px of a square, (height, width), "native" for each image's own size to the nearest whole patch, or "train"
             for the square the backbone was trained on (224 where its file does not say).
         max_side: px; with "native", larger images are shrunk to it.
+        interpolation: of the resizing, antialiased. Hugging Face's processor for released weights and the examples of
+            DINOv3's own README are bilinear.
         preset: the released model the weights are of, when the file cannot tell.
         settings: the keyword arguments of ``FeatureExtractor``.
     """
     backbone = load_backbone(path, preset=preset)
-    return FeatureExtractor(backbone, preprocess_of(backbone, size=size, max_side=max_side), **settings)
+    preprocess = preprocess_of(backbone, size=size, max_side=max_side, interpolation=interpolation)
+    return FeatureExtractor(backbone, preprocess, **settings)
 
 
 def preprocess_of(
@@ -211,8 +214,9 @@ def preprocess_of(
     *,
     size: int | tuple[int, int] | Literal["native", "train"] = "native",
     max_side: int | None = None,
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
 ) -> Preprocess:
-    """How to feed a backbone that ``load_backbone`` returned; ``size`` and ``max_side`` as in ``load``."""
+    """How to feed a backbone that ``load_backbone`` returned; ``size``, ``max_side``, ``interpolation`` as in ``load``."""
     statistics = cast(Any, backbone).preprocess
     if size == "train":
         size = cast(int, statistics.get("size", DEFAULT_SIZE))
@@ -222,6 +226,7 @@ def preprocess_of(
         patch=backbone.stride,
         size=None if size == "native" else size,
         max_side=max_side,
+        interpolation=interpolation,
     )
 
 

@@ -12,13 +12,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinov3.config.errors import EXIT_CONFIG, EXIT_DONE, EXIT_IO, ConfigError
+from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config, load_students
 from dinov3.config.output import check_output_folder
 from dinov3.config.schema import Config
 from dinov3.launch import resources as asked
 from dinov3.launch.resources import Resources
-from dinov3.train.command import fail
+from dinov3.system.errors import EXIT_DONE
 
 if TYPE_CHECKING:
     from dinov3.launch.job import TorchrunJob, TrainingJob
@@ -54,21 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run the command; foreseeable errors become one line on stderr and an exit code."""
-    try:
-        if args.config_file is None and not args.opts:
-            raise ConfigError("command line", "--config-file", "is missing: nothing says what to train")
-        cfg = load_config(args.config_file, args.opts)
-        resources = asked.read_resources(args)
-        _check(cfg, resources, args)
-        out = asked.absolute(args.output_dir or Path(cfg.train.output_dir))
-        if not args.dry_run:
-            check_output_folder(out, "--output-dir")
-        return (_local if args.local else _slurm)(args, cfg, resources, out)
-    except ConfigError as error:
-        return fail(error, EXIT_CONFIG)
-    except OSError as error:
-        return fail(error, EXIT_IO)
+    """Run the command."""
+    if args.config_file is None and not args.opts:
+        raise ConfigError("command line", "--config-file", "is missing: nothing says what to train")
+    cfg = load_config(args.config_file, args.opts)
+    resources = asked.read_resources(args)
+    _check(cfg, resources, args)
+    out = asked.absolute(args.output_dir or Path(cfg.train.output_dir))
+    if not args.dry_run:
+        check_output_folder(out, "--output-dir")
+    return (_local if args.local else _slurm)(args, cfg, resources, out)
 
 
 def _check(cfg: Config, resources: Resources, args: argparse.Namespace) -> None:

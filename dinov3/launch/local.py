@@ -13,7 +13,7 @@ from typing import Any
 from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE, Controller, LocalExecutor, LocalJob
 
-from dinov3.config.errors import EXIT_PREEMPTED
+from dinov3.system.errors import EXIT_PREEMPTED
 
 POLL = 0.1  # seconds
 GRACE = 300  # seconds the tasks have after a second Ctrl-C's SIGTERM, as torchrun's shutdown timeout

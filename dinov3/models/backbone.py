@@ -23,6 +23,10 @@ class Backbone(nn.Module):
     n_blocks: int  # what get_intermediate_layers counts: blocks, or stages of a ConvNeXt
     head: nn.Module
 
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of patch tokens of images ``[N, C, H, W]``."""
+        return images.shape[-2] // self.stride, images.shape[-1] // self.stride
+
     def encode(self, entries: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Features]:
         """Features of each entry [N, C, H, W]."""
         raise NotImplementedError

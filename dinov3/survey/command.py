@@ -8,12 +8,12 @@ import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dinov3.config.errors import EXIT_DONE
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_folder
 from dinov3.config.schema import Config
 from dinov3.data.errors import DataError, TooManyBadSamples
 from dinov3.data.sources import Source, open_dataset
+from dinov3.system.errors import EXIT_DONE
 
 REPORT, SHEET = "report.json", "crops.png"
 
@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Examine, print, write. Raises ConfigError and DataError (78), LoaderError, TooManyBadSamples and OSError (74)."""
-    from dinov3.survey.survey import survey
     from dinov3.survey.report import report_of
+    from dinov3.survey.survey import survey
 
     for name, least in (("limit", 1), ("workers", 0), ("seed", 0)):
         if (value := getattr(args, name)) is not None and value < least:

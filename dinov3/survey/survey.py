@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dinov3.survey import duplicates
 from dinov3.data.bad_samples import BadSample
-from dinov3.survey.channel_moments import ChannelMoments
 from dinov3.data.decode import Stored, kind_of, read_stored, to_pixels
 from dinov3.data.errors import BadImage, LoaderError
 from dinov3.data.order import permuted
 from dinov3.data.signal_mask import ASKING, signals_blocked
 from dinov3.data.sources.source import Source
+from dinov3.survey import duplicates
+from dinov3.survey.channel_moments import ChannelMoments
 
 CHUNK = 32  # images a task
 NO_LABEL = -1

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from dinov3.config.schema import Config
 from dinov3.distributed.shard import compile_forward, shard_frozen
+from dinov3.models.da3 import PATCH
 from dinov3.models.token_grid import resample_tokens
-from dinov3.teachers.da3_backbone import PATCH, build_da3_backbone
+from dinov3.teachers.da3_backbone import build_da3_backbone
 
 Grid = tuple[int, int]
 

@@ -18,7 +18,8 @@ from dinov3.weights.da3_checkpoint import (
     read_da3_weights,
     read_root,
 )
-from dinov3.weights.hub import NotOnHub, expanded, fetched, is_hub_id
+from dinov3.system.paths import expanded
+from dinov3.weights.hub import NotOnHub, fetched, is_hub_id
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,8 @@ def _what_to_download(variant: str) -> str:
     return (
         f"da3.ckpt_path is empty: download {CONFIG_FILE} and {WEIGHTS_FILE} of "
         f"https://huggingface.co/{SOURCES[variant][0]} and set da3.ckpt_path to their folder. Licences of the variants: "
-        f"{terms}. For tests, da3.random_init: true needs no file"
+        f"{terms}. For tests without a file: da3.random_init=true and "
+        "da3.ckpt_path= together"
     )
 
 

@@ -23,6 +23,13 @@ def frozen_features(backbone: nn.Module, crops: Tensor, grid: Grid) -> dict[str,
     return {"cls": out.cls, "patches": resample_tokens(out.patches, out.grid, grid)}
 
 
+def shrunk(images: Tensor, scale: float) -> Tensor:
+    """``images [N, C, H, W]`` at 1 / ``scale`` of their size: a teacher with finer patches then has the student's grid."""
+    if scale == 1:
+        return images
+    return F.interpolate(images, scale_factor=1 / scale, mode="bilinear", antialias=True)
+
+
 class FeatureTeacher:
     """Any backbone from a file. Owned outside the module tree: no state dict, optimizer, EMA or ``.train()`` sees it."""
 

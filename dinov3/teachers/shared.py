@@ -1,14 +1,15 @@
 """One pass of a frozen teacher for several students.
 
 Every student sees the same global batch, cut up among its own processes: a process of a student of n holds B / n images.
-Of every W images in a row, W the number of all processes, each process shows one to the teacher, an image it holds; so
-the teacher's work is shared equally whatever the students' sizes, and no image is sent. What is sent are class tokens
+Each process shows the teacher some of the images it holds, of W processes none more than B / W, rounded up; so the
+teacher's work is shared equally whatever the students' sizes, and no image is sent. What is sent are class tokens
 and the bottlenecks of the heads (256 numbers a masked patch instead of the teacher's width); the prototypes, the last
 layer, are then each process's own work. Targets are balanced inside a student's group, as when it is trained alone.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,14 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.contracts import Features
+from dinov3.models.token_grid import resample_tokens
 
+Grid = tuple[int, int]
 Gather = Callable[[Tensor], Tensor]  # x [...] of every process: [W, ...]
 
 
 class Division(NamedTuple):
     """Who asks the teacher about which image, for one process and a batch of b images."""
 
-    asked: Tensor  # [b'] int64, the images of the own batch this process shows to the teacher
+    asked: Tensor  # [b'] int64, the images of the own batch this process shows to the teacher; b' is the same for all
+    real: int  # how many of ``asked`` count: one that has fewer to ask about fills up with an image nobody reads
     slot: Tensor  # [b] int64, the place of an own image among ``asked``, -1 when another process has it
     owner: Tensor  # [b] int64, the process that shows an own image
     place: Tensor  # [b] int64, its place among that process's ``asked``
@@ -34,21 +38,45 @@ class Division(NamedTuple):
 def divide(ranks: tuple[range, ...], number: int, batch: int) -> Division:
     """For process ``number``, which holds ``batch`` images. ``ranks``: the processes of each student, together all.
 
-    ``batch`` is a multiple of their number for every student.
+    The global batch is a multiple of the size of every student.
     """
-    world = sum(len(members) for members in ranks)
     own = next(members for members in ranks if number in members)
-    asked = [image for image in range(batch) if image % world in own]
-    slot, owner, place = [-1] * batch, [], []
+    whole, start = batch * len(own), (number - own.start) * batch
+    askers = askers_of(ranks, whole)
+    places: list[int] = []  # of each position of the global batch among what its asker asks about
+    loads: Counter[int] = Counter()
+    for asker in askers:
+        places.append(loads[asker])
+        loads[asker] += 1
+    asked = [image for image in range(batch) if askers[start + image] == number]
+    slot = [-1] * batch
     for at, image in enumerate(asked):
         slot[image] = at
-    for image in range(batch):
-        position = (number - own.start) * batch + image  # in the global batch
-        members = next(m for m in ranks if position % world in m)
-        process, image_there = divmod(position, batch * len(own) // len(members))
-        owner.append(members.start + process)
-        place.append(image_there // world * len(members) + position % world - members.start)
-    return Division(*(torch.tensor(values) for values in (asked, slot, owner, place)))
+    padding = [0] * (max(loads.values()) - len(asked))
+    owner, place = askers[start : start + batch], places[start : start + batch]
+    tensors = [torch.tensor(values) for values in (asked + padding, slot, owner, place)]
+    return Division(tensors[0], len(asked), *tensors[1:])
+
+
+def askers_of(ranks: tuple[range, ...], whole: int) -> list[int]:
+    """For every image of a global batch the process that shows it to the teacher: one that holds it.
+
+    Images are given away in their order, each to the process that will soonest have no more to take (Glover 1967: that
+    serves all when it is possible). It is: if every process took B / W of each of its images, all would be served.
+    """
+    limit = -(-whole // sum(len(members) for members in ranks))
+    loads: Counter[int] = Counter()
+    askers = []
+    for position in range(whole):
+        holders = []  # (first image it does not hold, how many it has taken, process)
+        for members in ranks:
+            share = whole // len(members)
+            process = members.start + position // share
+            if loads[process] < limit:
+                holders.append(((position // share + 1) * share, loads[process], process))
+        askers.append(min(holders)[-1])
+        loads[askers[-1]] += 1
+    return askers
 
 
 @torch.no_grad()
@@ -58,27 +86,32 @@ def shared_logits(
     mask_indices_list: Tensor,
     division: Division,
     gather: Gather,
+    grid: Grid,
 ) -> dict[str, Any]:
     """The teacher's ``cls_pre_head [G, B, D]``, ``cls_logits [G, B, K]`` and ``masked_logits [M, K]`` for the own batch.
 
-    ``images [G*B, C, H, W]``; ``mask_indices_list [M]``, ascending, indexes their flattened patches. Every process of all
-    students must call it for the same global batch. Raises RuntimeError when two of them hold different masks.
+    ``images [G*B, C, H, W]``; ``mask_indices_list [M]``, ascending, indexes their flattened patches on the student's
+    ``grid``, to which the teacher's are brought. Every process of all students must call it for the same global batch.
+    Raises RuntimeError when two of them hold different masks.
     """
-    asked, slot, owner, place = (t.to(images.device) for t in division)
+    asked, slot, owner, place = (t.to(images.device) for t in division if isinstance(t, Tensor))
     n, n_asked = len(slot), len(asked)
     features: Features = teacher["backbone"](
         images.unflatten(0, (-1, n))[:, asked].flatten(0, 1), is_training=True
     )  # of G*b' crops
-    n_patches = features.patches.shape[1]
+    patches = resample_tokens(features.patches, features.grid, grid)  # [G*b', P, D]
+    n_patches = patches.shape[1]
     stack, patch = mask_indices_list // n_patches, mask_indices_list % n_patches  # [M] in [0, G*B), [0, P)
     crop, image = stack // n, stack % n
     rows = ((crop * n_asked + slot[image]) * n_patches + patch)[slot[image] >= 0]
-    masked = features.patches.flatten(0, 1).index_select(0, rows)  # [m, D]
+    masked = patches.flatten(0, 1).index_select(0, rows)  # [m, D]
     hidden = teacher["ibot_head"](masked, no_last_layer=True)  # [m, Db]
     cls = torch.cat([features.cls, teacher["dino_head"](features.cls, no_last_layer=True)], dim=-1)  # [G*b', D + Db]
 
     own_counts = torch.bincount(stack, minlength=len(images)).unflatten(0, (-1, n))  # [G, B] masked patches
-    counts = gather(own_counts[:, asked])  # [W, G, b']
+    asked_counts = own_counts[:, asked]
+    asked_counts[:, division.real :] = 0
+    counts = gather(asked_counts)  # [W, G, b']
     differ = (own_counts != counts[owner, :, place].T).any()
     longest, differs = torch.stack([counts.sum((1, 2)).max(), differ]).tolist()  # waits for the device
     if differs:

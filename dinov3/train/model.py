@@ -6,22 +6,20 @@ import torch
 
 from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
-from dinov3.data.errors import DataError
+from dinov3.distributed.agreement import all_processes_or_none
+from dinov3.distributed.peers import ALONE, Peers
 from dinov3.engine import precision
-from dinov3.distributed.agreement import same_fate
-from dinov3.runs.checkpoint import CheckpointError
-from dinov3.weights.own import WeightsError
 from dinov3.runs.manifest import read_train_state
-from dinov3.weights.pretrained import report_from
+from dinov3.runs.start import Start
 from dinov3.train.adapters import prepare_to_continue
-from dinov3.train.start_from import take_over
-from dinov3.train.resume import Start
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.train.start_from import take_over
+from dinov3.weights.pretrained import report_from
 
-START_UP_ERRORS = (ConfigError, DataError, WeightsError, CheckpointError, OSError)
 
-
-def build_model(cfg: Config, device: torch.device, start: Start | None = None) -> tuple[SSLMetaArch, list[str]]:
+def build_model(
+    cfg: Config, device: torch.device, start: Start | None = None, peers: Peers = ALONE
+) -> tuple[SSLMetaArch, list[str]]:
     """The model at its start, on the device, teachers loaded; and what there is to say about it.
 
     ``start.found`` is the checkpoint training goes on from: it holds the student, so given weights are not read again.
@@ -31,7 +29,7 @@ def build_model(cfg: Config, device: torch.device, start: Start | None = None) -
 
     def assemble() -> tuple[SSLMetaArch, list[str]]:
         try:
-            model = SSLMetaArch(cfg, device, chosen)
+            model = SSLMetaArch(cfg, device, chosen, peers)
             model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
             if start.found is not None:
                 began = model.remember_start(report_from(read_train_state(start.found).get("pretrained")))
@@ -44,5 +42,5 @@ def build_model(cfg: Config, device: torch.device, start: Start | None = None) -
             raise ConfigError("config", "", str(error)) from error
         return model, began + model.load_teachers() + kept
 
-    model, done = same_fate(assemble, START_UP_ERRORS)
+    model, done = all_processes_or_none(assemble)
     return model, done + model.prepare_for_distributed_training()

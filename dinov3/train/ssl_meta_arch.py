@@ -12,29 +12,30 @@ from torch import Tensor, nn
 from dinov3.config.derived import largest_global_crop
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, Features, StepContext, StudentView
-from dinov3.distributed import siblings
-from dinov3.distributed.parallel import ALONE
+from dinov3.distributed import parallel
+from dinov3.distributed.peers import ALONE, Peers
 from dinov3.distributed.shard import gather
-from dinov3.weights.own import load_model, without_aliases
 from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
 from dinov3.engine.precision import Precision
-from dinov3.weights.pretrained import LoadReport, load_start
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import build_backbone
 from dinov3.models.lora import merged_parameters
+from dinov3.models.token_grid import resample_tokens
 from dinov3.objectives.base import Objective
 from dinov3.objectives.dino import Dino
 from dinov3.objectives.ibot import Ibot
-from dinov3.teachers.frozen import frozen_features
+from dinov3.teachers.frozen import frozen_features, shrunk
 from dinov3.teachers.gram import GramTeacher, Grid, resized_patches
 from dinov3.teachers.shared import divide, shared_logits
+from dinov3.train.parallelize import choose_parallel, parallelize
 from dinov3.train.parts import (
     build_da3_teacher,
     build_distillation_teacher,
     build_feature_teacher,
     build_objectives,
 )
-from dinov3.train.parallelize import choose_parallel, parallelize
+from dinov3.weights.own import load_model, without_aliases
+from dinov3.weights.pretrained import LoadReport, load_start
 
 N_GLOBAL_CROPS = 2
 
@@ -54,9 +55,15 @@ class SSLMetaArch(nn.Module):
     pretrained: LoadReport | None = None  # the weights training began with; None: random ones
     teacher: nn.ModuleDict  # whose outputs are the targets: the EMA, or a frozen model that is distilled
 
-    def __init__(self, cfg: Config, device: torch.device | str = "cpu", precision: Precision | None = None) -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        device: torch.device | str = "cpu",
+        precision: Precision | None = None,
+        peers: Peers = ALONE,
+    ) -> None:
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.peers = cfg, peers
         self.precision = precision or Precision(torch.float32, torch.device(device), "default")
         self.da3_teacher = build_da3_teacher(cfg, torch.device(device))
         self.feature_teacher = build_feature_teacher(cfg, torch.device(device))
@@ -80,7 +87,7 @@ class SSLMetaArch(nn.Module):
         if not cfg.distillation.enabled:
             # another name of the EMA, not another submodule: the state dict has it once
             object.__setattr__(self, "teacher", self.model_ema)
-        self.parallel = ALONE
+        self.parallel = parallel.ALONE
         self.to_empty(device=device)
         self._fill_with_nan()
         for frozen in self._frozen():
@@ -222,20 +229,23 @@ class SSLMetaArch(nn.Module):
 
         A pass that several students share has no ``patches``.
         """
-        if together := siblings.current():
-            division = divide(together.ranks, together.number, len(images) // N_GLOBAL_CROPS)
-            return shared_logits(self.teacher, images, mask_indices_list, division, siblings.gather)
+        grid = cast(Backbone, self.student["backbone"]).grid_of(images)
+        images = shrunk(images, self.cfg.crops.teacher_to_student_resolution_scale)
+        if self.peers.several:
+            division = divide(self.peers.ranks, self.peers.number, len(images) // N_GLOBAL_CROPS)
+            return shared_logits(self.teacher, images, mask_indices_list, division, self.peers.gather, grid)
         features: Features = self.teacher["backbone"](images, is_training=True)
+        patches = resample_tokens(features.patches, features.grid, grid)
         cls = features.cls.unflatten(0, (N_GLOBAL_CROPS, -1))  # [G, B, D]
         cls_logits = self.teacher["dino_head"](features.cls).unflatten(0, (N_GLOBAL_CROPS, -1))  # [G, B, K]
-        masked = features.patches.flatten(0, 1).index_select(0, mask_indices_list)  # [M, D]
+        masked = patches.flatten(0, 1).index_select(0, mask_indices_list)  # [M, D]
         masked_logits = self.teacher["ibot_head"](masked)  # [M, K]
         return {
             "cls_pre_head": cls,
             "cls_logits": cls_logits,
             "masked_logits": masked_logits,
-            "patches": features.patches,
-            "grid": features.grid,
+            "patches": patches,
+            "grid": grid,
         }
 
     @torch.no_grad()
@@ -375,7 +385,7 @@ class SSLMetaArch(nn.Module):
 
         Last of all: weights are there, adapters are added. Each process then keeps its part of them.
         """
-        self.parallel = choose_parallel(self.cfg, self.precision, self.student, self._frozen())
+        self.parallel = choose_parallel(self.cfg, self.precision, self.student, self._frozen(), self.peers.per_machine)
         done = parallelize(self.cfg, self.student, self._frozen(), self.parallel)
         if self.da3_teacher is not None:
             done += self.da3_teacher.prepare(compiled=self.cfg.train.compile)

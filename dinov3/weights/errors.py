@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dinov3.system.errors import Foreseeable
 
-class WeightsError(Exception):
+
+class WeightsError(Foreseeable):
     """A weight file cannot be used; the message is one line, names the file and says why."""
 
     def __init__(self, text: str) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import yaml
 
 from dinov3 import __version__
-from dinov3.config.dump import redacted, to_dict
+from dinov3.config.dump import to_dict
+from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
 from dinov3.runs.manifest import read_train_state
-from dinov3.runs.metrics import read_metrics
+from dinov3.system.rows import read_rows
 from dinov3.weights.description import BACKBONE
 from dinov3.weights.fingerprint import fingerprint
 from dinov3.weights.formats import Written
@@ -116,7 +117,7 @@ def _origin(name: str, state: Mapping[str, Any], config: Mapping[str, Any] | Non
 def _metrics(run: Path | None) -> Iterator[tuple[str, str]]:
     """The last row of the run's evaluation."""
     path = run / "evaluation.jsonl" if run else None
-    rows = read_metrics(path) if path and path.is_file() else []
+    rows = read_rows(path) if path and path.is_file() else []
     if rows:
         yield "metrics", ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items())
 

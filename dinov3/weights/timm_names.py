@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dinov3.models.presets import CONVNEXT_ARCHS
+from dinov3.config.archs import CONVNEXT_ARCHS
 from dinov3.weights.huggingface_names import NORM_OF_EPS, has_key_bias, head_width, rope_periods
 from dinov3.weights.name_table import NameTable, Rows
 

@@ -144,8 +144,8 @@ RULES = {
     ),
     "patch of a ConvNeXt": (
         ["student.arch=convnext_tiny", "student.patch_size=32"],
-        "student.patch_size=16",
-        "student.patch_size: 16, but a patch token of convnext_tiny stands for 32 px: set it to 32",
+        "student.patch_size=8",
+        "student.patch_size: 8, but a patch token of convnext_tiny stands for 32 px: set it to 32",
     ),
     "resolutions": (
         ["crops.global_crops_size=[224, 448]", "crops.local_crops_size=[96, 112]"],

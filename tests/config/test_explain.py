@@ -9,8 +9,8 @@ import pytest
 from dinov3.config import explain as module
 from dinov3.config.blocks_data import KnnConfig
 from dinov3.config.errors import ConfigError
-from dinov3.config.explain import explain
-from dinov3.config.names import types_of_keys
+from dinov3.config.explain import explain, search
+from dinov3.config.names import ELSEWHERE, types_of_keys
 
 
 def test_a_key_shows_meaning_type_limits_default_unit_and_readers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +70,46 @@ def test_an_unknown_key_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError) as caught:
         explain("optim.lrr")
     assert str(caught.value) == "config explain: optim.lrr: unknown key (did you mean optim.lr?)"
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("optim.learning_rate", "optim.lr"),
+        ("learning_rate", "optim.lr"),
+        ("optim.batch_size", "train.batch_size_per_gpu"),
+        ("train.epochs", "optim.epochs"),
+        ("train.data_dir", "train.dataset_path"),
+        ("model", "student.arch"),
+        ("crops.img_size", "crops.global_crops_size"),
+        ("optim.grad_clip", "optim.clip_grad"),
+    ],
+)
+def test_the_word_of_another_framework_finds_the_key(key: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        explain(key)
+    assert f"did you mean {meant}?" in str(caught.value)
+
+
+def test_every_word_of_another_framework_stands_for_a_key() -> None:
+    assert set(ELSEWHERE.values()) <= set(types_of_keys())
+
+
+def test_a_word_finds_every_key_that_speaks_of_it() -> None:
+    lines = search(["learning", "rate"]).splitlines()
+    assert any(line.startswith("optim.lr ") and "peak learning rate" in line for line in lines)
+    assert all("learning" in line.lower() for line in lines)
+    by_name = [line.split()[0] for line in search(["mask"]).splitlines()]
+    named = ["mask" in key for key in by_name]
+    assert named == sorted(named, reverse=True), "keys with the word in their name come first"
+    assert "student.mask_k_bias" in by_name
+    assert search(["SINKHORN"]).startswith("train.centering")
+    assert search(["mask", "ratio"]).split()[0] == "ibot.mask_ratio_min_max"
+
+
+def test_a_word_in_no_key_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="config search: zzzz: no key has that"):
+        search(["zzzz"])
 
 
 @pytest.mark.parametrize("key", [*types_of_keys(), "evaluation.config_files.high_freq"])

@@ -34,7 +34,10 @@ BAD_FILES = {
         "optim.batch_size_per_gpu: unknown key (did you mean train.batch_size_per_gpu?)",
     ),
     "key without its block": ("min_lr: 1", "min_lr: unknown key (did you mean optim.min_lr?)"),
-    "key unlike any": ("zzzz: 1", "zzzz: unknown key (`dinov3 config default` shows all)"),
+    "key unlike any": (
+        "zzzz: 1",
+        "zzzz: unknown key (`dinov3 config search WORD` finds one, `dinov3 config default` shows all)",
+    ),
     "unknown key below a block": (
         "evaluation:\n  knn:\n    kk: 3",
         "evaluation.knn.kk: unknown key (did you mean evaluation.knn.k?)",

@@ -7,7 +7,7 @@ import pytest
 from dinov3.config import usage
 from dinov3.config.schema import Config, DinoConfig, GramConfig, OptimConfig, ScheduleConfig, StudentConfig
 from dinov3.config.spec import leaves
-from dinov3.config.usage import dead_but_read, places_by_key, read_places, unread_keys
+from dinov3.config.usage import DERIVES, dead_but_read, places_by_key, read_places, unread_keys
 
 READS = {
     "chain": ("def f(cfg): return cfg.optim.lr", (OptimConfig, "lr")),
@@ -93,7 +93,7 @@ def test_of_the_config_folder_only_derived_values_count_as_readers() -> None:
     inside = {
         p.partition(":")[0] for places in places_by_key().values() for p in places if p.startswith("dinov3/config/")
     }
-    assert inside == {"dinov3/config/derived.py", "dinov3/config/gram_source.py", "dinov3/config/students.py"}
+    assert inside == {f"dinov3/config/{name}.py" for name in DERIVES}
 
 
 def test_unread_and_dead_keys_follow_from_the_places(monkeypatch: pytest.MonkeyPatch) -> None:

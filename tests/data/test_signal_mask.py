@@ -58,7 +58,8 @@ start = context.ForkServerProcess.start
 def interrupted(self):
     start(self)
     os.kill(os.getpid(), signal.SIGINT)  # the kernel hands it to a thread that does not block it
-    time.sleep(0.1)
+    for _ in range(6000):  # until that thread has had its turn
+        time.sleep(0.01)
 
 context.ForkServerProcess.start = interrupted
 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()

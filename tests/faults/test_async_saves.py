@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
 from tests.faults import campaign
 from tests.faults.conftest import Reference
 from tests.faults.runs import PERIOD, Launcher, assert_same, history, names, whole
@@ -72,7 +72,7 @@ def test_the_next_save_waits_for_the_one_under_way_and_both_times_are_written_do
     assert_same(out, reference(1))
     log = (out / "run.log").read_text()
     assert log.count(" s for the save of step 6") == 1, "and how long"
-    rows = [row for row in read_metrics(out / "metrics.jsonl") if "checkpoint_seconds" in row]
+    rows = [row for row in read_rows(out / "metrics.jsonl") if "checkpoint_seconds" in row]
     assert [row["iteration"] for row in rows][-1] >= 9, "that of step 6 after the save of step 9 has begun"
     assert all(row["checkpoint_blocked_seconds"] > 0 for row in rows)
     assert all(row["checkpoint_seconds"] > 0 and row["checkpoint_bytes"] > 1e6 for row in rows)

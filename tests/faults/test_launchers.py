@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
-from dinov3.runs.state import digest
 from dinov3.launch import local, slurm
 from dinov3.launch.job import TorchrunJob, TrainingJob
 from dinov3.launch.resources import Resources
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
+from tests.faults.runs import PATIENCE
 from tests.train.tiny import command
 
 TIMES = ("images_per_second", "data_wait")
@@ -44,7 +45,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen in {seconds} s"
@@ -52,7 +53,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -
 
 
 def steps(out: Path) -> list[int]:
-    return [row["iteration"] for row in read_metrics(out / "metrics.jsonl")]
+    return [row["iteration"] for row in read_rows(out / "metrics.jsonl")]
 
 
 def last_step(out: Path) -> int:
@@ -82,7 +83,7 @@ def test_torchrun_told_to_stop_saves_and_leaves_no_process(number: signal.Signal
     wait_for(lambda: len(steps(tmp_path)) >= 2 or torchrun.poll() is not None, "the second step")
     workers = descendants(torchrun.pid)
     torchrun.send_signal(number)
-    _, error = torchrun.communicate(timeout=120)
+    _, error = torchrun.communicate(timeout=PATIENCE)
     assert len(workers) >= 4, error.decode()[-2000:]  # two training processes with a loader process each
     wait_for(lambda: not any(map(alive, workers)), "the end of all processes", seconds=10)
     assert 2 <= last_step(tmp_path) < 24
@@ -109,7 +110,7 @@ def test_a_preempted_local_job_requeues_itself_and_continues_bit_for_bit(
     assert "resumed" in capsys.readouterr().out, "the output is shown while it comes"
     run_local(tmp_path / "reference", interrupt=False)
     rows = [
-        [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(tmp_path / name / "metrics.jsonl")]
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(tmp_path / name / "metrics.jsonl")]
         for name in ("preempted", "reference")
     ]
     assert rows[0] == rows[1]
@@ -147,7 +148,7 @@ def test_usr2_saves_on_all_ranks_and_requeues_once_and_the_next_turn_continues(
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4242\n"
     assert f"SIGUSR2: saved at step {saved}; job 4242 is back in the queue" in (logs / "output").read_text()
 
-    again = subprocess.run(turn, env=os.environ | {"SLURM_JOB_ID": "4242"}, timeout=120)
+    again = subprocess.run(turn, env=os.environ | {"SLURM_JOB_ID": "4242"}, timeout=PATIENCE)
     assert again.returncode == 0, (logs / "output").read_text()[-2000:]
     assert steps(out) == list(range(24))
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4242\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -199,6 +200,20 @@ def test_a_backbone_from_disk_is_fed_with_its_own_statistics(backbone: DinoVisio
     results = [loaded.extract(way, pool="cls") for way in ways]
     for result in results[1:]:
         torch.testing.assert_close(result, results[0])
+
+
+def test_the_resizing_can_be_that_of_another_client(backbone: DinoVisionTransformer, tmp_path: Path) -> None:
+    write_backbone(tmp_path, backbone, {"mean": [0.5] * 3, "std": [0.2] * 3, "size": 32})
+    ways = {way: features.load(tmp_path, size=32, interpolation=way, device="cpu") for way in ("bicubic", "bilinear")}
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    seen = {way: model.preprocess(image) for way, model in ways.items()}
+    for way in ways:
+        resized = F.interpolate(
+            torch.from_numpy(image).permute(2, 0, 1)[None].float(), (32, 32), mode=way, antialias=True
+        )
+        torch.testing.assert_close(seen[way], (resized[0] / 255 - 0.5) / 0.2, rtol=0, atol=0.03)  # uint8 or float
+    assert (seen["bicubic"] - seen["bilinear"]).abs().mean() > 0.03
+    assert ways["bicubic"].preprocess.describe() != ways["bilinear"].preprocess.describe(), "other features on disk"
 
 
 @pytest.mark.parametrize("patch_size", [None, 16])

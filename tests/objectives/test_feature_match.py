@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from dinov3.config.load import load_config
 from dinov3.contracts import CropBatch, StepContext, StudentView
-from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.weights.own import load_backbone, write_backbone
-from dinov3.runs.metrics import read_metrics
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.objectives.feature_anchor import FeatureAnchor
 from dinov3.objectives.feature_distillation import PROJECTOR, FeatureDistillation
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.system.rows import read_rows
 from dinov3.teachers.frozen import FeatureTeacher
 from dinov3.train.command import main
+from dinov3.weights.own import load_backbone, write_backbone
 from tests.train.tiny import command
 
 N, P, D = 4, 9, 6  # crops, patches, width
@@ -134,7 +134,7 @@ def test_a_student_learns_another_backbones_features_and_keeps_it_out_of_its_che
     fast = {"optim__warmup_epochs": 0, "optim__scaling_rule": "none", "student__layerscale": 1.0}
     out = tmp_path / "run"
     assert main(command(out, **on(teacher), **alone, **fast)) == 0
-    rows = read_metrics(out / "metrics.jsonl")
+    rows = read_rows(out / "metrics.jsonl")
     assert rows[-1]["feature_distillation_loss"] < 0.8 * rows[0]["feature_distillation_loss"]
     assert rows[-1]["total_loss"] == pytest.approx(rows[-1]["feature_distillation_loss"])
     assert rows[0]["feature_projector_grad_norm"] > 0

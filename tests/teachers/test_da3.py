@@ -15,8 +15,8 @@ from dinov3.contracts import CropBatch
 from dinov3.data.augmentation import PHOTOMETRIC_DRAWS
 from dinov3.data.crops import BOX_DRAWS, GLOBAL_CROPS, random_resized_box
 from dinov3.data.loader import CropLoader
-from dinov3.data.randomness import generator
 from dinov3.data.order import rank_positions, samples_at
+from dinov3.data.randomness import generator
 from dinov3.models.da3 import PATCH, VARIANTS, DA3Spec
 from dinov3.teachers.da3 import Da3Teacher
 

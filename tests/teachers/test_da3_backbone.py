@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dinov3.models.da3 import VARIANTS, DA3Encoder, DA3Spec
-from dinov3.weights.da3_checkpoint import Da3CheckpointError, Da3CheckpointNotFoundError
 from dinov3.teachers.da3_backbone import (
     SOURCES,
     Da3Backbone,
@@ -28,6 +27,7 @@ from dinov3.teachers.da3_backbone import (
     find_checkpoint,
     teacher_input_size,
 )
+from dinov3.weights.da3_checkpoint import Da3CheckpointError, Da3CheckpointNotFoundError
 
 TINY = DA3Spec(32, 4, 2, alt_start=2)
 PREFIX = "model.backbone.pretrained."

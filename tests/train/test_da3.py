@@ -14,15 +14,16 @@ from torch import Tensor
 from dinov3.contracts import CropBatch
 from dinov3.data.loader import CropLoader
 from dinov3.data.sources import parse_dataset
-from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import StepSchedule
-from dinov3.runs.state import digest
+from dinov3.engine.step import train_step
 from dinov3.models.da3 import VARIANTS, DA3Spec
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
-from dinov3.train.loop import train_step
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.train.task import Pretraining
 from tests.train.test_run import TIMES
 from tests.train.tiny import command, overrides, tiny_config
 
@@ -37,7 +38,7 @@ def tiny_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def numbers(out: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(out / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(out / "metrics.jsonl")]
 
 
 def final_state(out: Path) -> dict[str, Tensor]:
@@ -158,7 +159,7 @@ def overfit(model: SSLMetaArch, batch: CropBatch, steps: int) -> list[float]:
     now = StepSchedule(lr=3e-3, wd=0.0, momentum=0.99, teacher_temp=0.05, last_layer_lr=3e-3)
     cosines = []
     for step in range(steps):
-        result = train_step(model, optimizer, now, batch, iteration=step, clip_grad=3.0)
+        result = train_step(Pretraining(model), optimizer, now, batch, step=step, clip_grad=3.0)
         assert result.taken
         cosines.append(float(result.terms["da3_cos_mean"]))
     return cosines

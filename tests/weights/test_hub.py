@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dinov3.weights.errors import WeightsError
-from dinov3.weights.hub import expanded, is_hub_id, located
+from dinov3.system.paths import expanded
+from dinov3.weights.hub import is_hub_id, located
 from dinov3.weights.own import load_backbone, read_source
 from tests.weights.random_models import tiny_vit
 from tests.weights.test_layouts import hf_folder

@@ -16,6 +16,7 @@ from dinov3.data.errors import DataError
 from dinov3.data.randomness import generator
 from dinov3.data.sources.options import Options
 from dinov3.data.sources.world import OBJECT, PLANT, STONE, Field, Floats, Painter, Scene, vivid
+from dinov3.data.storage.identity import VERSION, Identity
 
 NAME = "Synthetic"
 
@@ -80,6 +81,10 @@ class Synthetic:
     def fingerprint(self) -> str:
         """The options: they are all there is."""
         return f"Synthetic-1-n{self.n}-size{self.size}-classes{self.classes}-seed{self.seed}-near{self.near}"
+
+    def identity(self) -> Identity:
+        """The options: they are all there is."""
+        return Identity(VERSION + self.fingerprint(), "made when it is read", self.fingerprint())
 
     def version(self) -> str:
         """As ``fingerprint``."""
