@@ -22,12 +22,12 @@ from dinov3.runs.manifest import problem_with
 from dinov3.runs.stage_record import last_finished, read_stages
 from dinov3.runs.student_folders import student_folders
 from dinov3.weights.description import BACKBONE, FORMAT, VERSION, is_description, read_description, sidecar_of
-from dinov3.weights.errors import one_line
 from dinov3.weights.files import CONFIG, RawWeights, WeightsError
 from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.weights.hub import located
 from dinov3.weights.layouts import ModelWeights, read_model
 from dinov3.weights.provenance import Facts
+from dinov3.weights.reading.errors import one_line
 from dinov3.weights.recognition import differences, is_convnext, seen_settings
 from dinov3.weights.tensor_file import write_tensor_file
 

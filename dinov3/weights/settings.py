@@ -11,7 +11,7 @@ from typing import Any
 
 from dinov3.models.convnext import N_STAGES, ConvNeXtConfig
 from dinov3.models.vit_config import VitConfig
-from dinov3.weights.errors import WeightsError, clipped
+from dinov3.weights.reading.errors import WeightsError, clipped
 from dinov3.weights.recognition import Shapes, is_convnext, seen_settings
 
 LARGEST = 1 << 16  # of every width, count and size; the largest model has a width of 4096

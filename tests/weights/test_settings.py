@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from dinov3.models.build import describe_backbone
 from dinov3.weights.description import OURS, as_metadata
-from dinov3.weights.errors import WeightsError
 from dinov3.weights.own import description, load_backbone, write_backbone
 from dinov3.weights.provenance import Facts
+from dinov3.weights.reading.errors import WeightsError
 from dinov3.weights.settings import checked_settings
 from tests.weights.random_models import tiny_convnext, tiny_vit
 from tests.weights.test_layouts import hf_folder, timm_file

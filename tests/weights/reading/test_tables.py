@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from dinov3.weights.errors import WeightsError
 from dinov3.weights.files import read_weights
 from dinov3.weights.layouts import read_model
 from dinov3.weights.own import load_backbone, write_backbone
-from dinov3.weights.tables import without_wrappers
+from dinov3.weights.reading.errors import WeightsError
+from dinov3.weights.reading.tables import without_wrappers
 from tests.weights.random_models import tiny_vit
 
 A, B = torch.ones(2), torch.zeros(2)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from dinov3.weights.errors import WeightsError, clipped
-from dinov3.weights.pickle_records import Name, Record, table_of
+from dinov3.weights.reading.errors import WeightsError, clipped
+from dinov3.weights.reading.pickle_records import Name, Record, table_of
 
 # Where programs keep a model among the rest of a checkpoint, the averaged one first (DINO, timm, Lightning, mmengine).
 NESTED = (

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dinov3.weights.errors import WeightsError
 from dinov3.weights.files import read_weights
-from dinov3.weights.pickle_records import PERSISTENT, Name, NotPlain, Record
-from dinov3.weights.torch_file import Plan, TorchFile
-from tests.weights.opcodes import pickled
+from dinov3.weights.reading.errors import WeightsError
+from dinov3.weights.reading.pickle_records import PERSISTENT, Name, NotPlain, Record
+from dinov3.weights.reading.torch_file import Plan, TorchFile
+from tests.weights.reading.opcodes import pickled
 
 FORMS = [{}, {"_use_new_zipfile_serialization": False}]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from dinov3.weights.errors import WeightsError, clipped
-from dinov3.weights.pickle_records import Name, NotPlain, Record, is_int, read_pickle
-from dinov3.weights.torch_file import DTYPES, MAX_COUNT, MAX_DIMS
+from dinov3.weights.reading.errors import WeightsError, clipped
+from dinov3.weights.reading.pickle_records import Name, NotPlain, Record, is_int, read_pickle
+from dinov3.weights.reading.torch_file import DTYPES, MAX_COUNT, MAX_DIMS
 
 MAX_BYTES = 1 << 28  # a training state of 7 billion weights on 256 GPUs has about 2e8
 DATA_FILE = re.compile(r"[\w-]+\.distcp", re.ASCII)  # a plain name: no folder, no ..

@@ -18,12 +18,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinov3.weights.errors import WeightsError, clipped, one_line
 from dinov3.weights.files import FLOATS, check_header, open_torch
-from dinov3.weights.mistaken import HEAD, mistaken
-from dinov3.weights.tables import find_table
-from dinov3.weights.torch_archive import DamagedArchive
-from dinov3.weights.torch_file import Plan, is_tensor
+from dinov3.weights.reading.errors import WeightsError, clipped, one_line
+from dinov3.weights.reading.mistaken import HEAD, mistaken
+from dinov3.weights.reading.tables import find_table
+from dinov3.weights.reading.torch_archive import DamagedArchive
+from dinov3.weights.reading.torch_file import Plan, is_tensor
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20  # the official one has about 2 kB

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributed.checkpoint import metadata as torch_records
 
-from dinov3.weights.dcp_folder import METADATA, read_dcp
-from dinov3.weights.dcp_metadata import FIELDS, MODULES, covers
-from dinov3.weights.errors import WeightsError
-from dinov3.weights.pickle_records import Name, Record
-from tests.weights.opcodes import pickled
+from dinov3.weights.reading.dcp_folder import METADATA, read_dcp
+from dinov3.weights.reading.dcp_metadata import FIELDS, MODULES, covers
+from dinov3.weights.reading.errors import WeightsError
+from dinov3.weights.reading.pickle_records import Name, Record
+from tests.weights.reading.opcodes import pickled
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 TENSORS = {

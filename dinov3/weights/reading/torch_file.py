@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from dinov3.weights.pickle_records import PERSISTENT, Name, NotPlain, Record, is_int, read_pickle
-from dinov3.weights.torch_archive import Archive, DamagedArchive, read_into
+from dinov3.weights.reading.pickle_records import PERSISTENT, Name, NotPlain, Record, is_int, read_pickle
+from dinov3.weights.reading.torch_archive import Archive, DamagedArchive, read_into
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file before torch 1.6
 MAX_PICKLE = 1 << 26  # bytes; what describes a training state of 7 billion weights takes 2 MB
