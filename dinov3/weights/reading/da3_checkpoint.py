@@ -103,9 +103,12 @@ def read_root(config: Path, variant: str) -> str:
     """Where ``variant``'s networks lie in the file that ``config`` (config.json) describes, e.g. ``model.``."""
     if config.stat().st_size > MAX_CONFIG_BYTES:
         raise Da3CheckpointError(f"{config}: {config.stat().st_size} bytes is too large for a DA3 config.json")
+    text = config.read_bytes()
     try:
-        content = json.loads(config.read_bytes())
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if (what := mistaken(text[:HEAD], len(text))) and text[:1] not in (b"{", b"["):
+            raise Da3CheckpointError(f"{config}: is {what}") from None
         raise Da3CheckpointError(f"{config}: not valid JSON: {one_line(error)}") from None
     name = content.get("model_name") if isinstance(content, dict) else None
     if not isinstance(name, str):
