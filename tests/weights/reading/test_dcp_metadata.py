@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
 import pickle
 import sys
@@ -55,7 +56,7 @@ class Writer:
     """Metadata in the form that a version of torch and Python gives them."""
 
     def __init__(self, state: Callable[[str, Mapping[str, Any]], Any] = as_table, enum: str = "called") -> None:
-        self.state, self.enum = state, ENUMS[enum]
+        self.state, self.enum = state, copy.deepcopy(ENUMS[enum])
 
     def record(self, kind: str, **values: Any) -> Record:
         return Record(Name(MODULES[kind], kind), (), self.state(kind, values))
