@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dinov3.data.decode import decode, fit_channels, pixels_of
 from dinov3.data.errors import BadImage
+from dinov3.system.paths import expanded
 
 Picture = str | os.PathLike[str] | bytes | bytearray | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor
 ROUNDING = 1e-3  # how far a float image may leave [0, 1]: bicubic resizing overshoots no further after clamping
@@ -162,7 +163,7 @@ class Preprocess:
 
 def _decoded_file(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """The pixels of an image file. BadImage names the file, an OSError does too."""
-    with open(os.path.expanduser(path), "rb") as file:
+    with expanded(os.fspath(path)).open("rb") as file:
         content = file.read()
     try:
         return decode(content)

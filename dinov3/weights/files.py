@@ -13,12 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinov3.weights.errors import WeightsError, clipped, one_line
-from dinov3.weights.mistaken import AGAIN, HEAD, mistaken
-from dinov3.weights.pickle_records import NotPlain
-from dinov3.weights.tables import find_table
-from dinov3.weights.torch_archive import DamagedArchive
-from dinov3.weights.torch_file import Plan, TorchFile, is_tensor
+from dinov3.weights.reading.errors import WeightsError, clipped, one_line
+from dinov3.weights.reading.mistaken import AGAIN, HEAD, mistaken
+from dinov3.weights.reading.pickle_records import NotPlain
+from dinov3.weights.reading.tables import find_table
+from dinov3.weights.reading.torch_archive import DamagedArchive
+from dinov3.weights.reading.torch_file import Plan, TorchFile, is_tensor
 
 __all__ = ["CONFIG", "OURS", "SINGLE", "RawWeights", "WeightsError", "read_json", "read_weights"]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dinov3.models.rope import RopePositionEmbedding
-from dinov3.weights.errors import WeightsError
 from dinov3.weights.name_table import NameTable, Rows
+from dinov3.weights.reading.errors import WeightsError
 from dinov3.weights.settings import checked_preprocess, real, said, whole
 
 _ATTENTION = "layer.*.attention"
@@ -88,7 +88,7 @@ def vit_to_ours(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None)
 def head_width(cls_token: Tensor, heads: int) -> int:
     """Channels of a head; ValueError when the width of the class token is no such number of heads."""
     dim = cls_token.shape[-1] if cls_token.ndim else 0
-    if dim < 1 or dim % heads or dim // heads % 4:
+    if dim < 1 or heads < 1 or dim % heads or dim // heads % 4:
         raise ValueError(f"a width of {dim} has no {heads} heads of a multiple of 4 channels")
     return dim // heads
 

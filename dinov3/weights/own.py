@@ -22,12 +22,12 @@ from dinov3.runs.manifest import problem_with
 from dinov3.runs.stage_record import last_finished, read_stages
 from dinov3.runs.student_folders import student_folders
 from dinov3.weights.description import BACKBONE, FORMAT, VERSION, is_description, read_description, sidecar_of
-from dinov3.weights.errors import one_line
 from dinov3.weights.files import CONFIG, RawWeights, WeightsError
 from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.weights.hub import located
 from dinov3.weights.layouts import ModelWeights, read_model
 from dinov3.weights.provenance import Facts
+from dinov3.weights.reading.errors import one_line
 from dinov3.weights.recognition import differences, is_convnext, seen_settings
 from dinov3.weights.tensor_file import write_tensor_file
 
@@ -248,7 +248,10 @@ def setting_differences(file: dict[str, Tensor], model: dict[str, Tensor]) -> li
     shapes = [{k.removeprefix("backbone."): tuple(v.shape) for k, v in tensors.items()} for tensors in (file, model)]
     if not all({"patch_embed.proj.weight", "downsample_layers.0.0.weight"} & set(s) for s in shapes):
         return []
-    return list(differences(*(seen_settings(s) for s in shapes)))
+    try:
+        return list(differences(*(seen_settings(s) for s in shapes)))
+    except ValueError:  # of tensors without a size nothing can be said
+        return []
 
 
 def load_model(model: nn.ModuleDict, path: Path) -> str:

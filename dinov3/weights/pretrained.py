@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from dinov3.config.schema import StudentConfig
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
-from dinov3.weights.errors import clipped
 from dinov3.weights.files import WeightsError
 from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.weights.layouts import ModelWeights
 from dinov3.weights.own import absent_tensors, read_source, setting_differences
+from dinov3.weights.reading.errors import clipped
 from dinov3.weights.recognition import is_convnext, seen_settings
 
 HEADS = ("dino_head", "ibot_head")

@@ -93,7 +93,10 @@ def vit_to_ours(tensors: Mapping[str, Tensor], num_heads: int | None) -> tuple[d
     ours, unknown = TABLES[gated, keyed].to_ours(tensors)
     if "cls_token" in ours:
         dim = ours["cls_token"].shape[-1] if ours["cls_token"].ndim else 0
-        heads = num_heads or max(1, dim // (128 if dim == 4096 else 64))
+        usual = 128 if dim == 4096 else 64
+        if num_heads is None and dim % usual:
+            raise ValueError(f"a width of {dim} is no multiple of {usual}, and timm's files say no number of heads")
+        heads = num_heads or dim // usual
         ours["rope_embed.periods"] = rope_periods(head_width(ours["cls_token"], heads), ROPE_BASE)
     return ours, unknown
 

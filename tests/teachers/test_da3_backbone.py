@@ -27,7 +27,7 @@ from dinov3.teachers.da3_backbone import (
     find_checkpoint,
     teacher_input_size,
 )
-from dinov3.weights.da3_checkpoint import Da3CheckpointError, Da3CheckpointNotFoundError
+from dinov3.weights.reading.da3_checkpoint import Da3CheckpointError, Da3CheckpointNotFoundError
 
 TINY = DA3Spec(32, 4, 2, alt_start=2)
 PREFIX = "model.backbone.pretrained."

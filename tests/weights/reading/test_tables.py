@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from dinov3.weights.errors import WeightsError
 from dinov3.weights.files import read_weights
 from dinov3.weights.layouts import read_model
 from dinov3.weights.own import load_backbone, write_backbone
-from dinov3.weights.tables import without_wrappers
+from dinov3.weights.reading.errors import WeightsError
+from dinov3.weights.reading.tables import find_table, without_wrappers
 from tests.weights.random_models import tiny_vit
 
 A, B = torch.ones(2), torch.zeros(2)
@@ -107,12 +107,31 @@ def test_weights_of_dinov2_say_that_nothing_makes_them_fit(extra: dict[str, Any]
     state |= {"pos_embed": torch.zeros(1, 26, 64), **extra}
     for content in (state, {"teacher": {f"backbone.{k}": v for k, v in state.items()}}):
         torch.save(content, tmp_path / "dinov2.pth")
-        with pytest.raises(WeightsError, match="learned position embeddings .*DINOv2.* no setting makes them fit"):
+        with pytest.raises(WeightsError, match=r"learned position embeddings .*DINOv2.* no setting makes them fit"):
             load_backbone(tmp_path / "dinov2.pth")
 
 
 def test_an_adapter_alone_says_what_is_missing(tmp_path: Path) -> None:
     names = [f"base_model.model.blocks.0.attn.qkv.lora_{x}.weight" for x in "AB"]
     torch.save({name: torch.zeros(4, 4) for name in names}, tmp_path / "adapter_model.bin")
-    with pytest.raises(WeightsError, match="holds adapters .* merge them into their model"):
+    with pytest.raises(WeightsError, match=r"holds adapters .* merge them into their model"):
         load_backbone(tmp_path / "adapter_model.bin")
+
+
+def test_the_same_table_under_many_names_is_looked_through_once() -> None:
+    """Looked through under each name it would be 10^10 entries."""
+    large: dict[str, Any] = {str(i): i for i in range(100_000)}
+    seen: list[int] = []
+
+    def is_tensor(value: Any) -> bool:
+        seen.append(1)
+        return False
+
+    with pytest.raises(WeightsError, match="holds no table of tensors"):
+        find_table({str(i): {"model": large} if i % 2 else large for i in range(1_000)}, is_tensor)
+    assert len(seen) < 200_000
+
+
+def test_a_name_of_wrappers_alone_is_taken_apart_a_few_times() -> None:
+    name = "model." * 100_000 + "w"
+    assert without_wrappers({name: 1}) == {name.removeprefix("model." * 6): 1}

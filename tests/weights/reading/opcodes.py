@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from dinov3.weights.pickle_records import PERSISTENT, Name, Record
+from dinov3.weights.reading.pickle_records import PERSISTENT, Name, Record
 
 
 def pickled(value: Any, *, protocol: int = 4, objects: bool = False) -> bytes:

@@ -12,11 +12,11 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from dinov3.weights.dcp_folder import METADATA, read_dcp
 from dinov3.weights.files import WeightsError
 from dinov3.weights.layouts import read_model
+from dinov3.weights.reading.dcp_folder import METADATA, read_dcp
 
-LAYOUTS = Path(__file__).parents[1] / "golden" / "data" / "F02_checkpoint_layouts.json"
+LAYOUTS = Path(__file__).parents[2] / "golden" / "data" / "F02_checkpoint_layouts.json"
 
 
 def golden_state(seed: int) -> dict[str, Tensor]:

@@ -13,12 +13,13 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from dinov3.weights.pickle_records import PERSISTENT, Name, NotPlain, Record, is_int, read_pickle
-from dinov3.weights.torch_archive import Archive, DamagedArchive, read_into
+from dinov3.weights.reading.pickle_records import PERSISTENT, Name, NotPlain, Record, is_int, read_pickle
+from dinov3.weights.reading.torch_archive import Archive, DamagedArchive, read_into
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file before torch 1.6
 MAX_PICKLE = 1 << 26  # bytes; what describes a training state of 7 billion weights takes 2 MB
 MAX_DIMS = 8
+MAX_ARGS = 8  # of a call that rebuilds a tensor
 MAX_COUNT = 1 << 60  # elements; beyond it torch's own arithmetic overflows
 STORAGES = {
     **{"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16},
@@ -192,7 +193,7 @@ def _storage(value: Any) -> Storage | None:
 def _dense(record: Record) -> Plan | None:
     """The plan of a call of ``_rebuild_tensor``, ``_v2`` or ``_v3``; None unless it stays within its storage."""
     v3 = record.kind == Name("torch._utils", "_rebuild_tensor_v3")
-    if any(record.args[7 if v3 else 6 :]):  # marks of conjugate and negated numbers
+    if len(record.args) > MAX_ARGS or any(record.args[7 if v3 else 6 :]):  # marks of conjugate and negated numbers
         return None
     if len(record.args) < 4 or not isinstance(record.args[0], Record) or record.args[0].kind != PERSISTENT:
         return None

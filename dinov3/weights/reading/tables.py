@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from dinov3.weights.errors import WeightsError, clipped
-from dinov3.weights.pickle_records import Name, Record, table_of
+from dinov3.weights.reading.errors import WeightsError, clipped
+from dinov3.weights.reading.pickle_records import Name, Record, table_of
 
 # Where programs keep a model among the rest of a checkpoint, the averaged one first (DINO, timm, Lightning, mmengine).
 NESTED = (
@@ -14,6 +14,7 @@ NESTED = (
     *("model_state", "model", "network", "net", "module", "backbone", "encoder", "student"),
 )
 MAX_NESTING = 3
+MAX_WRAPPERS = 6  # in front of a name
 # Written by wrappers in front of every name.
 WRAPPERS = (
     *("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "network.", "net.", "model_ema.", "teacher."),
@@ -31,30 +32,54 @@ def find_table(content: Any, is_tensor: Callable[[Any], bool]) -> dict[str, Any]
 
     Raises WeightsError, without the file's name, for what holds none or several.
     """
+    tables = _Tables(is_tensor)
     for _ in range(MAX_NESTING):
-        table = table_of(content)
+        table = tables.of(content)
         if table is None:
             raise WeightsError(_no_table(content))
-        inner = {k: t for k, v in table.items() if isinstance(k, str) and (t := table_of(v)) and _holds(t, is_tensor)}
+        inner = {k: v for k, v in table.items() if isinstance(k, str) and tables.leads_to_tensors(v)}
         known = [name for name in NESTED if name in inner]
-        if not known and any(is_tensor(v) for v in table.values()):
+        if not known and tables.holds_tensors(content):
             return _named(table)
-        if not known and len(inner) > 1:
-            raise WeightsError(
-                f"holds several tables of tensors, {_listed(inner)}: save one of them in a file of its own"
-            )
+        if not known and len({id(v) for v in inner.values()}) > 1:
+            raise WeightsError(f"holds several tables of tensors, {_listed(inner)}: save one in a file of its own")
         if not inner:
             raise WeightsError(
                 f"holds no table of tensors, but {_listed(table) or 'nothing'}: save the model's state_dict()"
             )
         content = inner[known[0] if known else next(iter(inner))]
-    return _named(content)
+    return _named(tables.of(content) or {})
 
 
-def _holds(table: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
-    """Are there tensors in it, or in a table that is usual inside it?"""
-    inner = [t for name in NESTED if (t := table_of(table.get(name)))]
-    return any(is_tensor(v) for v in table.values()) or any(is_tensor(v) for t in inner for v in t.values())
+class _Tables:
+    """What was found out of each table, once: a file may hold the same one under a million names."""
+
+    def __init__(self, is_tensor: Callable[[Any], bool]) -> None:
+        self._is_tensor = is_tensor
+        self._tables: dict[int, dict[Any, Any] | None] = {}
+        self._holds: dict[int, bool] = {}
+
+    def of(self, value: Any) -> dict[Any, Any] | None:
+        """The entries of a table, None of anything else."""
+        if not isinstance(value, dict | Record):
+            return None
+        if id(value) not in self._tables:
+            self._tables[id(value)] = table_of(value)
+        return self._tables[id(value)]
+
+    def holds_tensors(self, value: Any) -> bool:
+        """Are there tensors among its entries?"""
+        table = self.of(value)
+        if table is None:
+            return False
+        if id(value) not in self._holds:
+            self._holds[id(value)] = any(self._is_tensor(v) for v in table.values())
+        return self._holds[id(value)]
+
+    def leads_to_tensors(self, value: Any) -> bool:
+        """Are there tensors in it, or in a table that is usual inside it?"""
+        table = self.of(value) or {}
+        return self.holds_tensors(value) or any(self.holds_tensors(table.get(name)) for name in NESTED)
 
 
 def _named(table: dict[Any, Any]) -> dict[str, Any]:
@@ -77,7 +102,10 @@ def _listed(table: Mapping[Any, Any]) -> str:
 def without_wrappers(tensors: Mapping[str, V]) -> dict[str, V]:
     """The model's own names. Wrappers are taken off where every name has them; of several models one is taken."""
     found = dict(tensors)
-    while wrapper := next((w for w in WRAPPERS if found and all(name.startswith(w) for name in found)), None):
+    for _ in range(MAX_WRAPPERS):
+        wrapper = next((w for w in WRAPPERS if found and all(name.startswith(w) for name in found)), None)
+        if wrapper is None:
+            break
         found = {name.removeprefix(wrapper): value for name, value in found.items()}
     for model in MODELS:
         if any(name.startswith(f"{model}backbone.") for name in found):

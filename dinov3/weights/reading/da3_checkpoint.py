@@ -18,12 +18,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinov3.weights.errors import WeightsError, clipped, one_line
 from dinov3.weights.files import FLOATS, check_header, open_torch
-from dinov3.weights.mistaken import HEAD, mistaken
-from dinov3.weights.tables import find_table
-from dinov3.weights.torch_archive import DamagedArchive
-from dinov3.weights.torch_file import Plan, is_tensor
+from dinov3.weights.reading.errors import WeightsError, clipped, one_line
+from dinov3.weights.reading.mistaken import HEAD, mistaken
+from dinov3.weights.reading.tables import find_table
+from dinov3.weights.reading.torch_archive import DamagedArchive
+from dinov3.weights.reading.torch_file import Plan, is_tensor
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20  # the official one has about 2 kB
@@ -103,9 +103,12 @@ def read_root(config: Path, variant: str) -> str:
     """Where ``variant``'s networks lie in the file that ``config`` (config.json) describes, e.g. ``model.``."""
     if config.stat().st_size > MAX_CONFIG_BYTES:
         raise Da3CheckpointError(f"{config}: {config.stat().st_size} bytes is too large for a DA3 config.json")
+    text = config.read_bytes()
     try:
-        content = json.loads(config.read_bytes())
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if (what := mistaken(text[:HEAD], len(text))) and text[:1] not in (b"{", b"["):
+            raise Da3CheckpointError(f"{config}: is {what}") from None
         raise Da3CheckpointError(f"{config}: not valid JSON: {one_line(error)}") from None
     name = content.get("model_name") if isinstance(content, dict) else None
     if not isinstance(name, str):

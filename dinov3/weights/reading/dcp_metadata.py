@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from dinov3.weights.errors import WeightsError, clipped
-from dinov3.weights.pickle_records import Name, NotPlain, Record, is_int, read_pickle
-from dinov3.weights.torch_file import DTYPES, MAX_COUNT, MAX_DIMS
+from dinov3.weights.reading.errors import WeightsError, clipped
+from dinov3.weights.reading.mistaken import HEAD, mistaken
+from dinov3.weights.reading.pickle_records import Name, NotPlain, Record, is_int, read_pickle
+from dinov3.weights.reading.torch_file import DTYPES, MAX_COUNT, MAX_DIMS
 
-MAX_BYTES = 1 << 28  # a training state of 7 billion weights on 256 GPUs has about 2e8
+MAX_BYTES = 1 << 28  # a piece of a tensor takes 140 bytes
 DATA_FILE = re.compile(r"[\w-]+\.distcp", re.ASCII)  # a plain name: no folder, no ..
 _METADATA, _FILESYSTEM = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"
 FIELDS = {  # in the order in which they are written as a row
@@ -83,8 +84,11 @@ def read_metadata(path: Path) -> Metadata:
     """The file ``.metadata``. Raises WeightsError; time and memory are bounded by its size."""
     if (size := path.stat().st_size) > MAX_BYTES:
         raise WeightsError(f"{path}: {size} bytes are too many for the metadata of a checkpoint, at most {MAX_BYTES}")
+    data = path.read_bytes()
+    if what := mistaken(data[:HEAD], size):
+        raise WeightsError(f"{path}: is {what}")
     try:
-        content = read_pickle(path.read_bytes())
+        content = read_pickle(data)
     except NotPlain as error:
         raise WeightsError(f"{path}: not the metadata of a checkpoint: {error}") from error
     for name in sorted(content.names, key=str):
@@ -111,13 +115,12 @@ def _fields(value: Any, kind: str) -> dict[str, Any]:
     """The fields of a record of this kind, those that were not written as None."""
     if not isinstance(value, Record) or value.kind != Name(MODULES[kind], kind):
         raise WeightsError(f"{_said(value)} where a {kind} belongs")
-    names = FIELDS[kind]
-    values: dict[Any, Any] = dict(zip(names, value.args, strict=False))
-    state = value.state
+    names, state = FIELDS[kind], value.state
+    values: dict[str, Any] = dict(zip(names, value.args, strict=False))
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict) and state[0] in (None, {}):
-        values |= state[1]  # of a class with slots
-    elif isinstance(state, dict):
-        values |= state
+        state = state[1]  # of a class with slots
+    if isinstance(state, dict):
+        values |= {name: state[name] for name in names if name in state}
     elif isinstance(state, tuple | list):
         values |= dict(zip(names, state, strict=False))
     elif state is not None:
@@ -162,6 +165,8 @@ def _tensor(record: Record, places: Sequence[tuple[Record, Record]]) -> StoredTe
     chunks = fields["chunks"]
     if not isinstance(chunks, list):
         raise WeightsError("it has no pieces")
+    if len(chunks) > 2 * len(places) + 16:  # the same long list could stand in every tensor
+        raise WeightsError(f"it has {len(chunks)} pieces in {len(places)} places")
     boxes = [(_size(f["offsets"]), _size(f["sizes"])) for f in (_fields(c, "ChunkStorageMetadata") for c in chunks)]
     if not covers(shape, boxes):
         raise WeightsError(f"its {len(boxes)} pieces do not cover {list(shape)} exactly once")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from dinov3.weights.da3_checkpoint import (
+from dinov3.weights.reading.da3_checkpoint import (
     MODEL_NAMES,
     Da3CheckpointError,
     Da3CheckpointNotFoundError,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinov3.weights.torch_archive import Archive, DamagedArchive
-from dinov3.weights.torch_file import Plan, TorchFile
+from dinov3.weights.reading.torch_archive import Archive, DamagedArchive
+from dinov3.weights.reading.torch_file import Plan, TorchFile
 
 
 def saved(path: Path, **options: bool) -> Path:

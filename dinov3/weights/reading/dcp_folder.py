@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dinov3.weights.dcp_metadata import Piece, StoredTensor, read_metadata
-from dinov3.weights.errors import WeightsError, clipped
-from dinov3.weights.pickle_records import NotPlain
-from dinov3.weights.torch_archive import DamagedArchive
-from dinov3.weights.torch_file import Plan, TorchFile
+from dinov3.weights.reading.dcp_metadata import Piece, StoredTensor, read_metadata
+from dinov3.weights.reading.errors import WeightsError, clipped
+from dinov3.weights.reading.pickle_records import NotPlain
+from dinov3.weights.reading.torch_archive import DamagedArchive
+from dinov3.weights.reading.torch_file import Plan, TorchFile
 
 METADATA = ".metadata"
 

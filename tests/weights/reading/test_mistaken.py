@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from dinov3.weights.errors import WeightsError
 from dinov3.weights.files import read_weights
-from dinov3.weights.mistaken import HEAD, mistaken
+from dinov3.weights.reading.errors import WeightsError
+from dinov3.weights.reading.mistaken import HEAD, mistaken
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 86532421\n"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dinov3.weights.errors import clipped
+from dinov3.weights.reading.errors import clipped
 
 HEAD = 512  # bytes that tell
 AGAIN = "download it again"
