@@ -92,6 +92,20 @@ class CropsConfig:
 @dataclass
 class DataConfig:
     max_bad_frac: float = key(0.01, "share of unreadable images that ends the run", ge=0, le=1)
+    max_pixels: int = key(
+        64_000_000,
+        "images of more pixels count as unreadable; at most what Pillow decodes",
+        unit="px",
+        ge=1,
+        le=178_956_970,
+    )
+    value_range: list[float] | None = key(
+        None,
+        "[black, white] of images of more than 8 bits a value; null: 0 to 65535 for 16 bits, for float and 32 bits each "
+        "image's own range",
+        length=2,
+        ordered=True,
+    )
     skip_steps: list[list[int]] = key(
         [],
         "[first, last] steps whose batches are drawn but not trained on, to jump over bad ones after a rollback",
