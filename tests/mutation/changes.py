@@ -98,7 +98,7 @@ CHANGES = (
     Change("models/lora.py", "bound = 1 / math.sqrt", "bound = 2 / math.sqrt", "models/test_lora.py"),
     # data
     Change("data/masking.py", "min_aspect: float = 0.3", "min_aspect: float = 0.6", DATA),
-    Change("data/masking.py", "return 0.5 * size", "return 0.3 * size", DATA),
+    Change("data/masking.py", "return 0.5 * size", "return 0.4 * size", "data/test_masking.py"),
     Change("data/masking.py", "masked + 1)[1:]", "masked + 1)[:-1]", DATA),
     Change("data/masking.py", "BLOCK = 4", "BLOCK = 8", "data/test_masking.py"),
     Change("data/crops.py", "LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))", "LOG_RATIO = (math.log(2 / 3), math.log(3 / 2))", "data/test_crops.py"),
