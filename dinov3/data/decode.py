@@ -146,7 +146,9 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     if min(width, height) < 1:
         raise BadImage(f"{width}x{height} pixels")
     if width * height > max_pixels:
-        raise BadImage(f"{width}x{height}: more than {max_pixels / 10**6:g} million pixels; data.max_pixels allows them")
+        raise BadImage(
+            f"{width}x{height}: more than {max_pixels / 10**6:g} million pixels; data.max_pixels allows them"
+        )
     if max(width, height) > MAX_SIDE * max(1.0, max_pixels / MAX_PIXELS):
         raise BadImage(f"{width}x{height}: a side above {MAX_SIDE}")
     if max(width, height) > MAX_ASPECT * min(width, height):
