@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -166,6 +167,9 @@ def _local(args: argparse.Namespace, cfg: Config, resources: Resources, out: Pat
     if args.dry_run:
         print(shlex.join(_job(_command(args, cfg, resources, out, frozen=False)[0]).command()))
         return EXIT_DONE
+    if found := re.search("%[jtaA]", str(out)):
+        problem = f"{out}: {found[0]} stands for a number in the names of logs: rename the folder"
+        raise ConfigError("command line", "--output-dir", problem)
     command, copies = _command(args, cfg, resources, out)
     for copy in copies:
         copy.write()

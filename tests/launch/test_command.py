@@ -25,7 +25,7 @@ IMAGES = 10_000  # one batch of 4 x 8 processes has 2,048
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text("train:\n  dataset_path: Synthetic:n=%d:size=40\n  num_workers: 6\n" % IMAGES)
+    path.write_text(f"train:\n  dataset_path: Synthetic:n={IMAGES}:size=40\n  num_workers: 6\n")
     return path
 
 
@@ -205,6 +205,7 @@ def test_a_long_notice_is_a_long_patience_of_torchrun(config: Path, capsys: pyte
         (["--output-dir", "a\\b"], "--output-dir: "),
         (["--partition", "gpu\r#SBATCH --account=x"], "--partition: "),
         (["train.output_dir=a\nb", "--output-dir", "a\x1bb"], "--output-dir: "),
+        (["--local", "--output-dir", "a%jb"], "--output-dir: "),
         (["train.dataset_path=/no/such/folder"], "data: /no/such/folder"),
         (["train.dataset_path=Synthetic:n=100:size=40"], "100 images, fewer than one batch of 512"),
         (["--local", "--setup", "ls"], "--setup: does nothing with --local, leave it out"),

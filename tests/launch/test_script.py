@@ -18,7 +18,7 @@ from dinov3.launch.script import Command, Copy, script
 
 # Stands for srun: writes every word it was given on a line of its own file, ends with NUL.
 SRUN = '#!/bin/sh\nprintf "%s\\0" "$@" > "$SEEN"\n'
-HOSTILE = "-a'b \"c\" $(touch pwned) `touch pwned` ${HOME} %j %t #d ; & | > x é 猫 {0} * ~ !"
+HOSTILE = '-a\'b "c" $(touch pwned) `touch pwned` ${HOME} %j %t #d ; & | > x é 猫 {0} * ~ !'
 NAMES = st.text(st.sampled_from(list("ab'\"$(){}`;&|<>*?#!~%=-_ .é猫")), min_size=1, max_size=20).filter(
     lambda name: name not in (".", "..")
 )
@@ -40,7 +40,9 @@ def run(text: str, folder: Path) -> list[str]:
 
 def options(text: str) -> dict[str, str]:
     """What sbatch reads."""
-    words = [shlex.split(line.removeprefix("#SBATCH "), comments=True) for line in text.splitlines() if "#SBATCH" in line]
+    words = [
+        shlex.split(line.removeprefix("#SBATCH "), comments=True) for line in text.splitlines() if "#SBATCH" in line
+    ]
     assert all(len(word) == 1 for word in words)
     return {name: value for name, _, value in (word[0].removeprefix("--").partition("=") for word in words)}
 
