@@ -8,6 +8,7 @@ import math
 import re
 import shlex
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -198,6 +199,9 @@ def _command(
 
     config = ("--config-file", kept(args.config_file, "--config-file")) if args.config_file else ()
     opts = list(args.opts)
+    for text in opts:
+        if any(unicodedata.category(c) == "Cs" for c in text):  # so Python keeps bytes that are no characters
+            raise ConfigError("command line", text, "is not UTF-8")
     if cfg.multidistillation.enabled and frozen:
         students = [asdict(student) for student in cfg.multidistillation.students]
         own = [{**s, "config_path": kept(Path(s["config_path"]), "multidistillation.students")} for s in students]
