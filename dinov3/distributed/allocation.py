@@ -25,7 +25,7 @@ def allocated_gpus(env: Mapping[str, str]) -> str | None:
                 return None
     for name in COUNTS:
         count = env.get(name, "").rpartition(":")[2].partition("(")[0]
-        if count.isdigit() and int(count) > 0:
+        if count.isascii() and count.isdigit() and int(count) > 0:
             return f"{name}={env[name]}"
     return None
 

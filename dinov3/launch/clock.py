@@ -6,9 +6,11 @@ import re
 
 # The six forms of `man sbatch`. Only the first number may be larger than its unit: 90:00 is an hour and a half.
 FORMS = (
-    re.compile(r"(?P<minutes>\d+)(?::(?P<seconds>[0-5]?\d))?"),
-    re.compile(r"(?P<hours>\d+):(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)"),
-    re.compile(r"(?P<days>\d+)-(?P<hours>[01]?\d|2[0-3])(?::(?P<minutes>[0-5]?\d)(?::(?P<seconds>[0-5]?\d))?)?"),
+    re.compile(r"(?P<minutes>\d+)(?::(?P<seconds>[0-5]?\d))?", re.ASCII),
+    re.compile(r"(?P<hours>\d+):(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)", re.ASCII),
+    re.compile(
+        r"(?P<days>\d+)-(?P<hours>[01]?\d|2[0-3])(?::(?P<minutes>[0-5]?\d)(?::(?P<seconds>[0-5]?\d))?)?", re.ASCII
+    ),
 )
 SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 FORMATS = (

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import shlex
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -161,6 +163,9 @@ def _local(args: argparse.Namespace, cfg: Config, resources: Resources, out: Pat
     if args.dry_run:
         print(shlex.join(_job(_command(args, cfg, resources, out, frozen=False)[0]).command()))
         return EXIT_DONE
+    if found := re.search("%[jtaA]", str(out)):
+        problem = f"{out}: {found[0]} stands for a number in the names of logs: rename the folder"
+        raise ConfigError("command line", "--output-dir", problem)
     command, copies = _command(args, cfg, resources, out)
     for copy in copies:
         copy.write()
@@ -189,6 +194,9 @@ def _command(
 
     config = ("--config-file", kept(args.config_file, "--config-file")) if args.config_file else ()
     opts = list(args.opts)
+    for text in opts:
+        if any(unicodedata.category(c) == "Cs" for c in text):  # so Python keeps bytes that are no characters
+            raise ConfigError("command line", text, "is not UTF-8")
     if cfg.multidistillation.enabled and frozen:
         students = [asdict(student) for student in cfg.multidistillation.students]
         own = [{**s, "config_path": kept(Path(s["config_path"]), "multidistillation.students")} for s in students]

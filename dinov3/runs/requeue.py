@@ -20,7 +20,7 @@ PATIENCE = 60.0  # seconds to try for, when nobody says how long there are
 RESERVE = 10.0  # seconds of a notice that are left for ending
 PAUSE = 2.0  # seconds between two tries
 # What no second try changes, in scontrol's words. Everything else may be a server that is away for a minute.
-FINAL = ("presently disabled", "invalid job id", "denied", "not permitted")
+FINAL = ("presently disabled", "invalid job id", "denied", "not permitted", "only batch jobs")
 NOT_THERE = 127  # exit code of a shell for a command that does not exist
 STAYS = "the same command continues"
 # A signal to the job is not for the child that asks for its next turn: SLURM sends one as soon as it has been asked.

@@ -26,7 +26,7 @@ from dinov3.features.extract import FeatureExtractor
         ({"SLURM_GPUS_ON_NODE": "4"}, "SLURM_GPUS_ON_NODE=4"),
         ({"SLURM_GPUS_ON_NODE": "0"}, None),
         ({"SLURM_GPUS_PER_NODE": "a100:4"}, "SLURM_GPUS_PER_NODE=a100:4"),
-        ({"SLURM_GPUS": "", "SLURM_GPUS_PER_TASK": "x"}, None),
+        ({"SLURM_GPUS": "", "SLURM_GPUS_PER_TASK": "x", "SLURM_GPUS_ON_NODE": "²"}, None),
         ({"ROCR_VISIBLE_DEVICES": "0"}, "ROCR_VISIBLE_DEVICES=0"),
     ],
 )

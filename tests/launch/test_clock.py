@@ -30,7 +30,7 @@ def test_times_are_what_slurm_makes_of_them(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "2d", "1:75", "-5", "1.5", "1:2:3:4", "1-", "1-24", "1-2:60", "UNLIMITED", "²", "1:00:00\n", " 5", "+5"],
+    ["", "2d", "1:75", "-5", "1.5", "1:2:3:4", "1-", "1-24", "1-2:60", "UNLIMITED", "²", "٣", "1:00:00\n", " 5", "+5"],
 )
 def test_what_is_no_time_is_none(text: str) -> None:
     assert seconds(text) is None

@@ -205,6 +205,8 @@ def test_a_long_notice_is_a_long_patience_of_torchrun(config: Path, capsys: pyte
         (["--output-dir", "a\\b"], "--output-dir: "),
         (["--partition", "gpu\r#SBATCH --account=x"], "--partition: "),
         (["train.output_dir=a\nb", "--output-dir", "a\x1bb"], "--output-dir: "),
+        (["wandb.name=a\udcffb"], r"command line: wandb.name=a\udcffb: is not UTF-8"),
+        (["--local", "--output-dir", "a%jb"], "--output-dir: "),
         (["train.dataset_path=/no/such/folder"], "data: /no/such/folder"),
         (["train.dataset_path=Synthetic:n=100:size=40"], "100 images, fewer than one batch of 512"),
         (["--local", "--setup", "ls"], "--setup: does nothing with --local, leave it out"),

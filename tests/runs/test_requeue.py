@@ -71,14 +71,21 @@ def test_what_is_no_job_of_slurm_is_left_alone(
     assert scontrol.asked() == []
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Requested operation is presently disabled",
+        "Only batch jobs are accepted or processed",
+        "Access/permission denied",
+        "Invalid job id specified",
+    ],
+)
 def test_a_refusal_is_told_with_its_reason_and_not_tried_again(
-    scontrol: Scontrol, caplog: pytest.LogCaptureFixture
+    scontrol: Scontrol, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scontrol.says("", requeue="echo Requested operation is presently disabled >&2; exit 1")
+    scontrol.says("", requeue=f"echo {words} >&2; exit 1")
     assert requeue() == STAYS
-    assert caplog.messages == [
-        "scontrol requeue 4242: Requested operation is presently disabled: submit the run again, it continues"
-    ]
+    assert caplog.messages == [f"scontrol requeue 4242: {words}: submit the run again, it continues"]
     assert scontrol.asked().count("requeue 4242") == 1
 
 
