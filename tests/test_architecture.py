@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "features": NUMERICS,
     "objectives": NUMERICS | {"teachers"},
     "eval": NUMERICS,
+    "dense": NUMERICS | {"pictures", "weights", "runs"},
     "train": NUMERICS | {"teachers", "objectives", "eval"},
     "launch": NUMERICS | {"teachers", "objectives", "train"},
     "utility": {"contracts", "models"},
