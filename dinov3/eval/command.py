@@ -1,10 +1,11 @@
-"""``dinov3 eval knn|linear|logreg|retrieval``: how good are frozen features on labelled images?"""
+"""``dinov3 eval TASK``: how good are frozen features? The tasks on labelled images are here, the others in OTHERS."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,37 @@ TASKS = {
     "logreg": "logistic regression (scikit-learn), its penalty chosen on held-out training images",
     "retrieval": "mean average precision and recall of cosine search",
 }
+# Evaluations with a module of their own: ``add_arguments(parser)`` and ``execute(args)``. Imported by name when chosen.
+OTHERS = {
+    "seg": ("dinov3.dense.segment_command", "segmentation: a linear head and dense k-NN on frozen patches, mIoU"),
+    "depth": ("dinov3.dense.depth_command", "depth: a linear head over bins on frozen patches, RMSE"),
+}
 POOLED = ("cls", "mean", "cls+mean")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dinov3 eval``."""
-    parser.description = "Accuracy of frozen features on any labelled data set: " + "; ".join(
-        f"{name}: {text}" for name, text in TASKS.items()
-    )
-    parser.add_argument("task", choices=TASKS)
+    """The arguments of ``dinov3 eval``, task by task."""
+    parser.description = "How good are frozen features?"
+    tasks = parser.add_subparsers(required=True, dest="task", metavar="task")
+    for name, text in TASKS.items():
+        task = tasks.add_parser(name, help=text, description=f"Accuracy on any labelled data set: {text}.")
+        add_labelled_arguments(task)
+        task.set_defaults(run=execute_labelled)
+    for name, (module, text) in OTHERS.items():
+        room = import_module(module)
+        task = tasks.add_parser(name, help=text)
+        room.add_arguments(task)
+        task.set_defaults(run=room.execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the task that was chosen."""
+    code: int = args.run(args)
+    return code
+
+
+def add_labelled_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the tasks on labelled images."""
     add_extractor_arguments(parser, size="train")
     parser.add_argument(
         "--train", required=True, help="labelled images: class subfolders, or a data set as in train.dataset_path"
@@ -62,8 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, help="folder of feature sets (default: in the user's cache folder)")
 
 
-def execute(args: argparse.Namespace) -> int:
-    """Run the command."""
+def execute_labelled(args: argparse.Namespace) -> int:
+    """Run a task on labelled images."""
     if args.task == "logreg" and find_spec("sklearn") is None:
         raise FeatureError("logreg needs scikit-learn: pip install 'dinov3[eval]'")
     check_numbers(args)
