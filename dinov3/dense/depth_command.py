@@ -74,7 +74,7 @@ def check(protocol: DepthProtocol) -> None:
 
 def draw(found: Depth, protocol: DepthProtocol, args: argparse.Namespace) -> None:
     """Image, truth, prediction and relative error of the first test images; near is dark."""
-    columns: dict[str, list[torch.Tensor]] = {"image": [], "truth": [], "prediction": [], "error / truth": []}
+    columns: dict[str, list[torch.Tensor]] = {"image": [], "truth": [], "prediction": [], "error / truth, 0 to 0.5": []}
     for pixels, truth, prediction in found.shown:
         valid = valid_pixels(truth, protocol.low, protocol.high, eigen=protocol.eigen)
         logs = truth[valid].log() if valid.any() else torch.zeros(1)
@@ -82,7 +82,9 @@ def draw(found: Depth, protocol: DepthProtocol, args: argparse.Namespace) -> Non
         columns["image"].append(of_pixels(pixels))
         columns["truth"].append(heat(truth.clamp_min(1e-9).log(), low, high, valid))
         columns["prediction"].append(heat(prediction.log(), low, high))
-        columns["error / truth"].append(heat((prediction - truth).abs() / truth.clamp_min(1e-9), 0, 0.5, valid))
+        columns["error / truth, 0 to 0.5"].append(
+            heat((prediction - truth).abs() / truth.clamp_min(1e-9), 0, 0.5, valid)
+        )
     names = [f"test image {i}" for i in range(len(found.shown))]
     title = f"depth, {args.protocol}, {args.weights}: RMSE {found.scores[0]['rmse']:.3f} m"
     sheet(columns, names, title, args.pictures)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BANK = 100_000  # training patches at most, drawn by seed
+BANK = 20_000  # training patches at most, drawn by seed
 BLOCK = 1024  # queries at once
 
 

@@ -20,10 +20,10 @@ from dinov3.eval.knn import knn_predict
 from dinov3.eval.labelled import Labelled, hold_out, labelled_features, same_classes
 from dinov3.eval.linear import LEARNING_RATES, fit_linear
 from dinov3.eval.logreg import fit_logreg
-from dinov3.pictures.retrieval import retrieval_scores
 from dinov3.features.cache import FeatureKind, weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
+from dinov3.pictures.retrieval import retrieval_scores
 
 TASKS = {
     "knn": "weighted k-nearest neighbours, for every --k and --temperature",
@@ -35,6 +35,7 @@ TASKS = {
 OTHERS = {
     "seg": ("dinov3.dense.segment_command", "segmentation: a linear head and dense k-NN on frozen patches, mIoU"),
     "depth": ("dinov3.dense.depth_command", "depth: a linear head over bins on frozen patches, RMSE"),
+    "match": ("dinov3.dense.match_command", "correspondence: homographies, SPair, NAVI, keypoints; raw and debiased"),
 }
 POOLED = ("cls", "mean", "cls+mean")
 
