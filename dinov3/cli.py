@@ -22,7 +22,14 @@ COMMANDS = {
     "features": ("dinov3.features.command", "features of a data set through a frozen backbone, onto disk"),
     "report": ("dinov3.pictures.run_page", "a run on one self-contained HTML page"),
     "viz": ("dinov3.pictures.command", "pictures: patch features as colours, similarity, attention, curves of a run"),
-    "eval": ("dinov3.eval.command", "k-NN, linear probe, logistic regression or retrieval on frozen features"),
+    "eval": (
+        "dinov3.eval.command",
+        "frozen features measured: k-NN, linear probe, retrieval; segmentation, depth, matching, tracking",
+    ),
+    "video": (
+        "dinov3.dense.video_command",
+        "a video through a frozen backbone: masks carried along, features, colours",
+    ),
     "doctor": ("dinov3.launch.doctor", "is this machine ready to train, and what to do if not"),
 }
 
@@ -58,9 +65,9 @@ def _export(args: argparse.Namespace) -> int:
 def _reported(call: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """``call(args)``; foreseeable errors become one line on stderr and an exit code."""
     from dinov3.data.errors import DataError, LoaderError, TooManyBadSamples
+    from dinov3.features.errors import FeatureError
     from dinov3.runs.checkpoint import CheckpointError
     from dinov3.runs.lock import RunLocked
-    from dinov3.features.errors import FeatureError
     from dinov3.weights.files import WeightsError
 
     try:

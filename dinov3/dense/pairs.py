@@ -155,13 +155,16 @@ def homography_of(source: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) ->
 
 
 def warped(image: Tensor, homography: Tensor) -> Tensor:
-    """``image [C, H, W]`` seen through ``homography``, of the same size; what it does not show is mirrored in."""
+    """``image [C, H, W]`` seen through ``homography``, of the same size.
+
+    What it does not show is 0, the mean colour of a normalised image: mirrored content would be a second right answer.
+    """
     height, width = image.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     places = torch.stack([x, y, torch.ones_like(x)], dim=-1).double() @ torch.linalg.inv(homography).T
     flat = places[..., :2] / places[..., 2:]
     grid = 2 * flat / torch.tensor([width, height], dtype=torch.float64) - 1
-    mode = {"mode": "bilinear", "padding_mode": "reflection", "align_corners": False}
+    mode = {"mode": "bilinear", "padding_mode": "zeros", "align_corners": False}
     return F.grid_sample(image[None], grid[None].to(image.dtype), **mode)[0]  # type: ignore[arg-type]
 
 

@@ -36,6 +36,7 @@ OTHERS = {
     "seg": ("dinov3.dense.segment_command", "segmentation: a linear head and dense k-NN on frozen patches, mIoU"),
     "depth": ("dinov3.dense.depth_command", "depth: a linear head over bins on frozen patches, RMSE"),
     "match": ("dinov3.dense.match_command", "correspondence: homographies, SPair, NAVI, keypoints; raw and debiased"),
+    "track": ("dinov3.dense.track_command", "tracking: masks of a first frame carried through videos, J&F"),
 }
 POOLED = ("cls", "mean", "cls+mean")
 
