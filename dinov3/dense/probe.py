@@ -64,7 +64,7 @@ def fit_head(
             maps, truth = batch_at(step)
             value = loss(head([maps.to(device)]), truth.to(device))
             if not torch.isfinite(value):
-                raise FloatingPointError(f"the loss of step {step} is {float(value)}: lower lr")
+                raise FloatingPointError(f"the loss of step {step} is {float(value.detach())}: lower lr")
             optimizer.zero_grad()
             value.backward()
             if fit.clip:

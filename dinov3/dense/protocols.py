@@ -55,6 +55,7 @@ class SegmentProtocol(HeadProtocol):
     crop: int = 0  # px: random crops in training (scale 0.5 to 2, mirrored), windows in the test; 0: whole images
     stride: int = 0  # px between windows
     knn: int = 30  # neighbours of dense k-NN; 0: left out
+    foreground: int = -1  # classes from this number on are objects, found by PCA without labels; -1: left out
 
 
 @dataclass(frozen=True)

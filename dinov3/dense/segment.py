@@ -16,6 +16,7 @@ from torch import Tensor
 from dinov3.data.decode import Pixels
 from dinov3.data.errors import BadImage, DataError
 from dinov3.dense.augment import Augment, nearest, resized_pixels
+from dinov3.dense.foreground import foreground_iou, foreground_scores
 from dinov3.dense.frozen import Maps, cached_maps, patch_maps, views_of
 from dinov3.dense.heads import Scores, fit_ridge_head, logits_of, over_views
 from dinov3.dense.linear_head import LinearHead
@@ -108,7 +109,18 @@ def evaluate(
                 found.shown.append((pixels, truth, said))
     left_out.check(max_bad_frac)
     found.scores = [_row(name, total) for name, total in totals.items()]
+    if protocol.foreground >= 0:
+        found.scores.append(_foreground(maps.maps, labels, protocol))
     return found
+
+
+def _foreground(maps: Tensor, labels: Tensor, protocol: SegmentProtocol) -> dict[str, Any]:
+    """IoU of PCA's foreground on the training images, whose labels only score it."""
+    grid = (maps.shape[2], maps.shape[3])
+    objects = (labels >= protocol.foreground) & (labels != protocol.ignore)
+    small = torch.stack([nearest(mask, grid) for mask in objects])
+    scores = foreground_scores(maps.flatten(2).mT, grid)
+    return {"head": "foreground by PCA", "mIoU": foreground_iou(scores, small)}
 
 
 def _evaluate_views(
