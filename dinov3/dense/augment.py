@@ -39,7 +39,7 @@ def view(pixels: Pixels, truth: NDArray[np.generic], rules: Augment, rng: np.ran
         scale *= rules.short_side / min(truth.shape)
     size = max(1, round(scale * truth.shape[0])), max(1, round(scale * truth.shape[1]))
     image = resized_pixels(pixels, size)
-    labels = nearest(torch.from_numpy(np.ascontiguousarray(truth)), size)
+    labels = nearest(torch.from_numpy(np.require(truth, requirements=["C", "W"])), size)
     image, labels = _padded(image, labels, rules)
     top = int(rng.integers(image.shape[1] - rules.crop[0] + 1))
     left = int(rng.integers(image.shape[2] - rules.crop[1] + 1))
@@ -52,7 +52,7 @@ def view(pixels: Pixels, truth: NDArray[np.generic], rules: Augment, rng: np.ran
 
 def resized_pixels(pixels: Pixels, size: Size) -> Tensor:
     """``[C, *size]`` float in [0, 1] of ``pixels [H, W, C]`` uint8; antialiased where it shrinks."""
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
+    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None].float() / 255
     if tuple(image.shape[-2:]) != size:
         image = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
     return image[0]

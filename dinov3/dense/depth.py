@@ -15,7 +15,7 @@ from dinov3.data.decode import Pixels
 from dinov3.data.errors import BadImage, DataError
 from dinov3.dense.augment import Augment, nearest, resized_pixels
 from dinov3.dense.depth_bins import depth_of
-from dinov3.dense.depth_losses import SigLoss
+from dinov3.dense.depth_losses import WARM_UP_CALLS, SigLoss
 from dinov3.dense.depth_metrics import evaluate_depth, mean_scores, table_of, valid_pixels
 from dinov3.dense.frozen import Maps, cached_maps, patch_maps, views_of
 from dinov3.dense.heads import fit_ridge_head, logits_of
@@ -48,7 +48,11 @@ class Loss:
     """SigLoss of the depth that logits stand for, at the size of the truth, on valid pixels."""
 
     protocol: DepthProtocol
-    sig_loss: SigLoss = field(default_factory=SigLoss)
+    sig_loss: SigLoss = field(init=False)
+
+    def __post_init__(self) -> None:
+        # the mean alone teaches no shape: of a short fit it must not be all
+        self.sig_loss = SigLoss(min(WARM_UP_CALLS, self.protocol.steps // 10))
 
     def __call__(self, logits: Tensor, truth: Tensor) -> Tensor:
         """Of ``logits [N, bins, h, w]`` and ``truth [N, H, W]``; 0 where fewer than two pixels are valid."""
@@ -188,7 +192,7 @@ class _Scores:
 def _read(dense: DenseSet, index: int, left_out: LeftOut) -> tuple[Pixels, Tensor] | None:
     try:
         pixels, truth = read_both(dense, index)
-        return pixels, torch.from_numpy(np.ascontiguousarray(truth)).float()
+        return pixels, torch.from_numpy(np.require(truth, requirements=["C", "W"])).float()
     except BadImage as error:
         left_out.add(dense.name(index), str(error))
         return None

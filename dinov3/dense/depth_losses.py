@@ -21,15 +21,15 @@ def sig_loss(prediction: Tensor, truth: Tensor, valid: Tensor, *, warm: bool) ->
 
 
 class SigLoss:
-    """``sig_loss`` that counts its calls."""
+    """``sig_loss`` that counts its calls; the first ``warm_up`` are without the variance."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, warm_up: int = WARM_UP_CALLS) -> None:
+        self.calls, self.warm_up = 0, warm_up
 
     def __call__(self, prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
         """The loss of ``[N, 1, H, W]``."""
         self.calls += 1
-        return sig_loss(prediction, truth, valid, warm=self.calls <= WARM_UP_CALLS)
+        return sig_loss(prediction, truth, valid, warm=self.calls <= self.warm_up)
 
 
 def l1_loss(prediction: Tensor, truth: Tensor, valid: Tensor) -> Tensor:

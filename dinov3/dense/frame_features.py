@@ -16,15 +16,16 @@ from dinov3.features.tokens import Tokens
 
 @dataclass(frozen=True)
 class FrameReader:
-    """``tokens(pixels)`` of single frames, resized so that the short side is ``short_side`` px (0: as they are)."""
+    """``tokens(pixels)`` of single frames, resized so that the short side is ``short_side`` px (0: by --size)."""
 
     extractor: FeatureExtractor
     short_side: int = 0
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """What a frame is resized to: both sides to the nearest whole patch."""
-        patch = self.extractor.preprocess.patch
-        scale = self.short_side / min(height, width) if self.short_side else 1.0
+        if not self.short_side:
+            return self.extractor.preprocess.target(height, width)
+        patch, scale = self.extractor.preprocess.patch, self.short_side / min(height, width)
         return max(1, round(scale * height / patch)) * patch, max(1, round(scale * width / patch)) * patch
 
     def tokens(self, pixels: Pixels) -> Tokens:

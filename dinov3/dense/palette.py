@@ -61,7 +61,7 @@ def tile(colours: Tensor, *, smooth: bool = False) -> Tensor:
 
 def of_pixels(pixels: Pixels) -> Tensor:
     """``[H, W, 3]`` uint8 as ``[3, H, W]`` in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1).float() / 255
 
 
 def sheet(columns: Mapping[str, Sequence[Tensor]], rows: Sequence[str], title: str, path: Path) -> None:

@@ -91,7 +91,7 @@ class MatchProtocol:
 class TrackProtocol:
     """``dinov3 eval track``. Distances in patches."""
 
-    short_side: int = 0  # px; 0: the frames' own
+    short_side: int = 0  # px frames are resized to; 0: by --size
     variant: str = "notebook"
     context: int = 7
     radius: float = 12.0

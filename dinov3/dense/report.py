@@ -18,10 +18,12 @@ from dinov3.features.command import add_extractor_arguments
 SHOWN = 5
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, protocols: Iterable[str], data: str) -> None:
-    """Arguments of each dense evaluation; ``data`` says what --data may be."""
+def add_common_arguments(
+    parser: argparse.ArgumentParser, protocols: Iterable[str], data: str, *, size: str = "train"
+) -> None:
+    """Arguments of each dense evaluation; ``data`` says what --data may be, ``size`` is the default of --size."""
     names = list(protocols)
-    add_extractor_arguments(parser, size="train")
+    add_extractor_arguments(parser, size=size)
     parser.add_argument("--data", required=True, help=data)
     parser.add_argument("--protocol", default=names[0], choices=names, help=f"settings by name (default {names[0]})")
     parser.add_argument("--out", type=Path, help="file the result is appended to, as one JSON line")

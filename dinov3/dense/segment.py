@@ -47,7 +47,7 @@ class Segmentation:
 
 def prepared(mask: NDArray[np.generic], classes: int, protocol: SegmentProtocol) -> NDArray[np.int32]:
     """Class numbers with ``protocol.ignore`` where nothing is labelled. Raises BadImage for one outside the classes."""
-    numbers = torch.from_numpy(np.ascontiguousarray(mask)).int()
+    numbers = torch.from_numpy(np.require(mask, requirements=["C", "W"])).int()
     ready = (without_zero(numbers, protocol.ignore) if protocol.reduce_zero else numbers).int().numpy()
     check_labels(ready, classes, protocol.ignore)
     return ready
@@ -58,7 +58,7 @@ def count_classes(dense: DenseSet, protocol: SegmentProtocol) -> int:
     largest = -1
     for index in range(len(dense)):
         try:
-            mask = torch.from_numpy(np.ascontiguousarray(dense.truth(index))).int()
+            mask = torch.from_numpy(np.require(dense.truth(index), requirements=["C", "W"])).int()
         except (BadImage, OSError):
             continue
         mask = without_zero(mask, protocol.ignore) if protocol.reduce_zero else mask

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "radius 12, 5 neighbours, temperature 0.2); davis_dino: those of DINO's script; small: frames as they are."
     )
     add_common_arguments(
-        parser, TRACK, "DAVIS, a folder with frames/ and masks/, or SyntheticVideo:n=4:length=60:size=96"
+        parser, TRACK, "DAVIS, a folder with frames/ and masks/, or SyntheticVideo:n=4:length=60:size=96", size="native"
     )
 
 

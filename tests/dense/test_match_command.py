@@ -70,11 +70,11 @@ def test_errors_are_in_pixels_of_the_image_on_disk(evaluate: Evaluate, spair: Pa
 
 
 def test_homographies_need_no_labels(evaluate: Evaluate, spair: Path) -> None:
-    code, row = evaluate("match", spair / "JPEGImages", "--size", "64", "debias_images=0", "strength=0.1")
+    code, row = evaluate("match", spair / "JPEGImages", "--size", "64", "debias_images=0", "strength=0.02")
     assert code == 0
     found = rows_of(row)
     assert set(found) == {"raw", "colour"}
-    assert found["raw"]["recall@2p"] > 0.5
+    assert found["raw"]["recall@1p"] > 0.8  # the corners move by a pixel
     assert row["pairs"] == 6
 
 

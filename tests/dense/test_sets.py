@@ -49,7 +49,7 @@ def test_without_parts_every_fifth_image_is_held_out(tmp_path: Path) -> None:
 def test_an_image_without_a_mask_is_named(tmp_path: Path) -> None:
     put(tmp_path, ["a", "b"], "images", "masks")
     (tmp_path / "masks" / "b.png").unlink()
-    with pytest.raises(DataError, match="no mask b.png"):
+    with pytest.raises(DataError, match=r"no mask b\.png"):
         open_parts(str(tmp_path), "mask")
 
 
