@@ -20,7 +20,11 @@ COMMANDS = {
     "config": ("dinov3.config.command", "what a key means; all keys with their defaults"),
     "data": ("dinov3.survey.command", "what is in a data set, before training depends on it"),
     "features": ("dinov3.features.command", "features of a data set through a frozen backbone, onto disk"),
-    "eval": ("dinov3.eval.command", "k-NN, linear probe, logistic regression or retrieval on frozen features"),
+    "eval": ("dinov3.eval.command", "frozen features measured: classes, segmentation, depth, matching, tracking"),
+    "video": (
+        "dinov3.dense.video_command",
+        "a video through a frozen backbone: masks carried along, features, colours",
+    ),
     "export": (
         "dinov3.weights.command",
         "a backbone for other programs: Meta .pth, Hugging Face, timm, ONNX, safetensors",

@@ -31,10 +31,11 @@ ALLOWED: dict[str, set[str]] = {
     "teachers": NUMERICS,
     "objectives": NUMERICS | {"teachers"},
     "eval": NUMERICS | {"pictures"},
+    "dense": NUMERICS | {"pictures"},
     "train": NUMERICS | {"teachers", "objectives", "eval", "pictures"},
     "launch": NUMERICS | {"teachers", "objectives", "train"},
     "utility": {"models", "teachers"},
-    "cli": NUMERICS | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey"},
+    "cli": NUMERICS | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey", "dense"},
 }
 SOURCES = sorted([*(ROOT / "dinov3").rglob("*.py"), *(ROOT / "utility").rglob("*.py")])
 
