@@ -19,7 +19,7 @@ def allocate(module: nn.Module, device: torch.device | str | None) -> None:
     module.to_empty(device=target)
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:
-            tensor.fill_(torch.nan)
+            tensor.fill_(torch.nan if tensor.is_floating_point() else 0)  # integers of a compressed model have no NaN
 
 
 @torch.no_grad()

@@ -141,10 +141,11 @@ def _read_torch(path: Path) -> Any:
 
 
 def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """As they are; WeightsError unless all are finite floats."""
+    """As they are; WeightsError unless all are finite floats, or 8-bit integers as ``dinov3 compress`` writes them."""
     if not tensors:
         raise WeightsError(f"{path}: holds no tensor")
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+        number = tensor.is_floating_point() or tensor.dtype == torch.int8
+        if tensor.layout != torch.strided or not number or not bool(tensor.isfinite().all()):
             raise WeightsError(f"{path}: {name} is not a plain tensor of finite floats")
     return tensors

@@ -52,6 +52,8 @@ def translate(layout: str, kind: str, settings: dict[str, Any], state: dict[str,
 def refuse_untranslatable(layout: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Raise Untranslatable for the first setting that ``layout`` has no words for."""
     reasons = {
+        "block_shapes": settings.get("block_shapes") is not None,
+        "int8": settings.get("int8") is not None,
         "norm_layer": settings["norm_layer"] == "rmsnorm",
         "untie_cls_and_patch_norms": settings["untie_cls_and_patch_norms"],
         "pos_embed_rope_normalize_coords": settings["pos_embed_rope_normalize_coords"] != "separate",
@@ -62,8 +64,9 @@ def refuse_untranslatable(layout: str, settings: dict[str, Any], tensors: dict[s
     for key, refused in reasons.items():
         if refused:
             why = " (its attention adds nothing to the keys, this backbone does)" if key == "mask_k_bias" else ""
+            value = "a compressed model" if key in ("block_shapes", "int8") else settings[key]
             raise Untranslatable(
-                f"{layout} has no words for {key}: {settings[key]}{why}: use --format safetensors, meta or onnx"
+                f"{layout} has no words for {key}: {value}{why}: use --format safetensors, meta or onnx"
             )
 
 
