@@ -157,18 +157,16 @@ def _like(old: nn.Linear, in_features: int, out_features: int) -> nn.Linear:
 def _split(qkv: nn.Linear) -> SplitQkv:
     """Queries, keys and values apart; a masked key bias, which never acts, is left out."""
     masked, parts = isinstance(qkv, KeyBiasMaskedLinear), []
-    # as where it is used: a masked entry acts as 0 whatever it is
     biases = None if qkv.bias is None else qkv.bias.chunk(3)
     if isinstance(qkv, KeyBiasMaskedLinear):
-        mask = qkv.bias_mask
-        if bool(mask.chunk(3)[1].any()):
+        if bool(qkv.bias_mask.chunk(3)[1].any()):
             raise CompressError("the keys have a bias under a mask that is not 0: keep the attention unfactorised")
-        biases = torch.where(mask == 0, 0.0, qkv.bias * mask).chunk(3)
+        biases = qkv.effective_bias().chunk(3)
     for index, weight in enumerate(qkv.weight.chunk(3)):
         has_bias = biases is not None and not (masked and index == QKV.index("k"))
         part = nn.Linear(weight.shape[1], weight.shape[0], bias=has_bias).to(weight)
         part.weight.copy_(weight)
         if has_bias:
-            part.bias.copy_(biases[index])  # type: ignore[index]
+            part.bias.copy_(biases[index])
         parts.append(part)
     return SplitQkv(*parts)

@@ -92,7 +92,5 @@ def _rounded(layer: nn.Linear, kind: str) -> Int8Linear:
     made.scale.copy_(row_scales(layer.weight))
     made.weight.copy_(to_int8(layer.weight, made.scale))
     if made.bias is not None:
-        masked = isinstance(layer, KeyBiasMaskedLinear)
-        # a masked entry acts as 0 whatever it is, NaN included
-        made.bias.copy_(torch.where(layer.bias_mask == 0, 0.0, layer.bias * layer.bias_mask) if masked else layer.bias)  # type: ignore[operator]
+        made.bias.copy_(layer.effective_bias() if isinstance(layer, KeyBiasMaskedLinear) else layer.bias)
     return made
