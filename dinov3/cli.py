@@ -23,6 +23,7 @@ COMMANDS = {
     "report": ("dinov3.pictures.run_page", "a run on one self-contained HTML page"),
     "viz": ("dinov3.pictures.command", "pictures: patch features as colours, similarity, attention, curves of a run"),
     "eval": ("dinov3.eval.command", "k-NN, linear probe, logistic regression or retrieval on frozen features"),
+    "compress": ("dinov3.compress.command", "a smaller backbone: fewer heads, neurons, ranks or bits, with a report"),
     "doctor": ("dinov3.launch.doctor", "is this machine ready to train, and what to do if not"),
 }
 
@@ -41,8 +42,13 @@ def _config(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from dinov3.models.build import model_lines
+    from dinov3.models.build import backbone_lines, model_lines
 
+    if args.weights is not None:
+        from dinov3.weights.own import load_backbone
+
+        print("\n".join(backbone_lines(load_backbone(args.weights))))
+        return 0
     for line in model_lines():  # the largest take seconds: each line as soon as it is known
         print(line, flush=True)
     return 0
@@ -114,7 +120,8 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
             command.set_defaults(call=partial(_reported, room.execute))
 
     models = commands.add_parser("models", help="architectures: dimensions, parameters, FLOPs")
-    models.set_defaults(call=_models)
+    models.add_argument("weights", type=Path, nargs="?", help="run or weight file: its widths, block by block")
+    models.set_defaults(call=partial(_reported, _models))
 
     export = commands.add_parser(
         "export",

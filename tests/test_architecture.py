@@ -24,6 +24,9 @@ ALLOWED: dict[str, set[str]] = {
     "features": NUMERICS,
     "objectives": NUMERICS | {"teachers"},
     "eval": NUMERICS,
+    "finetune": NUMERICS,
+    # the metric before and after compression is that of the probes
+    "compress": NUMERICS | {"eval", "finetune"},
     "train": NUMERICS | {"teachers", "objectives", "eval"},
     "launch": NUMERICS | {"teachers", "objectives", "train"},
     "utility": {"contracts", "models"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dinov3.weights.files import WeightsError
 
-class CompressError(Exception):
+
+class CompressError(WeightsError):
     """A backbone cannot be compressed as asked; the text is one line that says what to do."""
