@@ -47,7 +47,9 @@ def _models(args: argparse.Namespace) -> int:
     if args.weights is not None:
         from dinov3.weights.own import load_backbone
 
-        print("\n".join(backbone_lines(load_backbone(args.weights))))
+        backbone = load_backbone(args.weights)
+        size = getattr(backbone, "preprocess", {}).get("size") or 224
+        print("\n".join(backbone_lines(backbone, size)))
         return 0
     for line in model_lines():  # the largest take seconds: each line as soon as it is known
         print(line, flush=True)

@@ -22,7 +22,7 @@ from dinov3.compress.measure import (
     closeness,
     closeness_of_output,
     file_bytes,
-    latency,
+    latencies,
     operations,
     weights_in,
 )
@@ -170,9 +170,10 @@ def _report(
     size: int,
 ) -> dict[str, Any]:
     looked_at = sets.get("test") or sets.get("calibrate")
-    batches = looked_at.batches(args.batch_size)[:8] if looked_at else [x for x in images_for(whole)]
+    batches = looked_at.batches(args.batch_size)[:8] if looked_at else images_for(whole)
     reference, timed = partial(tokens_of, whole), batches[0]
-    before, after = latency(reference, timed), latency(written.run, timed)
+    also = [written.float_onnx] if written.float_onnx is not None else []
+    before, after, *others = latencies([reference, written.run, *also], timed)
     rows = _cosines(whole, written, batches)
     sides: dict[str, dict[str, Any]] = {
         "before": _side(weights_in(whole), operations(whole, size), _float_bytes(whole), before),
@@ -181,9 +182,7 @@ def _report(
     if "train" in sets:
         probe = Probe(reference, sets["train"], sets["test"], batch=args.batch_size)
         sides["before"]["metrics"], sides["after"]["metrics"] = probe.scores(reference), probe.scores(written.run)
-    notes = list(written.notes)
-    if written.float_onnx is not None:
-        notes.append(f"onnxruntime, float32: {latency(written.float_onnx, timed)}; in 8 bits: {after}")
+    notes = [*written.notes, *(f"onnxruntime, float32: {other}; in 8 bits: {after}" for other in others)]
     return {
         "format": FORMAT,
         "weights": str(args.weights),
@@ -203,8 +202,9 @@ def _report(
 
 
 def _name(args: argparse.Namespace) -> str:
-    amount = f" budget {args.budget:g} of {args.of}" if args.budget is not None else f" {args.amount or ''}"
-    method = "" if args.method == "none" else f"{args.method}{amount}"
+    unit = "" if args.of == "parameters" else f" of {args.of}"
+    amount = f"{args.budget:g}{unit}" if args.budget is not None else args.amount
+    method = "" if args.method == "none" else f"{args.method} {amount}"
     return " ".join(part for part in (method, "" if args.quantize == "none" else args.quantize) if part)
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dinov3.compress.errors import CompressError
 from dinov3.compress.measure import Run
+from dinov3.data.decode import read_image
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source
-from dinov3.data.decode import read_image
 from dinov3.eval.knn import knn_accuracy
 from dinov3.eval.linear import LinearProbe, fit_linear
 from dinov3.features.preprocess import Preprocess

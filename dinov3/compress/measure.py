@@ -18,7 +18,7 @@ from dinov3.models.flops import forward_flops
 from dinov3.weights.parity import tokens_of
 
 WARM_UP = 3  # calls before the clock starts
-LEAST_CALLS, MOST_CALLS, SECONDS = 5, 50, 2.0
+LEAST_CALLS, MOST_CALLS, SECONDS = 5, 50, 4.0
 
 Run = Callable[[Tensor], Tensor]  # images [B, C, H, W] -> tokens [B, 1 + R + P, D]
 
@@ -38,17 +38,20 @@ class Latency:
 
 
 @torch.no_grad()
-def latency(run: Run, images: Tensor, *, threads: int | None = None) -> Latency:
-    """Time ``run`` on ``images``, warmed up. ``threads`` is what is reported; None for torch's own number."""
-    for _ in range(WARM_UP):
-        run(images)
-    times: list[float] = []
-    while len(times) < LEAST_CALLS or (len(times) < MOST_CALLS and sum(times) < SECONDS):
-        began = time.perf_counter()
-        run(images)
-        times.append(time.perf_counter() - began)
-    count = torch.get_num_threads() if threads is None else threads
-    return Latency(1e3 * statistics.median(times), 1e3 * min(times), len(times), len(images), count)
+def latencies(runs: Sequence[Run], images: Tensor) -> list[Latency]:
+    """Time each of ``runs`` on ``images``, warmed up, call by call in turn: what else the machine does slows all alike."""
+    for run in runs:
+        for _ in range(WARM_UP):
+            run(images)
+    times: list[list[float]] = [[] for _ in runs]
+    began = time.perf_counter()
+    while len(times[0]) < LEAST_CALLS or (len(times[0]) < MOST_CALLS and time.perf_counter() - began < SECONDS):
+        for run, row in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run(images)
+            row.append(time.perf_counter() - start)
+    threads = torch.get_num_threads()
+    return [Latency(1e3 * statistics.median(row), 1e3 * min(row), len(row), len(images), threads) for row in times]
 
 
 @torch.no_grad()

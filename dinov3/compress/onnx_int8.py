@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +26,25 @@ def write_int8_onnx(graph: Path, out: Path, batches: Batches) -> int:
     Returns how many products are. CompressError when there is none: nothing is passed off as 8 bits that is not.
     """
     require("onnxruntime")
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
+    onnx, ort = require("onnx"), import_module("onnxruntime.quantization")
     prepared = out.with_name(f"prepared-{out.name}")
     with _quiet():
-        quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
+        ort.shape_inference.quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
         model = onnx.load(str(prepared))
         chosen = constant_products(model)
         if not chosen:
             raise CompressError(f"{graph.name}: no product with a constant matrix was found, nothing can be in 8 bits")
-        quantize_static(
+        ort.quantize_static(
             str(prepared),
             str(out),
             _Reader(batches),
-            quant_format=QuantFormat.QDQ,
+            quant_format=ort.QuantFormat.QDQ,
             nodes_to_quantize=chosen,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
-            weight_type=QuantType.QInt8,
-            activation_type=QuantType.QUInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            weight_type=ort.QuantType.QInt8,
+            activation_type=ort.QuantType.QUInt8,
+            calibrate_method=ort.CalibrationMethod.MinMax,
             extra_options={"MatMulConstBOnly": True},
         )
     prepared.unlink()

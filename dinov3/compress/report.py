@@ -13,10 +13,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from dinov3.compress.errors import CompressError
-from dinov3.pictures.pca import INK, MUTED
+from dinov3.pictures.pca import MUTED
 
 FORMAT = "dinov3-compress-report"
-ACCENT, BEFORE = "#c2410c", "#2563eb"
+COLORS = ("#c2410c", "#2563eb", "#15803d", "#7c3aed", "#b45309", "#0e7490", "#be123c", "#4d7c0f")
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -55,36 +55,47 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def draw(reports: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Quality against size: one dot a report, the uncompressed model of the first; and its cosines by layer."""
+    """Quality against size, one dot a report beside the uncompressed model of the first; and cosines by block."""
     metric = next((m for m in ("AUROC", "Acc") if all(m in r["after"].get("metrics", {}) for r in reports)), None)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
-    first = reports[0]
-    if metric is not None:
-        left.plot(first["before"]["bytes"] / 1e6, first["before"]["metrics"][metric]["value"], "o", color=BEFORE)
-        left.annotate("uncompressed", (first["before"]["bytes"] / 1e6, first["before"]["metrics"][metric]["value"]))
-    for report in reports:
-        size, y = report["after"]["bytes"] / 1e6, _quality(report, metric)
-        if metric is not None:
-            row = report["after"]["metrics"][metric]
-            left.errorbar(size, y, [[y - row["low"]], [row["high"] - y]], fmt="o", color=ACCENT, capsize=3, lw=1)
-        else:
-            left.plot(size, y, "o", color=ACCENT)
-        left.annotate(report["method"], (size, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=INK)
-    left.set(xlabel="file, MB", title=metric or "cosine of the output tokens, mean")
-    for report in reports:
+    _draw_sizes(left, reports, metric)
+    for index, report in enumerate(reports):
         rows = [row for row in report["cosines"] if row["where"].startswith("block")]
-        right.plot(range(len(rows)), [row["mean"] for row in rows], marker="o", ms=3, lw=1.2, label=report["method"])
+        style: dict[str, Any] = {"marker": "o", "ms": 3, "lw": 1.2, "color": _color(index)}
+        right.plot(range(len(rows)), [row["mean"] for row in rows], **style)
     right.set(xlabel="block", title="cosine with the uncompressed tokens, mean")
-    if len(reports) > 1:
-        right.legend(fontsize=7, frameon=False)
     for axis in (left, right):
         axis.title.set_size(10)
         axis.tick_params(labelsize=8, colors=MUTED)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    figure.tight_layout()
+    figure.legend(loc="lower center", ncols=3, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.05 * (1 + len(reports) // 3) + 0.02, 1, 1))
     figure.savefig(out, dpi=110, format="png")
     plt.close(figure)
+
+
+def _draw_sizes(axis: Any, reports: Sequence[Mapping[str, Any]], metric: str | None) -> None:
+    before = reports[0]["before"]
+    if metric is not None:
+        whole = before["metrics"][metric]["value"]
+        axis.axhline(whole, color=MUTED, lw=0.8, ls="--")
+        axis.plot(before["bytes"] / 1e6, whole, "s", color=MUTED, label="uncompressed")
+    for index, report in enumerate(reports):
+        size, y = report["after"]["bytes"] / 1e6, _quality(report, metric)
+        label = f"{report['method']}: {size:.3g} MB"
+        if metric is None:
+            axis.plot(size, y, "o", color=_color(index), label=label)
+            continue
+        row = report["after"]["metrics"][metric]
+        bars = [[y - row["low"]], [row["high"] - y]]
+        axis.errorbar(size, y, bars, fmt="o", color=_color(index), capsize=3, lw=1, label=label)
+    axis.set_xlim(left=0)
+    axis.set(xlabel="file, MB", title=f"{metric} of a linear layer, 95 % interval" if metric else "mean output cosine")
+
+
+def _color(index: int) -> str:
+    return COLORS[index % len(COLORS)]
 
 
 def _quality(report: Mapping[str, Any], metric: str | None) -> float:

@@ -48,6 +48,7 @@ class LowRank(nn.Module):
     def __init__(self, weight: Tensor, settings: LoraSettings) -> None:
         """For a matrix ``weight`` [out, in]."""
         super().__init__()
+        self.rank, self.alpha, self.rslora = settings.rank, settings.alpha, settings.rslora
         self.scale, self.dropout = settings.scale, settings.dropout
         self.a = nn.Parameter(weight.new_empty(settings.rank, weight.shape[1]))
         self.b = nn.Parameter(weight.new_empty(weight.shape[0], settings.rank))
