@@ -20,6 +20,7 @@ from dinov3.compress.refit import refit
 from dinov3.compress.removal import Left, compensated, mean_folded, removal_curve, variance_curve
 from dinov3.compress.surgery import (
     blocks_of,
+    dense,
     factorise,
     keep_heads,
     keep_neurons,
@@ -143,19 +144,12 @@ class Offer:
     take: Callable[[Option], list[Cut]]
 
 
-def _dense(block: Block, name: str) -> Tensor:
-    weight = weight_of(block, name)
-    if weight is None:
-        raise CompressError(f"{name} is a product of two already: put svd and whitened last")
-    return weight
-
-
 def _variance(block: Block, index: int, found: dict[str, Moments], settings: Settings) -> list[Offer]:
     (name,) = _down(block)
     ours = found[name]
     if not has_bias(layer(block, name)):
         raise CompressError(f"{name} has no bias to fold a mean into: use compensate")
-    curve = variance_curve(_dense(block, name), ours, multiple=settings.multiple)
+    curve = variance_curve(dense(block, name), ours, multiple=settings.multiple)
 
     def take(option: Option) -> list[Cut]:
         kept: Tensor = option.choice
@@ -176,7 +170,7 @@ def _compensate(block: Block, index: int, found: dict[str, Moments], settings: S
 def _removal(block: Block, index: int, found: dict[str, Moments], settings: Settings, *, heads: bool) -> Offer:
     name = "proj" if heads else _down(block)[0]
     ours, width = found[name], block.attn.head_dim if heads else 1
-    weight = _dense(block, name)
+    weight = dense(block, name)
     seen = ours.cov if has_bias(layer(block, name)) else ours.second
     multiple = 1 if heads else settings.multiple
     curve: list[Left] = removal_curve(weight, seen, ours.metric, width=width, multiple=multiple)
@@ -223,7 +217,7 @@ def _whitened(block: Block, index: int, found: dict[str, Moments], settings: Set
 
 
 def _matrix(block: Block, index: int, name: str, ours: Moments, settings: Settings) -> Offer:
-    weight, bias = _dense(block, name), bias_of(block, name)
+    weight, bias = dense(block, name), bias_of(block, name)
     out_features, in_features = weight.shape
     made = factors(weight, ours, has_bias=bias is not None)
     full, costs = min(weight.shape), settings.costs

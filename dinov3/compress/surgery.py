@@ -72,10 +72,17 @@ def weight_of(block: Block, name: str) -> Tensor | None:
     return weight.chunk(3)[QKV.index(name)] if name in QKV and not isinstance(block.attn.qkv, SplitQkv) else weight
 
 
+def dense(block: Block, name: str) -> Tensor:
+    """``weight_of``; CompressError when it is a product."""
+    weight = weight_of(block, name)
+    if weight is None:
+        raise CompressError(f"{name} is a product of two already: put svd and whitened last")
+    return weight
+
+
 def head_energies(block: Block) -> Tensor:
     """Squared norm of each head's columns of the output projection, [heads] float64."""
-    weight = weight_of(block, "proj")
-    assert weight is not None
+    weight = dense(block, "proj")
     return weight.double().square().sum(0).unflatten(0, (block.attn.num_heads, -1)).sum(1)
 
 
@@ -84,9 +91,7 @@ def neuron_energies(block: Block) -> Tensor:
 
     Gated networks: up is w2; the gate w1 does not enter.
     """
-    up, down = (weight_of(block, name) for name in ffn_names(block.mlp)[-2:])
-    assert up is not None
-    assert down is not None
+    up, down = (dense(block, name) for name in ffn_names(block.mlp)[-2:])
     return up.double().square().sum(1) * down.double().square().sum(0)
 
 
