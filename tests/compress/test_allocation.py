@@ -24,7 +24,9 @@ def curves(draw: st.DrawFn) -> list[list[Option]]:
 
 @settings(deadline=None)
 @given(curves(), st.floats(0.0, 1.0))
-def test_the_budget_is_kept_and_no_single_repair_is_left_that_would_fit(parts: list[list[Option]], share: float) -> None:
+def test_the_budget_is_kept_and_no_single_repair_is_left_that_would_fit(
+    parts: list[list[Option]], share: float
+) -> None:
     least = sum(min(o.cost for o in part) for part in parts)
     most = sum(part[0].cost for part in parts)
     budget = least + share * (most - least)
@@ -34,11 +36,7 @@ def test_the_budget_is_kept_and_no_single_repair_is_left_that_would_fit(parts: l
     for part, chosen in zip(parts, found, strict=True):
         assert chosen in part
         assert not [o for o in part if o.error < chosen.error and cost - chosen.cost + o.cost <= budget - 1e-9]
-    best = min(
-        sum(o.error for o in picks)
-        for picks in product(*parts)
-        if sum(o.cost for o in picks) <= budget
-    )
+    best = min(sum(o.error for o in picks) for picks in product(*parts) if sum(o.cost for o in picks) <= budget)
     # one convex hull is exact; between its corners a Lagrangian may miss, by less than one part's error
     assert sum(o.error for o in found) <= best + max(o.error for part in parts for o in part)
 

@@ -11,7 +11,9 @@ TOKENS = 1 + 1 + 16
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("settings", [{}, {"ffn_layer": "swiglu"}, {"qkv_bias": False, "ffn_bias": False, "proj_bias": False}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"ffn_layer": "swiglu"}, {"qkv_bias": False, "ffn_bias": False, "proj_bias": False}]
+)
 @pytest.mark.parametrize("number_format", ["none", "bf16", "weight_only"])
 def test_a_models_cost_falls_by_what_the_removed_parts_cost(
     unit: str, settings: dict[str, object], number_format: str
@@ -28,7 +30,10 @@ def test_a_models_cost_falls_by_what_the_removed_parts_cost(
 
 def test_a_product_costs_what_its_two_matrices_cost() -> None:
     costs = Costs("parameters", TOKENS, 32)
-    whole, cut = vit(), vit(block_shapes=[BlockShape(heads=4, hidden=64, ranks={"fc1": 5}), BlockShape(heads=4, hidden=64)])
+    whole, cut = (
+        vit(),
+        vit(block_shapes=[BlockShape(heads=4, hidden=64, ranks={"fc1": 5}), BlockShape(heads=4, hidden=64)]),
+    )
     gone = costs.linear(32, 64, bias=True) - costs.product(32, 64, 5, bias=True)
     assert costs.model(whole) - costs.model(cut) == gone == (33 * 64) - (32 * 5 + 5 * 64 + 64)
 

@@ -50,11 +50,11 @@ def test_layerscale_decides_which_blocks_are_cut() -> None:
     model = vit(depth=2)
     with torch.no_grad():
         model.blocks[1].ls2.gamma.fill_(1e-4)  # type: ignore[union-attr, operator]
-    small: Any = compress(model, [Step("variance", 0.8)], SETTINGS, batches(16))[0]
+    small: Any = compress(model, [Step("variance", 0.86)], SETTINGS, batches(16))[0]
     loud, muted = (shape_of(block).hidden for block in small.blocks)
     assert loud == 64
     assert muted < 32
-    pruned: Any = compress(model, energy_steps(model, ["mlp"], 0.8, SETTINGS)[0], SETTINGS)[0]
+    pruned: Any = compress(model, energy_steps(model, ["mlp"], 0.86, SETTINGS)[0], SETTINGS)[0]
     assert shape_of(pruned.blocks[0]).hidden < 64
 
 

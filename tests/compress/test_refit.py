@@ -20,7 +20,12 @@ def test_an_uncut_model_is_already_the_best_fit() -> None:
 
 
 def test_other_images_are_nearer_afterwards_also_with_a_gated_network_and_products() -> None:
-    for ffn_layer, rule, tau in (("mlp", "mlp", 0.8), ("swiglu", "mlp", 0.8), ("mlp", "svd", 0.8), ("mlp", "heads", 0.7)):
+    for ffn_layer, rule, tau in (
+        ("mlp", "mlp", 0.8),
+        ("swiglu", "mlp", 0.8),
+        ("mlp", "svd", 0.8),
+        ("mlp", "heads", 0.7),
+    ):
         model = vit(ffn_layer=ffn_layer)
         cut = copy.deepcopy(model)
         prune(cut, rule, tau)
