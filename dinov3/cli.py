@@ -29,9 +29,10 @@ COMMANDS = {
         "dinov3.weights.command",
         "a backbone for other programs: Meta .pth, Hugging Face, timm, ONNX, safetensors",
     ),
+    "compress": ("dinov3.compress.command", "a smaller backbone: fewer heads, neurons, ranks or bits, with a report"),
     "report": ("dinov3.pictures.run_page", "a run on one self-contained HTML page"),
     "viz": ("dinov3.pictures.command", "pictures: patch features as colours, similarity, attention, curves of a run"),
-    "models": ("dinov3.models.command", "architectures: dimensions, parameters, FLOPs"),
+    "models": ("dinov3.weights.models_command", "architectures: dimensions, parameters, FLOPs"),
     "da3-check": (
         "dinov3.train.da3_check",
         "does a DA3 teacher line up with the student? one batch, numbers, a picture",

@@ -84,7 +84,7 @@ class SyntheticTruth:
     def __init__(self, source: Synthetic, kind: str) -> None:
         self.source, self.kind = source, kind
         self.read, self.label, self.name = source.read, source.label, source.name
-        self.fingerprint, self.version = source.fingerprint, source.version
+        self.fingerprint, self.version, self.identity = source.fingerprint, source.version, source.identity
 
     def __len__(self) -> int:
         return len(self.source)

@@ -31,6 +31,10 @@ class KeyBiasMaskedLinear(nn.Linear):
         self.bias_mask.fill_(1.0)
         self.bias_mask.chunk(3)[1].zero_()
 
+    def effective_bias(self) -> Tensor:
+        """The bias as it acts: a masked entry is 0 whatever it holds, NaN included."""
+        return torch.where(self.bias_mask == 0, 0.0, self.bias * self.bias_mask.to(self.bias.dtype))
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias * self.bias_mask.to(self.bias.dtype))
 

@@ -39,3 +39,5 @@ def fill_with_nan(module: nn.Module) -> None:
     for tensor in [*module.parameters(), *module.buffers()]:
         if tensor.is_floating_point():
             tensor.fill_(float("nan"))
+        else:
+            tensor.zero_()  # integers of a compressed model have no NaN

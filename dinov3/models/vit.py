@@ -19,6 +19,7 @@ from dinov3.models.initialization import allocate, init_layers
 from dinov3.models.norms import NORM_LAYERS, RMSNorm
 from dinov3.models.packing import Kept, Sizes, draw_at_once, pack, unpack
 from dinov3.models.rope import RopePositionEmbedding, Rotation
+from dinov3.models.shapes import reshape_blocks
 from dinov3.models.vit_config import VitConfig
 
 Grid = tuple[int, int]  # (rows, cols) of patches
@@ -84,6 +85,7 @@ class DinoVisionTransformer(Backbone, Executed):
                 dtype=cfg.pos_embed_rope_dtype,
             )
             self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))
+            reshape_blocks(self.blocks, cfg)
             self.norm = norm(cfg.embed_dim)
             self.cls_norm = norm(cfg.embed_dim) if cfg.untie_cls_and_patch_norms else None
             self.local_cls_norm = norm(cfg.embed_dim) if cfg.untie_global_and_local_cls_norm else None

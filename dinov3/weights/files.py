@@ -229,10 +229,10 @@ def read_torch(file: BinaryIO, size: int, path: Path) -> dict[str, Tensor]:
 
 
 def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """As they are; WeightsError unless all are finite floats."""
+    """As they are; WeightsError unless all are finite floats, or 8-bit integers as ``dinov3 compress`` writes them."""
     if not tensors:
         raise WeightsError(f"{path}: holds no tensor")
     for name, tensor in tensors.items():
-        if tensor.dtype not in FLOATS or not bool(tensor.isfinite().all()):
+        if tensor.dtype not in (*FLOATS, torch.int8) or not bool(tensor.isfinite().all()):
             raise WeightsError(f"{path}: {clipped(name)} is not a plain tensor of finite floats")
     return tensors

@@ -72,6 +72,8 @@ def read_model(path: Path) -> ModelWeights:
     raw = read_weights(path)
     described = _described(raw)
     raw = replace(raw, tensors=without_wrappers(raw.tensors))
+    if (described is None or "int8" not in described["config"]) and (integers := _integers(raw)):
+        raise WeightsError(f"{path}: {integers[0]} holds integers, and no description of ours says how to read them")
     names = set(raw.tensors)
     if huggingface_names.is_vit(names):
         return _huggingface_vit(raw, described)
@@ -84,6 +86,10 @@ def read_model(path: Path) -> ModelWeights:
     if timm_names.is_convnext(names):
         return _convnext(raw, "timm", described, *timm_names.convnext_to_ours(raw.tensors))
     return _official(raw, "Meta" if described is None else "dinov3", described)
+
+
+def _integers(raw: RawWeights) -> list[str]:
+    return [name for name, tensor in raw.tensors.items() if not tensor.is_floating_point()]
 
 
 def _described(raw: RawWeights) -> dict[str, Any] | None:

@@ -234,11 +234,16 @@ def check_fit(module: nn.Module, tensors: dict[str, Tensor], source: str) -> Non
         for k, v in tensors.items()
         if k in own and v.shape != own[k].shape
     ]
+    wrong += [
+        f"{k} {str(v.dtype)[6:]}, model {str(own[k].dtype)[6:]}"
+        for k, v in tensors.items()
+        if k in own and v.is_floating_point() != own[k].is_floating_point()
+    ]
     if missing or unexpected or wrong:
         flags = [f"{key}: {what}" for key, what in setting_differences(tensors, own)]
         raise WeightsError(
             f"{source}: does not fit the model: {len(missing)} missing {missing[:5]}, "
-            f"{len(unexpected)} unexpected {unexpected[:5]}, {len(wrong)} of another shape {wrong[:5]}"
+            f"{len(unexpected)} unexpected {unexpected[:5]}, {len(wrong)} of another shape or kind {wrong[:5]}"
             + "".join(f"; {flag}" for flag in flags[:5])
         )
 

@@ -55,15 +55,16 @@ def translate(layout: str, kind: str, settings: dict[str, Any], state: dict[str,
 def refuse_untranslatable(layout: str, settings: Mapping[str, Any]) -> None:
     """Raise Untranslatable for the first setting that ``layout`` has no words for."""
     for key in unspeakable(layout, settings):
-        raise Untranslatable(
-            f"{layout} has no words for {key}: {settings[key]}: use --format safetensors, meta or onnx"
-        )
+        value = "a compressed model" if key in ("block_shapes", "int8") else settings[key]
+        raise Untranslatable(f"{layout} has no words for {key}: {value}: use --format safetensors, meta or onnx")
 
 
 def unspeakable(layout: str, settings: Mapping[str, Any]) -> list[str]:
     """The settings of a vision transformer that "Hugging Face" or "timm" have no words for."""
     base = settings["pos_embed_rope_base"]
     reasons = {
+        "block_shapes": settings.get("block_shapes") is not None,
+        "int8": settings.get("int8") is not None,
         "norm_layer": settings["norm_layer"] == "rmsnorm",
         "untie_cls_and_patch_norms": settings["untie_cls_and_patch_norms"],
         "pos_embed_rope_normalize_coords": settings["pos_embed_rope_normalize_coords"] != "separate",
