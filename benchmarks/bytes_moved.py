@@ -31,10 +31,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from dinov3.config.schema import Config
-from dinov3.data import photometric, photometric_fused
-from dinov3.data.augmentation import PHOTOMETRIC_DRAWS, Augmentation, crop_params
+from dinov3.data.augment import photometric, photometric_fused
+from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS, Augmentation, crop_params
+from dinov3.data.augment.photometric import Normalization
 from dinov3.data.crops import GLOBAL_CROPS, CropGeometry
-from dinov3.data.photometric import Normalization
 from dinov3.losses import passes
 from dinov3.losses.cross_entropy import dino_cross_entropy, ibot_cross_entropy
 from dinov3.losses.diagnostics import prototype_usage, target_entropy

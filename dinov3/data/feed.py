@@ -13,13 +13,13 @@ from torch import Tensor
 from dinov3.config.derived import fused
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
-from dinov3.data import photometric, photometric_fused
-from dinov3.data.augmentation import Augmentation, crop_params
+from dinov3.data.augment import photometric, photometric_fused
+from dinov3.data.augment.augmentation import Augmentation, crop_params
+from dinov3.data.augment.photometric import Normalization
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.collate import assemble
 from dinov3.data.crops import GLOBAL_CROPS
 from dinov3.data.errors import DataError
-from dinov3.data.photometric import Normalization
 from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.workers import Filler
 

@@ -18,16 +18,16 @@ from dinov3.data.torchvision_compat import prepare_torchvision
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
 from dinov3.models.vit import DinoVisionTransformer
-from dinov3.weights import huggingface_names, timm_names
 from dinov3.weights.description import as_metadata, sidecar_of
 from dinov3.weights.files import WeightsError
 from dinov3.weights.fingerprint import fingerprint
+from dinov3.weights.names import huggingface_names, timm_names
+from dinov3.weights.names.recognition import seen_settings, vit_arguments
+from dinov3.weights.names.translation import effective, translate
 from dinov3.weights.own import description, load_backbone, without_aliases
 from dinov3.weights.parity import Parity, compare, tokens_of
 from dinov3.weights.provenance import Facts
-from dinov3.weights.recognition import seen_settings, vit_arguments
 from dinov3.weights.tensor_file import write_tensor_file
-from dinov3.weights.translation import effective, translate
 
 EXTRAS = {"transformers": "hf", "timm": "timm", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from dinov3.weights import huggingface_names, timm_names
 from dinov3.weights.description import checked_description, from_metadata, is_description, read_description, sidecar_of
 from dinov3.weights.files import RawWeights, WeightsError, read_json, read_weights
+from dinov3.weights.names import huggingface_names, timm_names
+from dinov3.weights.names.recognition import Shapes, is_convnext, seen_settings, vit_arguments
 from dinov3.weights.reading.dcp_folder import is_dcp, read_dcp
 from dinov3.weights.reading.errors import clipped
 from dinov3.weights.reading.tables import without_wrappers
-from dinov3.weights.recognition import Shapes, is_convnext, seen_settings, vit_arguments
 from dinov3.weights.settings import check_agreement, checked_settings, said
 
 HEADS = ("dino_head.", "ibot_head.")

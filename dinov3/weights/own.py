@@ -26,9 +26,9 @@ from dinov3.weights.files import CONFIG, RawWeights, WeightsError
 from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.weights.hub import located
 from dinov3.weights.layouts import ModelWeights, read_model
+from dinov3.weights.names.recognition import differences, is_convnext, seen_settings
 from dinov3.weights.provenance import Facts
 from dinov3.weights.reading.errors import one_line
-from dinov3.weights.recognition import differences, is_convnext, seen_settings
 from dinov3.weights.tensor_file import write_tensor_file
 
 WEIGHTS = BACKBONE

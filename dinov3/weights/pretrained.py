@@ -17,9 +17,9 @@ from dinov3.models.build import COMPRESSED, backbone_from_description, describe_
 from dinov3.weights.files import WeightsError
 from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.weights.layouts import ModelWeights
+from dinov3.weights.names.recognition import is_convnext, seen_settings
 from dinov3.weights.own import absent_tensors, read_source, setting_differences
 from dinov3.weights.reading.errors import clipped
-from dinov3.weights.recognition import is_convnext, seen_settings
 
 HEADS = ("dino_head", "ibot_head")
 SHOWN = 5  # names in a message

@@ -11,8 +11,8 @@ from typing import Any
 
 from dinov3.models.convnext import N_STAGES, ConvNeXtConfig
 from dinov3.models.vit_config import VitConfig
+from dinov3.weights.names.recognition import Shapes, is_convnext, seen_settings
 from dinov3.weights.reading.errors import WeightsError, clipped
-from dinov3.weights.recognition import Shapes, is_convnext, seen_settings
 
 LARGEST = 1 << 16  # of every width, count and size; the largest model has a width of 4096
 FURTHEST, SMALLEST = 1e6, 1e-6  # of every other number, and of those that are divided by

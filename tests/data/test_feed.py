@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dinov3.config.schema import Config
-from dinov3.data import feed, photometric, photometric_fused
+from dinov3.data import feed
+from dinov3.data.augment import photometric, photometric_fused
 from dinov3.data.feed import BatchRenderer, DeviceFeed, HostFeed, one_thread
 from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.workers import Filler, InlineFiller, WorkerPool

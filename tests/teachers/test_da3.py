@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dinov3.config.derived import da3_input_size
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
-from dinov3.data.augmentation import PHOTOMETRIC_DRAWS
+from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS
 from dinov3.data.crops import BOX_DRAWS, GLOBAL_CROPS, random_resized_box
 from dinov3.data.loader import CropLoader
 from dinov3.data.order import rank_positions, samples_at

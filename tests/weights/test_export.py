@@ -23,9 +23,9 @@ from dinov3.weights import formats, onnx_graph
 from dinov3.weights.export import FORMATS, card_of, export
 from dinov3.weights.files import WeightsError
 from dinov3.weights.fingerprint import procedural_image
+from dinov3.weights.names.translation import export_limits, translate
 from dinov3.weights.own import export_heads, load_backbone, without_aliases, write_backbone
 from dinov3.weights.parity import compare, tokens_of, worst_token
-from dinov3.weights.translation import export_limits, translate
 from tests.train.tiny import command
 from tests.weights.random_models import tiny_convnext, tiny_preset, tiny_vit
 

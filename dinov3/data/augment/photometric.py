@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinov3.data.augmentation import JITTER_OPS, CropParams
-from dinov3.data.stain import normalize_stain
+from dinov3.data.augment.augmentation import JITTER_OPS, CropParams
+from dinov3.data.augment.stain import normalize_stain
 from dinov3.distributed.transfer import send
 
 RADIUS = 4  # of the blur kernel: 9 taps at every crop size and sigma, as upstream

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dinov3.config.schema import Config
-from dinov3.data import photometric, photometric_fused
-from dinov3.data.augmentation import CropParams
-from dinov3.data.photometric_fused import Function, apply, changed, upright
-from tests.data.test_photometric import normalization, nothing, pictures, random_params, untouched
+from dinov3.data.augment import photometric, photometric_fused
+from dinov3.data.augment.augmentation import CropParams
+from dinov3.data.augment.photometric_fused import Function, apply, changed, upright
+from tests.data.augment.test_photometric import normalization, nothing, pictures, random_params, untouched
 
 PLAIN: tuple[Function, Function] = (changed, upright)  # the fused source, not compiled
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from dinov3.config.schema import Config
-from dinov3.data import photometric
-from dinov3.data.augmentation import PHOTOMETRIC_DRAWS, Augmentation, CropParams, crop_params
+from dinov3.data.augment import photometric
+from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS, Augmentation, CropParams, crop_params
+from dinov3.data.augment.photometric import TAPS, Normalization, blur_weights, oriented_by, recolored_by, render
 from dinov3.data.crops import CropGeometry
-from dinov3.data.photometric import TAPS, Normalization, blur_weights, oriented_by, recolored_by, render
 from dinov3.data.torchvision_compat import import_torchvision
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dinov3.models.rope import RopePositionEmbedding
-from dinov3.weights.name_table import NameTable, Rows
+from dinov3.weights.names.name_table import NameTable, Rows
 from dinov3.weights.reading.errors import WeightsError
 from dinov3.weights.settings import checked_preprocess, real, said, whole
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dinov3.config.blocks_loss import ScheduleConfig
+from dinov3.config.blocks.loss import ScheduleConfig
 from dinov3.config.spec import key
 
 

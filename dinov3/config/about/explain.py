@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
+from dinov3.config.about.usage import places_by_key
 from dinov3.config.convert import as_text, describe
 from dinov3.config.dump import comment
 from dinov3.config.errors import ConfigError, KeyProblem
@@ -15,7 +16,6 @@ from dinov3.config.schema import Config
 from dinov3.config.spec import Leaf, Spec, block_of, choices_of, hints, leaves, spec_of
 from dinov3.config.stages import MEANING as STAGES
 from dinov3.config.unbuilt import feature_of
-from dinov3.config.usage import places_by_key
 
 SHOWN_PLACES = 8
 

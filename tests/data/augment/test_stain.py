@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov3.config.schema import Config
-from dinov3.data.augmentation import PRESETS, Augmentation
-from dinov3.data.stain import (
+from dinov3.data.augment.augmentation import PRESETS, Augmentation
+from dinov3.data.augment.stain import (
     FROM_CONES,
     FROM_OPPONENT,
     GLASS,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from dinov3.config.default_yaml import default_yaml
-from dinov3.config.explain import explain, search
+from dinov3.config.about.default_yaml import default_yaml
+from dinov3.config.about.explain import explain, search
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

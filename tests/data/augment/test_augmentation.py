@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dinov3.config.schema import Config
-from dinov3.data.augmentation import PHOTOMETRIC_DRAWS, Augmentation, CropParams, crop_params
+from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS, Augmentation, CropParams, crop_params
 from dinov3.data.crops import CropGeometry
 
 IMAGES = 6000

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinov3.data import photometric
-from dinov3.data.augmentation import JITTER_OPS, CropParams
-from dinov3.data.photometric import GRAY, MEAN_STEPS, RADIUS, SOLARIZE_FROM, TAPS, Normalization, blur_weights
+from dinov3.data.augment import photometric
+from dinov3.data.augment.augmentation import JITTER_OPS, CropParams
+from dinov3.data.augment.photometric import GRAY, MEAN_STEPS, RADIUS, SOLARIZE_FROM, TAPS, Normalization, blur_weights
 from dinov3.distributed.transfer import send
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = (JITTER_OPS.index(n) for n in ("brightness", "contrast", "saturation", "hue"))

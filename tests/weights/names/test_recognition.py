@@ -9,9 +9,9 @@ import pytest
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.ffn import FFN_LAYERS
 from dinov3.models.vit import DinoVisionTransformer
-from dinov3.weights.recognition import differences, ffn_ratio, seen_settings, vit_arguments
+from dinov3.weights.names.recognition import differences, ffn_ratio, seen_settings, vit_arguments
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "data" / "F01_architectures.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "data" / "F01_architectures.json").read_text())
 Shapes = dict[str, tuple[int, ...]]
 
 

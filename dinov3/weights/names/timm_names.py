@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from dinov3.config.archs import CONVNEXT_ARCHS
-from dinov3.weights.huggingface_names import NORM_OF_EPS, has_key_bias, head_width, rope_periods
-from dinov3.weights.name_table import NameTable, Rows
+from dinov3.weights.names.huggingface_names import NORM_OF_EPS, has_key_bias, head_width, rope_periods
+from dinov3.weights.names.name_table import NameTable, Rows
 
 _VIT: Rows = {
     "cls_token": "cls_token",

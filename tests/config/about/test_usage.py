@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dinov3.config import usage
+from dinov3.config.about import usage
+from dinov3.config.about.usage import DERIVES, dead_but_read, places_by_key, read_places, unread_keys
 from dinov3.config.schema import Config, DinoConfig, GramConfig, OptimConfig, ScheduleConfig, StudentConfig
 from dinov3.config.spec import leaves
-from dinov3.config.usage import DERIVES, dead_but_read, places_by_key, read_places, unread_keys
 
 READS = {
     "chain": ("def f(cfg): return cfg.optim.lr", (OptimConfig, "lr")),

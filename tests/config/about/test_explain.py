@@ -6,10 +6,10 @@ from dataclasses import fields
 
 import pytest
 
-from dinov3.config import explain as module
-from dinov3.config.blocks_data import KnnConfig
+from dinov3.config.about import explain as module
+from dinov3.config.about.explain import explain, search
+from dinov3.config.blocks.data import KnnConfig
 from dinov3.config.errors import ConfigError
-from dinov3.config.explain import explain, search
 from dinov3.config.names import ELSEWHERE, types_of_keys
 
 

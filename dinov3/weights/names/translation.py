@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dinov3.config.archs import CONVNEXT_ARCHS
 from dinov3.config.schema import StudentConfig
-from dinov3.weights import huggingface_names, timm_names
 from dinov3.weights.files import WeightsError
+from dinov3.weights.names import huggingface_names, timm_names
 
 
 class Untranslatable(WeightsError):

@@ -18,8 +18,8 @@ from dinov3.config.schema import Config
 from dinov3.config.spec import block_of, choices_of, hints, leaves
 from dinov3.config.unbuilt import feature_of
 
-DERIVES = {"derived", "gram_source", "official", "students"}  # files beside this one
-ROOT = Path(__file__).resolve().parents[2]
+DERIVES = {"derived", "gram_source", "official", "students"}  # files of the config folder
+ROOT = Path(__file__).resolve().parents[3]
 BLOCK_CLASSES = {name: c for name, c in vars(schema).items() if isinstance(c, type) and is_dataclass(c)}
 BLOCKS = {name: block_of(hint) for name, hint in hints(Config).items()}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -207,9 +207,9 @@ def _file_and_line(place: str) -> tuple[str, int]:
 def places_by_key() -> dict[str, tuple[str, ...]]:
     """For every leaf, the lines of this project that read it. Of the config folder only what derives values counts."""
     files = [p for room in ("dinov3", "utility") for p in sorted((ROOT / room).rglob("*.py"))]
-    own = Path(__file__).parent
+    own = Path(__file__).parents[1]
     places = read_places(
-        {p.relative_to(ROOT).as_posix(): p.read_text() for p in files if p.parent != own or p.stem in DERIVES}
+        {p.relative_to(ROOT).as_posix(): p.read_text() for p in files if own not in p.parents or p.stem in DERIVES}
     )
     return {leaf.key: tuple(places.get((leaf.owner, leaf.name), ())) for leaf in leaves(Config, Config())}
 
