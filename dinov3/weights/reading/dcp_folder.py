@@ -80,7 +80,7 @@ def _bytes_of(piece: Piece, dtype: torch.dtype) -> int:
 
 
 def _assembled(name: str, stored: StoredTensor, folder: Path) -> Tensor:
-    whole = torch.empty(stored.shape, dtype=stored.dtype)
+    whole = torch.empty(stored.shape, dtype=stored.dtype, device="cpu")
     for piece in stored.pieces:
         try:
             part = _read_piece(folder / piece.file, piece)

@@ -46,7 +46,7 @@ def _text(head: bytes, size: int) -> str | None:
     try:
         text = head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # the last character may be cut
+        if len(head) < HEAD or error.start < HEAD - 3:  # only the last character of a long text may be cut
             return None
         text = head[: error.start].decode()
     if not all(c.isprintable() or c in "\r\n\t" for c in text):

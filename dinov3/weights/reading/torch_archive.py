@@ -74,7 +74,7 @@ class Archive:
     def read(self, name: str) -> Tensor:
         """The bytes of a record [size] uint8, compared with its checksum where it has one (zero stands for none)."""
         place = self._places[name]
-        content = torch.empty(place.size, dtype=torch.uint8)
+        content = torch.empty(place.size, dtype=torch.uint8, device="cpu")  # also where a trainer builds on meta
         if read_into(self._file, place.start, content, summed=place.checksum != 0) != place.checksum:
             raise _damaged(name)
         return content

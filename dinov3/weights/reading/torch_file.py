@@ -169,7 +169,7 @@ class TorchFile:
             raise DamagedArchive("the sizes in it contradict each other: copy or download it again")
         if self._archive is not None:
             return self._archive.read(name)
-        content = torch.empty(size, dtype=torch.uint8)
+        content = torch.empty(size, dtype=torch.uint8, device="cpu")
         read_into(self._file, start, content)
         return content
 

@@ -249,3 +249,10 @@ def test_ten_thousand_odd_files_are_read_or_one_line(tmp_path: Path, content: by
 def test_an_ordered_table_is_one(tmp_path: Path) -> None:
     torch.save(collections.OrderedDict(a=torch.ones(2)), tmp_path / "x.pth")
     assert torch.equal(read_weights(tmp_path / "x.pth").tensors["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["zip", "before 1.6"])
+def test_numbers_are_read_also_where_a_trainer_builds_without_them(form: dict[str, Any], tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pth", **form)
+    with torch.device("meta"):
+        assert read_weights(tmp_path / "x.pth").tensors["a"].tolist() == [1.0, 1.0]
