@@ -45,9 +45,7 @@ class SelfAttention(nn.Module):
         self.qkv = KeyBiasMaskedLinear(dim, 3 * dim) if masked else nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
 
-    def forward(
-        self, x: Tensor, sizes: Sizes, rotations: Sequence[Rotation], gamma: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, sizes: Sizes, rotations: Sequence[Rotation], gamma: Tensor | None = None) -> Tensor:
         """``x`` [S, D] packed as ``sizes`` says; one rotation an entry. The result is times ``gamma [D]``."""
         return self.join(*self.attend(self.qkv(x), sizes, rotations), gamma=gamma)  # [S, D]
 

@@ -1,4 +1,4 @@
-"""Run golden cases against the project's public classes: ``python -m tests.golden DIR [--cases GLOB]``."""
+"""Run golden cases against the project's public classes: ``python -m tests.golden DIR [--cases GLOB] [--fused BACKEND]``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import argparse
 import fnmatch
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from tests.golden.case import Case, Skip
+from tests.golden.fused import every_fused_piece
 from tests.golden.registry import runner_for
 
 
@@ -35,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of golden cases (NAME.json + NAME.npz)")
     parser.add_argument("--cases", default="*", help="only cases whose name matches this glob")
+    parser.add_argument(
+        "--fused", metavar="BACKEND", help="with every fused piece on, compiled by inductor or aot_eager"
+    )
     args = parser.parse_args(argv)
     names = sorted(p.stem for p in args.folder.glob("*.json") if fnmatch.fnmatch(p.stem, args.cases))
     if not names:
@@ -42,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)  # the reference was made with one thread
     counts = {"ok": 0, "FAIL": 0, "skip": 0}
     for name in names:
-        status, detail = run_case(args.folder / name)
+        with every_fused_piece(args.fused) if args.fused else nullcontext():
+            status, detail = run_case(args.folder / name)
         counts[status] += 1
         print(f"{status:4s} {name}: {detail}", flush=True)
     print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")

@@ -17,8 +17,8 @@ from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import build_schedules
-from dinov3.runs.state import allocate_optimizer_state, training_tensors
 from dinov3.objectives.gram import select
+from dinov3.runs.state import allocate_optimizer_state, training_tensors
 from dinov3.train.loop import train_step
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 from tests.golden.case import Case
