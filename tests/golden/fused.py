@@ -13,7 +13,10 @@ from dinov3.models.execution import Executed, Execution
 
 @contextmanager
 def every_fused_piece(backend: str, mode: CheckpointMode = "selective") -> Iterator[None]:
-    """Losses compiled by ``backend``, LayerScale folded, drop path drawn at once, activations recomputed."""
+    """Losses compiled by ``backend``, LayerScale folded, activations recomputed.
+
+    Drop path is not drawn at once: golden numbers with drop path hold for the official code's draws.
+    """
     form = passes.compiled(backend)
     with (
         mock.patch("dinov3.objectives.centering.choose", return_value=form),

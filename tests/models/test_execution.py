@@ -17,7 +17,7 @@ from dinov3.models.lora import add_lora
 from dinov3.models.vit import DinoVisionTransformer
 
 FUSED, NARROW = Execution(fused=True), Execution(narrow_residual=True)
-BOTH = Execution(narrow_residual=True, fused=True)
+BOTH = Execution(narrow_residual=True, fused=True, joint_draws=True)
 
 
 def vit(**settings: Any) -> DinoVisionTransformer:
@@ -115,7 +115,7 @@ def test_tokens_between_blocks_have_the_format_of_matrix_products() -> None:
 
 def test_drop_path_drawn_at_once_keeps_the_same_share_of_every_entry() -> None:
     model = vit(drop_path_rate=0.4, depth=3).train()
-    model.set_execution(FUSED)
+    model.set_execution(BOTH)
     rows: list[int] = []
     for block in cast(Any, model.blocks):
         block.mlp.fc1.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
@@ -154,4 +154,4 @@ def test_the_form_follows_the_config_and_the_device(setting: Any, device: str, c
     cfg = Config()
     assert execution_of(cfg, device).narrow_residual is False
     cfg.compute_precision.fused, cfg.train.compile, cfg.compute_precision.residual_dtype = setting, compiles, "autocast"
-    assert execution_of(cfg, device) == Execution(narrow_residual=True, fused=fuses)
+    assert execution_of(cfg, device) == Execution(narrow_residual=True, fused=fuses, joint_draws=fuses)
