@@ -124,6 +124,7 @@ class Trainer(Generic[B]):
                 clip_grad=cfg.optim.clip_grad,
                 stop_requested=self.stop.signal_name is not None,
                 save_ended=self.saver.ended,
+                meanwhile=self.stream.stage_ahead,
             )
             if result.taken:
                 counters.skipped_in_a_row = 0
@@ -155,9 +156,10 @@ class Trainer(Generic[B]):
         if self.records is None:  # not the main process
             return
         row: dict[str, Any] = {}
-        for look in due:
-            with self._forgiving(look):
-                row |= look.measure(scene)
+        with self._eagerly():
+            for look in due:
+                with self._forgiving(look):
+                    row |= look.measure(scene)
         if row:
             self.records.evaluation({"step": self.counters.step, **row})
 
@@ -179,10 +181,17 @@ class Trainer(Generic[B]):
 
     def _draw(self) -> None:
         scene = self.scene(self.counters.step)
-        if self.records is not None:
+        if self.records is None:
+            return
+        with self._eagerly():
             for look in self.looks:
                 with self._forgiving(look):
                     look.finish(scene)
+
+    def _eagerly(self) -> contextlib.AbstractContextManager[object]:
+        """Batches of other shapes must not use up the graphs that training compiles."""
+        on_gpu = self.task.device.type == "cuda"  # elsewhere nothing is compiled, and asking would import the compiler
+        return torch.compiler.set_stance("force_eager") if on_gpu else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _forgiving(self, look: Look[Any]) -> Iterator[None]:

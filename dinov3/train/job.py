@@ -110,7 +110,7 @@ class PretrainingJob(Job[CropBatch]):
             rank=context.rank(),
             world_size=context.world_size(),
             device=task.device,
-            dtype=torch.float32,
+            dtype=task.model.precision.dtype,
             on_bad=bad_samples,
             timeout=cfg.train.watchdog_seconds / 2,  # first: it can name the image and the worker
         )
