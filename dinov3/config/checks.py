@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from dinov3.config.archs import VIT_ARCHS
+from dinov3.config.blocks.train import OTHER_CONTENT
 from dinov3.config.derived import CONVNEXT_STRIDE, DA3_PATCH, crop_sizes, da3_input_size, statistics_batch
 from dinov3.config.errors import KeyProblem
 from dinov3.config.names import hint_of
@@ -286,7 +287,7 @@ def training_starts_from_one_place(cfg: Config) -> Problems:
 
 
 def allowed_changes_are_keys(cfg: Config) -> Problems:
-    for name in cfg.resume.allow:
+    for name in set(cfg.resume.allow) - {OTHER_CONTENT}:
         try:
             hint_of(name, type(cfg))
         except KeyProblem as problem:

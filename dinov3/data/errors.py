@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dinov3.config.shown import shown
 from dinov3.system.errors import EXIT_HANG, EXIT_IO, Foreseeable
 
 
@@ -9,17 +10,23 @@ class DataError(Foreseeable):
     """The dataset cannot be used as named. The text is one line that names the path and what to do."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text.replace("\n", "\\n"))  # a path may hold line breaks
+        super().__init__(shown(text))  # a path may hold line breaks, and characters that steer a terminal
 
 
 class BadImage(Exception):
     """One image cannot be read; the text is the reason. The loader puts another image in its place."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(shown(text))  # decoders quote what they met
 
 
 class TooManyBadSamples(Foreseeable):
     """More images were unreadable than ``data.max_bad_frac`` allows."""
 
     code = EXIT_IO
+
+    def __init__(self, text: str) -> None:
+        super().__init__(shown(text))
 
 
 class LoaderError(Foreseeable):

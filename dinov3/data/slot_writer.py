@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov3.config.schema import Config
-from dinov3.data.augmentation import PHOTOMETRIC_DRAWS
+from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.crops import BOX_DRAWS, GLOBAL_CROPS, cut_and_resize
 from dinov3.data.decode import Pixels, fit_channels, read_image

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from dinov3.config.errors import ConfigError
+from dinov3.distributed.allocation import refuse_unused_gpus
 
 
 def is_initialized() -> bool:
@@ -51,10 +52,15 @@ def per_machine(part: range | None = None) -> int:
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """``auto`` is the GPU of this process's local rank when there is one, the CPU otherwise."""
+    """``auto`` is the GPU of this process's local rank when there is one, the CPU otherwise.
+
+    ConfigError when there is none although ``cuda`` was asked for, or GPUs were given to this process.
+    """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError("config", "train.device", "cuda, but torch sees no GPU: use auto or cpu")
+    if kind == "cpu" and device == "auto":
+        refuse_unused_gpus()
     chosen = torch.device(kind, local_rank()) if kind == "cuda" else torch.device(kind)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

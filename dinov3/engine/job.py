@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import torch
 
@@ -22,6 +22,13 @@ from dinov3.runs.start import Start
 
 if TYPE_CHECKING:
     from dinov3.engine.trainer import Trainer
+
+
+class DataMatch(NamedTuple):
+    """Whether the data are those a run was started with."""
+
+    same: bool
+    proven: bool = True  # False: older programs recorded names only, and those are equal
 
 
 class Job(ABC, Generic[B]):
@@ -43,6 +50,10 @@ class Job(ABC, Generic[B]):
 
         Called on every process, and must not talk to other processes.
         """
+
+    def compare_data(self, recorded: str) -> DataMatch:
+        """How the data compare with those whose identifier a checkpoint has."""
+        return DataMatch(same=recorded == self.open_data())
 
     def plan(self) -> Plan:
         """The schedules."""
@@ -74,6 +85,10 @@ class Job(ABC, Generic[B]):
     def alarm_rules(self) -> Sequence[Rule]:
         """What is wrong with logged figures, and what to do."""
         return ()
+
+    def closing(self) -> list[str]:
+        """What else to say when the run has ended, on the main process."""
+        return []
 
     def banner(self, trainer: Trainer[B]) -> list[str]:
         """Lines of the start-up block about machine, data and model, ``name       text``."""

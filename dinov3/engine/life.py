@@ -10,7 +10,6 @@ from typing import Generic
 
 import torch
 
-from dinov3.config.changes import Changes
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import ConfigError
 from dinov3.distributed import context
@@ -19,7 +18,7 @@ from dinov3.engine.after_kill import is_finished
 from dinov3.engine.banner import banner
 from dinov3.engine.job import Job
 from dinov3.engine.optim import build_optimizer
-from dinov3.engine.resume import changed_batch, compare_with_start, images_a_step
+from dinov3.engine.resume import Continued, changed_batch, compare_with_start, images_a_step
 from dinov3.engine.save_plan import SavePlan
 from dinov3.engine.saver import Saver
 from dinov3.engine.task import B, Counters, Plan, Task
@@ -54,7 +53,7 @@ class Setup(Generic[B]):
     until: int  # the step it ends at
     dataset: str  # what identifies the data
     start: Start
-    changes: Changes  # keys that differ from the run's start
+    continued: Continued  # what differs from the run's start
 
 
 def run(
@@ -88,7 +87,10 @@ def run(
     setup = dataclasses.replace(setup, start=all_runs_or_none(lambda: _with_beginning(job, start), peers))
     task, done = all_runs_or_none(lambda: job.build(setup.start, device), peers)
     done = ([title] if title else []) + done
-    done += [f"changed    {key}: {old!r} -> {new!r} since the start" for key, (old, new) in setup.changes.items()]
+    done += [
+        f"changed    {key}: {old!r} -> {new!r} since the start" for key, (old, new) in setup.continued.changes.items()
+    ]
+    done += setup.continued.notes
     done += changed_batch(setup.start, images_a_step(cfg))
     with lock:
         if not resume:
@@ -119,11 +121,10 @@ def checked_run(job: Job[B], lock: RunLock, *, resume: bool, resume_from: Path |
     until = min(plan.total_steps, job.cfg.train.max_steps or plan.total_steps)
     start = find_start(job.run.path, resume_from, job.peers) if resume else Start()
 
-    def compare() -> Changes:
-        return all_processes_or_none(lambda: compare_with_start(job.cfg, job.run, start, dataset))
+    def compare() -> Continued:
+        return all_processes_or_none(lambda: compare_with_start(job, start))
 
-    changes = all_runs_or_none(compare, job.peers)
-    return Setup(job, plan, until, dataset, start, changes)
+    return Setup(job, plan, until, dataset, start, all_runs_or_none(compare, job.peers))
 
 
 def _all_finished(setup: Setup[B]) -> bool:
@@ -171,6 +172,8 @@ def say_done(job: Job[B], counters: Counters) -> None:
     folder = f"{job.run.checkpoints}/step-{counters.step:08d}"
     print(f"done: {counters.step} steps, {counters.samples:,} samples; {job.product} in {folder}")
     say_last(job.looks(), job.run)
+    for line in job.closing():
+        print(line)
 
 
 def put_aside(run: RunFolder, names: tuple[str, ...], why: str) -> None:
@@ -193,7 +196,7 @@ def prepare_folder(setup: Setup[B]) -> None:
         write_json(run.config_json, known or to_dict(cfg), indent=None)
     if setup.start.found is None or not run.config_yaml.exists():
         write_whole(run.config_yaml, to_yaml(cfg))
-    if setup.start.found is not None and setup.changes:
+    if setup.start.found is not None and setup.continued.changes:
         history = run.path / "config_history"
         history.mkdir(exist_ok=True)
         number = 1 + len(list(history.glob("*.yaml")))

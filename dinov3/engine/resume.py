@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from dinov3.config.blocks.train import OTHER_CONTENT
 from dinov3.config.changes import Changes, changed_keys, refuse_fixed, with_defaults
 from dinov3.config.dump import to_dict
 from dinov3.config.errors import ConfigError
 from dinov3.config.run_config import RunConfig
 from dinov3.distributed.context import world_size
+from dinov3.engine.job import DataMatch, Job
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.recorded import recorded_config
 from dinov3.runs.start import Start
 
+PLACE = "train.dataset_path"
 # They may change with the number of processes as long as a step has the same samples.
 SHARES_OF_A_BATCH = ("train.batch_size_per_gpu", "train.gradient_accumulation_steps")
 
@@ -23,24 +27,45 @@ def images_a_step(cfg: RunConfig) -> int:
     return cfg.train.batch_size_per_gpu * cfg.train.gradient_accumulation_steps * world_size()
 
 
-def compare_with_start(cfg: RunConfig, run: RunFolder, start: Start, dataset: str) -> Changes:
-    """Key -> (old, new) for what changed since the run was started; ConfigError when it is something that must not."""
+class Continued(NamedTuple):
+    """What is different from the start of a run that goes on, all of it allowed."""
+
+    changes: Changes
+    notes: list[str]  # lines of the start-up block
+
+
+def compare_with_start(job: Job[Any], start: Start) -> Continued:
+    """What changed since the run was started; ConfigError when it is something that must not.
+
+    Data at another place are the same data when their content is: ``train.dataset_path`` in ``resume.allow`` is for those
+    whose content was not recorded, ``dataset_content`` for other images.
+    """
+    cfg = job.cfg
     if start.found is None:
-        return {}
+        return Continued({}, [])
     changes = changed_since(cfg, RunFolder(start.found.parents[1]), start.found)
     changes = {k: v for k, v in changes.items() if not k.startswith("resume.")}
     allowed = list(cfg.resume.allow)
     if batch_before(start) == images_a_step(cfg):
         allowed += SHARES_OF_A_BATCH
-    refuse_fixed(changes, allowed, str(run), type(cfg))
-    before = read_train_state(start.found)["dataset"]
-    if before is not None and before != dataset and "train.dataset_path" not in cfg.resume.allow:
-        problem = (
-            f"does not hold the data this run was started with (fingerprint {before}, now {dataset}); "
-            "put them back, use another --output-dir, or add train.dataset_path to resume.allow"
-        )
-        raise ConfigError(str(run), "train.dataset_path", problem)
-    return changes
+    before, notes = read_train_state(start.found)["dataset"], []
+    match = DataMatch(True, proven=False) if before is None else job.compare_data(before)
+    if not match.same:
+        if OTHER_CONTENT not in allowed:
+            old, new = changes.get(PLACE, (None, None))
+            moved = f"this run was started with {old!r}, now it is {new!r}, which holds other data" if new else ""
+            problem = (
+                f"{moved or 'does not hold the data this run was started with'} (fingerprint {before}, now "
+                f"{job.open_data()}); put them back, use another --output-dir, or add {OTHER_CONTENT} to resume.allow"
+            )
+            raise ConfigError(str(job.run), PLACE, problem)
+        notes.append(f"changed    the data: other content than at the start ({OTHER_CONTENT} in resume.allow)")
+    elif match.proven:
+        allowed.append(PLACE)  # only the place may be another, and it is named with the other changes
+    elif before is not None:
+        notes.append("data       same names as at the start; the run was begun before contents were recorded")
+    refuse_fixed(changes, allowed, str(job.run), type(cfg))
+    return Continued(changes, notes)
 
 
 def batch_before(start: Start) -> int | None:

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,8 @@ def _chunks(source: Source, tasks: Sequence[NDArray[np.int64]], workers: int) ->
         return
     context = multiprocessing.get_context("forkserver")  # copies neither threads nor memory
     context.set_forkserver_preload([__name__])
+    with signals_blocked():  # by itself: starting it takes the mask away from what follows
+        resource_tracker.ensure_running()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(source,)) as pool:
         try:
             with signals_blocked():  # map starts the processes and returns at once

@@ -8,7 +8,7 @@ from dinov3.config.derived import crop_sizes
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
 from dinov3.data.sources import Mixture, Source
-from dinov3.data.sources.mixture import title
+from dinov3.data.sources.mixture import left_out_lines, title
 from dinov3.engine.banner import device_line, processes_line
 from dinov3.engine.trainer import Trainer
 from dinov3.system.cores import usable_workers
@@ -44,6 +44,7 @@ def lines(trainer: Trainer[CropBatch], cfg: Config, source: Source) -> list[str]
         processes_line(trainer, f" ({cfg.train.accumulation}{kept})"),
         f"data       {title(cfg.train.dataset_path)}: {len(source):,} images, {workers} workers{few}",
         *[f"           {line}" for line in (source.table() if isinstance(source, Mixture) else [])],
+        *[f"           {line}" for line in left_out_lines(source)],
         f"crops      {crops_line(cfg)}",
         f"student    {cfg.student.arch}, width {model.embed_dim}, {millions:.1f} M parameters",
     ]

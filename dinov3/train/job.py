@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from dinov3.contracts import CropBatch
 from dinov3.data.bad_samples import BadSampleLog
 from dinov3.data.loader import CropLoader
 from dinov3.data.sources import Source
+from dinov3.data.sources.imagefolder import refuse_output_inside
+from dinov3.data.storage.identity import Identity, Match
 from dinov3.distributed import context
 from dinov3.distributed.peers import ALONE, Peers
-from dinov3.engine.job import Job
+from dinov3.engine.job import DataMatch, Job
 from dinov3.engine.look import Look
 from dinov3.engine.schedules import Schedules, build_schedules
 from dinov3.engine.task import Counters
@@ -36,6 +39,7 @@ from dinov3.runs.folder import RunFolder
 from dinov3.runs.records import Records
 from dinov3.runs.start import Start
 from dinov3.system.cores import usable_workers
+from dinov3.system.rows import rows_of
 from dinov3.train.alarms import rules_for
 from dinov3.train.banner import lines
 from dinov3.train.dataset import checked_source, record_damage
@@ -58,11 +62,26 @@ class PretrainingJob(Job[CropBatch]):
     def source(self) -> Source:
         """The images; opened and checked at the first call."""
         if self._source is None:
-            self._source = checked_source(self.cfg, context.world_size())
+            source = checked_source(self.cfg, context.world_size())
+            refuse_output_inside(source, self.run.path)
+            self._source = source
         return self._source
 
+    @cached_property
+    def _identity(self) -> Identity:
+        return self.source.identity()
+
     def open_data(self) -> str:
-        return self.source.fingerprint()
+        return self._identity.content
+
+    def compare_data(self, recorded: str) -> DataMatch:
+        match = self._identity.compare(recorded)
+        return DataMatch(same=match is not Match.DIFFERENT, proven=match is Match.SAME)
+
+    def closing(self) -> list[str]:
+        """How many images were replaced, and where they are listed."""
+        count = sum(1 for _ in rows_of(self.run.bad_samples))
+        return [f"{count:,} unreadable images were replaced by others: {self.run.bad_samples}"] if count else []
 
     def plan(self) -> Schedules:
         return build_schedules(self.cfg, context.world_size())
@@ -100,7 +119,7 @@ class PretrainingJob(Job[CropBatch]):
         return looks(self.cfg)
 
     def scene(self, task: Pretraining, step: int, records: Records | None) -> Scene | None:
-        backbone = task.model.whole_ema_backbone(task.device)
+        backbone = task.whole_backbone(task.device)
         if records is None or backbone is None:
             return None
         return Scene(self.cfg, self.run, step, backbone, self.source, records)

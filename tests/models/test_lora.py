@@ -89,7 +89,9 @@ def test_a_starts_as_a_linear_layer_of_torch_does() -> None:
 
 def test_wrong_targets_and_second_adapters_are_refused() -> None:
     model = vit()
-    with pytest.raises(ValueError, match=r"lora\.targets \['query'\]: .* there are \['fc1', 'fc2', 'proj', 'qkv'\]"):
+    with pytest.raises(
+        ValueError, match=r"lora\.targets \['query'\]: .* there are \['fc1', 'fc2', 'proj', 'qkv', 'q \(rows"
+    ):
         add_lora(model, ["query"], 2, 4.0, None)
     add_lora(model, ["qkv"], 2, 4.0, None)
     with pytest.raises(ValueError, match="adapters already"):

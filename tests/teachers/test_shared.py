@@ -114,7 +114,9 @@ def together(
         own = slice((number - members.start) * batch, (number - members.start + 1) * batch)
         indices = masks[number][:, own].flatten().nonzero().squeeze(1)
         division = divide(ranks, number, batch)
-        return shared_logits(teacher, crops[:, own].flatten(0, 1), indices, division, gathers[number], grid)
+        said = shared_logits(teacher, crops[:, own].flatten(0, 1), indices, division, gathers[number], grid)
+        cls = said.cls.unflatten(0, (2, -1))
+        return {"cls_pre_head": cls, "cls_logits": said.cls_logits, "masked_logits": said.masked_logits}
 
     with ThreadPoolExecutor(world) as pool:
         return dict(enumerate(pool.map(work, range(world))))
