@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dinov3.config.shown import shown
 from dinov3.data.errors import TooManyBadSamples
 
 LEAST_SAMPLES = 300  # the share is taken over at least so many, so that one bad file of the first ten ends nothing
@@ -21,7 +24,10 @@ class BadSample:
 
 
 class BadSampleLog:
-    """Appends each bad image to a file of JSON lines once, whoever wrote the earlier lines."""
+    """Appends each bad image to a file of JSON lines once, whoever wrote the earlier lines.
+
+    A full disk or a power cut leaves half a line: it is passed over, and what is appended begins a line of its own.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,8 +37,30 @@ class BadSampleLog:
     def __call__(self, bad: BadSample) -> None:
         self._catch_up()
         if bad.name not in self._names:
-            with self.path.open("a") as file:
-                file.write(json.dumps(asdict(bad)) + "\n")
+            line = json.dumps(asdict(bad)).encode() + b"\n"
+            with self.path.open("ab") as file:
+                file.write(b"\n" * self._torn() + line)  # one write: other processes append too
+
+    def _torn(self) -> bool:
+        """Whether the file ends in half a line."""
+        if not self.path.exists() or not self.path.stat().st_size:
+            return False
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+
+    def images(self) -> int:
+        """How many images are listed: those of this run, whichever process met them, since its first start."""
+        self._catch_up()
+        return len(self._names)
+
+    def summary(self) -> str | None:
+        """A line for the end of a run; None when every image could be read."""
+        number = self.images()
+        if not number:
+            return None
+        images = "1 image was" if number == 1 else f"{number:,} images were"
+        return f"{images} unreadable and replaced by others: listed with the reasons in {shown(str(self.path))}"
 
     def _catch_up(self) -> None:
         """Learn the names that this or another process has written; a half-written last line waits."""
@@ -43,8 +71,9 @@ class BadSampleLog:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                self._names.add(json.loads(line)["name"])
                 self._read += len(line)
+                with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):  # half a line, or noise
+                    self._names.add(json.loads(line)["name"])
 
 
 class BadSampleCount:

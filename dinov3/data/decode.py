@@ -49,6 +49,7 @@ MAX_SIDE = 20_000
 MAX_ASPECT = 50
 BACKGROUND = 255  # what shows through transparent pixels: white, as on a page
 ORIENTATION = 0x0112  # the EXIF tag
+ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")  # modes
 PHOTOMETRIC, WHITE_IS_ZERO, BITS, NO_DATA = 262, 0, 258, 42113  # TIFF tags; the last is GDAL's
 # A scan of a progressive JPEG goes over every pixel: 3.8 ns each (0.24 s at 64 million). Encoders write about ten.
 MOST_SCANS, SCANS_OF_LARGEST = 1000, 16
@@ -126,6 +127,27 @@ def decode(data: bytes, reading: Reading = USUAL) -> Pixels:
     return pixels if pixels is not None else _decode_with_pillow(data, reading)
 
 
+def stored_values(data: bytes) -> tuple[float, float, float]:
+    """(least value, largest value, mean opacity) of what Pillow reads; not a number where there are only 8 bits, or no
+    alpha. Of colours of 16 bits Pillow keeps the upper 8. Raises BadImage.
+    """
+    low = high = opacity = math.nan
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                check_size(*image.size, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
+                deep = is_deep_colour(image)
+                if is_gray_of_many_bits(image.mode) or deep:
+                    values = np.asarray(image).astype(np.float64) * (257 if deep else 1)
+                    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+                if image.mode in ALPHA or "transparency" in image.info:
+                    opacity = float(np.asarray(image.convert("RGBA").getchannel("A")).mean() / 255)
+    except DAMAGED as error:
+        raise BadImage(f"{type(error).__name__}: {error}") from error
+    return low, high, opacity
+
+
 def fit_channels(pixels: Pixels, channels: int) -> Pixels:
     """``pixels [H, W, C]`` with the number of channels the model takes: gray is repeated, RGB becomes luma (BT.601).
 
@@ -146,7 +168,9 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     if min(width, height) < 1:
         raise BadImage(f"{width}x{height} pixels")
     if width * height > max_pixels:
-        raise BadImage(f"{width}x{height}: more than {max_pixels / 10**6:g} million pixels; data.max_pixels allows them")
+        raise BadImage(
+            f"{width}x{height}: more than {max_pixels / 10**6:g} million pixels; data.max_pixels allows them"
+        )
     if max(width, height) > MAX_SIDE * max(1.0, max_pixels / MAX_PIXELS):
         raise BadImage(f"{width}x{height}: a side above {MAX_SIDE}")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -249,7 +273,7 @@ def _to_rgb(image: Image.Image, value_range: tuple[float, float] | None) -> Pixe
         gray = _scaled(values, *(value_range or (low, high)))
         return _gray(255 - gray if inverted else gray)
     deep = value_range if is_deep_colour(image) else None
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if mode in ALPHA or "transparency" in image.info:
         rgba = image.convert("RGBA")
         page = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
         pixels = np.array(Image.alpha_composite(page, rgba).convert("RGB"))

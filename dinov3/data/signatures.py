@@ -34,7 +34,16 @@ FRAMES = {  # JPEG's SOF markers that libjpeg does not decode, or only in part (
     0xCB: "a lossless JPEG, which is not read",
     0xF7: "JPEG-LS, which is not read",
 }
-PHOTOMETRIC = {0: "miniswhite", 1: "minisblack", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 32803: "a colour filter array"}
+PHOTOMETRIC = {
+    0: "miniswhite",
+    1: "minisblack",
+    2: "RGB",
+    3: "palette",
+    5: "CMYK",
+    6: "YCbCr",
+    8: "CIELab",
+    32803: "a colour filter array",
+}
 FORMATS = {1: "uint", 2: "int", 3: "float", 4: "undefined", 5: "complex int", 6: "complex"}
 TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # of TIFF values
 MAX_TAGS = 4096

@@ -12,8 +12,10 @@ from dinov3.config.errors import EXIT_DONE
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_folder
 from dinov3.config.schema import Config
+from dinov3.data.decode import Reading
 from dinov3.data.errors import DataError, TooManyBadSamples
 from dinov3.data.sources import Source, open_dataset
+from dinov3.data.sources.imagefolder import refuse_output_inside
 
 REPORT, SHEET = "report.json", "crops.png"
 
@@ -53,13 +55,15 @@ def execute(args: argparse.Namespace) -> int:
         raise DataError(f"{args.dataset}: contains no images")
     if args.out is not None:
         check_output_folder(args.out, "--out")
+        refuse_output_inside(source, args.out)
         args.out.mkdir(parents=True, exist_ok=True)
     workers = cores() if args.workers is None else args.workers
-    found = survey(source, limit=args.limit, seed=args.seed, workers=workers)
+    found = survey(source, limit=args.limit, seed=args.seed, workers=workers, reading=Reading.from_config(cfg))
     report = report_of(args.dataset, source, found, cfg)
+    if args.out is not None:  # before it is printed: a console may refuse characters, or be gone
+        write_whole(args.out / REPORT, json.dumps(asdict(report), indent=1) + "\n")
     print("\n".join(report.lines()))
     if args.out is not None:
-        write_whole(args.out / REPORT, json.dumps(asdict(report), indent=1) + "\n")
         print(f"  written      {args.out / REPORT}, {draw(cfg, source, args.out / SHEET)}")
     limit = cfg.data.max_bad_frac
     if args.strict and report.unreadable_share > limit:
@@ -78,7 +82,10 @@ def cores() -> int:
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is never seen half written."""
     fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(text)
+    with fresh.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(fresh, path)
 
 
