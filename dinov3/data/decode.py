@@ -241,14 +241,20 @@ def _decode_with_pillow(data: bytes, reading: Reading) -> Pixels:
                 return pixels_of(image, reading)
     except BadImage:
         raise
-    except UnidentifiedImageError as error:  # Pillow's own words name an address in memory
-        what = described(data)
-        if what.startswith(("TIFF of", "a JPEG of", "a lossless JPEG")):  # an image, of a kind that is not read
-            raise BadImage(f"{what}: of this format other kinds are read") from error
-        also = f"; it is {what}" if what else ""
-        raise BadImage(f"UnidentifiedImageError: not an image in one of {', '.join(FORMATS)}{also}") from error
     except DAMAGED as error:
-        raise BadImage(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise BadImage(_reason(data, error)) from error
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    """What is wrong with a file that Pillow refused; its own words name an address in memory."""
+    what = described(data)
+    unknown = isinstance(error, UnidentifiedImageError)
+    if what.startswith(("a JPEG of", "a lossless JPEG", "a hierarchical JPEG")) or (unknown and what[:7] == "TIFF of"):
+        return f"{what}: of this format other kinds are read"  # nothing is broken
+    if unknown:
+        also = f"; it is {what}" if what else ""
+        return f"UnidentifiedImageError: not an image in one of {', '.join(FORMATS)}{also}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _pixels_of_a_tile(image: Image.Image) -> int:

@@ -13,7 +13,7 @@ from dinov3.data.decode import SUFFIXES
 from dinov3.data.errors import DataError
 from dinov3.data.sources.imagefolder import check_folder
 from dinov3.data.sources.options import local_path
-from dinov3.data.sources.parse import BY_CONTENT, NAMED, kind_of, module_of, split_options
+from dinov3.data.sources.parse import NAMED, kind_of, module_of, split_options
 
 ENOUGH = 10_000  # files among which one image must be; a larger folder is searched when it is opened
 
@@ -51,4 +51,4 @@ def refuse_empty(folder: Path) -> None:
         if looked_at > ENOUGH:
             return
     kinds = " ".join(suffix.decode() for suffix in SUFFIXES)
-    raise DataError(f"{folder}: contains no images; images end in {kinds}, shards as {' '.join(BY_CONTENT)}")
+    raise DataError(f"{folder}: contains no images; images end in {kinds}")

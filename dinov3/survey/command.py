@@ -39,9 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Examine, print, write. Raises ConfigError and DataError (78), LoaderError, TooManyBadSamples and OSError (74)."""
-    from dinov3.survey.report import report_of
-    from dinov3.survey.survey import survey
-
     for name, least in (("limit", 1), ("workers", 0), ("seed", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise DataError(f"--{name} {value}: must be at least {least}")
@@ -50,7 +47,10 @@ def execute(args: argparse.Namespace) -> int:
     else:
         cfg = load_config(args.config_file, args.opts)
         cfg = replace(cfg, train=replace(cfg.train, dataset_path=args.dataset))
-    source = open_dataset(cfg.train.dataset_path)
+    source = open_dataset(cfg.train.dataset_path)  # before torch is imported: what is missing is said at once
+    from dinov3.survey.report import report_of
+    from dinov3.survey.survey import survey
+
     if len(source) == 0:
         raise DataError(f"{args.dataset}: contains no images")
     if args.out is not None:
