@@ -11,8 +11,10 @@ from pathlib import Path
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_folder
 from dinov3.config.schema import Config
+from dinov3.data.decode import Reading
 from dinov3.data.errors import DataError, TooManyBadSamples
 from dinov3.data.sources import Source, open_dataset
+from dinov3.data.sources.imagefolder import refuse_output_inside
 from dinov3.survey import synth_dense
 from dinov3.system.cores import cores
 from dinov3.system.errors import EXIT_DONE
@@ -50,9 +52,6 @@ def execute(args: argparse.Namespace) -> int:
 
 def examine(args: argparse.Namespace) -> int:
     """Examine, print, write. Raises ConfigError and DataError (78), LoaderError, TooManyBadSamples and OSError (74)."""
-    from dinov3.survey.report import report_of
-    from dinov3.survey.survey import survey
-
     for name, least in (("limit", 1), ("workers", 0), ("seed", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise DataError(f"--{name} {value}: must be at least {least}")
@@ -61,18 +60,23 @@ def examine(args: argparse.Namespace) -> int:
     else:
         cfg = load_config(args.config_file, args.opts)
         cfg = replace(cfg, train=replace(cfg.train, dataset_path=args.dataset))
-    source = open_dataset(cfg.train.dataset_path)
+    source = open_dataset(cfg.train.dataset_path)  # before torch is imported: what is missing is said at once
+    from dinov3.survey.report import report_of
+    from dinov3.survey.survey import survey
+
     if len(source) == 0:
         raise DataError(f"{args.dataset}: contains no images")
     if args.out is not None:
         check_output_folder(args.out, "--out")
+        refuse_output_inside(source, args.out)
         args.out.mkdir(parents=True, exist_ok=True)
     workers = cores() if args.workers is None else args.workers
-    found = survey(source, limit=args.limit, seed=args.seed, workers=workers)
+    found = survey(source, limit=args.limit, seed=args.seed, workers=workers, reading=Reading.from_config(cfg))
     report = report_of(args.dataset, source, found, cfg)
+    if args.out is not None:  # before it is printed: a console may refuse characters, or be gone
+        write_whole(args.out / REPORT, json.dumps(asdict(report), indent=1) + "\n")
     print("\n".join(report.lines()))
     if args.out is not None:
-        write_whole(args.out / REPORT, json.dumps(asdict(report), indent=1) + "\n")
         print(f"  written      {args.out / REPORT}, {draw(cfg, source, args.out / SHEET)}")
     limit = cfg.data.max_bad_frac
     if args.strict and report.unreadable_share > limit:
@@ -86,7 +90,10 @@ def examine(args: argparse.Namespace) -> int:
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is never seen half written."""
     fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(text)
+    with fresh.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(fresh, path)
 
 
