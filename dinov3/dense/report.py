@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -99,9 +100,18 @@ def finish(
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with args.out.open("a") as file:  # one write of one line: a reader sees it whole
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def table(scores: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -115,6 +125,6 @@ def table(scores: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)

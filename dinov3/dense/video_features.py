@@ -16,7 +16,7 @@ from dinov3.features.cache import FORMAT_VERSION, MANIFEST
 from dinov3.features.shards import write_shard
 from dinov3.features.tokens import Tokens
 
-SHARD_FRAMES = 64  # kept in memory before they are written
+SHARD_FRAMES, SHARD_BYTES = 64, 128 * 2**20  # what waits in memory before it is written: frames, and float32 bytes
 
 
 class FrameWriter:
@@ -34,8 +34,10 @@ class FrameWriter:
 
     def add(self, number: int, tokens: Tokens) -> None:
         """One frame: its number in the video and its tokens (N = 1). A frame of another grid begins a shard."""
-        if self._waiting and (len(self._waiting) == SHARD_FRAMES or self._waiting[0][1].grid != tokens.grid):
-            self._write()
+        if self._waiting:
+            most = min(SHARD_FRAMES, max(1, SHARD_BYTES // (4 * tokens.patches.numel())))
+            if len(self._waiting) >= most or self._waiting[0][1].grid != tokens.grid:
+                self._write()
         self._waiting.append((number, tokens))
 
     def finish(self, skipped: list[dict[str, str]]) -> Path:

@@ -74,7 +74,8 @@ def test_homographies_need_no_labels(evaluate: Evaluate, spair: Path) -> None:
     assert code == 0
     found = rows_of(row)
     assert set(found) == {"raw", "colour"}
-    assert found["raw"]["recall@1p"] > 0.8  # the corners move by a pixel
+    assert found["raw"]["recall@1p"] > 0.4  # by chance 0.14
+    assert found["raw"]["mutual_recall@1p"] > 0.8
     assert row["pairs"] == 6
 
 
