@@ -4,31 +4,46 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-nightly lint format clean
-setup: $(VENV)/.installed
+.PHONY: help setup demo yaml docs-pictures lint format test test-nightly test-slurm hooks clean
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(VENV)/.installed ## a virtual environment in .venv with everything tests need
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --progress-bar on --editable '.[test]'
 	touch $@
 
-demo: setup
+demo: setup ## train on made images for some minutes; k-NN accuracy before and after
 	$(BIN)/python -m dinov3.train --config-file configs/train/demo_cpu.yaml --output-dir runs/demo
 
-lint: setup
+yaml: setup ## write the two YAMLs that are made from the schema anew
+	$(BIN)/python -m dinov3.config.about.default_yaml configs
+
+docs-pictures: setup ## draw the rooms of docs/architecture.md anew
+	$(BIN)/python docs/rooms.py
+
+lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup
+format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: lint
+test: lint ## everything fast
 	$(BIN)/python -m pytest
 
-test-nightly: setup
+test-nightly: setup ## everything slow
 	$(BIN)/python -m pytest -m nightly --timeout 3600
 
-clean:
+test-slurm: setup ## a real SLURM of two nodes on this machine (root, Debian's slurm-wlm)
+	$(BIN)/python -m pytest tests/slurm -m nightly --timeout 3600
+
+hooks: setup ## lint before every commit
+	git config core.hooksPath .githooks
+
+clean: ## remove what setup and tests have made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from dinov3.runs.checkpoint import newest_valid
-from dinov3.runs.metrics import read_metrics
+from dinov3.system.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "configs" / "train" / "cifar10_continue_cpu.yaml"
@@ -58,7 +58,7 @@ def main() -> None:
         out = Path(args.out) / name
         command = [sys.executable, "-m", "dinov3.train", "--config-file", str(RECIPE), "--output-dir", str(out)]
         subprocess.run([*command, *common, *changes], check=True, stdout=sys.stderr)
-        first, *_, last = read_metrics(out / "evaluation.jsonl")
+        first, *_, last = read_rows(out / "evaluation.jsonl")
         moved = {key: round(last[key], 4) for key in FIGURES}
         print(
             json.dumps({"run": name, "steps": last["step"], "knn_at_start": round(first["knn_accuracy"], 4), **moved})

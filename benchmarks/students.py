@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dinov3.runs.metrics import read_metrics
+from dinov3.system.rows import read_rows
 
 NAMES = ("first", "second")
 WARM_UP = 2  # steps
@@ -42,7 +42,7 @@ def finish(*runs: subprocess.Popen[bytes]) -> None:
 
 def seconds_a_step(out: Path, batch: int) -> float:
     """Median over the steps after the warm-up."""
-    rows = read_metrics(out / "metrics.jsonl")[WARM_UP:]
+    rows = read_rows(out / "metrics.jsonl")[WARM_UP:]
     return statistics.median(batch / row["images_per_second"] for row in rows)
 
 

@@ -1,38 +1,52 @@
-"""The house rules of the structure, as tests: who may import whom, file and function sizes."""
+"""The house rules of the structure, as tests: who may import whom, file, function and room sizes, no leftovers."""
 
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MAX_FILE, MAX_FUNCTION = 400, 60
+MAX_FILE, MAX_FUNCTION, MAX_ROOM = 400, 60, 3000
 
-CORE = {"contracts", "config", "distributed"}
-NUMERICS = CORE | {"models", "losses", "data", "engine", "features"}
+CORE = {"system", "contracts", "config", "distributed"}
+FILES = CORE | {"models", "losses", "data", "runs", "weights"}
+NUMERICS = FILES | {"engine", "features"}
 ALLOWED: dict[str, set[str]] = {
+    "system": set(),
     "contracts": set(),
-    "config": {"contracts"},
-    "distributed": {"contracts", "config"},
+    "config": {"system", "contracts"},
+    "distributed": {"system", "contracts", "config"},
     "models": CORE,
     "losses": CORE,
     "data": CORE,
-    "engine": CORE | {"models", "losses", "data", "utility"},
-    "teachers": NUMERICS | {"utility"},
-    "features": NUMERICS,
+    "runs": CORE,
+    "weights": CORE | {"models", "data", "runs"},
+    "features": FILES | {"engine"},
+    "engine": FILES,
+    "survey": FILES | {"pictures"},
+    "pictures": FILES | {"features"},
+    "teachers": NUMERICS,
     "objectives": NUMERICS | {"teachers"},
-    "eval": NUMERICS,
-    "finetune": NUMERICS,
+    "eval": NUMERICS | {"pictures"},
+    "dense": NUMERICS | {"pictures"},
+    "finetune": NUMERICS | {"pictures"},
     # the metric before and after compression is that of the probes
-    "compress": NUMERICS | {"eval", "finetune"},
-    "train": NUMERICS | {"teachers", "objectives", "eval"},
+    "compress": NUMERICS | {"eval", "finetune", "pictures"},
+    "train": NUMERICS | {"teachers", "objectives", "eval", "pictures"},
     "launch": NUMERICS | {"teachers", "objectives", "train"},
-    "utility": {"contracts", "models"},
-    "cli": NUMERICS | {"teachers", "objectives", "train", "launch", "eval", "utility"},
+    "utility": {"models", "teachers"},
+    "cli": NUMERICS
+    | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey", "dense", "finetune", "compress"},
 }
 SOURCES = sorted([*(ROOT / "dinov3").rglob("*.py"), *(ROOT / "utility").rglob("*.py")])
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def room_of(path: Path) -> str:
@@ -57,19 +71,61 @@ def test_a_room_imports_only_rooms_below_it(path: Path) -> None:
     room = room_of(path)
     if room == "__init__":
         return
-    foreign = imported_rooms(ast.parse(path.read_text())) - {room}
+    foreign = imported_rooms(parsed(path)) - {room}
     assert foreign <= ALLOWED[room], f"{room} may not import {sorted(foreign - ALLOWED[room])}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_stay_short(path: Path) -> None:
-    source = path.read_text()
-    assert source.count("\n") <= MAX_FILE
-    for node in ast.walk(ast.parse(source)):
+    assert path.read_text().count("\n") <= MAX_FILE
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             size = (node.end_lineno or node.lineno) - node.lineno + 1
             assert size <= MAX_FUNCTION, f"{node.name} has {size} lines"
 
 
+@pytest.mark.parametrize("room", sorted({p.parent for p in SOURCES}), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_stays_small(room: Path) -> None:
+    lines = sum(path.read_text().count("\n") for path in room.glob("*.py"))
+    assert lines < MAX_ROOM, f"{room.name} has {lines} lines: move what has a subject of its own to a room of its own"
+
+
 def test_no_room_for_leftovers() -> None:
     assert not [p for p in SOURCES if p.stem in {"utils", "helpers", "misc", "common"}]
+
+
+DOORS = sorted({path.parent for path in SOURCES if "sinks" not in path.parts})
+
+
+@pytest.mark.parametrize("room", DOORS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_has_a_sign_on_its_door(room: Path) -> None:
+    """What lives here, which file first, who may import it."""
+    sign = ast.get_docstring(parsed(room / "__init__.py"))
+    assert sign is not None
+    assert len(sign.split()) >= 12 or room.name in ("dinov3", "utility")
+
+
+def functions_called(tree: ast.AST) -> set[tuple[str, str]]:
+    """Name and first argument of every call of a plain name."""
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.args]
+    return {(call.func.id, ast.unparse(call.args[0])) for call in calls if isinstance(call.func, ast.Name)}
+
+
+# What is asked of others: the platform, foreign libraries, arguments of any type.
+FOREIGN = {"os", "args", "picture", "images", "module", "dataset", "value", "image", "torch", "tensor"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nobody_asks_our_own_objects_what_they_have(path: Path) -> None:
+    asked = {who for name, who in functions_called(parsed(path)) if name == "hasattr"}
+    assert asked <= FOREIGN, f"hasattr of {sorted(asked - FOREIGN)}: give it a type, or a null object"
+
+
+# One for a worker process, one for an import that torchvision makes: neither holds anything of a run.
+GLOBALS = {"survey.py": {"_here"}, "torchvision_compat.py": {"_stand_ins"}}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_module_holds_the_state_of_a_run(path: Path) -> None:
+    names = {name for node in ast.walk(parsed(path)) if isinstance(node, ast.Global) for name in node.names}
+    assert names <= GLOBALS.get(path.name, set())

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from dinov3 import cli
+from dinov3.config.load import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
 
 COMMANDS = [[], ["train"], ["submit"], ["doctor"], ["config"], ["models"], ["export"], ["da3-check"], ["data", "check"]]
 
@@ -24,12 +27,29 @@ def test_a_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "gradient norm" in out
     assert "default  3.0" in out
-    assert "dinov3/train/loop.py" in out
+    assert "dinov3/engine/trainer.py" in out
 
 
 def test_an_unknown_key_is_one_line_and_78(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "explain", "optim.lrr"]) == 78
     assert capsys.readouterr().err == "error: config explain: optim.lrr: unknown key (did you mean optim.lr?)\n"
+
+
+def test_the_overrides_that_da3_check_suggests_go_with_the_recipe_that_has_da3(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["da3-check", "--help"])
+    words = [word for word in capsys.readouterr().out.partition("e.g. ")[2].split() if "=" in word]
+    assert words
+    assert load_config(ROOT / "configs" / "train" / "vitb_da3.yaml", words).da3.enabled
+
+
+def test_a_word_is_searched_in_all_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "search", "learning", "rate"]) == 0
+    assert "optim.lr " in capsys.readouterr().out
+    assert cli.main(["config", "search", "zzzz"]) == 78
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_exporting_nothing_names_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +78,6 @@ def test_ctrl_c_is_one_word_and_no_traceback(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dinov3.config.explain.explain", interrupted)
+    monkeypatch.setattr("dinov3.config.about.command.explain", interrupted)
     assert cli.main(["config", "explain", "optim"]) == 130
     assert capsys.readouterr().err == "interrupted\n"

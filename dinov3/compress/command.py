@@ -38,7 +38,7 @@ from dinov3.features.extract import preprocess_of
 from dinov3.features.preprocess import Preprocess
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_lines, describe_backbone
-from dinov3.runs.checkpoint import flush
+from dinov3.system.files import flush
 from dinov3.weights.own import load_backbone
 from dinov3.weights.parity import images_for, tokens_of
 

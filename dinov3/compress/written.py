@@ -23,6 +23,7 @@ from dinov3.weights.fingerprint import fingerprint
 from dinov3.weights.onnx_graph import write_onnx
 from dinov3.weights.own import description, load_backbone, without_aliases
 from dinov3.weights.parity import tokens_of
+from dinov3.weights.provenance import Facts
 from dinov3.weights.tensor_file import write_tensor_file
 
 NUMBER_FORMATS = {
@@ -70,7 +71,7 @@ def write(small: Backbone, number_format: str, out: Path, preprocess: dict[str, 
     if number_format == "bf16":
         parameters = dict(final.named_parameters())
         state = {key: value.bfloat16() if key in parameters else value for key, value in state.items()}
-    described = description(final, preprocess) | {"fingerprint": fingerprint(final)}
+    described = description(final, Facts(preprocess)) | {"fingerprint": fingerprint(final)}
     write_tensor_file(state, out, as_metadata(described))
     again = load_backbone(out)
     same = all(torch.equal(value, again.state_dict()[key]) for key, value in final.state_dict().items())
@@ -89,10 +90,10 @@ def _write_onnx(
     small: Backbone, number_format: str, out: Path, preprocess: Mapping[str, Any], batches: Batches
 ) -> Written:
     if number_format == "none":
-        written = write_onnx(small, out, dict(preprocess))
+        written = write_onnx(small, out, Facts(dict(preprocess)))
         return Written(onnx_run(out, small), weights_in(small), None, notes=(str(written.parity),))
     plain = out.with_name(f"float-{out.name}")
-    written = write_onnx(small, plain, dict(preprocess))
+    written = write_onnx(small, plain, Facts(dict(preprocess)))
     count = write_int8_onnx(plain, out, batches)
     run, float_run = onnx_run(out, small), onnx_run(plain, small)
     plain.unlink()  # the session holds it in memory

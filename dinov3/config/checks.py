@@ -6,20 +6,13 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from dinov3.config.archs import VIT_ARCHS
-from dinov3.config.checks_continued import KEEP_CHECKS
+from dinov3.config.blocks.train import OTHER_CONTENT
 from dinov3.config.derived import CONVNEXT_STRIDE, DA3_PATCH, crop_sizes, da3_input_size, statistics_batch
 from dinov3.config.errors import KeyProblem
 from dinov3.config.names import hint_of
 from dinov3.config.schema import Config, ScheduleConfig
 
 Problems = Iterator[tuple[str, str]]
-
-
-def check(cfg: Config) -> None:
-    """Raise KeyProblem for the first thing that does not fit together."""
-    for rule in (*CHECKS, *KEEP_CHECKS):
-        for key, problem in rule(cfg):
-            raise KeyProblem(key, problem)
 
 
 def _schedules(cfg: Config) -> dict[str, ScheduleConfig]:
@@ -208,6 +201,16 @@ def distillation_has_its_files(cfg: Config) -> Problems:
             yield f"distillation.{name}", "is empty: give the frozen model's config and weights"
 
 
+def teacher_scale_has_a_teacher(cfg: Config) -> Problems:
+    scale = cfg.crops.teacher_to_student_resolution_scale
+    if scale != 1 and not cfg.distillation.enabled:
+        yield (
+            "crops.teacher_to_student_resolution_scale",
+            f"{scale:g} lies between a frozen teacher and its student, and there is none: set it to 1, "
+            "or distillation.enabled=true",
+        )
+
+
 def da3_sees_the_grid_of_the_student(cfg: Config) -> Problems:
     da3, crops, patch = cfg.da3, cfg.crops, cfg.student.patch_size
     if not da3.enabled:
@@ -284,9 +287,9 @@ def training_starts_from_one_place(cfg: Config) -> Problems:
 
 
 def allowed_changes_are_keys(cfg: Config) -> Problems:
-    for name in cfg.resume.allow:
+    for name in set(cfg.resume.allow) - {OTHER_CONTENT}:
         try:
-            hint_of(name)
+            hint_of(name, type(cfg))
         except KeyProblem as problem:
             yield "resume.allow", f"{name}: {problem.problem}"
 
@@ -313,6 +316,7 @@ CHECKS = (
     koleo_has_neighbours,
     gram_teacher_has_a_source,
     distillation_has_its_files,
+    teacher_scale_has_a_teacher,
     da3_sees_the_grid_of_the_student,
     mixed_data_all_have_weights,
     knn_has_both_sets,

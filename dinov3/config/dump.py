@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 import yaml
 
-from dinov3.config.schema import Config
+from dinov3.config.redaction import redacted
 from dinov3.config.spec import Spec, block_of, choices_of, hints, spec_of
 
-REDACTED = "REDACTED"
-SECRET = re.compile(r"(?:^|_)(?:api_?key|key|token|secret|password|passwd)$", re.IGNORECASE)
-SECRET_VALUE = re.compile(r"((?:api_?key|token|secret|password|passwd)=)[^:&\s]+", re.IGNORECASE)
-LOGIN = re.compile(r"(\w+://)[^/@\s]+@")
 COMMENT_COLUMN = 44
 
 
-def to_yaml(cfg: Config, *, comments: bool = False) -> str:
+def to_yaml(cfg: Any, *, comments: bool = False) -> str:
     """``load_config`` of the result equals ``cfg``, but for secrets, which stand as REDACTED.
 
     ``comments``: meaning, unit and limits beside every key, and blocks that are null as comments.
@@ -27,23 +22,10 @@ def to_yaml(cfg: Config, *, comments: bool = False) -> str:
     return "\n".join(_block(cfg, "", comments)).strip() + "\n"
 
 
-def to_dict(cfg: Config) -> dict[str, Any]:
+def to_dict(cfg: Any) -> dict[str, Any]:
     """``cfg`` as nested dicts, without secrets."""
     values: dict[str, Any] = redacted("", asdict(cfg))
     return values
-
-
-def redacted(name: str, value: Any) -> Any:
-    """``value`` without secrets: hidden whole if its ``name`` says it is one, else where its text shows one."""
-    if isinstance(value, dict):
-        return {k: redacted(k, v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [redacted(name, item) for item in value]
-    if not isinstance(value, str) or not value:
-        return value
-    if SECRET.search(name):
-        return REDACTED
-    return LOGIN.sub(rf"\1{REDACTED}@", SECRET_VALUE.sub(rf"\1{REDACTED}", value))
 
 
 def comment(hint: Any, spec: Spec) -> str:

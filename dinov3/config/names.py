@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import cache
 from typing import Any, get_args, get_origin
@@ -21,21 +21,26 @@ def _walk(block: type, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _walk(inner, f"{prefix}{f.name}.")
 
 
-@cache
-def types_of_keys() -> dict[str, Any]:
+def types_of_keys(root: type = Config) -> dict[str, Any]:
     """Type of every key and block, by dotted name, in the order of the schema."""
-    return dict(_walk(Config, ""))
+    cached: Callable[[object], dict[str, Any]] = _types_of_keys
+    return cached(root)
 
 
-def hint_of(key: str) -> Any:
+@cache
+def _types_of_keys(root: type) -> dict[str, Any]:
+    return dict(_walk(root, ""))
+
+
+def hint_of(key: str, root: type = Config) -> Any:
     """The type of a key; for an entry of a free dict, that of its values. Raises KeyProblem when there is no such key."""
-    types = types_of_keys()
+    types = types_of_keys(root)
     parent = key.rpartition(".")[0]
     if key not in types and get_origin(types.get(parent)) is dict:
         return get_args(types[parent])[1]
     if key not in types:
         parts = key.split(".")
-        raise unknown(next(p for i in range(len(parts)) if (p := ".".join(parts[: i + 1])) not in types))
+        raise unknown(next(p for i in range(len(parts)) if (p := ".".join(parts[: i + 1])) not in types), root)
     return types[key]
 
 
@@ -52,21 +57,48 @@ def accepts_list(hint: Any) -> bool:
     return any(get_origin(arm) is list for arm in arms_of(hint) or (without_null(hint),))
 
 
-def nearest(key: str) -> list[str]:
-    """Up to three keys that ``key`` may have meant: the nearest of its block, or the same name in another block."""
-    known = list(types_of_keys())
+# What other frameworks call our keys: last part of the name -> key.
+ELSEWHERE = {
+    **dict.fromkeys(("learning_rate", "lr_max", "base_lr"), "optim.lr"),
+    **dict.fromkeys(("batch_size", "bs", "batch", "per_device_train_batch_size"), "train.batch_size_per_gpu"),
+    **dict.fromkeys(("wd",), "optim.weight_decay"),
+    **dict.fromkeys(("max_epochs", "num_epochs", "num_train_epochs", "n_epochs"), "optim.epochs"),
+    **dict.fromkeys(("steps", "num_steps", "max_iter", "iterations"), "train.max_steps"),
+    **dict.fromkeys(("data", "dataset", "data_path", "data_dir", "root", "train_dir", "images"), "train.dataset_path"),
+    **dict.fromkeys(("workers", "n_workers"), "train.num_workers"),
+    **dict.fromkeys(("model", "model_name", "backbone", "architecture"), "student.arch"),
+    **dict.fromkeys(("weights", "checkpoint", "pretrained", "init_from"), "student.pretrained_weights"),
+    **dict.fromkeys(("precision", "amp", "mixed_precision", "bf16", "fp16"), "compute_precision.param_dtype"),
+    **dict.fromkeys(("image_size", "img_size", "input_size", "resolution", "crop_size"), "crops.global_crops_size"),
+    **dict.fromkeys(("gradient_clip", "grad_clip", "max_grad_norm", "gradient_clip_val"), "optim.clip_grad"),
+    **dict.fromkeys(("accumulate_grad_batches", "accum", "grad_accum"), "train.gradient_accumulation_steps"),
+    **dict.fromkeys(("ema", "momentum", "ema_decay"), "teacher.momentum_teacher"),
+    **dict.fromkeys(("out", "output", "output_folder", "save_dir", "run_dir"), "train.output_dir"),
+    **dict.fromkeys(("save_every", "save_steps", "checkpoint_every"), "checkpointing.period"),
+    **dict.fromkeys(("warmup", "warmup_steps"), "optim.warmup_epochs"),
+    **dict.fromkeys(("use_wandb", "report_to"), "wandb.enabled"),
+}
+
+
+def nearest(key: str, root: type = Config) -> list[str]:
+    """Up to three keys that ``key`` may have meant: the nearest of its block, what other frameworks call so, or the same
+    name in another block.
+    """
+    known = list(types_of_keys(root))
     block, _, name = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == block}
     if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.75):
         return [siblings[close[0]]]
+    if ELSEWHERE.get(name.lower()) in known:
+        return [ELSEWHERE[name.lower()]]
     same_name = [k for k in known if k.rpartition(".")[2] == name]
     if 0 < len(same_name) <= 3:
         return same_name
     return difflib.get_close_matches(key, known, n=1)
 
 
-def unknown(key: str) -> KeyProblem:
+def unknown(key: str, root: type = Config) -> KeyProblem:
     """The error for a key that does not exist."""
-    if names := nearest(key):
+    if names := nearest(key, root):
         return KeyProblem(key, f"unknown key (did you mean {' or '.join(names)}?)")
-    return KeyProblem(key, "unknown key (`dinov3 config default` shows all)")
+    return KeyProblem(key, "unknown key (`dinov3 config search WORD` finds one, `dinov3 config default` shows all)")

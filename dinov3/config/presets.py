@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from dinov3.config.convert import as_text, convert
+from dinov3.config.errors import KeyProblem
+from dinov3.config.names import hint_of
+from dinov3.config.schema import StudentConfig
+from dinov3.config.yaml_file import Tree
 
 _VIT: dict[str, Any] = {
     "patch_size": 16,
@@ -41,3 +49,31 @@ FIXED_BY_PRESET = (
     *("pos_embed_rope_base", "pos_embed_rope_min_period", "pos_embed_rope_max_period"),
     *("pos_embed_rope_normalize_coords", "embed_dim", "depth", "num_heads"),
 )
+
+
+def fill_in_preset(tree: Tree, origin: Mapping[str, str], sources: Sequence[str]) -> list[str]:
+    """Set in ``tree`` what ``student.preset`` decides; returns what is to be said about it.
+
+    ``origin``: who gave a key; ``sources``: all who gave any, lowest first. A preset given later than a key, on the
+    command line over a file, takes its place; KeyProblem when one was given beside or after it that says otherwise.
+    """
+    student, name = tree["student"], tree["student"]["preset"]
+    if name not in RELEASED:
+        return []  # null, or a word that the schema refuses
+    order = {source: at for at, source in enumerate(sources)}
+    defaults, given_by = asdict(StudentConfig()), origin["student.preset"]
+    gave_way: dict[str, list[str]] = {}
+    for key in dict.fromkeys((*FIXED_BY_PRESET, *RELEASED[name])):
+        wanted, full = RELEASED[name].get(key, defaults[key]), f"student.{key}"
+        if full not in origin:
+            student[key] = wanted
+        elif key in FIXED_BY_PRESET and convert(student[key], hint_of(full), full) != wanted:
+            if order[origin[full]] >= order[given_by]:
+                has = f"{as_text(student[key])}, but student.preset {name} has {as_text(wanted)}"
+                raise KeyProblem(full, f"{has}: remove one of the two")
+            gave_way.setdefault(origin[full], []).append(full)
+            student[key] = wanted
+    return [
+        f"{source}: student.preset {name} of {given_by} takes the place of {', '.join(keys)}"
+        for source, keys in gave_way.items()
+    ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dinov3.config.errors import KeyProblem
-from dinov3.config.names import nearest
 from dinov3.config.yaml_file import Tree
 
 REFERENCE = re.compile(r"\$\{([^{}]*)\}")
@@ -61,5 +61,5 @@ def _check(key: str, text: str, values: dict[str, Any]) -> None:
         if ":" in name:
             raise KeyProblem(key, f"${{{name}}} is not allowed, a reference names another key")
         if name not in values or isinstance(values[name], dict):
-            near = nearest(name)
+            near = get_close_matches(name, values, n=1)
             raise KeyProblem(key, f"${{{name}}} names no key" + (f" (did you mean {near[0]}?)" if near else ""))

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dinov3.config.blocks_data import CropsConfig, DataConfig, DriftConfig, EvaluationConfig, KnnConfig
-from dinov3.config.blocks_continued import FeatureAnchorConfig, FeatureDistillationConfig, HeadWarmupConfig, LoraConfig
-from dinov3.config.blocks_loss import (
+from dinov3.config.blocks.continued import FeatureAnchorConfig, FeatureDistillationConfig, HeadWarmupConfig, LoraConfig
+from dinov3.config.blocks.data import CropsConfig, DataConfig, DriftConfig, EvaluationConfig, KnnConfig
+from dinov3.config.blocks.loss import (
     Da3Config,
     DinoConfig,
     GramConfig,
     IbotConfig,
     ScheduleConfig,
 )
-from dinov3.config.blocks_model import (
+from dinov3.config.blocks.model import (
     ComputePrecisionConfig,
     DistillationConfig,
     DistilledStudentConfig,
@@ -24,7 +24,7 @@ from dinov3.config.blocks_model import (
     StudentConfig,
     TeacherConfig,
 )
-from dinov3.config.blocks_train import (
+from dinov3.config.blocks.train import (
     CheckpointingConfig,
     DatasetPart,
     LoggingConfig,
@@ -85,7 +85,7 @@ class Config:
     ibot: IbotConfig = key(IbotConfig, "loss on masked patches, and the masks")
     gram: GramConfig = key(GramConfig, "loss on patch similarities (Gram anchoring)")
     train: TrainConfig = key(TrainConfig, "data, batch, run folder, seed, memory")
-    student: StudentConfig = key(StudentConfig, "the backbone")
+    student: StudentConfig = key(StudentConfig, "the backbone", fixed=True)
     teacher: TeacherConfig = key(TeacherConfig, "EMA momentum and temperature, when `schedules` is null")
     distillation: DistillationConfig = key(DistillationConfig, "one frozen teacher")
     multidistillation: MultidistillationConfig = key(MultidistillationConfig, "one frozen teacher, many students")
@@ -95,7 +95,7 @@ class Config:
     evaluation: EvaluationConfig = key(EvaluationConfig, "measurements during training")
     checkpointing: CheckpointingConfig = key(CheckpointingConfig, "when checkpoints are written and dropped")
     schedules: SchedulesConfig | None = key(None, "schedules in DINOv3's second style; null: from optim and teacher")
-    da3: Da3Config = key(Da3Config, "Depth Anything 3 as a teacher of masked patches")
+    da3: Da3Config = key(Da3Config, "Depth Anything 3 as a teacher of masked patches", fixed=True)
     logging: LoggingConfig = key(LoggingConfig, "where metrics go beside metrics.jsonl")
     wandb: WandbConfig = key(WandbConfig, "Weights & Biases")
     nan: NanConfig = key(NanConfig, "what to do about losses and gradients that are not finite")
@@ -103,8 +103,8 @@ class Config:
     data: DataConfig = key(DataConfig, "unreadable images")
     feature_anchor: FeatureAnchorConfig = key(FeatureAnchorConfig, "loss on the distance to the features at the start")
     feature_distillation: FeatureDistillationConfig = key(
-        FeatureDistillationConfig, "loss on the distance to the features of a frozen backbone"
+        FeatureDistillationConfig, "loss on the distance to the features of a frozen backbone", fixed=True
     )
-    head_warmup: HeadWarmupConfig = key(HeadWarmupConfig, "fresh heads on a trained backbone")
-    lora: LoraConfig = key(LoraConfig, "low-rank training of the backbone")
+    head_warmup: HeadWarmupConfig = key(HeadWarmupConfig, "fresh heads on a trained backbone", fixed=True)
+    lora: LoraConfig = key(LoraConfig, "low-rank training of the backbone", fixed=True)
     start: StartConfig = key(StartConfig, "continuing from another run, as the stages of a file do")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -28,6 +28,9 @@ class Spec:
     nonempty: bool = False  # text that must not be empty
     dead: bool = False  # a published key that nothing here reads
     replaced_by: str = ""  # the key that takes over when the block `schedules` is given
+    fixed: bool | None = (
+        None  # decides what weights mean, so a run keeps it; None: as its block, which is free if it says nothing
+    )
 
     def limits(self) -> str:
         """The limits as a reader writes them, ``> 0, <= 1``; empty when there are none."""
@@ -132,16 +135,20 @@ def default_of(f: Field[Any]) -> Any:
     return f.default if factory is MISSING else factory()
 
 
-def leaves(block: type, default: Any, prefix: str = "") -> Iterator[Leaf]:
+def leaves(block: type, default: Any, prefix: str = "", *, fixed: bool = False) -> Iterator[Leaf]:
     """Every leaf under ``block`` in the order of the schema; blocks that may be null are walked too.
 
-    ``default``: an instance of ``block`` with the default values, None where the default is null.
+    ``default``: an instance of ``block`` with the default values, None where the default is null. ``fixed``: whether
+    the keys of this block are, unless they say otherwise.
     """
     for f in fields(block):
         name, hint = prefix + f.name, hints(block)[f.name]
         value = None if default is None else getattr(default, f.name)
-        inner = block_of(hint)
+        inner, spec = block_of(hint), spec_of(f)
+        kept = fixed if spec.fixed is None else spec.fixed
         if inner is None:
-            yield Leaf(name, hint, default_of(f) if default is None else value, spec_of(f), block, f.name)
+            yield Leaf(
+                name, hint, default_of(f) if default is None else value, replace(spec, fixed=kept), block, f.name
+            )
         else:
-            yield from leaves(inner, value, name + ".")
+            yield from leaves(inner, value, name + ".", fixed=kept)

@@ -14,12 +14,12 @@ one starts from the stage before it (``start.run: stage:NAME``).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dinov3.config.convert import convert
 from dinov3.config.errors import ConfigError, KeyProblem
-from dinov3.config.schema import Config
+from dinov3.config.references import flat
 from dinov3.config.yaml_file import Tree
 
 NAMES, BLOCKS = "stages", "stage"  # the two keys; no single run has them
@@ -43,7 +43,7 @@ class Stage:
 
     name: str
     number: int  # from 1
-    cfg: Config
+    cfg: Any  # of the schema's root
 
 
 def names_of(layers: list[Layer]) -> list[str]:
@@ -106,8 +106,8 @@ def _copy(value: Any) -> Any:
 
 def refuse_later_stages(stage: Stage, earlier: list[str], source: str) -> None:
     """ConfigError when a key names a stage that does not come before this one."""
-    for key, path in (("start.run", stage.cfg.start.run), ("gram.ckpt", stage.cfg.gram.ckpt or "")):
-        if path.startswith(EARLIER) and path.removeprefix(EARLIER) not in earlier:
+    for key, path in flat(asdict(stage.cfg)):
+        if isinstance(path, str) and path.startswith(EARLIER) and path.removeprefix(EARLIER) not in earlier:
             choices = f"choose from {', '.join(EARLIER + name for name in earlier)}" if earlier else "nothing does"
             where = f"{source}: stage {stage.name}" if stage.name else source
             raise ConfigError(where, key, f"{path} must come before this one: {choices}")

@@ -115,8 +115,8 @@ def check_layout(settings: MultidistillationConfig, source: str) -> None:
 
 
 def _check_batch(batch: int, sizes: Sequence[int], source: str) -> None:
-    """Of every ``sum(sizes)`` images in a row each process asks the teacher about one, in whole blocks of its share."""
-    unit = math.lcm(*sizes) * sum(sizes)
+    """Each process of a student holds as many images as its others. Who asks the teacher may be uneven by one."""
+    unit = math.lcm(*sizes)
     if batch % unit:
         fitting = " or ".join(str(n) for n in (batch // unit * unit, (batch // unit + 1) * unit) if n)
         parts = f"{sum(sizes)} processes, {' + '.join(map(str, sizes))}"

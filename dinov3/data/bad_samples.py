@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dinov3.data.errors import TooManyBadSamples
+from dinov3.system.rows import append_row
 
 LEAST_SAMPLES = 300  # the share is taken over at least so many, so that one bad file of the first ten ends nothing
 
@@ -31,8 +33,7 @@ class BadSampleLog:
     def __call__(self, bad: BadSample) -> None:
         self._catch_up()
         if bad.name not in self._names:
-            with self.path.open("a") as file:
-                file.write(json.dumps(asdict(bad)) + "\n")
+            append_row(self.path, asdict(bad))
 
     def _catch_up(self) -> None:
         """Learn the names that this or another process has written; a half-written last line waits."""
@@ -43,8 +44,9 @@ class BadSampleLog:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                self._names.add(json.loads(line)["name"])
                 self._read += len(line)
+                with contextlib.suppress(ValueError, LookupError, TypeError):  # what a disk's fault left of a line
+                    self._names.add(json.loads(line)["name"])
 
 
 class BadSampleCount:

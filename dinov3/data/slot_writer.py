@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov3.config.schema import Config
-from dinov3.data.augmentation import PHOTOMETRIC_DRAWS
+from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.crops import BOX_DRAWS, GLOBAL_CROPS, cut_and_resize
 from dinov3.data.decode import Pixels, fit_channels, read_image
 from dinov3.data.errors import BadImage, TooManyBadSamples
+from dinov3.data.order import rank_positions
 from dinov3.data.randomness import generator
 from dinov3.data.resolutions import Resolution, Resolutions
-from dinov3.data.order import rank_positions
 from dinov3.data.sources.mixture import order_of
 from dinov3.data.sources.source import Source
 

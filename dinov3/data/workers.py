@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -30,8 +31,8 @@ from torch import Tensor
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
 from dinov3.data.ring import Ring, SharedBytes
-from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.signal_mask import signals_blocked
+from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.sources.mixture import order_of
 
 CHUNK = 8  # images a task: fewer cost more messages, more keep the first batch waiting
@@ -181,6 +182,8 @@ class WorkerPool:
         slots = -(-workers * PREFETCH // self._chunks) + 2  # one at the consumer, one on its way to the device
         context: BaseContext = multiprocessing.get_context(start_method or "forkserver")
         context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
+        with signals_blocked():  # SLURM's SIGUSR2 would end it; by itself, for it takes the mask away from what follows
+            resource_tracker.ensure_running()
         self._job = Job(
             writer=writer,
             position=position,
@@ -258,10 +261,16 @@ class WorkerPool:
         for connection in self._connections:
             if connection in talking:
                 self._take_in(connection)
-        for process in self._processes:
+        for process, connection in zip(self._processes, self._connections, strict=True):
             if process.sentinel in talking:
+                self._hear_out(connection)
                 raise LoaderError(self._death_of(process))
         return bool(talking)
+
+    def _hear_out(self, connection: Connection) -> None:
+        """Take in what a worker that has ended still said: its end may be seen before its last words, a traceback."""
+        while connection.poll():  # True at the end of the pipe too, where _take_in raises
+            self._take_in(connection)
 
     def _take_in(self, connection: Connection) -> None:
         try:
@@ -291,7 +300,7 @@ class WorkerPool:
             pid = self._processes[worker].pid
             if pid is not None:
                 os.kill(pid, signal.SIGQUIT)
-                time.sleep(0.2)  # let it print where it is before the next one does
+                time.sleep(1.0)  # let it print where it is before the next one does, and before it is killed
         where = "; ".join(f"worker {worker} {self._occupation(worker)}" for worker in stuck) or "all workers are idle"
         return f"no image for {self._timeout:g} s (stacks of the stuck workers are on stderr): {where}"
 

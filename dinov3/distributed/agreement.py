@@ -10,14 +10,16 @@ from typing import Generic, TypeVar, cast
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import CheckpointException
 
-from dinov3.distributed import siblings
 from dinov3.distributed.collectives import Group, broadcast_object, gather_objects
 from dinov3.distributed.context import is_main, rank
+from dinov3.distributed.peers import Peers
+from dinov3.system.errors import EXIT_IO, Foreseeable
 
 T = TypeVar("T")
 AGREED = "every process of the run raises this"
 SAID_BY_ANOTHER_RUN = "a run that shares the teacher's pass says this"
 # CheckpointException is a BaseException: `except Exception` would miss a failed save.
+FORESEEN = (Foreseeable, OSError)
 FAILURES = (OSError, RuntimeError, ValueError, MemoryError, SafetensorError, CheckpointException)
 
 
@@ -39,7 +41,7 @@ class _Failed:
     text: str
 
 
-def on_every(action: Callable[[], T], group: Group = None) -> list[T]:
+def every_process(action: Callable[[], T], group: Group = None) -> list[T]:
     """Run ``action`` on every process; the results by rank. Raises SharedFailure on all when it fails on one.
 
     They agree through ``group``, which holds them all; a thread beside training needs one of its own.
@@ -60,35 +62,36 @@ def on_every(action: Callable[[], T], group: Group = None) -> list[T]:
     return results
 
 
-def on_main(action: Callable[[], T], group: Group = None) -> T:
+def main_process(action: Callable[[], T], group: Group = None) -> T:
     """Run ``action`` on the main process; its result everywhere. Raises SharedFailure on all when it fails."""
-    return cast(T, on_every(lambda: action() if is_main() else None, group)[0])
+    return cast(T, every_process(lambda: action() if is_main() else None, group)[0])
 
 
-def same_fate(action: Callable[[], T], kinds: tuple[type[Exception], ...]) -> T:
-    """Run ``action``, which must not talk to other processes, on every process; the own result.
+def all_processes_or_none(action: Callable[[], T]) -> T:
+    """Run ``action``, which must not talk to other processes, on every process; returns this process's result.
 
-    When it fails on one with an error of ``kinds``, every process raises: the own error, or the first process's.
+    When it fails on one with an error that is foreseen or the system's (OSError), every process raises: its own error,
+    or that of the first process that has one.
     """
     done: _Done[T] | None = None
     own: Exception | None = None
     try:
         done = _Done(action())
-    except kinds as error:
+    except FORESEEN as error:
         own = error
-    problems = gather_objects(None if own is None else (type(own), str(own)))
+    problems = gather_objects(None if own is None else (type(own), _code(own), str(own)))
     failed = [(number, *problem) for number, problem in enumerate(problems) if problem is not None]
     if done is not None and not failed:
         return done.value
     if own is None:
-        number, kind, text = failed[0]
-        own = _made(kind, f"process {number}: {text}")
+        number, kind, code, text = failed[0]
+        own = _made(kind, code, f"process {number}: {text}")
     own.add_note(AGREED)
     raise own
 
 
-def one_fate(action: Callable[[], T], kinds: tuple[type[Exception], ...]) -> T:
-    """Run ``action``; an error of ``kinds`` in one run is an error in all that were started with it, said by the first.
+def all_runs_or_none(action: Callable[[], T], peers: Peers) -> T:
+    """Run ``action``; a foreseen error in one run is an error in all that were started with it, said by the first.
 
     ``action`` may talk to the processes of its own run, and raises on all of them or on none. Without other runs it is
     just run.
@@ -97,28 +100,30 @@ def one_fate(action: Callable[[], T], kinds: tuple[type[Exception], ...]) -> T:
     own: Exception | None = None
     try:
         result = action()
-    except kinds as error:
+    except FORESEEN as error:
         own = error
-    said = siblings.texts(None if own is None else f"{kinds.index(_kind(own, kinds))} {own}")
+    said = peers.texts(None if own is None else f"{_code(own)} {own}")
     failed = [number for number, text in enumerate(said) if text is not None]
     if not failed:
         return cast(T, result)
     if own is None:
-        index, _, text = str(said[failed[0]]).partition(" ")
-        own = _made(kinds[int(index)], text)
-    if failed[0] != siblings.number():
+        code, _, text = str(said[failed[0]]).partition(" ")
+        own = _made(Foreseeable, int(code), text)
+    if peers.several and failed[0] != peers.number:
         own.add_note(SAID_BY_ANOTHER_RUN)
     raise own
 
 
-def _kind(error: Exception, kinds: tuple[type[Exception], ...]) -> type[Exception]:
-    return next(kind for kind in kinds if isinstance(error, kind))
+def _code(error: Exception) -> int:
+    return error.code if isinstance(error, Foreseeable) else EXIT_IO
 
 
-def _made(kind: type[Exception], text: str) -> Exception:
+def _made(kind: type[Exception], code: int, text: str) -> Exception:
     """An error of this kind with this text, whatever its constructor takes."""
     error = kind.__new__(kind)
     error.args = (text,)
+    if isinstance(error, Foreseeable):
+        error.code = code
     return error
 
 
@@ -132,21 +137,23 @@ def is_shared(error: BaseException) -> bool:
     return AGREED in getattr(error, "__notes__", ()) or isinstance(error.__cause__, SharedFailure)
 
 
-def same_on_all(action: Callable[[], T], kind: type[Exception]) -> T:
-    """Run ``action`` on the main process; its result, or its ``kind`` of error, on every process."""
-    outcome: _Done[T] | _Failed | None = None
+def main_decides(action: Callable[[], T]) -> T:
+    """Run ``action`` on the main process; its result, or its foreseen error, on every process."""
+    done: _Done[T] | None = None
+    own: Exception | None = None
     if is_main():
         try:
-            outcome = _Done(action())
-        except kind as error:
-            outcome = _Failed(str(error))
-    outcome = broadcast_object(outcome)
-    assert outcome is not None  # it is the main process's
-    if isinstance(outcome, _Failed):
-        shared = kind(outcome.text)
+            done = _Done(action())
+        except FORESEEN as error:
+            own = error
+    problem = None if own is None else (type(own), _code(own), str(own))
+    done, problem = broadcast_object((done, problem))
+    if problem is not None:
+        shared = _made(*problem)
         shared.add_note(AGREED)
-        raise shared
-    return outcome.value
+        raise shared from own
+    assert done is not None  # the main process has one or the other
+    return done.value
 
 
 def in_one_line(error: BaseException) -> str:

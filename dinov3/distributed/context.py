@@ -9,8 +9,7 @@ import torch
 import torch.distributed as dist
 
 from dinov3.config.errors import ConfigError
-
-_part: range | None = None  # this run's processes among all that were started, when they are not all
+from dinov3.distributed.allocation import refuse_unused_gpus
 
 
 def is_initialized() -> bool:
@@ -38,22 +37,30 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def per_machine() -> int:
-    """This run's processes on one machine; 0 when some machine has more of them than another."""
+def per_machine(part: range | None = None) -> int:
+    """This run's processes on one machine; 0 when some machine has more of them than another.
+
+    ``part``: which of all that were started they are; None: all.
+    """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
-    if _part is None:
+    if part is None:
         return here
-    first, last = _part[0] // here, _part[-1] // here
+    first, last = part[0] // here, part[-1] // here
     if first == last:
-        return len(_part)
-    return here if _part.start % here == 0 and _part.stop % here == 0 else 0
+        return len(part)
+    return here if part.start % here == 0 and part.stop % here == 0 else 0
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """``auto`` is the GPU of this process's local rank when there is one, the CPU otherwise."""
+    """``auto`` is the GPU of this process's local rank when there is one, the CPU otherwise.
+
+    ConfigError when there is none although ``cuda`` was asked for, or GPUs were given to this process.
+    """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError("config", "train.device", "cuda, but torch sees no GPU: use auto or cpu")
+    if kind == "cpu" and device == "auto":
+        refuse_unused_gpus()
     chosen = torch.device(kind, local_rank()) if kind == "cuda" else torch.device(kind)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -71,7 +78,7 @@ def setup(device: str = "auto", timeout: float = 1800.0) -> torch.device:
     ``timeout`` (seconds): how long a process may wait for the others in a collective. ``device`` as in ``choose_device``.
     """
     chosen = choose_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized() and _part is None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
         dist.init_process_group(backend_of(chosen), timeout=datetime.timedelta(seconds=timeout))
     return chosen
 
@@ -81,8 +88,6 @@ def setup_part(ranks: range, number: int, store: dist.Store, device: torch.devic
 
     From here on it is the group: to the run inside, the other processes do not exist. ``store`` is this group's own.
     """
-    global _part
-    _part = ranks
     if len(ranks) > 1:
         wait = datetime.timedelta(seconds=timeout)
         dist.init_process_group(backend_of(device), store=store, rank=number, world_size=len(ranks), timeout=wait)
@@ -108,8 +113,6 @@ def is_loss_of_a_peer(error: RuntimeError) -> bool:
 
 def teardown() -> None:
     """Leave the group."""
-    global _part
-    _part = None
     if is_initialized():
         dist.destroy_process_group()
 

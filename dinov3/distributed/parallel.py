@@ -10,7 +10,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
 from dinov3.config.errors import ConfigError
-from dinov3.distributed import context
 from dinov3.distributed.context import world_size
 from dinov3.distributed.replicate import average_gradients
 
@@ -90,10 +89,10 @@ def choose(
     param_dtype: torch.dtype,
     reduce_dtype: torch.dtype,
     device_type: str,
+    per_machine: int,
 ) -> Parallel:
     """Decide for a model of ``trained`` and ``frozen`` parameters. ConfigError when the machines are not alike."""
     world = world_size()
-    per_machine = context.per_machine()
     reason = f"{KEY} says so"
     if world == 1:
         strategy, reason = "NO_SHARD", "one process"

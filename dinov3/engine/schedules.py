@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinov3.config.derived import images_per_process
+from dinov3.config.run_config import RunConfig
 from dinov3.config.schema import Config, ScheduleConfig, SchedulesConfig
 
 # The factor by which a learning rate for the reference batch is multiplied, from the images of one optimizer step.
@@ -48,6 +49,55 @@ class StepSchedule:
     wd: float
     momentum: float
     teacher_temp: float
+
+    def row(self) -> dict[str, float]:
+        """Under the names of metrics.jsonl, which are DINOv3's."""
+        return {
+            "lr": self.lr,
+            "last_layer_lr": self.last_layer_lr,
+            "wd": self.wd,
+            "mom": self.momentum,
+            "teacher_temp": self.teacher_temp,
+        }
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates and weight decay of one step."""
+
+    lr: float
+    last_layer_lr: float
+    wd: float
+
+    def row(self) -> dict[str, float]:
+        """Under their names in metrics.jsonl."""
+        return {"lr": self.lr, "last_layer_lr": self.last_layer_lr, "wd": self.wd}
+
+
+@dataclass(frozen=True)
+class RateSchedules:
+    """What an optimizer without an EMA follows."""
+
+    lr: Schedule
+    weight_decay: Schedule
+    last_layer_lr: Schedule
+    total_steps: int
+    lr_scale: float  # factor of the scaling rule
+
+    def at(self, step: int) -> Rates:
+        """The values of ``step``; the final ones beyond the end."""
+        return Rates(self.lr[step], self.last_layer_lr[step], self.weight_decay[step])
+
+    def table(self, batch: int, until: int) -> str:
+        """The resolved schedules, for the start of the log; arguments as for ``Schedules.table``."""
+        names = ("lr", "last_layer_lr", "weight_decay")
+        return "\n".join(
+            [
+                f"{'schedule':<14}{'start':>11}{'peak':>11}{'end':>11}",
+                *(_row(name, getattr(self, name), self.total_steps) for name in names),
+                f"lr is scaled by {self.lr_scale:.6g}; {until} steps of {batch}: {until * batch} samples",
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -180,6 +230,25 @@ def build_schedules(cfg: Config, world_size: int) -> Schedules:
         total_steps=_steps(cfg, cfg.optim.epochs),
         lr_scale=scale,
     )
+
+
+def build_rates(cfg: RunConfig, world_size: int) -> RateSchedules:
+    """The schedules of ``optim``: a linear warm-up and a cosine of the learning rate, a cosine of weight decay.
+
+    Raises ValueError: unknown ``optim.scaling_rule``, or a warm-up longer than the run.
+    """
+    optim, train = cfg.optim, cfg.train
+    batch = train.batch_size_per_gpu * train.gradient_accumulation_steps * world_size
+    scale, total = lr_scale(optim.scaling_rule, batch), optim.epochs * train.OFFICIAL_EPOCH_LENGTH
+    warm, extra = optim.warmup_epochs * train.OFFICIAL_EPOCH_LENGTH, optim.schedule_trunc_extra
+    try:
+        lr = cosine_schedule(optim.lr * scale, optim.min_lr, total, warmup_iters=warm, trunc_extra=extra)
+    except ValueError as error:
+        raise ValueError(f"optim.warmup_epochs {optim.warmup_epochs}: {error}") from error
+    decay = cosine_schedule(optim.weight_decay, optim.weight_decay_end, total, trunc_extra=extra)
+    last = lr.values.copy()
+    last[: optim.freeze_last_layer_epochs * train.OFFICIAL_EPOCH_LENGTH] = 0
+    return RateSchedules(lr, decay, Schedule(last, lr.final), total, scale)
 
 
 def lr_scale(rule: str, effective_batch: int) -> float:

@@ -1,10 +1,11 @@
-"""``dinov3 eval knn|linear|logreg|retrieval``: how good are frozen features on labelled images?"""
+"""``dinov3 eval TASK``: how good are frozen features? The tasks on labelled images are here, the others in OTHERS."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from dinov3.eval.knn import knn_predict
 from dinov3.eval.labelled import Labelled, hold_out, labelled_features, same_classes
 from dinov3.eval.linear import LEARNING_RATES, fit_linear
 from dinov3.eval.logreg import fit_logreg
-from dinov3.pictures.retrieval import retrieval_scores
 from dinov3.features.cache import FeatureKind, weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
+from dinov3.pictures.retrieval import retrieval_scores
 
 TASKS = {
     "knn": "weighted k-nearest neighbours, for every --k and --temperature",
@@ -30,15 +31,56 @@ TASKS = {
     "logreg": "logistic regression (scikit-learn), its penalty chosen on held-out training images",
     "retrieval": "mean average precision and recall of cosine search",
 }
+# Evaluations with a module of their own: ``add_arguments(parser)`` and ``execute(args)``. Imported by name when chosen.
+OTHERS = {
+    "seg": ("dinov3.dense.segment_command", "segmentation: a linear head and dense k-NN on frozen patches, mIoU"),
+    "depth": ("dinov3.dense.depth_command", "depth: a linear head over bins on frozen patches, RMSE"),
+    "match": ("dinov3.dense.match_command", "correspondence: homographies, SPair, NAVI, keypoints; raw and debiased"),
+    "track": ("dinov3.dense.track_command", "tracking: masks of a first frame carried through videos, J&F"),
+}
 POOLED = ("cls", "mean", "cls+mean")
+SEED: dict[str, tuple[Any, str]] = {"seed": (0, "of the held-out rows and their order")}
+OPTIONS: dict[str, dict[str, tuple[Any, str]]] = {  # task -> option -> default and meaning
+    "knn": {"k": ([10, 20, 100, 200], "neighbours that vote"), "temperature": ([0.07], "of the votes' weights")},
+    "linear": {
+        "learning_rates": (list(LEARNING_RATES), "the grid one is chosen from"),
+        "epochs": (30, "passes over the training features"),
+        **SEED,
+    },
+    "logreg": SEED,
+    "retrieval": {},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dinov3 eval``."""
-    parser.description = "Accuracy of frozen features on any labelled data set: " + "; ".join(
-        f"{name}: {text}" for name, text in TASKS.items()
-    )
-    parser.add_argument("task", choices=TASKS)
+    """The arguments of ``dinov3 eval``: every task has its own beside those of all."""
+    parser.description = "Accuracy of frozen features on any labelled data set."
+    parser.set_defaults(**{name: default for options in OPTIONS.values() for name, (default, _) in options.items()})
+    tasks = parser.add_subparsers(required=True, dest="task", metavar="task")
+    for name, text in TASKS.items():
+        task = tasks.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        _add_common(task)
+        for option, (default, meaning) in OPTIONS[name].items():
+            nargs = "+" if isinstance(default, list) else None
+            kind = type(default[0] if isinstance(default, list) else default)
+            shown = " ".join(f"{value:g}" for value in (default if isinstance(default, list) else [default]))
+            flag = f"--{option.replace('_', '-')}"
+            task.add_argument(flag, nargs=nargs, type=kind, default=default, help=f"{meaning} (default {shown})")
+        task.set_defaults(run=execute_labelled)
+    for name, (module, text) in OTHERS.items():
+        room = import_module(module)
+        task = tasks.add_parser(name, help=text)
+        room.add_arguments(task)
+        task.set_defaults(run=room.execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the task that was chosen."""
+    code: int = args.run(args)
+    return code
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
     add_extractor_arguments(parser, size="train")
     parser.add_argument(
         "--train", required=True, help="labelled images: class subfolders, or a data set as in train.dataset_path"
@@ -47,23 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--test", help="labelled images to score on (default: every fifth image of each class of --train)"
     )
     parser.add_argument("--pool", default="cls", choices=POOLED)
-    parser.add_argument(
-        "--k", type=int, nargs="+", default=[10, 20, 100, 200], help="knn: neighbours (default 10 20 100 200)"
-    )
-    parser.add_argument(
-        "--temperature", type=float, nargs="+", default=[0.07], help="knn: of the votes' weights (default 0.07)"
-    )
-    parser.add_argument(
-        "--learning-rates", type=float, nargs="+", default=list(LEARNING_RATES), help="linear: the grid"
-    )
-    parser.add_argument("--epochs", type=int, default=30, help="linear: passes over the training features")
-    parser.add_argument("--seed", type=int, default=0, help="linear, logreg: of the held-out rows and their order")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     parser.add_argument("--cache", type=Path, help="folder of feature sets (default: in the user's cache folder)")
 
 
-def execute(args: argparse.Namespace) -> int:
-    """Run the command."""
+def execute_labelled(args: argparse.Namespace) -> int:
+    """Run a task on labelled images."""
     if args.task == "logreg" and find_spec("sklearn") is None:
         raise FeatureError("logreg needs scikit-learn: pip install 'dinov3[eval]'")
     check_numbers(args)

@@ -25,13 +25,13 @@ from dinov3.data.bad_samples import BadSample
 from dinov3.data.errors import TooManyBadSamples
 from dinov3.data.sources import Source
 from dinov3.distributed import context
-from dinov3.runs.lock import RunLock
 from dinov3.engine.precision import DTYPES
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor, reduced
 from dinov3.features.shards import FORMATS, read_shard, shard_is_whole, write_shard
 from dinov3.features.source_images import SourceImages
 from dinov3.features.tokens import POOLS, Pool, Tokens
+from dinov3.runs.lock import RunLock
 
 log = logging.getLogger(__name__)
 

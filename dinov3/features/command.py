@@ -42,6 +42,12 @@ def add_extractor_arguments(parser: argparse.ArgumentParser, *, size: str) -> No
         default=1024,
         help="px: with --size native, larger images are shrunk to it (default 1024)",
     )
+    parser.add_argument(
+        "--interpolation",
+        choices=("bicubic", "bilinear"),
+        default="bicubic",
+        help="of the resizing; bilinear as Hugging Face's processor for released weights (default bicubic)",
+    )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
@@ -80,6 +86,7 @@ def extractor_from(args: argparse.Namespace) -> FeatureExtractor:
             args.weights,
             size=args.size,
             max_side=args.max_side,
+            interpolation=args.interpolation,
             preset=args.preset,
             device=device,
             dtype=args.compute_dtype,

@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinov3.weights.own import load_backbone
+from dinov3.distributed.allocation import refuse_unused_gpus
 from dinov3.engine.precision import DTYPES
 from dinov3.features.preprocess import Picture, Preprocess
 from dinov3.features.tokens import POOLS, Pool, Tokens
 from dinov3.models.backbone import Backbone
+from dinov3.system.cores import cores
+from dinov3.weights.own import load_backbone
 
 DEFAULT_SIZE = 224  # px: what released models are evaluated at
 WINDOW = 2  # batches
@@ -47,9 +49,10 @@ class FeatureExtractor:
         threads: int | None = None,
     ) -> None:
         """``dtype``: fp32, bf16 or fp16 autocast; auto is bf16 on a GPU that has it, else fp32. ``threads`` read and
-        resize images; the default is one a core."""
-        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.device = torch.device(kind)
+        resize images; the default is one a core. ConfigError for ``auto`` where GPUs were given and torch sees none."""
+        if device == "auto" and not torch.cuda.is_available():
+            refuse_unused_gpus()
+        self.device = known_device(device)
         if dtype != "auto" and dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
         fast = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -59,7 +62,7 @@ class FeatureExtractor:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: at least 1")
         self.batch_size = batch_size
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or cores()
         self._forward: Callable[..., Any] = torch.compile(backbone) if compile else backbone
         layers = cast(Any, backbone).get_intermediate_layers
         self._forward_layers: Callable[..., Any] = torch.compile(layers) if compile else layers
@@ -189,6 +192,7 @@ def load(
     *,
     size: int | tuple[int, int] | Literal["native", "train"] = "native",
     max_side: int | None = None,
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
     preset: str | None = None,
     **settings: Any,
 ) -> FeatureExtractor:
@@ -198,11 +202,14 @@ def load(
         size: px of a square, (height, width), "native" for each image's own size to the nearest whole patch, or "train"
             for the square the backbone was trained on (224 where its file does not say).
         max_side: px; with "native", larger images are shrunk to it.
+        interpolation: of the resizing, antialiased. Hugging Face's processor for released weights and the examples of
+            DINOv3's own README are bilinear.
         preset: the released model the weights are of, when the file cannot tell.
         settings: the keyword arguments of ``FeatureExtractor``.
     """
     backbone = load_backbone(path, preset=preset)
-    return FeatureExtractor(backbone, preprocess_of(backbone, size=size, max_side=max_side), **settings)
+    preprocess = preprocess_of(backbone, size=size, max_side=max_side, interpolation=interpolation)
+    return FeatureExtractor(backbone, preprocess, **settings)
 
 
 def preprocess_of(
@@ -210,8 +217,9 @@ def preprocess_of(
     *,
     size: int | tuple[int, int] | Literal["native", "train"] = "native",
     max_side: int | None = None,
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
 ) -> Preprocess:
-    """How to feed a backbone that ``load_backbone`` returned; ``size`` and ``max_side`` as in ``load``."""
+    """How to feed a backbone that ``load_backbone`` returned; ``size``, ``max_side``, ``interpolation`` as in ``load``."""
     statistics = cast(Any, backbone).preprocess
     if size == "train":
         size = cast(int, statistics.get("size", DEFAULT_SIZE))
@@ -221,7 +229,21 @@ def preprocess_of(
         patch=backbone.stride,
         size=None if size == "native" else size,
         max_side=max_side,
+        interpolation=interpolation,
     )
+
+
+def known_device(device: str | torch.device) -> torch.device:
+    """``device``, "auto" for the GPU where there is one; ValueError for one that torch does not have here."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch is built without CUDA
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"device {str(device)!r} is not there: use auto or cpu ({reason})") from error
+    return found
 
 
 def known(pool: str) -> None:

@@ -19,6 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from dinov3.data.decode import decode, fit_channels, pixels_of
+from dinov3.data.errors import BadImage
+from dinov3.system.paths import expanded
 
 Picture = str | os.PathLike[str] | bytes | bytearray | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor
 ROUNDING = 1e-3  # how far a float image may leave [0, 1]: bicubic resizing overshoots no further after clamping
@@ -104,8 +106,7 @@ class Preprocess:
         if isinstance(picture, Tensor):
             return self._checked(picture)
         if isinstance(picture, str | os.PathLike):
-            with open(picture, "rb") as file:
-                pixels = decode(file.read())
+            pixels = _decoded_file(picture)
         elif isinstance(picture, bytes | bytearray):
             pixels = decode(bytes(picture))
         elif hasattr(picture, "read"):
@@ -158,3 +159,13 @@ class Preprocess:
                 f"an image of {image.shape[0]} channels: this backbone takes {len(self.mean)}; "
                 "tensors are [C, H, W], numpy arrays [H, W, C]"
             )
+
+
+def _decoded_file(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """The pixels of an image file. BadImage names the file, an OSError does too."""
+    with expanded(os.fspath(path)).open("rb") as file:
+        content = file.read()
+    try:
+        return decode(content)
+    except BadImage as error:
+        raise BadImage(f"{os.fspath(path)}: {error}") from error

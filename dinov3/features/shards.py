@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dinov3.runs.checkpoint import flush
 from dinov3.runs.manifest import describe_file
+from dinov3.system.files import flush
 
 FORMATS = ("safetensors", "npy")
 

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from dinov3.config.errors import EXIT_CONFIG, EXIT_DONE, ConfigError
 from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.launch.machine import Machine
-from dinov3.train.command import fail
+from dinov3.system.errors import EXIT_DONE
 
 EXIT_UNFIT = 1
 WIDTH, INDENT = 100, 23
@@ -61,10 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
-    try:
-        cfg = load_config(args.config_file, args.opts)
-    except ConfigError as error:
-        return fail(error, EXIT_CONFIG)
+    cfg = load_config(args.config_file, args.opts)
     from dinov3.launch.machine import probe
 
     findings = examine(probe(args.output_dir or Path(cfg.train.output_dir)), cfg, checkpoint_bytes(cfg))
@@ -104,7 +100,10 @@ def _torch(machine: Machine, cfg: Config) -> Iterator[Finding]:
             "torch", "warn", versions, "there is an NVIDIA driver: install a torch built for CUDA (pytorch.org)"
         )
     elif not machine.vision_operators:
-        advice = "install both from one index; training works, what detection models call does not"
+        advice = (
+            "training and exports work: this program stands in for what is missing. Other programs here cannot even "
+            "`import torchvision`, nor transformers load an export: install both from one index (pytorch.org)"
+        )
         yield Finding("torch", "warn", f"{versions}; torchvision was built for another torch", advice)
     else:
         yield Finding("torch", "ok", versions)

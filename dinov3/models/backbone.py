@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dinov3.contracts import Features
 from dinov3.models import checkpointing
+from dinov3.models.execution import Execution, set_execution
 
 Masks = Tensor | Sequence[Tensor | None] | None
 
@@ -22,6 +23,10 @@ class Backbone(nn.Module):
     n_storage_tokens: int
     n_blocks: int  # what get_intermediate_layers counts: blocks, or stages of a ConvNeXt
     head: nn.Module
+
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of patch tokens of images ``[N, C, H, W]``."""
+        return images.shape[-2] // self.stride, images.shape[-1] // self.stride
 
     def encode(self, entries: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Features]:
         """Features of each entry [N, C, H, W]."""
@@ -72,8 +77,12 @@ class Backbone(nn.Module):
         return wanted
 
     def set_checkpointing(self, mode: checkpointing.CheckpointMode) -> None:
-        """Recompute activations in the backward pass: "none", "selective" (keep matrix products) or "full"."""
+        """Recompute activations in the backward pass: "none", "selective" (what is little work) or "full"."""
         checkpointing.set_mode(self, mode)
+
+    def set_execution(self, execution: Execution) -> None:
+        """In which form to compute; a ConvNeXt has only one."""
+        set_execution(self, execution)
 
 
 def pick(

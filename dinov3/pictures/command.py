@@ -17,15 +17,15 @@ import matplotlib.pyplot as plt
 from dinov3.config.output import check_output_file
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source, parse_dataset
-from dinov3.runs.metrics import read_metrics
-from dinov3.pictures.attention import attention_maps, similarity_map
-from dinov3.pictures.curves import curves
-from dinov3.pictures.token_sheet import token_sheet, unnormalised
-from dinov3.pictures.pca import token_colours
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.source_images import SourceImages
+from dinov3.pictures.attention import attention_maps, similarity_map
+from dinov3.pictures.curves import curves
+from dinov3.pictures.pca import token_colours
+from dinov3.pictures.token_sheet import token_sheet, unnormalised
+from dinov3.system.rows import read_rows
 
 KINDS = {
     "pca": "principal components of patch features as colours, one projection for all images",
@@ -66,11 +66,11 @@ def execute(args: argparse.Namespace) -> int:
         raise FeatureError(f"--out {args.out}: give a file name that ends in .png")
     check_output_file(args.out, "--out")
     if args.kind == "curves":
-        rows = read_metrics(args.weights / "metrics.jsonl")
+        rows = read_rows(args.weights / "metrics.jsonl")
         if not rows:
             raise FeatureError(f"{args.weights}: no metrics.jsonl with a line in it: give --weights a run folder")
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        curves(rows, args.out, read_metrics(args.weights / "evaluation.jsonl"))
+        curves(rows, args.out, read_rows(args.weights / "evaluation.jsonl"))
         print(args.out)
         return 0
     if args.data is None:

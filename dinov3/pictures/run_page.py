@@ -14,15 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dinov3.config.dump import redacted, to_dict
+from dinov3.config.dump import to_dict
 from dinov3.config.output import check_output_file
+from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
+from dinov3.features.errors import FeatureError
+from dinov3.pictures.curves import draw_panels, panels_of
 from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_of
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.stage_record import StageRecord, read_stages
 from dinov3.runs.student_folders import student_folders
-from dinov3.pictures.curves import draw_panels, panels_of
-from dinov3.features.errors import FeatureError
+from dinov3.system.rows import read_rows
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1180px;margin:2rem auto;padding:0 1rem}
@@ -49,12 +50,12 @@ def report(run: Path) -> str:
 
 def _run(run: Path) -> list[str]:
     """A run's parts; FeatureError when it has no metrics."""
-    rows = read_metrics(run / "metrics.jsonl")
+    rows = read_rows(run / "metrics.jsonl")
     if not rows:
         if students := student_folders(run):
             raise FeatureError(f"{run}: holds several students; give the folder of one, {students[0]}")
         raise FeatureError(f"{run}: no metrics.jsonl with a line in it: not the folder of a run that trained")
-    evaluations, alarms = read_metrics(run / "evaluation.jsonl"), read_metrics(run / "alarms.jsonl")
+    evaluations, alarms = read_rows(run / "evaluation.jsonl"), read_rows(run / "alarms.jsonl")
     newest, checkpoints = _checkpoints(run)
     return [
         _heading(run),
@@ -65,6 +66,7 @@ def _run(run: Path) -> list[str]:
         f'<div class="wide">{_svg(rows, evaluations)}</div>',
         _pictures(run),
         _evaluations(evaluations),
+        _last_figures(rows[-1]),
         _config(run),
         _start(run, newest),
         _files(run, checkpoints),
@@ -77,7 +79,7 @@ def _heading(run: Path) -> str:
 
 def _stages(run: Path, stages: Sequence[StageRecord]) -> list[str]:
     """How far each stage is, then the parts of all that have begun. FeatureError when none has."""
-    begun = [stage for stage in stages if read_metrics(run / stage.folder / "metrics.jsonl")]
+    begun = [stage for stage in stages if read_rows(run / stage.folder / "metrics.jsonl")]
     if not begun:
         raise FeatureError(f"{run}: none of its stages has trained a step yet")
     head = "".join(f"<th>{name}</th>" for name in ("stage", "state", "began from", "loss, first to last"))
@@ -91,7 +93,7 @@ def _mark(stage: StageRecord) -> str:
 
 
 def _stage_cells(run: Path, stage: StageRecord) -> str:
-    rows = read_metrics(run / stage.folder / "metrics.jsonl")
+    rows = read_rows(run / stage.folder / "metrics.jsonl")
     folder, name = html.escape(stage.folder), html.escape(stage.name)
     done = rows[-1]["iteration"] + 1 if rows else 0
     state = f"{'finished' if stage.finished else 'at step'} {done:,} of {stage.steps:,}" if rows else "not begun"
@@ -169,6 +171,15 @@ def _evaluations(evaluations: Sequence[dict[str, Any]]) -> str:
     return f"<h2>Evaluations</h2><table><tr>{head}</tr>{body}</table>"
 
 
+def _last_figures(row: dict[str, Any]) -> str:
+    """Everything the last logged step says, also what no curve shows."""
+    cells = "".join(
+        f'<tr><td><code>{html.escape(key)}</code></td><td class="n">{_number(value)}</td></tr>'
+        for key, value in row.items()
+    )
+    return f"<details><summary>All figures of the last logged step</summary><table>{cells}</table></details>"
+
+
 def _number(value: Any) -> str:
     if value is None:
         return ""
@@ -232,7 +243,7 @@ def _checkpoints(run: Path) -> tuple[Path | None, str]:
 
 
 def _files(run: Path, checkpoints: str) -> str:
-    bad = len(read_metrics(run / "bad_samples.jsonl"))
+    bad = len(read_rows(run / "bad_samples.jsonl"))
     return f"<h2>Files</h2>{checkpoints}<p>{f'Unreadable images: {bad}.' if bad else 'No unreadable images.'}</p>"
 
 

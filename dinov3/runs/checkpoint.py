@@ -34,12 +34,14 @@ from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from dinov3.distributed.agreement import SharedFailure, every_process, in_one_line, main_process
 from dinov3.distributed.collectives import Group, broadcast_object
 from dinov3.distributed.context import is_main, rank, world_size
 from dinov3.runs import manifest
-from dinov3.distributed.agreement import SharedFailure, in_one_line, on_every, on_main
 from dinov3.runs.faults import Point, hit
 from dinov3.runs.manifest import FORMAT_VERSION, describe_file, problem_with, quick_problem_with
+from dinov3.system.errors import EXIT_IO, Foreseeable
+from dinov3.system.files import flush
 
 log = logging.getLogger(__name__)
 STEP = re.compile(r"^step-(\d{8})$")
@@ -48,8 +50,10 @@ SHOWN = 3  # damaged checkpoints in a message
 MARGIN = 1.1  # of the size of a save: file headers, the backbone beside the state
 
 
-class CheckpointError(Exception):
+class CheckpointError(Foreseeable):
     """A checkpoint cannot be written or read; the message names the file and says what to do."""
+
+    code = EXIT_IO
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,6 @@ class Saved:
     folder: Path
     seconds: float
     size: int  # bytes
-
-
-def flush(path: Path) -> None:
-    """Force a file or a folder's entries to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def step_folders(run: Path) -> list[Path]:
@@ -85,16 +80,18 @@ def step_of(folder: Path) -> int:
     return int(match.group(1))
 
 
-def newest_valid(run: Path, *, at_most: int | None = None, advice: str = START_AGAIN) -> Path | None:
+def newest_valid(
+    run: Path, *, at_most: int | None = None, advice: str = START_AGAIN, run_id: str | None = None
+) -> Path | None:
     """The newest checkpoint that verifies, of no step after ``at_most``; damaged ones are passed over with a warning each.
 
-    Raises CheckpointError, with ``advice``, when there are checkpoints and none verifies: never a silent restart from
+    ``run_id``: of the run they must be of, None: any. Raises CheckpointError, with ``advice``, when there are checkpoints and none verifies: never a silent restart from
     nothing.
     """
     folders = [folder for folder in step_folders(run) if at_most is None or step_of(folder) <= at_most]
     problems: dict[Path, str] = {}
     for folder in reversed(folders):
-        problem = problem_with(folder)
+        problem = problem_with(folder) or _stranger(folder, run_id)
         if problem is None:
             for damaged, why in problems.items():
                 log.warning("checkpoint %s is passed over: %s", damaged, why)
@@ -105,6 +102,12 @@ def newest_valid(run: Path, *, at_most: int | None = None, advice: str = START_A
     shown = [f"{damaged.name}: {why}" for damaged, why in problems.items()][:SHOWN]
     more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     raise CheckpointError(f"{run / 'ckpt'}: no checkpoint can be read ({'; '.join(shown + more)}): {advice}")
+
+
+def _stranger(folder: Path, run_id: str | None) -> str | None:
+    """What is wrong with a whole checkpoint that another run has written; None when it is this run's, or does not say."""
+    own = manifest.read_train_state(folder).get("run") if run_id is not None else None
+    return f"it was written by another run ({own}, this one is {run_id})" if own not in (None, run_id) else None
 
 
 class Checkpointer:
@@ -129,7 +132,7 @@ class Checkpointer:
     def tidy(self, newest: Path | None) -> list[Path]:
         """Remove what ``left_over`` names, and name it. Every process must call it. Raises CheckpointError on all."""
         try:
-            return on_main(lambda: self._tidy(newest), self.group)
+            return main_process(lambda: self._tidy(newest), self.group)
         except SharedFailure as error:
             raise CheckpointError(f"{self.folder}: {error}") from error
 
@@ -159,7 +162,7 @@ class Checkpointer:
         self._write(final, tensors, info, write_extras)
         seconds = time.perf_counter() - started
         try:
-            on_main(lambda: self._prune(newest=final), self.group)
+            main_process(lambda: self._prune(newest=final), self.group)
         except SharedFailure as error:
             log.warning("old checkpoints in %s stay: %s", self.folder, error)
         return Saved(final, seconds, _size(final))
@@ -176,13 +179,13 @@ class Checkpointer:
         attempt = broadcast_object(f"{os.getpid()}-{time.time_ns():x}", self.group)
         temporary = self.folder / f".tmp-{step:08d}.{attempt}"
         try:
-            if on_main(lambda: final.exists() and problem_with(final) is None, self.group):
+            if main_process(lambda: final.exists() and problem_with(final) is None, self.group):
                 return
-            on_main(lambda: self._open(temporary, _bytes_of(tensors)), self.group)
-            on_every(lambda: save_tensors(tensors, temporary / "state", self.group), self.group)
-            files = on_every(lambda: _seal_own(temporary / "state", step), self.group)
+            main_process(lambda: self._open(temporary, _bytes_of(tensors)), self.group)
+            every_process(lambda: save_tensors(tensors, temporary / "state", self.group), self.group)
+            files = every_process(lambda: _seal_own(temporary / "state", step), self.group)
             merged = {k: v for part in files for k, v in part.items()}
-            on_main(lambda: self._commit(temporary, final, step, merged, info, write_extras), self.group)
+            main_process(lambda: self._commit(temporary, final, step, merged, info, write_extras), self.group)
         except SharedFailure as error:
             if is_main():
                 shutil.rmtree(temporary, ignore_errors=True)

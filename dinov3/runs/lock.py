@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -12,15 +13,21 @@ from pathlib import Path
 from types import TracebackType
 
 from dinov3.config.output import check_output_folder
-from dinov3.distributed.agreement import same_on_all
+from dinov3.distributed.agreement import main_decides
+from dinov3.runs.folder import LEASE, LOCK
+from dinov3.system.errors import EXIT_LOCKED, Foreseeable
+from dinov3.system.files import open_unlinked, write_whole
 
 log = logging.getLogger(__name__)
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 HEARTBEAT = 20.0  # seconds between two signs of life
-STALE = 3  # so many without one, and the holder is gone
+STALE = 3  # this many without one, and the holder is gone
 
 
-class RunLocked(Exception):
+class RunLocked(Foreseeable):
     """Another process is at work in this folder: it trains, or writes features."""
+
+    code = EXIT_LOCKED
 
 
 class RunLock:
@@ -32,9 +39,10 @@ class RunLock:
     """
 
     def __init__(self, run: Path) -> None:
-        self.path = run / ".lock"
-        self.lease = run / ".lease"
+        self.path = run / LOCK
+        self.lease = run / LEASE
         self._handle: int | None = None
+        self._kernel = True  # its file system has locks
         self._released = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="dinov3-lease", daemon=True)
 
@@ -42,7 +50,7 @@ class RunLock:
         """Raise RunLocked when another process trains here; changes nothing."""
         if not os.access(self.path, os.W_OK):  # not there, or in a folder that nobody can train in through this path
             return
-        handle = os.open(self.path, os.O_RDWR)
+        handle = open_unlinked(self.path, os.O_RDWR)
         try:
             self._take(handle)
         finally:
@@ -51,20 +59,27 @@ class RunLock:
     def _take(self, handle: int) -> None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except OSError as error:
+            if error.errno in NO_LOCKS:  # Lustre without -o flock, NFS without a lock daemon
+                if self._kernel:
+                    log.warning("%s: this file system has no locks; only %s guards the folder", self.path.parent, LEASE)
+                self._kernel = False
+                return
+            if not isinstance(error, BlockingIOError):
+                raise
             owner = os.read(handle, 200).decode(errors="replace").strip()
             raise RunLocked(
                 f"{self.path.parent}: {owner} is at work here: wait for it, or use another folder"
             ) from error
 
     def __enter__(self) -> RunLock:
-        same_on_all(lambda: check_output_folder(self.path.parent, "folder"), OSError)
-        same_on_all(self._acquire, RunLocked)
+        main_decides(lambda: check_output_folder(self.path.parent, "folder"))
+        main_decides(self._acquire)
         return self
 
     def _acquire(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = open_unlinked(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._take(handle)
         except RunLocked:
@@ -84,7 +99,8 @@ class RunLock:
     def _watch_lease(self) -> None:
         """Raise RunLocked when a process of another machine holds the folder."""
         before = self._read_lease()
-        if before is None or before.splitlines()[:1] == [socket.gethostname()]:  # here the kernel's lock has decided
+        here = before is not None and before.splitlines()[:1] == [socket.gethostname()]
+        if before is None or (here and self._kernel):  # on this machine the kernel's lock has decided
             return
         owner = before.splitlines()[0] if before else "another machine"
         log.warning("%s: left by %s; waiting up to %.0f s for a sign of life", self.lease, owner, STALE * HEARTBEAT)
@@ -106,9 +122,7 @@ class RunLock:
             return None
 
     def _write_lease(self, beat: int) -> None:
-        temporary = self.lease.with_name(".lease.tmp")
-        temporary.write_text(f"{socket.gethostname()}\n{os.getpid()} {beat}\n")
-        os.replace(temporary, self.lease)
+        write_whole(self.lease, f"{socket.gethostname()}\n{os.getpid()} {beat}\n")
 
     def _beat(self) -> None:
         beat = 0

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from datetime import UTC, datetime
-from pathlib import Path
+
+from dinov3.runs.folder import RUN_ID, RunFolder
+from dinov3.system.files import write_json
 
 
-def run_id(out: Path) -> str:
-    """The id kept in the run folder; made and kept when there is none. It names the run, nothing random follows from it."""
-    path = out / "run_id.json"
-    if path.exists():
-        known: str = json.loads(path.read_text())["wandb"]
+def known_run_id(run: RunFolder) -> str | None:
+    """The id kept in the run folder; None when there is none, or it is damaged."""
+    try:
+        known = json.loads((run.path / RUN_ID).read_bytes())["wandb"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return known if isinstance(known, str) and known else None
+
+
+def run_id(run: RunFolder, fallback: str | None = None) -> str:
+    """The id kept in the run folder; ``fallback``, or a new one, is kept when there is none.
+
+    It names the run, nothing random follows from it.
+    """
+    if (known := known_run_id(run)) is not None:
         return known
-    fresh = secrets.token_hex(4)
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(
-        json.dumps({"wandb": fresh, "created": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n"
-    )
-    os.replace(temporary, path)
+    fresh = fallback or secrets.token_hex(4)
+    write_json(run.path / RUN_ID, {"wandb": fresh, "created": datetime.now(UTC).isoformat(timespec="seconds")})
     return fresh

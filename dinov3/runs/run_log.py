@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
-from dinov3.distributed import siblings
 from dinov3.distributed.context import is_main, rank
+from dinov3.distributed.peers import Peers
+from dinov3.runs.folder import RunFolder
+from dinov3.system.files import open_to_append
 
 
 class Terminal(logging.Handler):
@@ -21,16 +24,34 @@ class Terminal(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+class LogFile(logging.StreamHandler[TextIO]):
+    """``run.log``, through no link. On a full disk its lines are lost, with one warning; the run goes on."""
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__(os.fdopen(open_to_append(run.log), "a", encoding="utf-8", errors="backslashreplace"))
+        self._full = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # the name is logging's
+        if not self._full:
+            self._full = True
+            tqdm.write(f"run.log cannot be written to: {sys.exc_info()[1]}", file=sys.stderr)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # what a full disk did not take is in the buffer still
+            self.stream.close()
+        super().close()
+
+
 @contextlib.contextmanager
-def run_log(out: Path) -> Iterator[None]:
+def run_log(run: RunFolder, peers: Peers) -> Iterator[None]:
     """Everything from INFO on goes to ``RUN/run.log`` (main process), warnings of every process to the terminal."""
     terminal = Terminal(logging.WARNING)
-    who = [out.name] if siblings.current() else []  # several runs write to this terminal
+    who = [run.path.name] if peers.several else []  # several runs write to this terminal
     who += [] if is_main() else [f"process {rank()}"]
     terminal.setFormatter(logging.Formatter(f"{', '.join(who)}: %(message)s" if who else "%(message)s"))
     handlers: list[logging.Handler] = [terminal]
     if is_main():
-        file = logging.FileHandler(out / "run.log")
+        file = LogFile(run)
         file.setLevel(logging.INFO)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers.append(file)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-NAME = "stages.json"
+from dinov3.runs.folder import STAGES
+from dinov3.system.files import write_json
+
 FORMAT = "dinov3-stages"
 
 
@@ -25,7 +26,7 @@ class StageRecord:
 
 def read_stages(run: Path) -> list[StageRecord]:
     """The stages of a run; none when it has no ``stages.json``. ValueError when that cannot be understood."""
-    path = run / NAME
+    path = run / STAGES
     if not path.is_file():
         return []
     try:
@@ -44,9 +45,7 @@ def read_stages(run: Path) -> list[StageRecord]:
 def write_stages(run: Path, stages: Sequence[StageRecord]) -> None:
     """Replace the record; a reader sees the old one or the new one."""
     content = {"format": FORMAT, "stages": [asdict(stage) for stage in stages]}
-    temporary = run / f".{NAME}.tmp"
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, run / NAME)
+    write_json(run / STAGES, content)
 
 
 def update_stage(run: Path, name: str, *, finished: bool = False, began_from: str | None = None) -> None:

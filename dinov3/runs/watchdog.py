@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dinov3.config.errors import EXIT_HANG
 from dinov3.distributed.context import rank
+from dinov3.system.errors import EXIT_HANG
+from dinov3.system.files import open_unlinked
 
 # Seconds after which the interpreter itself is taken to be stuck (a C function that never lets go of Python's lock, so
 # that no thread of ours can run): faulthandler's own thread then prints the stacks and ends the process, with code 1.
@@ -60,7 +61,8 @@ class Watchdog:
 
     def _end(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"process-{rank()}.txt").open("w") as file:
+        path = self.folder / f"process-{rank()}.txt"
+        with os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as file:
             for out in (file, sys.__stderr__):
                 if out is None:
                     continue

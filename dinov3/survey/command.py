@@ -1,4 +1,4 @@
-"""``dinov3 data check``: what is in a dataset, before days of training depend on it."""
+"""``dinov3 data check|synth-dense``: what is in a dataset, before days of training depend on it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dinov3.config.errors import EXIT_DONE
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_folder
 from dinov3.config.schema import Config
 from dinov3.data.errors import DataError, TooManyBadSamples
 from dinov3.data.sources import Source, open_dataset
+from dinov3.survey import synth_dense
+from dinov3.system.cores import cores
+from dinov3.system.errors import EXIT_DONE
 
 REPORT, SHEET = "report.json", "crops.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The action ``check`` of ``dinov3 data`` and its arguments."""
-    parser = parser.add_subparsers(required=True, metavar="action").add_parser(
+    """The actions of ``dinov3 data`` and their arguments."""
+    actions = parser.add_subparsers(required=True, metavar="action")
+    synthetic = actions.add_parser("synth-dense", help="synthetic images with masks and depth, films with masks")
+    synth_dense.add_arguments(synthetic)
+    synthetic.set_defaults(run=synth_dense.execute)
+    parser = actions.add_parser(
         "check", help="counts, sizes, unreadable files, duplicates, channel statistics, a picture of the crops"
     )
+    parser.set_defaults(run=examine)
     parser.add_argument("dataset", metavar="PATH", help="folder, tar shards, or any text for train.dataset_path")
     parser.add_argument("--config-file", type=Path, help="YAML of the run that is planned: its crops are shown")
     parser.add_argument("--out", type=Path, help=f"folder for {REPORT} (everything) and {SHEET} (the first batch)")
@@ -36,9 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
+    """Run the action that was chosen."""
+    code: int = args.run(args)
+    return code
+
+
+def examine(args: argparse.Namespace) -> int:
     """Examine, print, write. Raises ConfigError and DataError (78), LoaderError, TooManyBadSamples and OSError (74)."""
-    from dinov3.survey.survey import survey
     from dinov3.survey.report import report_of
+    from dinov3.survey.survey import survey
 
     for name, least in (("limit", 1), ("workers", 0), ("seed", 0)):
         if (value := getattr(args, name)) is not None and value < least:
@@ -68,11 +81,6 @@ def execute(args: argparse.Namespace) -> int:
             "mend the data or raise it"
         )
     return EXIT_DONE
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def write_whole(path: Path, text: str) -> None:

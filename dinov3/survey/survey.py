@@ -13,20 +13,21 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dinov3.survey import duplicates
 from dinov3.data.bad_samples import BadSample
-from dinov3.survey.channel_moments import ChannelMoments
 from dinov3.data.decode import Stored, kind_of, read_stored, to_pixels
 from dinov3.data.errors import BadImage, LoaderError
 from dinov3.data.order import permuted
 from dinov3.data.signal_mask import ASKING, signals_blocked
 from dinov3.data.sources.source import Source
+from dinov3.survey import duplicates
+from dinov3.survey.channel_moments import ChannelMoments
 
 CHUNK = 32  # images a task
 NO_LABEL = -1
@@ -116,6 +117,8 @@ def _chunks(source: Source, tasks: Sequence[NDArray[np.int64]], workers: int) ->
         return
     context = multiprocessing.get_context("forkserver")  # copies neither threads nor memory
     context.set_forkserver_preload([__name__])
+    with signals_blocked():  # by itself: starting it takes the mask away from what follows
+        resource_tracker.ensure_running()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(source,)) as pool:
         try:
             with signals_blocked():  # map starts the processes and returns at once

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.models.da3 import PATCH, VARIANTS, DA3Encoder
-from dinov3.weights.da3_checkpoint import (
+from dinov3.system.paths import expanded
+from dinov3.weights.hub import NotOnHub, fetched, is_hub_id
+from dinov3.weights.reading.da3_checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Da3CheckpointError,
@@ -130,35 +130,16 @@ def find_checkpoint(ckpt_path: str, variant: str) -> Path:
     """
     if not ckpt_path:
         raise Da3CheckpointError(_what_to_download(variant))
-    path = Path(ckpt_path).expanduser()
+    path = expanded(ckpt_path)
     if path.exists():
         return path
-    looks_like_id = re.fullmatch(r"\w[\w-]*/\w[\w.-]*", ckpt_path, re.ASCII) and not path.parent.exists()
-    if not looks_like_id or path.suffix in (".safetensors", ".pth", ".pt"):
+    if not is_hub_id(ckpt_path):
         raise Da3CheckpointNotFoundError(f"da3.ckpt_path {ckpt_path!r} does not exist")
-    return _download(ckpt_path, variant)
-
-
-def _download(repo_id: str, variant: str) -> Path:
     try:
-        hub = importlib.import_module("huggingface_hub")
-    except ImportError:
-        raise Da3CheckpointNotFoundError(
-            f"da3.ckpt_path {repo_id!r} does not exist here, and reading it as a Hub id needs huggingface_hub: "
-            "pip install huggingface-hub, or download it and name the folder"
-        ) from None
-
-    def fetch(name: str) -> Path:
-        try:
-            return Path(hub.hf_hub_download(repo_id, name))
-        except (OSError, ValueError) as error:  # the Hub's own errors are one or the other
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise Da3CheckpointNotFoundError(
-                f"da3.ckpt_path {repo_id!r} is no local path and {name} could not be read from the Hub: {reason}"
-            ) from error
-
-    read_root(fetch(CONFIG_FILE), variant)  # the wrong variant costs 2 kB, not gigabytes
-    return fetch(WEIGHTS_FILE).parent
+        read_root(fetched(ckpt_path, CONFIG_FILE), variant)  # the wrong variant costs 2 kB, not gigabytes
+        return fetched(ckpt_path, WEIGHTS_FILE).parent
+    except NotOnHub as error:
+        raise Da3CheckpointNotFoundError(f"da3.ckpt_path {ckpt_path!r} does not exist here, and {error}") from error
 
 
 def _what_to_download(variant: str) -> str:
@@ -169,7 +150,8 @@ def _what_to_download(variant: str) -> str:
     return (
         f"da3.ckpt_path is empty: download {CONFIG_FILE} and {WEIGHTS_FILE} of "
         f"https://huggingface.co/{SOURCES[variant][0]} and set da3.ckpt_path to their folder. Licences of the variants: "
-        f"{terms}. For tests, da3.random_init: true needs no file"
+        f"{terms}. For tests without a file: da3.random_init=true and "
+        "da3.ckpt_path= together"
     )
 
 

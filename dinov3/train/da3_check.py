@@ -10,48 +10,58 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dinov3.config.errors import EXIT_CONFIG, EXIT_DONE, EXIT_IO, EXIT_NON_FINITE, ConfigError
+from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_file
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, LossTerm, StepContext, StudentView
-from dinov3.data.errors import DataError
 from dinov3.data.loader import CropLoader
 from dinov3.distributed.context import setup
 from dinov3.engine import precision
 from dinov3.engine.model_randomness import seed_model_randomness
-from dinov3.pictures.token_sheet import covered, token_sheet, unnormalised
-from dinov3.pictures.pca import token_colours
 from dinov3.objectives.da3 import Da3
+from dinov3.pictures.pca import token_colours
+from dinov3.pictures.token_sheet import covered, token_sheet, unnormalised
+from dinov3.system.errors import EXIT_DONE, EXIT_NON_FINITE, Foreseeable
 from dinov3.teachers.da3 import Da3Teacher
-from dinov3.train.command import fail
 from dinov3.train.dataset import checked_source
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 ROWS = 6  # of the picture
 
 
+class NotFinite(Foreseeable):
+    """The batch gave a loss or gradient that is nan or inf."""
+
+    code = EXIT_NON_FINITE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dinov3 da3-check``."""
+    parser.add_argument("--config-file", type=Path, help="YAML with da3.enabled: true")
+    parser.add_argument("--out", type=Path, help="PNG to write: crops, masks, the tokens of both as colours")
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. da3.ckpt_path=/weights/DA3-BASE")
+
+
 def execute(args: argparse.Namespace) -> int:
-    """Run the command: 0 when everything is finite, 70 when not, 78 with one line when the config or the data is wrong."""
+    """Run the command: 0 when everything is finite. Raises NotFinite (70) when not, ConfigError when nothing fits."""
+    cfg = load_config(args.config_file, args.opts)
+    source = str(args.config_file or "command line")
+    if not cfg.da3.enabled:
+        raise ConfigError(source, "da3.enabled", "false: set it to true, there is nothing to check")
+    if args.out is not None:
+        check_output_file(args.out, "--out")
     try:
-        cfg = load_config(args.config_file, args.opts)
-        if not cfg.da3.enabled:
-            source = str(args.config_file or "command line")
-            raise ConfigError(source, "da3.enabled", "false: set it to true, there is nothing to check")
-        if args.out is not None:
-            check_output_file(args.out, "--out")
         report = check(cfg)
-    except (ConfigError, DataError, ValueError) as error:  # ValueError: teacher and student do not fit together
-        return fail(error, EXIT_CONFIG)
-    except OSError as error:
-        return fail(error, EXIT_IO)
+    except ValueError as error:  # teacher and student do not fit together
+        raise ConfigError(source, "", str(error)) from error
     print("\n".join(report.lines(cfg)))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         report.draw(cfg, args.out)
         print(f"picture   {args.out}")
     if not report.finite:
-        return fail(ValueError("the loss or a gradient is not finite"), EXIT_NON_FINITE)
+        raise NotFinite("the loss or a gradient is not finite")
     return EXIT_DONE
 
 
@@ -124,8 +134,7 @@ def check(cfg: Config) -> Report:
     source = checked_source(cfg, 1)
     model = SSLMetaArch(cfg, device, precision.resolve(cfg.compute_precision.param_dtype, device))
     model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
-    teacher = model.da3_teacher
-    assert teacher is not None  # execute() has seen da3.enabled
+    teacher = model.da3_teacher  # execute() has seen da3.enabled
     with CropLoader(cfg, source, position=0, rank=0, world_size=1, device=device, dtype=torch.float32) as loader:
         batch = next(loader)
     return look(model, teacher, batch)
@@ -151,7 +160,7 @@ def look(model: SSLMetaArch, teacher: Da3Teacher, batch: CropBatch) -> Report:
         own_grid=teacher.own_grid(batch.collated_global_crops_clean),
         term=LossTerm(term.value.detach(), term.metrics),
         gradient_norms={name: gradient_norm(model.student[name]) for name in ("da3_projector", "backbone")},
-        teacher_gradients=sum(p.grad is not None for p in teacher.model.parameters()),
+        teacher_gradients=sum(p.grad is not None for p in teacher.encoder.parameters()),
     )
 
 

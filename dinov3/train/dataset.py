@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 from dinov3.config.derived import images_per_process
 from dinov3.config.schema import Config
@@ -55,9 +54,3 @@ def record_damage(source: Source, bad_samples: BadSampleLog) -> None:
     if isinstance(source, PartlyDamaged) and context.is_main():
         for name, reason in source.damaged.items():
             bad_samples(BadSample(name, reason))
-
-
-def usable_workers(wanted: int) -> int:
-    """At most one loader process a core of this training process; the batches do not depend on their number."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

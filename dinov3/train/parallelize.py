@@ -15,8 +15,10 @@ from dinov3.models.backbone import Backbone
 from dinov3.models.checkpointing import CheckpointedBlock
 
 
-def choose_parallel(cfg: Config, precision: Precision, student: nn.Module, frozen: Sequence[nn.Module]) -> Parallel:
-    """How this model is spread over the processes there are."""
+def choose_parallel(
+    cfg: Config, precision: Precision, student: nn.Module, frozen: Sequence[nn.Module], per_machine: int
+) -> Parallel:
+    """How this model is spread over the processes there are, ``per_machine`` of them on each."""
     return choose(
         cfg.compute_precision.sharding_strategy,
         trained=sum(p.numel() for p in student.parameters()),
@@ -24,6 +26,7 @@ def choose_parallel(cfg: Config, precision: Precision, student: nn.Module, froze
         param_dtype=precision.dtype,
         reduce_dtype=DTYPES[cfg.compute_precision.reduce_dtype],
         device_type=precision.device.type,
+        per_machine=per_machine,
     )
 
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dinov3.config.schema import Config
-from dinov3.distributed.agreement import same_on_all
+from dinov3.engine.task import Counters
 from dinov3.runs.checkpoint import CheckpointError, fill_tensors, stored_shapes
-from dinov3.weights.own import checkpoint_in
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.state import named_optimizer_tensors
-from dinov3.train.loop import Counters
-from dinov3.train.resume import Start
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 STUDENT, EMA = "student", "model_ema"
@@ -24,23 +19,6 @@ OPTIMIZER = "optimizer.state."
 # Teachers with weights of their own: a run fills them as its own config says.
 TEACHERS = {"gram_teacher", "anchor_teacher", "teacher"}
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-def add_beginning(cfg: Config, start: Start) -> Start:
-    """``start`` with the verified checkpoint that ``start.run`` names, for a run that is at its first step.
-
-    CheckpointError on every process when there is none.
-    """
-    if start.found is not None or not cfg.start.run:
-        return start
-    path = Path(cfg.start.run)
-
-    def look() -> Path:
-        if (found := checkpoint_in(path)) is None or not (found / "state").is_dir():
-            raise CheckpointError(f"start.run: {path}: not a run folder nor one of its checkpoints")
-        return found
-
-    return replace(start, beginning=same_on_all(look, CheckpointError))
 
 
 def module_of(name: str) -> str:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from dinov3.config.errors import ConfigError
 from dinov3.config.students import BLOCK, Student
-from dinov3.distributed import siblings
 from dinov3.distributed.context import choose_device
+from dinov3.distributed.peers import join
+from dinov3.engine.life import run
 from dinov3.runs.checkpoint import step_folders
+from dinov3.runs.folder import RunFolder
 from dinov3.runs.student_folders import student_folders
-from dinov3.train.run import run
+from dinov3.train.job import PretrainingJob
 
 
 def run_students(students: Sequence[Student], out: Path, *, resume: bool, resume_from: Path | None = None) -> int:
@@ -29,7 +31,7 @@ def run_students(students: Sequence[Student], out: Path, *, resume: bool, resume
         raise ConfigError(
             "command line", "--resume-from", f"does not go with {BLOCK}: all students go on from one step"
         )
-    if (out / "ckpt").exists():
+    if RunFolder(out).checkpoints.exists():
         raise ConfigError(str(out), "", "holds a run of a single model: use another --output-dir")
     wanted, started = sum(len(student.ranks) for student in students), int(os.environ.get("WORLD_SIZE", "1"))
     if started != wanted:
@@ -43,18 +45,17 @@ def run_students(students: Sequence[Student], out: Path, *, resume: bool, resume
     number = int(os.environ.get("RANK", "0"))
     own = next(student for student in students if number in student.ranks)
     if len(students) == 1:
-        return run(own.cfg, out / own.name, resume=resume)
-    siblings.join([s.ranks for s in students], choose_device(train.device), train.watchdog_slow_seconds + 300)
-    try:
-        return run(own.cfg, out / own.name, resume=resume, title=f"student    {own.name}, {place(own, students)}")
-    finally:
-        siblings.leave()
+        return run(PretrainingJob(own.cfg, RunFolder(out / own.name)), resume=resume)
+    device = choose_device(train.device)
+    peers = join([s.ranks for s in students], device, train.watchdog_slow_seconds + 300, own.name)
+    job = PretrainingJob(own.cfg, RunFolder(out / own.name), peers)
+    return run(job, resume=resume, title=f"student    {own.name}, {place(own, students)}")
 
 
 def refuse_strangers(students: Sequence[Student], out: Path, *, resume: bool) -> None:
     """ConfigError for a student that has not begun in a folder where others have: it would take them back to step 0."""
     begun = {folder.name for folder in student_folders(out) if step_folders(folder)}
-    new = [student.name for student in students if not (out / student.name / "config.json").exists()]
+    new = [student.name for student in students if not RunFolder(out / student.name).config_json.exists()]
     if resume and begun and new:
         problem = (
             f"{new[0]} has not begun in {out}, {' and '.join(sorted(begun))} did: give it its old name, use another"

@@ -23,7 +23,7 @@ from dinov3.models.build import backbone_from_description, describe_backbone
 from dinov3.models.lora import FUSED, LowRank, RowBlocks, adapters_of, add_lora, merged_parameters
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.models.vit_config import QKV
-from dinov3.runs.checkpoint import flush
+from dinov3.system.files import flush
 from dinov3.weights.files import WeightsError, read_json, read_weights
 from dinov3.weights.tensor_file import write_tensor_file
 

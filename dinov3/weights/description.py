@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.weights.files import CONFIG, OURS, SINGLE, WeightsError, read_json
+from dinov3.weights.provenance import checked_provenance
+from dinov3.weights.reading.errors import one_line
+from dinov3.weights.settings import checked_fingerprint, checked_preprocess, checked_settings, said
 
 FORMAT, VERSION = "dinov3-backbone", 1
 BACKBONE = "backbone.safetensors"
@@ -24,12 +27,20 @@ def is_description(content: Mapping[str, Any]) -> bool:
 
 
 def checked_description(content: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """As it is; WeightsError unless this program can use it."""
+    """What this program knows of it, every setting and number checked; WeightsError unless it can be used."""
     if not is_description(content) or "class" not in content or not isinstance(content.get("config"), dict):
         raise WeightsError(f"{source}: not the description of a dinov3 backbone")
-    if content.get("format_version") != VERSION:
-        raise WeightsError(f"{source}: format version {content.get('format_version')!r}, this program reads {VERSION}")
-    return dict(content)
+    if (version := content.get("format_version")) != VERSION:
+        raise WeightsError(f"{source}: format version {said(version)}, this program reads {VERSION}")
+    checked: dict[str, Any] = {"format": FORMAT, "format_version": VERSION, "class": content["class"]}
+    checked["config"] = checked_settings(content["class"], content["config"], source)
+    if content.get("preprocess"):
+        checked["preprocess"] = checked_preprocess(content["preprocess"], source)
+    if "fingerprint" in content:
+        checked["fingerprint"] = checked_fingerprint(content["fingerprint"], source)
+    if "provenance" in content:
+        checked["provenance"] = checked_provenance(content["provenance"], source)
+    return checked
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -48,6 +59,6 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any] | 
         return None
     try:
         content = json.loads(metadata[OURS])
-    except json.JSONDecodeError as error:
-        raise WeightsError(f"{source}: its metadata are damaged: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{source}: its metadata are damaged: {one_line(error)}") from error
     return checked_description(content if isinstance(content, dict) else {}, source)

@@ -7,23 +7,26 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from dinov3.config.output import check_output_folder
-from dinov3.runs.checkpoint import flush
-from dinov3.weights.own import export_heads, load_backbone
-from dinov3.weights.formats import Format, Written, write_huggingface, write_meta, write_safetensors, write_timm
-from dinov3.weights.model_card import MARK, model_card
-from dinov3.weights.onnx_graph import write_onnx
-from dinov3.weights.parity import images_for, tokens_of, worst_token
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.system.files import flush
+from dinov3.system.paths import expanded
 from dinov3.weights.description import read_description, sidecar_of
 from dinov3.weights.files import WeightsError
+from dinov3.weights.formats import Format, Written, write_huggingface, write_meta, write_safetensors, write_timm
+from dinov3.weights.hub import located
+from dinov3.weights.model_card import MARK, model_card, provenance_of
+from dinov3.weights.onnx_graph import write_onnx
+from dinov3.weights.own import export_heads, load_backbone
+from dinov3.weights.parity import images_for, tokens_of, worst_token
+from dinov3.weights.provenance import Facts
 
 FORMATS = {
     f.name: f
@@ -46,22 +49,24 @@ def export(source: Path, out: Path, *, layout: str | None = None, heads: bool = 
     compared token by token, and only then moved. Raises WeightsError, CheckpointError or OSError and leaves nothing
     behind.
     """
+    out = expanded(out)
     chosen = _chosen(out, layout)
     if heads and chosen.name != "meta":
         raise WeightsError(f"--heads is for --format meta: {chosen.name} holds a backbone alone")
     _refuse_to_overwrite(out, chosen)
     check_output_folder(out.parent, "--out")
+    source = located(source)
     backbone = load_backbone(source)
-    preprocess = _preprocess(backbone)
     reference, notes = _as_computed_there(backbone, chosen)
+    facts = Facts(_preprocess(backbone), provenance_of(source, cast(Any, backbone).described, notes))
     created = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_left_overs(out)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.{os.getpid()}.", dir=out.parent))
     try:
-        written = _write(source, chosen, reference, temporary / out.name, preprocess, heads)
+        written = _write(source, chosen, reference, temporary / out.name, facts, heads)
         notes += written.notes
-        card = model_card(source, out.name, reference, preprocess, written, notes)
+        card = model_card(source, out.name, reference, facts, written, notes)
         (temporary / out.name / "README.md" if chosen.suffix == "" else temporary / card_of(out).name).write_text(card)
         _move(temporary, out)
     except BaseException:
@@ -91,11 +96,9 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _write(
-    source: Path, chosen: Format, reference: Backbone, out: Path, preprocess: dict[str, Any], heads: bool
-) -> Written:
+def _write(source: Path, chosen: Format, reference: Backbone, out: Path, facts: Facts, heads: bool) -> Written:
     try:
-        written = chosen.write(reference, out, preprocess)
+        written = chosen.write(reference, out, facts)
         if heads:
             export_heads(source, out)
     except RuntimeError as error:  # what torch raises for a file it cannot write, and its exporter for a graph
@@ -104,8 +107,8 @@ def _write(
 
 
 def card_of(out: Path) -> Path:
-    """The model card beside a file."""
-    return out.with_suffix(".md")
+    """The model card beside a file, one a file: ``photos.onnx`` and ``photos.pth`` say different things."""
+    return out.with_name(f"{out.name}.md")
 
 
 def _chosen(out: Path, layout: str | None) -> Format:
@@ -130,6 +133,9 @@ def _refuse_to_overwrite(out: Path, chosen: Format) -> None:
         raise WeightsError(f"{out}: is a folder: give a file name that ends in {chosen.suffix}")
     if chosen.name == "meta" and sidecar_of(out).exists():
         read_description(sidecar_of(out))
+        for other in (out.with_suffix(suffix) for suffix in (".pth", ".pt") if suffix != out.suffix):
+            if other.exists():
+                raise WeightsError(f"{sidecar_of(out)}: describes {other.name}: give another name")
     if card_of(out).exists() and MARK not in card_of(out).read_text():
         raise WeightsError(f"{card_of(out)}: is in the way and no export of this program: give another name")
 

@@ -9,24 +9,25 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dinov3.data.torchvision_compat import prepare_torchvision
-from dinov3.weights.own import description, load_backbone, without_aliases
-from dinov3.weights.fingerprint import fingerprint
-from dinov3.weights.parity import Parity, compare, tokens_of
-from dinov3.weights.tensor_file import write_tensor_file
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
-from dinov3.weights.recognition import seen_settings, vit_arguments
-from dinov3.weights import huggingface_names, timm_names
+from dinov3.models.vit import DinoVisionTransformer
 from dinov3.weights.description import as_metadata, sidecar_of
-from dinov3.weights.translation import effective, translate
 from dinov3.weights.files import WeightsError
+from dinov3.weights.fingerprint import fingerprint
+from dinov3.weights.names import huggingface_names, timm_names
+from dinov3.weights.names.recognition import seen_settings, vit_arguments
+from dinov3.weights.names.translation import effective, translate
+from dinov3.weights.own import description, load_backbone, without_aliases
+from dinov3.weights.parity import Parity, compare, tokens_of
+from dinov3.weights.provenance import Facts
+from dinov3.weights.tensor_file import write_tensor_file
 
 EXTRAS = {"transformers": "hf", "timm": "timm", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
 
@@ -48,7 +49,7 @@ class Format:
     suffix: str  # of ``out``; "" for a folder
     fp32_rope: bool  # computes rotary tables in float32
     own_periods: bool  # and their periods from the base
-    write: Callable[[Backbone, Path, dict[str, Any]], Written]
+    write: Callable[[Backbone, Path, Facts], Written]
 
 
 def require(package: str) -> ModuleType:
@@ -60,20 +61,20 @@ def require(package: str) -> ModuleType:
         raise WeightsError(f"{package} cannot be imported ({error}): pip install 'dinov3[{EXTRAS[package]}]'") from None
 
 
-def write_meta(backbone: Backbone, out: Path, preprocess: dict[str, Any]) -> Written:
+def write_meta(backbone: Backbone, out: Path, facts: Facts) -> Written:
     """A flat ``.pth`` as Meta releases them, with its architecture in ``OUT.json``.
 
     No fingerprint in there: two files cannot be replaced at once, and a reader may meet an old one beside a new one.
     """
     torch.save(dict(backbone.state_dict()), out)
-    sidecar_of(out).write_text(json.dumps(description(backbone, preprocess), indent=1))
+    sidecar_of(out).write_text(json.dumps(description(backbone, facts), indent=1))
     parity = compare(backbone, partial(tokens_of, load_backbone(out)), out.name)
     return Written(parity, _load_ours(out))
 
 
-def write_safetensors(backbone: Backbone, out: Path, preprocess: dict[str, Any]) -> Written:
+def write_safetensors(backbone: Backbone, out: Path, facts: Facts) -> Written:
     """Our names in one safetensors file whose metadata describe the architecture."""
-    described = description(backbone, preprocess) | {"fingerprint": fingerprint(backbone)}
+    described = description(backbone, facts) | {"fingerprint": fingerprint(backbone)}
     state = {k: v.detach().contiguous() for k, v in without_aliases(backbone).items()}
     write_tensor_file(state, out, as_metadata(described))
     parity = compare(backbone, partial(tokens_of, load_backbone(out)), out.name)
@@ -88,9 +89,7 @@ def _load_ours(out: Path) -> str:
     )
 
 
-def _translated(
-    layout: str, backbone: Backbone, preprocess: dict[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _translated(layout: str, backbone: Backbone, facts: Facts) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Their tensors, and the metadata with which they come back exactly."""
     found = describe_backbone(backbone)
     tensors = translate(layout, found["class"], found["config"], dict(backbone.state_dict()))
@@ -102,19 +101,19 @@ def _translated(
             ours, _ = huggingface_names.vit_to_ours(tensors, {"num_attention_heads": heads})
         seen = seen_settings({k: tuple(v.shape) for k, v in ours.items()})
         found["config"] = {**found["config"], **vit_arguments(seen)}
-    described = {**description(backbone, preprocess), **found, "fingerprint": fingerprint(backbone)}
+    described = {**description(backbone, facts), **found, "fingerprint": fingerprint(backbone)}
     return tensors, as_metadata(described)
 
 
-def write_huggingface(backbone: Backbone, out: Path, preprocess: dict[str, Any]) -> Written:
+def write_huggingface(backbone: Backbone, out: Path, facts: Facts) -> Written:
     """A folder that ``transformers.AutoModel.from_pretrained`` reads, with the image processor's settings."""
     transformers = require("transformers")
-    tensors, metadata = _translated("Hugging Face", backbone, preprocess)
+    tensors, metadata = _translated("Hugging Face", backbone, facts)
     config = describe_backbone(backbone)["config"]
-    size = int(preprocess.get("size") or 224)
+    size = int(facts.preprocess.get("size") or 224)
     out.mkdir()
     write_tensor_file(tensors, out / "model.safetensors", metadata)
-    is_vit = hasattr(backbone, "cls_token")
+    is_vit = isinstance(backbone, DinoVisionTransformer)
     theirs = (
         huggingface_names.vit_config(config, effective(dict(backbone.state_dict())))
         if is_vit
@@ -122,7 +121,7 @@ def write_huggingface(backbone: Backbone, out: Path, preprocess: dict[str, Any])
     )
     (out / "config.json").write_text(json.dumps(theirs, indent=2))
     (out / "preprocessor_config.json").write_text(
-        json.dumps(huggingface_names.processor_config(preprocess, size), indent=2)
+        json.dumps(huggingface_names.processor_config(facts.preprocess, size), indent=2)
     )
     logging = transformers.utils.logging
     logging.disable_progress_bar()
@@ -144,14 +143,14 @@ def write_huggingface(backbone: Backbone, out: Path, preprocess: dict[str, Any])
     return Written(parity, how, _dropped(backbone, ()))
 
 
-def write_timm(backbone: Backbone, out: Path, preprocess: dict[str, Any]) -> Written:
+def write_timm(backbone: Backbone, out: Path, facts: Facts) -> Written:
     """A safetensors file for ``timm.create_model(NAME)`` and a strict ``load_state_dict``; the card says which NAME."""
     timm = require("timm")
-    tensors, metadata = _translated("timm", backbone, preprocess)
+    tensors, metadata = _translated("timm", backbone, facts)
     write_tensor_file(tensors, out, metadata)
-    config, is_vit = describe_backbone(backbone)["config"], hasattr(backbone, "cls_token")
+    config, is_vit = describe_backbone(backbone)["config"], isinstance(backbone, DinoVisionTransformer)
     state = dict(backbone.state_dict())
-    name, arguments = timm_names.vit_model(config, state) if is_vit else timm_names.convnext_model(config)
+    name, arguments = timm_names.vit_model(config, effective(state)) if is_vit else timm_names.convnext_model(config)
     eps = arguments.pop("norm_eps", None)
     shown = [f"{k}={v!r}" for k, v in arguments.items()]
     if eps is not None:

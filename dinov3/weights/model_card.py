@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dinov3 import __version__
-from dinov3.config.dump import redacted, to_dict
+from dinov3.config.dump import to_dict
+from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
-from dinov3.weights.own import checkpoint_in
-from dinov3.weights.fingerprint import fingerprint
-from dinov3.weights.formats import Written
-from dinov3.runs.manifest import read_train_state
-from dinov3.runs.metrics import read_metrics
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
 from dinov3.models.shapes import shape_line
 from dinov3.models.vit_config import BlockShape
+from dinov3.runs.manifest import read_train_state
+from dinov3.system.rows import read_rows
+from dinov3.weights.description import BACKBONE
+from dinov3.weights.fingerprint import fingerprint
+from dinov3.weights.formats import Written
+from dinov3.weights.own import checkpoint_in
+from dinov3.weights.provenance import MAX_RECIPE, MAX_TEXT, Facts, Provenance, provenance_from
 
 MARK = "<!-- written by dinov3 export -->"
 RELEASED_TERMS = (
@@ -29,34 +32,63 @@ RELEASED_TERMS = (
 )
 
 
-def model_card(
-    source: Path,
-    name: str,
-    backbone: Backbone,
-    preprocess: Mapping[str, Any],
-    written: Written,
-    notes: list[str],
-) -> str:
-    """Markdown. What is not known of ``source`` (metrics, recipe, data) is left out, not made up."""
-    checkpoint = checkpoint_in(source)
+def provenance_of(source: Path, described: Mapping[str, Any] | None, notes: Sequence[str]) -> Provenance:
+    """Where the weights at ``source`` come from; what an export of ours carries is carried on.
+
+    ``described``: our description of them, None for files of others. ``notes``: what this export changes.
+    """
+    checkpoint = checkpoint_in(source.parent if _in_checkpoint(source) else source)
+    changed = [("note", note) for note in notes]
+    if checkpoint is None and described is not None:
+        if "provenance" in described:
+            before = provenance_from(described["provenance"])
+            return Provenance([*before.rows, *(row for row in changed if row not in before.rows)], before.recipe)
+        return Provenance(
+            [("made from", source.name), ("starting weights", f"not recorded in {source.name}"), *changed]
+        )
     run = checkpoint.resolve().parents[1] if checkpoint else None
     state = read_train_state(checkpoint) if checkpoint else {}
     config = json.loads((run / "config.json").read_text()) if run and (run / "config.json").is_file() else None
+    name = source.name if run is None or (source.is_dir() and source != checkpoint) else run.name
     rows = [
-        *_architecture(backbone, preprocess),
-        *(_origin(source, state, config) if state else [("made from", source.name)]),
+        *(_origin(name, state, config) if state else [("made from", name)]),
         *_metrics(run),
         ("starting weights", _licence(state, source)),
+        *changed,
+    ]
+    return Provenance([(key, value[:MAX_TEXT]) for key, value in rows], _recipe(config)[:MAX_RECIPE] if config else "")
+
+
+def _in_checkpoint(source: Path) -> bool:
+    """Is it the backbone's file in a checkpoint of a run?"""
+    return source.name == BACKBONE and (source.parent / "manifest.json").is_file()
+
+
+def model_card(
+    source: Path, name: str, backbone: Backbone, facts: Facts, written: Written, notes: Sequence[str]
+) -> str:
+    """Markdown. What is not known of ``source`` (metrics, recipe, data) is left out, not made up."""
+    told = facts.provenance
+    rows = [
+        *_architecture(backbone, facts.preprocess),
+        *told.rows,
+        *([("exported from", source.name)] if told.rows[:1] != [("made from", source.name)] else []),
         ("check", str(written.parity)),
         ("fingerprint", " ".join(f"{x:.4f}" for x in fingerprint(backbone)[:4])),
-        *(("note", note) for note in notes),
+        *(("note", note) for note in notes if ("note", note) not in told.rows),
     ]
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
-    recipe = f"\n## Recipe\n\nWhat differs from the defaults:\n\n```yaml\n{_recipe(config)}```\n" if config else ""
+    table = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows)
+    fenced = told.recipe.replace("```", "` ` `")
+    recipe = f"\n## Recipe\n\nWhat differs from the defaults:\n\n```yaml\n{fenced}```\n" if fenced else ""
     return (
         f"# {name}\n\n{MARK}\n\nA vision backbone trained without labels, exported by dinov3 {__version__}.\n\n"
         f"| | |\n|---|---|\n{table}\n\n## Load it\n\n```python\n{written.how_to_load.strip()}\n```\n{recipe}"
     )
+
+
+def _cell(text: str) -> str:
+    """Text of a file for a table of Markdown: no other column, line or tag."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _architecture(backbone: Backbone, preprocess: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -80,9 +112,9 @@ def _architecture(backbone: Backbone, preprocess: Mapping[str, Any]) -> Iterator
     yield "normalisation", f"values in 0..1, minus mean {mean}, divided by std {std}"
 
 
-def _origin(source: Path, state: Mapping[str, Any], config: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+def _origin(name: str, state: Mapping[str, Any], config: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
     counters = state.get("counters", {})
-    yield "made from", f"{source.name}, step {counters.get('step')}, {counters.get('samples', 0):,} images seen"
+    yield "made from", f"{name}, step {counters.get('step')}, {counters.get('samples', 0):,} images seen"
     if config is not None:
         named = redacted("dataset_path", config["train"]["dataset_path"])
         yield "data", f"{named} (fingerprint {state['dataset']})" if state.get("dataset") else str(named)
@@ -91,7 +123,7 @@ def _origin(source: Path, state: Mapping[str, Any], config: Mapping[str, Any] | 
 def _metrics(run: Path | None) -> Iterator[tuple[str, str]]:
     """The last row of the run's evaluation."""
     path = run / "evaluation.jsonl" if run else None
-    rows = read_metrics(path) if path and path.is_file() else []
+    rows = read_rows(path) if path and path.is_file() else []
     if rows:
         yield "metrics", ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items())
 

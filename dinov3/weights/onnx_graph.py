@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.contracts import Features
+from dinov3.models.backbone import Backbone
 from dinov3.weights.fingerprint import procedural_image
 from dinov3.weights.formats import Written, require
 from dinov3.weights.parity import compare
-from dinov3.models.backbone import Backbone
+from dinov3.weights.provenance import Facts
 
 LARGEST_BATCH, MOST_PATCHES = 1 << 16, 1 << 12  # bounds torch.export wants; the file knows no bounds
 
@@ -32,7 +33,7 @@ class _Graph(nn.Module):
         return (out.cls, out.storage, out.patches) if self.backbone.n_storage_tokens else (out.cls, out.patches)
 
 
-def write_onnx(backbone: Backbone, out: Path, preprocess: dict[str, Any]) -> Written:
+def write_onnx(backbone: Backbone, out: Path, facts: Facts) -> Written:
     """``images [batch, C, rows * p, cols * p]`` to ``cls``, ``storage`` (when there are any) and ``patches``.
 
     Rotary tables are computed in the graph from the image's size, in float32: half a turn of the channels is a slice

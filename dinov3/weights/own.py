@@ -12,20 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.distributed.shard import fill
-from dinov3.runs.checkpoint import CheckpointError, newest_valid, read_tensors, step_folders
-from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
-from dinov3.runs.manifest import problem_with
-from dinov3.runs.stage_record import NAME as STAGES
-from dinov3.runs.stage_record import last_finished, read_stages
-from dinov3.runs.student_folders import student_folders
-from dinov3.weights.tensor_file import write_tensor_file
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
+from dinov3.models.convnext import N_STAGES
 from dinov3.models.presets import PRESETS
-from dinov3.weights.recognition import differences, seen_settings
-from dinov3.weights.description import BACKBONE, FORMAT, VERSION, read_description, sidecar_of
-from dinov3.weights.layouts import ModelWeights, read_model
+from dinov3.runs.checkpoint import CheckpointError, newest_valid, read_tensors, step_folders
+from dinov3.runs.folder import STAGES
+from dinov3.runs.manifest import problem_with
+from dinov3.runs.stage_record import last_finished, read_stages
+from dinov3.runs.student_folders import student_folders
+from dinov3.weights.description import BACKBONE, FORMAT, VERSION, is_description, read_description, sidecar_of
 from dinov3.weights.files import CONFIG, RawWeights, WeightsError
+from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
+from dinov3.weights.hub import located
+from dinov3.weights.layouts import ModelWeights, read_model
+from dinov3.weights.names.recognition import differences, is_convnext, seen_settings
+from dinov3.weights.provenance import Facts
+from dinov3.weights.reading.errors import one_line
+from dinov3.weights.tensor_file import write_tensor_file
 
 WEIGHTS = BACKBONE
 # Channel statistics of the two data sets the released models were trained on.
@@ -33,16 +37,18 @@ PHOTOGRAPHS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 SATELLITE = {"mean": [0.430, 0.411, 0.296], "std": [0.213, 0.156, 0.143]}
 
 
-def description(backbone: nn.Module, preprocess: dict[str, Any]) -> dict[str, Any]:
-    """What ``config.json`` says: everything needed to build the backbone again and to feed it."""
-    return {"format": FORMAT, "format_version": VERSION, **describe_backbone(backbone), "preprocess": preprocess}
+def description(backbone: nn.Module, facts: Facts) -> dict[str, Any]:
+    """What ``config.json`` says: everything needed to build the backbone again and to feed it, and where it comes from."""
+    told = {"provenance": facts.provenance.as_json()} if facts.provenance.rows else {}
+    built = describe_backbone(backbone)
+    return {"format": FORMAT, "format_version": VERSION, **built, "preprocess": facts.preprocess, **told}
 
 
 def write_backbone(folder: Path, backbone: nn.Module, preprocess: dict[str, Any]) -> None:
     """Write ``backbone.safetensors`` and ``config.json`` into ``folder``."""
     state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(backbone).items()}
     write_tensor_file(state, folder / WEIGHTS, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(description(backbone, preprocess), indent=1))
+    (folder / CONFIG).write_text(json.dumps(description(backbone, Facts(preprocess)), indent=1))
 
 
 def without_aliases(module: nn.Module) -> dict[str, Tensor]:
@@ -52,15 +58,24 @@ def without_aliases(module: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if kept.setdefault(id(v), k) == k}
 
 
+def with_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The opposite of ``without_aliases`` for a backbone's tensors: every name that its state dict has."""
+    if not is_convnext({name: tuple(tensor.shape) for name, tensor in tensors.items()}):
+        return tensors
+    last = f"norms.{N_STAGES - 1}."
+    twice = {last + k.removeprefix("norm."): v for k, v in tensors.items() if k.startswith("norm.")}
+    return tensors | twice
+
+
 def load_backbone(path: str | Path, *, preset: str | None = None) -> Backbone:
     """The backbone stored at ``path``, in eval mode, on the CPU.
 
     ``path`` is a run folder (its newest whole checkpoint), a checkpoint folder, one of our exports, an official
-    ``.pth`` or DCP folder, a Hugging Face folder, or a safetensors file of timm. A ``.pth`` says nothing about its
+    ``.pth`` or DCP folder, a Hugging Face folder or Hub id, or a safetensors file of timm; ``~`` is the home folder. A ``.pth`` says nothing about its
     architecture: it is taken from ``FILE.json`` beside it, from ``preset`` (a released model's name), or recognised by
     its names and shapes. A fingerprint stored with the weights is compared.
 
-    Its attribute ``preprocess`` says how to feed it: ``mean`` and ``std`` of each channel, and the training ``size`` in
+    Its attribute ``described`` is our description of it, None where there is none; ``preprocess`` says how to feed it: ``mean`` and ``std`` of each channel, and the training ``size`` in
     pixels when the file knows it.
 
     Raises WeightsError or CheckpointError when a name is missing or left over, when a shape differs, or when the
@@ -68,25 +83,42 @@ def load_backbone(path: str | Path, *, preset: str | None = None) -> Backbone:
     """
     if preset is not None and preset not in PRESETS:
         raise WeightsError(f"preset {preset!r} is unknown: choose from {sorted(PRESETS)}")
-    source = read_source(Path(path), heads=False)
+    path = located(path)
+    source = _read_located(path, heads=False)
     described = {"preset": preset} if preset is not None else source.description
     if described is None:
         found = matching_preset(source.shapes)
         if found is None:
-            raise WeightsError(
-                f"{path}: cannot tell the architecture: no {sidecar_of(Path(path)).name} beside it and no released "
-                "model has these names and shapes; pass preset=… (see `dinov3 models`)"
-            )
+            raise WeightsError(f"{path}: cannot tell the architecture: {_how_to_tell(path)}")
         described = {"preset": found}
-    try:
-        backbone = backbone_from_description(described)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: its description fits no model here: {error}") from error
-    fill_strictly(backbone, source.backbone | absent_tensors(source), str(path))
+    backbone = _built(described, source, str(path))
     check_fingerprint(backbone, described, str(path))
     statistics = SATELLITE if str(described.get("preset")).endswith("SAT493M") else PHOTOGRAPHS
     object.__setattr__(backbone, "preprocess", described.get("preprocess", statistics))
+    object.__setattr__(backbone, "described", described if is_description(described) else None)
     return backbone.eval()
+
+
+def _built(described: dict[str, Any], source: ModelWeights, path: str) -> Backbone:
+    """The backbone with its weights. Names and shapes are compared before memory is asked for."""
+    tensors = source.backbone | absent_tensors(source)
+    try:
+        skeleton = backbone_from_description(described, "meta")
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes beyond what torch can count
+        raise WeightsError(f"{path}: its description fits no model here: {one_line(error)}") from error
+    check_fit(skeleton, tensors, path)
+    backbone = backbone_from_description(described)
+    fill_strictly(backbone, tensors, path)
+    return backbone
+
+
+def _how_to_tell(path: Path) -> str:
+    """What to do about a file whose names and shapes no released model has; a preset cannot fit either."""
+    beside = sidecar_of(path).name
+    return (
+        f"no {beside} beside it and no released model has these names and shapes: put the config.json of the run it "
+        f"came from there as {beside}, or give the run itself, a Hugging Face folder or a safetensors export"
+    )
 
 
 def absent_tensors(source: ModelWeights) -> dict[str, Tensor]:
@@ -110,6 +142,10 @@ def read_source(path: Path, *, heads: bool = True) -> ModelWeights:
 
     A run's newest whole checkpoint is read with its heads, or without them the backbone file alone.
     """
+    return _read_located(located(path), heads=heads)
+
+
+def _read_located(path: Path, *, heads: bool) -> ModelWeights:
     if not path.is_dir() or not is_own(path):
         return read_model(path)
     weights = _weights_in(path)
@@ -184,6 +220,12 @@ def _weights_in(folder: Path) -> Path:
 
 def fill_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Load whole ``tensors``, also into a sharded module; every name and shape must match in both directions."""
+    check_fit(module, tensors, source)
+    fill(module, tensors)
+
+
+def check_fit(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """WeightsError unless every name and shape matches in both directions."""
     own = module.state_dict()
     required = without_aliases(module)
     missing, unexpected = sorted(set(required) - set(tensors)), sorted(set(tensors) - set(own))
@@ -204,7 +246,6 @@ def fill_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) ->
             f"{len(unexpected)} unexpected {unexpected[:5]}, {len(wrong)} of another shape or kind {wrong[:5]}"
             + "".join(f"; {flag}" for flag in flags[:5])
         )
-    fill(module, tensors)
 
 
 def setting_differences(file: dict[str, Tensor], model: dict[str, Tensor]) -> list[tuple[str, str]]:
@@ -212,7 +253,10 @@ def setting_differences(file: dict[str, Tensor], model: dict[str, Tensor]) -> li
     shapes = [{k.removeprefix("backbone."): tuple(v.shape) for k, v in tensors.items()} for tensors in (file, model)]
     if not all({"patch_embed.proj.weight", "downsample_layers.0.0.weight"} & set(s) for s in shapes):
         return []
-    return list(differences(*(seen_settings(s) for s in shapes)))
+    try:
+        return list(differences(*(seen_settings(s) for s in shapes)))
+    except ValueError:  # of tensors without a size nothing can be said
+        return []
 
 
 def load_model(model: nn.ModuleDict, path: Path) -> str:
@@ -233,7 +277,8 @@ def export_heads(source: Path, out: Path) -> None:
     found = read_source(source)
     if not found.heads:
         raise WeightsError(f"{source}: has no heads")
-    teacher = {f"backbone.{k}": v for k, v in found.backbone.items()} | found.heads
+    backbone = with_aliases(found.backbone | absent_tensors(found))
+    teacher = {f"backbone.{k}": v for k, v in backbone.items()} | found.heads
     torch.save({"teacher": teacher}, out)
     again = read_model(out)
     written = {f"backbone.{k}": v for k, v in again.backbone.items()} | again.heads

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dinov3.contracts import Features
-from dinov3.weights.fingerprint import procedural_image
 from dinov3.models.backbone import Backbone
 from dinov3.weights.files import WeightsError
+from dinov3.weights.fingerprint import procedural_image
 
 # The largest relative distance of one token, fp32 on a CPU. Two programs that compute the same differ by 1e-6 in small
 # models and a few times that after 40 blocks; a swapped tensor or another rotation by 1e-2 and more.

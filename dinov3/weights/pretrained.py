@@ -12,13 +12,14 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from dinov3.config.schema import StudentConfig
-from dinov3.weights.own import absent_tensors, read_source, setting_differences
-from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import COMPRESSED, backbone_from_description, describe_backbone, matching_preset
-from dinov3.weights.recognition import is_convnext
-from dinov3.weights.layouts import ModelWeights
 from dinov3.weights.files import WeightsError
+from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
+from dinov3.weights.layouts import ModelWeights
+from dinov3.weights.names.recognition import is_convnext, seen_settings
+from dinov3.weights.own import absent_tensors, read_source, setting_differences
+from dinov3.weights.reading.errors import clipped
 
 HEADS = ("dino_head", "ibot_head")
 SHOWN = 5  # names in a message
@@ -29,6 +30,7 @@ UNSEEN = (
     *("norm_layer", "num_heads", "pos_embed_rope_base", "pos_embed_rope_min_period", "pos_embed_rope_max_period"),
     "pos_embed_rope_normalize_coords",
 )
+SIZES = ("student.arch", "student.embed_dim", "student.depth")  # in which a student is another model altogether
 STEMS = ("backbone.patch_embed.proj.weight", "backbone.downsample_layers.0.0.weight")  # that see the image channels
 
 
@@ -158,13 +160,29 @@ def _compare_settings(backbone: Backbone, source: ModelWeights, allowed: _Allowe
         found += _period_difference(own, theirs, dict(found))
     refused = [f"{key}: {what}" for key, what in found if not allowed(key)]
     if refused:
-        released = None if preset else matching_preset(source.shapes)
+        released = matching_preset(source.shapes)
+        if released and any(key in SIZES and not allowed(key) for key, _ in found):
+            own_size, their_size = _size(own), _size(theirs)
+            set_now = f" (now student.preset={preset})" if preset else ""
+            raise WeightsError(
+                f"{source.source}: the architecture differs: these are the weights of {released} ({their_size}), and the "
+                f"student is {own_size}: set student.preset={released}{set_now}"
+            )
+        released = None if preset else released
         raise WeightsError(
             f"{source.source}: the architecture differs: {'; '.join(refused[:SHOWN])}"
             + ("" if len(refused) <= SHOWN else f"; and {len(refused) - SHOWN} more")
             + (f" (student.preset={released} sets all of them)" if released else "")
         )
     return notes + [f"allowed: {key}: {what.rpartition(':')[0]}" for key, what in found]
+
+
+def _size(tensors: dict[str, Tensor]) -> str:
+    """A few words for the size of a backbone."""
+    seen = seen_settings({k: tuple(v.shape) for k, v in tensors.items()})
+    if "dims" in seen:
+        return f"a ConvNeXt of widths {seen['dims']} and {sum(seen['depths'])} cells"
+    return f"a ViT of width {seen.get('embed_dim')} and {seen['depth']} blocks"
 
 
 def _stated(source: ModelWeights) -> tuple[dict[str, Any], list[str]]:
@@ -232,7 +250,7 @@ def _matched(
     ):
         refused = [k for k in names if not allowed(k)]
         if refused:
-            problems.append(f"{len(refused)} {what}: {', '.join(shape(k) for k in refused[:SHOWN])}")
+            problems.append(f"{len(refused)} {what}: {', '.join(clipped(shape(k)) for k in refused[:SHOWN])}")
     if problems:
         raise WeightsError(
             f"{path}: does not fit the student: {'; '.join(problems)}; "

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from dinov3.config.blocks_model import Preset
+from dinov3.config.blocks.model import Preset
+from dinov3.config.checks_continued import refuse_an_idle_backbone
 from dinov3.config.dump import to_yaml
 from dinov3.config.errors import ConfigError
-from dinov3.config.load import load_config
+from dinov3.config.load import load_config, load_stages
 from dinov3.config.presets import FIXED_BY_PRESET, RELEASED
+from dinov3.config.schema import StudentConfig
 from dinov3.models.build import build_backbone, build_preset
+
+RECIPES = Path(__file__).resolve().parents[2] / "configs" / "train"
 
 
 def test_every_released_model_is_a_preset() -> None:
@@ -49,6 +54,52 @@ def test_a_flag_that_repeats_the_preset_is_allowed_so_a_resolved_config_loads_ag
     cfg = load_config(None, ["student.preset=dinov3_vitl16plus"])
     (tmp_path / "config.yaml").write_text(to_yaml(cfg))
     assert asdict(load_config(tmp_path / "config.yaml")) == asdict(cfg)
+
+
+def test_a_preset_of_the_command_line_takes_the_place_of_an_architecture_in_a_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("student: {arch: vit_small, patch_size: 16, n_storage_tokens: 0, depth: 3, drop_path_rate: 0.0}")
+    cfg = load_config(file, ["student.preset=dinov3_vitb16"])
+    assert cfg.student == load_config(None, ["student.preset=dinov3_vitb16", "student.drop_path_rate=0.0"]).student
+    (line,) = caplog.messages
+    assert line == (
+        f"{file}: student.preset dinov3_vitb16 of command line takes the place of "
+        "student.arch, student.n_storage_tokens, student.depth"
+    )
+
+
+def test_an_architecture_given_beside_or_after_a_preset_is_still_refused(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("student: {preset: dinov3_vits16, arch: vit_base}")
+    with pytest.raises(ConfigError, match=r"student\.arch: vit_base, but student\.preset dinov3_vits16 has vit_small"):
+        load_config(file)
+    file.write_text("student: {preset: dinov3_vits16}")
+    with pytest.raises(ConfigError, match=r"command line: student\.arch: vit_base, but"):
+        load_config(file, ["student.arch=vit_base"])
+    for words in (["student.preset=dinov3_vits16", "student.arch=vit_base"],):
+        with pytest.raises(ConfigError):
+            load_config(None, words)
+        with pytest.raises(ConfigError):
+            load_config(None, words[::-1])
+
+
+def test_a_stage_may_have_a_preset_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "stages.yaml"
+    file.write_text("stages: [a]\nstage: {a: {student: {preset: dinov3_vitb16}}}\nstudent: {arch: vit_small}")
+    assert load_stages(file)[0].cfg.student.arch == "vit_base"
+
+
+@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("recipe", ["continue_small", "photos_vits"])
+def test_a_recipe_that_continues_takes_every_released_model(recipe: str, name: str) -> None:
+    """The example of the README: a preset and its weights on the command line, nothing else."""
+    words = [f"student.preset={name}", "student.pretrained_weights=/weights", "train.dataset_path=/images"]
+    cfg = load_config(RECIPES / f"{recipe}.yaml", words)
+    fixed = {key: RELEASED[name].get(key, getattr(StudentConfig(), key)) for key in FIXED_BY_PRESET}
+    assert {key: getattr(cfg.student, key) for key in FIXED_BY_PRESET} == fixed
+    refuse_an_idle_backbone(cfg, heads_missing=True)
 
 
 def test_what_only_training_sees_stays_free() -> None:

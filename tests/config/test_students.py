@@ -10,6 +10,7 @@ import yaml
 
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_students
+from dinov3.train.command import main as train
 
 Students = list[dict[str, Any]]
 
@@ -86,8 +87,16 @@ def test_ranges_that_leave_out_or_share_a_process_are_refused(
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_with_the_nearest_that_can(tmp_path: Path) -> None:
     text = problem(write(tmp_path, global_batch_size=27))
-    assert text.endswith("global_batch_size: 27 cannot be shared out among 3 processes, 1 + 2: use 24 or 30")
-    assert problem(write(tmp_path, global_batch_size=2)).endswith("use 6")
+    assert text.endswith("global_batch_size: 27 cannot be shared out among 3 processes, 1 + 2: use 26 or 28")
+    assert problem(write(tmp_path, global_batch_size=1)).endswith("use 2")
+
+
+def test_a_batch_need_not_be_a_multiple_of_all_processes(tmp_path: Path) -> None:
+    """DINOv3's own file: 1,920 images, 48 + 48 + 80 + 120 processes."""
+    ends = [0, 48, 96, 176, 296]
+    students = [student(tmp_path, "ab"[i % 2], *ends[i : i + 2]) | {"name": f"s{i}"} for i in range(4)]
+    found = load_students(write(tmp_path, students, global_batch_size=1920))
+    assert [s.cfg.train.batch_size_per_gpu for s in found] == [40, 40, 24, 16]
 
 
 @pytest.mark.parametrize(
@@ -144,3 +153,17 @@ def test_a_mistake_in_a_students_file_names_that_file(tmp_path: Path) -> None:
     file = write(tmp_path)
     (tmp_path / "a.yaml").unlink()
     assert f"{tmp_path}/a.yaml" in problem(file)
+
+
+def test_a_published_key_without_effect_is_named_once_however_many_students_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {"b": {"student": {"arch": "vit_base"}, "train": {"saveckp_freq": 5}}}
+    file = write(tmp_path, files=files, train={"cache_dataset": True, "cell_augmentation": True})
+    main = ["--print-config", "--config-file", str(file)]
+    assert train(main) == 0
+    assert sorted(caplog.messages) == [
+        f"{tmp_path}/all.yaml: these published keys do nothing here: train.cache_dataset, train.cell_augmentation",
+        f"{tmp_path}/b.yaml: these published keys do nothing here: train.saveckp_freq",
+    ]
+    assert capsys.readouterr().out.count("# student") == 2

@@ -6,9 +6,9 @@ import pytest
 
 from dinov3.config.checks import gram_teacher_has_a_source
 from dinov3.config.errors import ConfigError
+from dinov3.config.ignored import IGNORED
 from dinov3.config.load import load_config
 from dinov3.config.names import types_of_keys
-from dinov3.config.ignored import IGNORED
 from dinov3.config.schema import Config, ScheduleConfig
 from dinov3.config.unbuilt import UNBUILT, Unbuilt, feature_of
 

@@ -251,7 +251,7 @@ def test_small_files_cannot_ask_for_much_time_or_memory(name: str, data: bytes) 
         assert decode(data).size < 10**6
     except BadImage:
         assert name != "2001 frames"
-    assert time.process_time() - started < 0.2
+    assert time.process_time() - started < 1
     assert peak_memory() - before < 50 * 2**20
 
 

@@ -61,9 +61,9 @@ def test_neighbours_in_the_order_are_not_neighbours_in_the_dataset() -> None:
 
 
 def test_a_trillion_images_need_no_memory_and_no_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     epochs, indices = samples_at(np.arange(64) + 10**13, 10**12, 0)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1, "of the CPU, whoever else uses it"
     assert set(epochs.tolist()) == {10}
     assert len(set(indices.tolist())) == 64
     assert indices.max() > 9 * 10**11
@@ -150,9 +150,9 @@ def test_equal_datasets_of_a_mixture_are_shuffled_differently() -> None:
 def test_a_mixture_of_a_trillion_images_costs_no_more_far_into_the_stream() -> None:
     order = Order.mixed([10**12, 10**6], [3, 1])
     order.samples_at(np.arange(64), 0)
-    started = time.perf_counter()
+    started = time.process_time()
     epochs, _ = order.samples_at(np.arange(64) + 10**14, 0)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
     assert set(epochs.tolist()) == {75, 25 * 10**6 - 1}
 
 

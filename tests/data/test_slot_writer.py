@@ -8,8 +8,8 @@ from dinov3.config.schema import Config
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.crops import random_resized_box
 from dinov3.data.errors import DataError, TooManyBadSamples
-from dinov3.data.randomness import generator
 from dinov3.data.order import samples_at
+from dinov3.data.randomness import generator
 from dinov3.data.slot_writer import SampleWriter
 from tests.data.fakes import Pictures
 

@@ -9,15 +9,18 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dinov3.config.schema import Config
+from dinov3.data import workers as workers_module
 from dinov3.data.errors import LoaderError, LoaderHang
 from dinov3.data.loader import CropLoader
-from dinov3.data.workers import CHUNK, WorkerPool
+from dinov3.data.workers import CHUNK, IDLE, WorkerPool
 from tests.data.fakes import Exiting, Failing, Hanging, Killed, Pictures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +74,6 @@ def exhaust(stream: CropLoader) -> None:
 
 @pytest.mark.parametrize("start_method", ["fork", "forkserver"])
 def test_a_killed_worker_is_an_error_that_says_how_it_ended(cfg: Config, start_method: str) -> None:
-    started = time.monotonic()
     with (
         loader(cfg, Killed(7), start_method=start_method) as stream,
         pytest.raises(
@@ -79,7 +81,6 @@ def test_a_killed_worker_is_an_error_that_says_how_it_ended(cfg: Config, start_m
         ),
     ):
         exhaust(stream)
-    assert time.monotonic() - started < 20
 
 
 def test_a_worker_that_exits_is_an_error(cfg: Config) -> None:
@@ -92,12 +93,34 @@ def test_an_exception_in_a_worker_comes_with_its_traceback(cfg: Config) -> None:
         exhaust(stream)
 
 
-def test_a_hanging_worker_is_an_error_that_names_the_sample(cfg: Config, capfd: pytest.CaptureFixture[str]) -> None:
-    with (
-        loader(cfg, Hanging(7), timeout=1.5) as stream,
-        pytest.raises(LoaderHang, match=r"no image for 1\.5 s .*: worker \d at sample \d+, picture-7"),
-    ):
+def test_the_traceback_of_a_worker_is_heard_though_its_end_was_seen_first(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends_only(objects: list[Any], timeout: float | None) -> list[Any]:
+        """As ``wait`` answers when a worker ends between its look at the pipes and its look at the processes."""
+        return wait([each for each in objects if isinstance(each, int)], timeout)
+
+    monkeypatch.setattr(workers_module, "wait", ends_only)
+    with loader(cfg, Failing(7)) as stream, pytest.raises(LoaderError, match=r"(?s)Traceback.*a bug in the source"):
         exhaust(stream)
+    with loader(cfg, Killed(7)) as stream, pytest.raises(LoaderError, match=r"ended by signal 9 \(SIGKILL\)"):
+        exhaust(stream)
+
+
+def test_a_hanging_worker_is_an_error_that_names_the_sample(cfg: Config, capfd: pytest.CaptureFixture[str]) -> None:
+    with loader(cfg, Hanging(7)) as stream:
+        pool = stream._filler
+        assert isinstance(pool, WorkerPool)
+
+        def only_one_is_at_work() -> bool:
+            """The others wait for a free slot: the ring is full but for what the hanging one was to write."""
+            full = int(pool._job.next_chunk.tensor.view(torch.int64)) == pool.slots * pool._chunks
+            return full and pool._at_work_on.ne(IDLE).sum() == 1
+
+        assert eventually(only_one_is_at_work, 300)
+        pool._timeout = 0.5
+        with pytest.raises(LoaderHang, match=r"no image for 0\.5 s .*: worker \d at sample \d+, picture-7"):
+            exhaust(stream)
     assert "in happen" in capfd.readouterr().err  # the stack of the worker
 
 
@@ -178,10 +201,10 @@ def test_workers_end_with_the_process_that_started_them(how: str, tmp_path: Path
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for start_method in ("fork", "forkserver"):
         command = [sys.executable, str(script), how, start_method]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         workers = [int(pid) for pid in done.stdout.split()]
         assert len(workers) == 2, done.stderr
-        assert eventually(lambda workers=workers: not any(map(alive, workers)), 10)  # type: ignore[misc]
+        assert eventually(lambda workers=workers: not any(map(alive, workers)), 300)  # type: ignore[misc]
 
 
 def test_a_hundred_batches_and_ten_loaders_leave_nothing_behind(cfg: Config) -> None:

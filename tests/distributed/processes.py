@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from dinov3.runs.folder import RunFolder
 from tests.train.tiny import tiny_config
 
 
@@ -32,9 +33,11 @@ class Run:
     changes: dict[str, object] = field(default_factory=dict)
 
     def __call__(self, folder: Path) -> None:
-        from dinov3.train.run import run
+        from dinov3.engine.life import run
+        from dinov3.train.job import PretrainingJob
 
-        assert run(tiny_config(train__max_steps=self.until, **self.changes), folder / self.name, resume=True) == 0
+        cfg = tiny_config(train__max_steps=self.until, **self.changes)
+        assert run(PretrainingJob(cfg, RunFolder(folder / self.name)), resume=True) == 0
 
 
 def _worker(rank: int, phases: Sequence[Phase], folder: Path) -> None:

@@ -28,5 +28,4 @@ def test_a_part_of_the_processes_has_as_many_on_each_machine_or_none_that_counts
     part: range, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setattr(context, "_part", part)
-    assert context.per_machine() == expected
+    assert context.per_machine(part) == expected

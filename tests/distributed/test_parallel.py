@@ -14,8 +14,8 @@ LARGE, HUGE, GIANT = 350, 900, 6_800  # millions of parameters: ViT-L, ViT-H+ an
 def decide(monkeypatch: pytest.MonkeyPatch):
     def decide(strategy: str, millions: int, world: int, per_machine: int | None = None) -> Parallel:
         monkeypatch.setattr(parallel, "world_size", lambda: world)
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(per_machine or world))
         kinds = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32, "device_type": "cpu"}
+        kinds["per_machine"] = world if per_machine is None else per_machine
         return choose(strategy, trained=millions * 10**6, frozen=millions * 10**6, **kinds)
 
     return decide

@@ -16,19 +16,22 @@ from dinov3.distributed import context
 from dinov3.distributed.collectives import all_reduce_mean
 from dinov3.distributed.parallel import choose
 from dinov3.distributed.shard import local, shard, whole
-from dinov3.runs.checkpoint import load_tensors, read_tensors, step_folders
-from dinov3.weights.own import load_backbone
-from dinov3.runs.metrics import read_metrics
+from dinov3.engine.life import run
 from dinov3.engine.optim import build_optimizer, clip_per_submodule
 from dinov3.engine.precision import Precision
-from dinov3.runs.state import allocate_optimizer_state, digest, training_tensors
 from dinov3.models.convnext import ConvNeXt
+from dinov3.runs.checkpoint import load_tensors, read_tensors, step_folders
+from dinov3.runs.folder import RunFolder
+from dinov3.runs.state import allocate_optimizer_state, digest, training_tensors
+from dinov3.system.rows import read_rows
 from dinov3.teachers.da3 import Da3Teacher
-from dinov3.train import run
-from dinov3.train.model import build_model
+from dinov3.train import job
 from dinov3.train.command import main
+from dinov3.train.job import PretrainingJob
+from dinov3.train.model import build_model
 from dinov3.train.parallelize import blocks_of
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.weights.own import load_backbone
 from tests.distributed.processes import Phase, Run, run_phases
 from tests.train.tiny import command, tiny_config
 
@@ -151,7 +154,7 @@ def one_process_has_no_data(folder: Path) -> None:
     said, rank = io.StringIO(), context.rank()  # the command leaves the group
     with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stderr(said):
         if rank == 1:
-            patched.setattr(run, "checked_source", lambda *_: parse_dataset("/nowhere"))
+            patched.setattr(job, "checked_source", lambda *_: parse_dataset("/nowhere"))
         code = main(command(folder / "no-data", **SAME))
     (folder / f"no-data-{rank}.txt").write_text(f"{code} {said.getvalue()}")
 
@@ -169,14 +172,14 @@ def stopped_by_an_evaluation(folder: Path) -> None:
         "compute_precision__sharding_strategy": "FULL_SHARD",
     }
     cfg = tiny_config(**{**SAME, **rule, "train__batch_size_per_gpu": BATCH // context.world_size()})
-    assert run.run(cfg, folder / "below", resume=True) == 71
+    assert run(PretrainingJob(cfg, RunFolder(folder / "below")), resume=True) == 71
 
 
 def depth_anything_tokens(folder: Path) -> None:
     teacher, tokens = tokens_of_depth_anything()
     assert teacher.sharded == (context.world_size() > 1)
-    own = sum(local(p).numel() for p in teacher.model.parameters())
-    result = {"tokens": tokens, "share": own / sum(p.numel() for p in teacher.model.parameters())}
+    own = sum(local(p).numel() for p in teacher.encoder.parameters())
+    result = {"tokens": tokens, "share": own / sum(p.numel() for p in teacher.encoder.parameters())}
     torch.save(result, folder / f"da3-{context.rank()}.pt")
 
 
@@ -220,7 +223,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows(out: Path) -> dict[str, torch.Tensor]:
     """Every loss and gradient norm of a run: name -> one value a step."""
-    metrics = read_metrics(out / "metrics.jsonl")
+    metrics = read_rows(out / "metrics.jsonl")
     names = [k for k in metrics[-1] if "loss" in k or "grad_norm" in k or k.startswith("da3_")]
     return {name: torch.tensor([row.get(name, 0.0) for row in metrics]) for name in names}
 
@@ -252,7 +255,7 @@ def test_two_processes_train_as_one_does_on_the_joined_batch(folder: Path, name:
 
 @pytest.mark.parametrize("name", ["chain", "hybrid"])
 def test_a_run_goes_on_with_other_processes_and_another_strategy(folder: Path, name: str) -> None:
-    samples = [row["samples"] for row in read_metrics(folder / name / "metrics.jsonl")]
+    samples = [row["samples"] for row in read_rows(folder / name / "metrics.jsonl")]
     assert samples == [BATCH * (i + 1) for i in range(STEPS)]
     assert_same_training(folder / name, folder / "alone")
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from dinov3.cli import main
-from dinov3.weights.own import write_backbone
+from dinov3.eval.command import TASKS
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.weights.own import write_backbone
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +112,23 @@ def test_scoring_on_the_training_images_is_refused(place: Path, capsys: pytest.C
     train = str(place / "train")
     assert main(["eval", "knn", "--weights", str(place / "weights"), "--train", train, "--test", train]) == 78
     assert "find itself" in capsys.readouterr().err
+
+
+def test_every_task_explains_its_own_options_and_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {}
+    for task in TASKS:
+        with pytest.raises(SystemExit):
+            main(["eval", task, "--help"])
+        said[task] = capsys.readouterr().out
+    own = {"--k": {"knn"}, "--temperature": {"knn"}, "--learning-rates": {"linear"}, "--epochs": {"linear"}}
+    for option, tasks in {
+        **own,
+        "--seed": {"linear", "logreg"},
+        "--train": set(TASKS),
+        "--weights": set(TASKS),
+    }.items():
+        assert {task for task, text in said.items() if f" {option} " in text} == tasks, option
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    text = capsys.readouterr().out
+    assert all(f"    {task}" in text for task in TASKS)

@@ -19,10 +19,11 @@ import torch
 
 from dinov3.data import slot_writer as samples
 from dinov3.distributed.context import rank
+from dinov3.engine import trainer
+from dinov3.engine.saver import Saver
+from dinov3.eval.online import drift, pictures
 from dinov3.runs import checkpoint, signals
 from dinov3.runs.state import digest, training_tensors
-from dinov3.train import evidence, loop
-from dinov3.train.saving import Saver
 
 SAVE = 6  # the step whose save meets trouble
 
@@ -85,44 +86,44 @@ def files_limited() -> None:
 
 def digests() -> None:
     """``DIGESTS.<rank>``: a JSON line for every step with the state's sha256 before and after it."""
-    real = loop.train_step
+    real = trainer.train_step
 
-    def train_step(model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        before = digest(training_tensors(model, model.checkpoint_state(), optimizer))
-        result = real(model, optimizer, *args, **kwargs)
-        after = digest(training_tensors(model, model.checkpoint_state(), optimizer))
-        row = {"step": kwargs["iteration"], "taken": result.taken, "before": before, "after": after}
+    def train_step(task: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        before = digest(training_tensors(task.model, task.state(), optimizer))
+        result = real(task, optimizer, *args, **kwargs)
+        after = digest(training_tensors(task.model, task.state(), optimizer))
+        row = {"step": kwargs["step"], "taken": result.taken, "before": before, "after": after}
         with Path(f"{os.environ['DIGESTS']}.{rank()}").open("a") as file:
             file.write(json.dumps(row) + "\n")
         return result
 
-    loop.train_step = train_step
+    trainer.train_step = train_step
 
 
 def spoiled_batch() -> None:
     """One pixel of step 4's global crops is nan, on the last process."""
-    real = loop.train_step
+    real = trainer.train_step
 
-    def train_step(model: Any, optimizer: Any, now: Any, batch: Any, **kwargs: Any) -> Any:
-        if kwargs["iteration"] == 4 and rank() == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+    def train_step(task: Any, optimizer: Any, now: Any, batch: Any, **kwargs: Any) -> Any:
+        if kwargs["step"] == 4 and rank() == int(os.environ.get("WORLD_SIZE", "1")) - 1:
             batch.collated_global_crops[0, 0, 0, 0] = torch.nan
-        return real(model, optimizer, now, batch, **kwargs)
+        return real(task, optimizer, now, batch, **kwargs)
 
-    loop.train_step = train_step
+    trainer.train_step = train_step
     digests()
 
 
 def spoiled_ema() -> None:
     """After step 5 one number of the EMA teacher is inf: step 6 is the next to be saved."""
-    real = loop.train_step
+    real = trainer.train_step
 
-    def train_step(model: Any, *args: Any, **kwargs: Any) -> Any:
-        result = real(model, *args, **kwargs)
-        if kwargs["iteration"] == 5:
-            next(model.model_ema.parameters()).data.view(-1)[0] = torch.inf
+    def train_step(task: Any, *args: Any, **kwargs: Any) -> Any:
+        result = real(task, *args, **kwargs)
+        if kwargs["step"] == 5:
+            next(task.model.model_ema.parameters()).data.view(-1)[0] = torch.inf
         return result
 
-    loop.train_step = train_step
+    trainer.train_step = train_step
 
 
 def hung_image() -> None:
@@ -139,15 +140,15 @@ def hung_image() -> None:
 
 def vanishing_files() -> None:
     """The files named in ``VANISH``, one a line, are deleted before step 3."""
-    real = loop.train_step
+    real = trainer.train_step
 
     def train_step(*args: Any, **kwargs: Any) -> Any:
-        if kwargs["iteration"] == 3:
+        if kwargs["step"] == 3:
             for name in os.environ["VANISH"].split("\n"):
                 os.unlink(name)
         return real(*args, **kwargs)
 
-    loop.train_step = train_step
+    trainer.train_step = train_step
 
 
 def every_signal_counts() -> None:
@@ -156,12 +157,13 @@ def every_signal_counts() -> None:
 
 
 def killed_at_work() -> None:
-    """SIGKILL in the middle of a function of dinov3/train/evidence.py: ``AT`` is its name and the number of the call.
+    """SIGKILL in the middle of a function that a look calls: ``AT`` is its name and the number of the call.
 
     A file that it is given to write is half written.
     """
     name, _, number = os.environ["AT"].partition(":")
-    real, count = getattr(evidence, name), iter(range(1, 1000))
+    owner = drift if name == "fixed_tokens" else pictures
+    real, count = getattr(owner, name), iter(range(1, 1000))
 
     def killed(*args: Any) -> Any:
         if next(count) != int(number):
@@ -171,7 +173,7 @@ def killed_at_work() -> None:
                 path.write_bytes(b"half of it")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(evidence, name, killed)
+    setattr(owner, name, killed)
 
 
 def half_an_export() -> None:
@@ -188,10 +190,10 @@ def hygiene() -> None:
     """``HYGIENE``: a JSON line after every save with what this process holds."""
     real = Saver.save
 
-    def save(self: Any, *, must: bool) -> None:
-        real(self, must=must)
+    def save(self: Any, run: Any, *, must: bool) -> None:
+        real(self, run, must=must)
         row = {
-            "step": self.training.counters.step,
+            "step": run.counters.step,
             "files": len(os.listdir("/proc/self/fd")),
             "threads": threading.active_count(),
             "children": len(multiprocessing.active_children()),
@@ -205,12 +207,12 @@ def hygiene() -> None:
 
 
 def held_save() -> None:
-    """The save of step 6 begins to write once a file of the run says so: ``UNTIL`` is ``name:text``; an error after 30 s."""
+    """The save of step 6 begins to write once a file of the run says so: ``UNTIL`` is ``name:text``; an error after five minutes."""
     name, _, text = os.environ["UNTIL"].partition(":")
     real = checkpoint.Checkpointer.save
 
     def save(self: Any, step: int, *args: Any) -> Any:
-        end, file = time.monotonic() + 30, self.folder.parent / name
+        end, file = time.monotonic() + 300, self.folder.parent / name
         while step == SAVE and not (file.exists() and text in file.read_text()):
             if time.monotonic() > end:
                 raise RuntimeError(f"{text!r} did not appear in {file}")
@@ -222,11 +224,11 @@ def held_save() -> None:
 
 def slow_step() -> None:
     """Step 2, after which comes a save, takes 1.6 s longer."""
-    real = loop.train_step
+    real = trainer.train_step
 
     def train_step(*args: Any, **kwargs: Any) -> Any:
-        if kwargs["iteration"] == 2:
+        if kwargs["step"] == 2:
             time.sleep(1.6)
         return real(*args, **kwargs)
 
-    loop.train_step = train_step
+    trainer.train_step = train_step

@@ -20,13 +20,14 @@ from PIL import Image
 
 from dinov3.runs.checkpoint import read_tensors, step_folders
 from dinov3.runs.manifest import problem_with
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
 from tests.train.tiny import overrides
 
 MEASURED = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_blocked_seconds", "checkpoint_bytes")
 PERIOD = 3
 KEEP = 2
+PATIENCE = 300.0  # seconds after which what did not happen is called missing; on an idle machine all of it takes a few
 SETTINGS = {
     "checkpointing__period": PERIOD,
     "checkpointing__max_to_keep": KEEP,
@@ -68,14 +69,18 @@ class Launcher:
         prepare: str | None = None,
         env: dict[str, str] | None = None,
         file: Path | None = None,
+        main: str = "dinov3.train.command:main",
+        words: list[str] | None = None,
         **changes: object,
     ) -> Job:
         """Start a run of ``ranks`` processes in ``out``; ``changes`` are config keys with ``__`` for the dot.
 
-        ``flags`` come last; ``file``: a YAML in place of the tiny run's settings; ``prepare``: a function of tests/faults/hooks.py, called before the run begins.
+        ``flags`` come last; ``file``: a YAML in place of the tiny run's settings; ``prepare``: a function of tests/faults/hooks.py, called before the run begins;
+        ``main`` and ``words``: another training command and its arguments.
         """
         settings = {**SETTINGS, "train__dataset_path": self.images, "train__batch_size_per_gpu": 8 // ranks, **changes}
-        words = overrides(**settings) if file is None else ["--config-file", str(file)]
+        if words is None:
+            words = overrides(**settings) if file is None else ["--config-file", str(file)]
         argv = ["--output-dir", str(out), *words, *flags]
         env = {"DINOV3_FAULT": fault, **(env or {})}
         if ranks > 1:
@@ -86,7 +91,7 @@ class Launcher:
         pids = []
         for rank in range(ranks):
             own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else env
-            pids.append(self._fork("dinov3.train.command:main", argv, own, log, prepare))
+            pids.append(self._fork(main, argv, own, log, prepare))
         return Job(self, out, log, pids)
 
     def call(self, main: str, argv: list[str], log: Path, *, prepare: str | None = None) -> Job:
@@ -107,7 +112,7 @@ class Launcher:
         began = time.monotonic()
         codes = self.start(out, *flags, **options).wait()
         if set(codes) == {0}:
-            self.seconds.setdefault(len(codes), time.monotonic() - began)
+            self.seconds[len(codes)] = time.monotonic() - began
         return codes
 
 
@@ -121,7 +126,7 @@ class Job:
     pids: list[int]
     codes: dict[int, int] = field(default_factory=dict)
 
-    def wait(self, seconds: float = 60) -> list[int]:
+    def wait(self, seconds: float = PATIENCE) -> list[int]:
         """Exit codes by rank. When one process dies by SIGKILL the others are killed too, as torchrun does."""
         end = time.monotonic() + seconds
         while len(self.codes) < len(self.pids):
@@ -146,10 +151,10 @@ class Job:
         """All that the processes have printed so far."""
         return self.log.read_text() if self.log.exists() else ""
 
-    def wait_for_step(self, step: int, seconds: float = 30) -> None:
+    def wait_for_step(self, step: int, seconds: float = PATIENCE) -> None:
         """Return when ``step`` is in metrics.jsonl."""
         end = time.monotonic() + seconds
-        while not any(row["iteration"] >= step for row in read_metrics(self.out / "metrics.jsonl")):
+        while not any(row["iteration"] >= step for row in read_rows(self.out / "metrics.jsonl")):
             assert time.monotonic() < end, f"step {step} was not reached: {self.text()[-3000:]}"
             time.sleep(0.005)
 
@@ -173,7 +178,7 @@ def history(out: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what is measured by a clock; floats as hex, so that equal means every bit."""
     return [
         {k: v.hex() if isinstance(v, float) else v for k, v in row.items() if k not in MEASURED}
-        for row in read_metrics(out / "metrics.jsonl")
+        for row in read_rows(out / "metrics.jsonl")
     ]
 
 
@@ -188,8 +193,9 @@ def names(out: Path) -> list[str]:
 
 
 def files(out: Path) -> dict[str, tuple[int, int]]:
-    """Everything in a run folder, with what tells a change."""
-    return {str(p.relative_to(out)): (p.stat().st_mtime_ns, p.stat().st_size) for p in out.rglob("*")}
+    """Everything in a run folder, with what tells a change; not the sign of life a run gives every few seconds."""
+    found = [p for p in out.rglob("*") if p.name != ".lease"]
+    return {str(p.relative_to(out)): (p.stat().st_mtime_ns, p.stat().st_size) for p in found}
 
 
 def whole(out: Path) -> list[int]:

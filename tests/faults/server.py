@@ -22,8 +22,9 @@ import torch._dynamo
 import torch.nn.attention.flex_attention  # with the line above: half of what a run imports by and by
 
 import dinov3.data.sources.imagefolder
+import dinov3.engine.stages.run
 import dinov3.train.command
-import dinov3.train.run
+import dinov3.train.job
 
 LOADED = (numpy, torch, dinov3)
 

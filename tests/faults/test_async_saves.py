@@ -5,14 +5,15 @@ The reference is a run that saves between two steps: every number must be the sa
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
 from tests.faults import campaign
 from tests.faults.conftest import Reference
 from tests.faults.runs import PERIOD, Launcher, assert_same, history, names, whole
@@ -35,8 +36,11 @@ def test_f2_a_run_killed_while_it_saves_beside_training_continues_from_the_newes
 def contents(out: Path) -> dict[str, Any]:
     """What the older checkpoint, written beside training, holds: its state, and the backbone for its user."""
     folder = step_folders(out)[0]
-    files = {name: (folder / name).read_bytes() for name in ("backbone.safetensors", "config.json", "train_state.json")}
-    return {"state": digest(read_tensors(folder / "state", prefix="")), **files}
+    files = {name: (folder / name).read_bytes() for name in ("backbone.safetensors", "config.json")}
+    facts = json.loads((folder / "train_state.json").read_text())
+    own = {name: facts.pop(name) for name in ("run", "config")}  # which run it was, and that it saves beside training
+    assert all(own.values())
+    return {"state": digest(read_tensors(folder / "state", prefix="")), "facts": facts, **files}
 
 
 @pytest.mark.parametrize(("ranks", "settings"), [(1, {}), pytest.param(2, {}, marks=nightly), (2, SHARDED)])
@@ -72,7 +76,7 @@ def test_the_next_save_waits_for_the_one_under_way_and_both_times_are_written_do
     assert_same(out, reference(1))
     log = (out / "run.log").read_text()
     assert log.count(" s for the save of step 6") == 1, "and how long"
-    rows = [row for row in read_metrics(out / "metrics.jsonl") if "checkpoint_seconds" in row]
+    rows = [row for row in read_rows(out / "metrics.jsonl") if "checkpoint_seconds" in row]
     assert [row["iteration"] for row in rows][-1] >= 9, "that of step 6 after the save of step 9 has begun"
     assert all(row["checkpoint_blocked_seconds"] > 0 for row in rows)
     assert all(row["checkpoint_seconds"] > 0 and row["checkpoint_bytes"] > 1e6 for row in rows)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
 import socket
-import threading
 import time
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from dinov3.runs import lock
 from dinov3.runs.lock import RunLock, RunLocked
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
-from tests.faults.runs import Launcher, assert_same, files, history, write_images
+from tests.faults.runs import PATIENCE, Launcher, assert_same, files, history, write_images
 from tests.train.tiny import command
 
 
@@ -48,28 +48,36 @@ def test_f13_a_holder_on_another_machine_is_seen_by_its_sign_of_life(
     """As on a file system that does not carry locks to other machines: only the lease is there."""
     monkeypatch.setattr(lock, "HEARTBEAT", 0.2)
     lease = tmp_path / ".lease"
-    alive = threading.Event()
 
-    def elsewhere() -> None:
-        for beat in range(100):
-            if alive.wait(0.1):
-                return
-            lease.write_text(f"node-7\n123 {beat}\n")
+    class Elsewhere:
+        """A clock that passes only while it is waited on, and a holder that gives a sign at every look while it lives."""
 
+        now, alive = 0.0, True
+
+        def monotonic(self) -> float:
+            return self.now
+
+        def sleep(self, seconds: float) -> None:
+            self.now += seconds
+            if self.alive:
+                lease.write_text(f"node-7\n123 {self.now}\n")
+
+    elsewhere, stack = Elsewhere(), contextlib.ExitStack()
     lease.write_text("node-7\n123 0\n")
-    holder = threading.Thread(target=elsewhere)
-    holder.start()
-    with pytest.raises(RunLocked, match="a process on node-7 is at work here"), RunLock(tmp_path):
-        pass
-    alive.set()
-    holder.join()
-    since = time.monotonic()
-    with RunLock(tmp_path):
-        assert 0.5 < time.monotonic() - since < 5, "taken over after three missing signs"
-        assert lease.read_text().startswith(socket.gethostname())
+    with monkeypatch.context() as patched:
+        patched.setattr(lock, "time", elsewhere)
+        with pytest.raises(RunLocked, match="a process on node-7 is at work here"), RunLock(tmp_path):
+            pass
+        elsewhere.alive, since = False, elsewhere.now
+        stack.enter_context(RunLock(tmp_path))
+        assert elsewhere.now - since >= 2 * lock.HEARTBEAT, "taken over after missing signs, not at once"
+    with stack:
         first = lease.read_text()
-        time.sleep(0.5)
-        assert lease.read_text() != first, "this one lives"
+        assert first.startswith(socket.gethostname())
+        end = time.monotonic() + PATIENCE
+        while lease.read_text() == first:
+            assert time.monotonic() < end, "this one gives no sign of life"
+            time.sleep(0.01)
     assert not lease.exists()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinov3.runs.metrics import read_metrics
+from dinov3.system.rows import read_rows
 from tests.faults.runs import Launcher
 
 
@@ -34,4 +34,4 @@ def test_f28_steps_increase_strictly_over_three_starts(runs: Launcher, tmp_path:
     for kill in (4, 7, 10):
         assert runs.run(out, fault=f"step@{kill}") == [-9]
     assert runs.run(out) == [0]
-    assert [row["iteration"] for row in read_metrics(out / "metrics.jsonl")] == list(range(12))
+    assert [row["iteration"] for row in read_rows(out / "metrics.jsonl")] == list(range(12))

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
-from dinov3.runs.state import digest
 from dinov3.launch import local, slurm
 from dinov3.launch.job import TorchrunJob, TrainingJob
 from dinov3.launch.resources import Resources
+from dinov3.launch.script import Command, script
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
+from tests.faults.runs import PATIENCE
 from tests.train.tiny import command
 
 TIMES = ("images_per_second", "data_wait")
@@ -26,7 +28,7 @@ LONG = {"optim__epochs": 6, "checkpointing__period": 1000, "evaluation__pictures
 SRUN = """#!{python}
 import os, subprocess, sys
 start, n = sys.argv.index(sys.executable), {tasks}
-folder = sys.argv[-1]
+folder = os.environ["LOGS"]
 log = open(os.path.join(folder, "output"), "ab")
 tasks = []
 for i in range(n):
@@ -44,7 +46,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen in {seconds} s"
@@ -52,7 +54,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -
 
 
 def steps(out: Path) -> list[int]:
-    return [row["iteration"] for row in read_metrics(out / "metrics.jsonl")]
+    return [row["iteration"] for row in read_rows(out / "metrics.jsonl")]
 
 
 def last_step(out: Path) -> int:
@@ -82,7 +84,7 @@ def test_torchrun_told_to_stop_saves_and_leaves_no_process(number: signal.Signal
     wait_for(lambda: len(steps(tmp_path)) >= 2 or torchrun.poll() is not None, "the second step")
     workers = descendants(torchrun.pid)
     torchrun.send_signal(number)
-    _, error = torchrun.communicate(timeout=120)
+    _, error = torchrun.communicate(timeout=PATIENCE)
     assert len(workers) >= 4, error.decode()[-2000:]  # two training processes with a loader process each
     wait_for(lambda: not any(map(alive, workers)), "the end of all processes", seconds=10)
     assert 2 <= last_step(tmp_path) < 24
@@ -91,7 +93,7 @@ def test_torchrun_told_to_stop_saves_and_leaves_no_process(number: signal.Signal
 
 def run_local(out: Path, *, interrupt: bool) -> str:
     """A run of 24 steps under the local executor; its output."""
-    executor = local.executor(out / "slurm", tasks=1, gpus=0, minutes=10, notice=60)
+    executor = local.executor(out / "slurm", tasks=1, gpus=0, seconds=600, notice=60)
     job = executor.submit(TrainingJob(tuple(command(out, **LONG))))
     if interrupt:
         wait_for(lambda: len(steps(out)) >= 2, "the second step")
@@ -109,7 +111,7 @@ def test_a_preempted_local_job_requeues_itself_and_continues_bit_for_bit(
     assert "resumed" in capsys.readouterr().out, "the output is shown while it comes"
     run_local(tmp_path / "reference", interrupt=False)
     rows = [
-        [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(tmp_path / name / "metrics.jsonl")]
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(tmp_path / name / "metrics.jsonl")]
         for name in ("preempted", "reference")
     ]
     assert rows[0] == rows[1]
@@ -130,11 +132,12 @@ def test_usr2_saves_on_all_ranks_and_requeues_once_and_the_next_turn_continues(
     stub(tmp_path / "scontrol", f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.log\n')
     stub(tmp_path / "srun", SRUN.format(python=sys.executable, tasks=2))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("LOGS", str(tmp_path / "run" / "slurm"))
     out = tmp_path / "run"
     logs = out / "slurm"
     resources = Resources(gpus_per_node=0, tasks_per_node=2)
-    executor = slurm.executor(resources, logs, notice=60, cpus_per_task=1, name="x")
-    slurm.submit(executor, TrainingJob(tuple(command(out, train__batch_size_per_gpu=4, **LONG))))
+    argv = tuple(command(out, train__batch_size_per_gpu=4, **LONG))
+    slurm.send(script(resources, out, Command(argv), [], notice=60, cores=1, cwd=Path.cwd()), logs)
     turn = ["bash", str(tmp_path / "script.sh")]
 
     job = subprocess.Popen(turn, env=os.environ | {"SLURM_JOB_ID": "4242"})
@@ -147,14 +150,15 @@ def test_usr2_saves_on_all_ranks_and_requeues_once_and_the_next_turn_continues(
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4242\n"
     assert f"SIGUSR2: saved at step {saved}; job 4242 is back in the queue" in (logs / "output").read_text()
 
-    again = subprocess.run(turn, env=os.environ | {"SLURM_JOB_ID": "4242"}, timeout=120)
+    again = subprocess.run(turn, env=os.environ | {"SLURM_JOB_ID": "4242"}, timeout=PATIENCE)
     assert again.returncode == 0, (logs / "output").read_text()[-2000:]
     assert steps(out) == list(range(24))
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4242\n"
 
 
-def test_a_local_submission_passes_its_signals_on_to_the_job(tmp_path: Path) -> None:
-    """A batch script or a container stops the command it has started, which is not the training process."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_local_submission_passes_its_signals_on_to_the_job(number: signal.Signals, tmp_path: Path) -> None:
+    """A batch script, a container or a closed terminal stops the command that was started, which does not train."""
     out = tmp_path / "run"
     submit = [sys.executable, "-m", "dinov3.cli", "submit", "--local", "--tasks-per-node", "1", "--gpus-per-node", "0"]
     process = subprocess.Popen([*submit, *command(out, **LONG)], stdout=subprocess.DEVNULL)
@@ -164,7 +168,7 @@ def test_a_local_submission_passes_its_signals_on_to_the_job(tmp_path: Path) -> 
     wait_for(lambda: step_folders(out), "a save")
     saved = last_step(out)
     wait_for(lambda: max(steps(out)) > saved, "another turn")
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.wait(120) == 85
     assert last_step(out) > saved
     assert not [pid for pid in children if alive(pid)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Reference
-from tests.faults.runs import Launcher, assert_same, whole
+from tests.faults.runs import PATIENCE, Launcher, assert_same, whole
 
 
 def test_f4_sigterm_to_one_process_stops_all_at_the_same_step(
@@ -69,7 +69,7 @@ def test_f4_the_loader_workers_do_not_hear_it(runs: Launcher, reference: Referen
     assert_same(out, reference(1))
 
 
-def gone(session: int, seconds: float = 10) -> bool:
+def gone(session: int, seconds: float = PATIENCE) -> bool:
     """Whether every process of a session ends soon: a worker looks every two seconds whether it is still wanted."""
     end = time.monotonic() + seconds
     while members(session) and time.monotonic() < end:

@@ -15,7 +15,7 @@ import yaml
 from dinov3 import cli
 from dinov3.config.load import load_config
 from dinov3.runs.checkpoint import step_folders
-from dinov3.runs.metrics import read_metrics
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
 from tests.faults.runs import MEASURED, PERIOD, SETTINGS, Launcher, assert_same, files, final_state, whole
@@ -68,7 +68,7 @@ def together(runs: Launcher, reference: Reference, tmp_path_factory: pytest.Temp
 
 
 def figures(out: Path) -> list[dict[str, float]]:
-    rows = read_metrics(out / "metrics.jsonl")
+    rows = read_rows(out / "metrics.jsonl")
     return [{k: float(v) for k, v in row.items() if k not in MEASURED} for row in rows]
 
 
@@ -199,9 +199,9 @@ def test_the_wrong_number_of_processes_is_refused_with_the_right_one(
 
 
 def test_a_process_that_hangs_ends_all_students(runs: Launcher, together: tuple[Path, Path], tmp_path: Path) -> None:
-    codes = runs.run(
-        tmp_path / "run", "train.watchdog_seconds=3", file=together[0], ranks=PROCESSES, fault="step@4:2=stall"
-    )
+    limit = max(3, round(runs.seconds.get(PROCESSES, 60)))  # no step takes longer than a whole run has just taken
+    words = f"train.watchdog_seconds={limit}"
+    codes = runs.run(tmp_path / "run", words, file=together[0], ranks=PROCESSES, fault="step@4:2=stall")
     assert codes == [79] * PROCESSES
 
 

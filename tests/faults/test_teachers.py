@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.weights.export import export
 from dinov3.train.command import main
+from dinov3.weights.export import export
 from tests.faults.conftest import Reference
 from tests.train.tiny import command
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dinov3.cli import main
-from dinov3.weights.own import write_backbone
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.weights.own import write_backbone
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from dinov3 import features
 from dinov3.data.sources import parse_dataset
-from dinov3.weights.own import write_backbone
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import class_tokens
@@ -21,6 +21,7 @@ from dinov3.features.tokens import Tokens
 from dinov3.models.backbone import Backbone
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.weights.own import write_backbone
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -201,6 +202,20 @@ def test_a_backbone_from_disk_is_fed_with_its_own_statistics(backbone: DinoVisio
         torch.testing.assert_close(result, results[0])
 
 
+def test_the_resizing_can_be_that_of_another_client(backbone: DinoVisionTransformer, tmp_path: Path) -> None:
+    write_backbone(tmp_path, backbone, {"mean": [0.5] * 3, "std": [0.2] * 3, "size": 32})
+    ways = {way: features.load(tmp_path, size=32, interpolation=way, device="cpu") for way in ("bicubic", "bilinear")}
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    seen = {way: model.preprocess(image) for way, model in ways.items()}
+    for way in ways:
+        resized = F.interpolate(
+            torch.from_numpy(image).permute(2, 0, 1)[None].float(), (32, 32), mode=way, antialias=True
+        )
+        torch.testing.assert_close(seen[way], (resized[0] / 255 - 0.5) / 0.2, rtol=0, atol=0.03)  # uint8 or float
+    assert (seen["bicubic"] - seen["bilinear"]).abs().mean() > 0.03
+    assert ways["bicubic"].preprocess.describe() != ways["bilinear"].preprocess.describe(), "other features on disk"
+
+
 @pytest.mark.parametrize("patch_size", [None, 16])
 def test_positions_in_a_convnexts_features_are_positions_in_the_image(patch_size: int | None, tmp_path: Path) -> None:
     model = ConvNeXt(depths=[1, 1, 1, 1], dims=[4, 4, 4, 4], patch_size=patch_size)
@@ -211,3 +226,11 @@ def test_positions_in_a_convnexts_features_are_positions_in_the_image(patch_size
     assert seen.extract(pictures([(80, 100)])).maps().shape == (1, 4, 3, 3)
     with pytest.raises(ValueError, match="size 80: not a multiple of the patch of 32 px: use 64 or 96"):
         features.load(tmp_path, size=80)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "meta", "xla"])
+def test_a_device_that_is_not_there_is_one_clear_error(backbone: DinoVisionTransformer, device: str) -> None:
+    with pytest.raises(ValueError, match=f"device '{device}' is not there: use auto or cpu") as caught:
+        FeatureExtractor(backbone, Preprocess((0.5,) * 3, (0.5,) * 3, 8), device=device)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(FeatureExtractor(backbone, Preprocess((0.5,) * 3, (0.5,) * 3, 8), device="cpu").device) == "cpu"

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dinov3.data.errors import BadImage
 from dinov3.features.preprocess import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -102,3 +103,13 @@ def test_gray_images_are_repeated_and_other_channel_counts_named() -> None:
 def test_a_size_that_the_patch_does_not_divide_names_the_two_next_to_it() -> None:
     with pytest.raises(ValueError, match="use 224 or 240"):
         Preprocess(MEAN, STD, 16, 230)
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# not an image")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    for name in ("README.md", "empty.jpg"):
+        with pytest.raises(BadImage, match=rf"^{tmp_path / name}: "):
+            Preprocess(MEAN, STD, 8)(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
+        Preprocess(MEAN, STD, 8)(str(tmp_path / "missing.jpg"))

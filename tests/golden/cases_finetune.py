@@ -15,8 +15,8 @@ from dinov3.finetune.metrics import BINARY, binary_metrics, calibration_bins, ex
 from dinov3.models.lora import LowRank, RowBlocks, adapters_of, add_lora, merge_lora, unmerge_lora
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.models.vit_config import QKV
+from dinov3.weights.names.recognition import ffn_ratio
 from dinov3.weights.parity import tokens_of
-from dinov3.weights.recognition import ffn_ratio
 from tests.golden.case import Case
 from tests.golden.cases_compress import close, expect, stored_vit
 

@@ -42,11 +42,12 @@ def named(prefix: str, features: Features) -> dict[str, Tensor]:
 
 def cotangent_loss(case: Case, entries: Mapping[str, Features]) -> Tensor:
     """Sum over outputs of (output * cotangent), cotangents drawn from the seeds of the case."""
-    total = torch.zeros(())
+    total = torch.zeros((), device=case.device)
     for key, seed in case.meta["seeds"]["cot"].items():
         entry, _, name = key.rpartition("/")
         value: Tensor = getattr(entries[entry], FIELDS[name])
-        total = total + (value * torch.randn(value.shape, generator=torch.Generator().manual_seed(seed))).sum()
+        cotangent = torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)).to(value.device)
+        total = total + (value * cotangent).sum()
     return total
 
 
@@ -55,13 +56,13 @@ def gradients(case: Case, model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     loss.backward()
     grads = {name: p.grad for name, p in model.named_parameters()}
     assert list(grads) == case.meta["grad_norm_names"], "named_parameters() come in another order"
-    norms = [torch.tensor(torch.nan) if g is None else g.norm() for g in grads.values()]
+    norms = [torch.full((), torch.nan, device=case.device) if g is None else g.norm() for g in grads.values()]
     found = {f"grad/{name}": g for name, g in grads.items() if g is not None}
     return found | {"grad_loss": loss, "grad/norms": torch.stack(norms)}
 
 
 def run_vit(case: Case) -> None:
-    model = DinoVisionTransformer(**case.meta["config"])
+    model = DinoVisionTransformer(**case.meta["config"], device=case.device)
     model.init_weights()
     case.load_into(model)
     model.eval()
@@ -98,7 +99,7 @@ def intermediate_layers(model: DinoVisionTransformer, x: Tensor) -> dict[str, Te
 
 
 def run_convnext(case: Case) -> None:
-    model = ConvNeXt(**case.meta["config"])
+    model = ConvNeXt(**case.meta["config"], device=case.device)
     model.init_weights()
     case.load_into(model)
     model.eval()
@@ -115,7 +116,7 @@ def run_convnext(case: Case) -> None:
 
 
 def run_head(case: Case) -> None:
-    head = DINOHead(**case.meta["config"])
+    head = DINOHead(**case.meta["config"], device=case.device)
     head.init_weights()
     case.load_into(head)
     x = case.tensor("in/x").requires_grad_()

@@ -17,10 +17,11 @@ from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import build_schedules
-from dinov3.runs.state import allocate_optimizer_state, training_tensors
+from dinov3.engine.step import train_step
 from dinov3.objectives.gram import select
-from dinov3.train.loop import train_step
+from dinov3.runs.state import allocate_optimizer_state, training_tensors
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.train.task import Pretraining
 from tests.golden.case import Case
 
 
@@ -53,8 +54,8 @@ def batch_of(case: Case, prefix: str) -> CropBatch:
 
 
 def filled_model(case: Case, cfg: Config) -> SSLMetaArch:
-    model = SSLMetaArch(cfg)
-    model.init_weights(torch.Generator().manual_seed(0))
+    model = SSLMetaArch(cfg, case.device)
+    model.init_weights(torch.Generator(case.device).manual_seed(0))
     own = model.state_dict()
     # without distillation teacher.* and model_ema.* are one model here, two names of the same tensors there
     dropped = () if cfg.distillation.enabled else ("teacher.",)
@@ -78,7 +79,7 @@ def check_forward_backward(case: Case, cfg: Config) -> None:
 
         return call
 
-    names = ("get_teacher_output", "get_student_output", "get_gram_teacher_output")
+    names = ("get_teacher_output", "get_student_output", "get_other_teachers")
     with patch.multiple(model, **{n: spying(n) for n in names}):
         total, terms = model.forward_backward(
             batch_of(case, "in/batch/"),
@@ -90,14 +91,14 @@ def check_forward_backward(case: Case, cfg: Config) -> None:
         case.check(f"fb/loss_dict/{name}", torch.as_tensor(terms[name], dtype=torch.float32))
     if cfg.gram.use_loss:
         batch, view = batch_of(case, "in/batch/"), seen["get_student_output"][0]
-        patches = seen["get_gram_teacher_output"]["patches"]
-        pair = select(view.patches, patches, batch.collated_masks, cfg.gram.tokens_used)
+        patches = seen["get_other_teachers"]["gram"].patches
+        pair = select(view.patches, patches, batch, cfg.gram.tokens_used)
         case.check("gram/student_patches", pair[0])
         case.check("gram/teacher_patches", pair[1])
     teacher, (student_global, student_local) = seen["get_teacher_output"], seen["get_student_output"]
-    case.check("teacher/cls_pre_head", teacher["cls_pre_head"])
-    case.check("teacher/cls_centered", teacher["cls_centered"].dense())
-    case.check("teacher/masked_patch_centered", teacher["masked_patch_centered"].dense())
+    case.check("teacher/cls_pre_head", teacher.cls.unflatten(0, (2, -1)))
+    case.check("teacher/cls_centered", teacher.cls_targets.dense())
+    case.check("teacher/masked_patch_centered", teacher.patch_targets.dense())
     for name in ("cls_pre_head", "cls_after_head", "masked_patch_pre_head"):
         case.check(f"student_global/{name}", getattr(student_global, name))
     for name in ("cls_pre_head", "cls_after_head"):
@@ -107,7 +108,7 @@ def check_forward_backward(case: Case, cfg: Config) -> None:
         if key.startswith("grad/") and key != "grad/norms":
             case.check(key, grads[key.removeprefix("grad/")])
     norms = [grads[n] for n in case.meta["grad_norm_names"]]
-    case.check("grad/norms", torch.stack([g.norm() if g is not None else torch.tensor(torch.nan) for g in norms]))
+    case.check("grad/norms", torch.stack([g.norm().cpu() if g is not None else torch.tensor(torch.nan) for g in norms]))
 
 
 def check_training(case: Case, cfg: Config) -> None:
@@ -120,7 +121,7 @@ def check_training(case: Case, cfg: Config) -> None:
         prefix = f"in/batch_it{step}/" if f"in/batch_it{step}/upperbound" in case.arrays else "in/batch/"
         now = schedules.at(step)
         result = train_step(
-            model, optimizer, now, batch_of(case, prefix), iteration=step, clip_grad=cfg.optim.clip_grad
+            Pretraining(model), optimizer, now, batch_of(case, prefix), step=step, clip_grad=cfg.optim.clip_grad
         )
         assert result.taken
         row = {"lr": now.lr, "wd": now.wd, "mom": now.momentum, "last_layer_lr": now.last_layer_lr}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,25 @@ def by_loops(features: Tensor, topk: int = 1) -> float:
 def test_koleo_is_minus_the_mean_log_distance_to_the_nearest(n: int, d: int, seed: int) -> None:
     features = randn(n, d, seed=seed)
     assert koleo(features).item() == pytest.approx(by_loops(features), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", [koleo, koleo_distributed])
+@pytest.mark.parametrize("d", [1, 4, 64])
+def test_equal_features_are_as_far_apart_as_the_epsilon_says(loss: Callable[[Tensor], Tensor], d: int) -> None:
+    """1e-8 on each coordinate of the difference and on its norm: DINOv3's numbers, which no other input shows."""
+    features = randn(1, d).expand(3, d).clone().requires_grad_()
+    expected = -math.log(1e-8 * math.sqrt(d) + 1e-8)
+    value = loss(features)
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+    value.backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [koleo, koleo_distributed])
+def test_a_feature_shorter_than_the_epsilon_is_not_made_a_unit_vector(loss: Callable[[Tensor], Tensor]) -> None:
+    features = torch.eye(2) * 1e-9  # a tenth of 1e-8: each becomes a vector of length 0.1
+    assert loss(features).item() == pytest.approx(-math.log(0.1 * math.sqrt(2)), rel=1e-5)
 
 
 @pytest.mark.parametrize("topk", [1, 2, 5])

@@ -36,6 +36,11 @@ def test_a_zero_teacher_and_no_rows_are_finite_with_a_gradient() -> None:
         assert bool(torch.isfinite(student.grad).all())
 
 
+def test_a_row_whose_teacher_is_zero_counts_as_the_squared_norm_of_the_student() -> None:
+    student, teacher = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    assert relative_l2_loss(student, teacher).item() == pytest.approx((25 + 1) / 2)
+
+
 def test_no_gradient_reaches_the_teacher() -> None:
     teacher = randn(2, 3, seed=1).requires_grad_()
     relative_l2_loss(randn(2, 3).requires_grad_(), teacher).backward()

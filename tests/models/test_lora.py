@@ -84,6 +84,16 @@ def test_alpha_over_rank_scales_the_change() -> None:
     torch.testing.assert_close(outputs[1], 2 * outputs[0])
 
 
+def test_a_starts_as_a_linear_layer_of_torch_does() -> None:
+    """Uniform within 1 / sqrt(inputs)."""
+    layer = nn.ModuleDict({"fc": nn.Linear(64, 8)})
+    add_lora(layer, ["fc"], 32, 4.0, torch.Generator().manual_seed(0))
+    first = dict(layer.named_parameters())["fc.lora.a"].abs()
+    assert first.max() <= 1 / 8
+    assert first.max() > 0.99 / 8
+    assert not dict(layer.named_parameters())["fc.lora.b"].any()
+
+
 def test_wrong_targets_and_second_adapters_are_refused() -> None:
     model = vit()
     with pytest.raises(

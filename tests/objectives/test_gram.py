@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dinov3.config.load import load_config
-from dinov3.contracts import CropBatch, StepContext, StudentView
+from dinov3.contracts import CropBatch, StepContext, StudentView, TeacherView
 from dinov3.objectives.gram import Gram
 
 N, P, D = 4, 9, 6  # crops, patches, width
@@ -23,7 +23,7 @@ def loss(*overrides: str, iteration: int = 0) -> float:
         pixels, pixels[:0], masks, masks.flatten().nonzero()[:, 0], torch.ones(12), masks.sum()[None], 12, 2
     )
     view = StudentView(torch.zeros(2, 2, D), torch.zeros(2, 2, 1), randn(N, P, D, seed=0), (3, 3))
-    teachers = {"gram": {"patches": randn(N, P, D, seed=1)}}
+    teachers = {"gram": TeacherView(patches=randn(N, P, D, seed=1))}
     return float(Gram(cfg, D)(StepContext(iteration, batch, view, view, nn.ModuleDict(), teachers)).value)
 
 

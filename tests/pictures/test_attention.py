@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dinov3.pictures.attention import attention_maps, similarity_map
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.pictures.attention import attention_maps, similarity_map
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from PIL import Image
 
 from dinov3.cli import main
 from dinov3.data.sources import parse_dataset
-from dinov3.weights.own import write_backbone
+from dinov3.models.vit import DinoVisionTransformer
 from dinov3.pictures import command as viz
 from dinov3.pictures.token_sheet import TOP
-from dinov3.models.vit import DinoVisionTransformer
+from dinov3.weights.own import write_backbone
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dinov3.pictures.token_sheet import covered, shortened, token_sheet, unnormalised
 from dinov3.pictures.pca import token_colours
+from dinov3.pictures.token_sheet import covered, shortened, token_sheet, unnormalised
 
 
 def test_unnormalising_undoes_mean_and_standard_deviation() -> None:

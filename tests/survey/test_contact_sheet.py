@@ -14,8 +14,8 @@ from dinov3.data.loader import CropLoader
 from dinov3.data.order import samples_at
 from dinov3.data.sources import Source, open_dataset, parse_dataset
 from dinov3.data.sources.mixture import order_of
-from dinov3.survey import contact_sheet as module
 from dinov3.pictures.token_sheet import unnormalised
+from dinov3.survey import contact_sheet as module
 from tests.train.tiny import tiny_config
 
 SOURCE = parse_dataset("Synthetic:n=40:size=96")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from dinov3.data.sources import parse_dataset
 from dinov3.survey.duplicates import (
     DISTANCE,
     FLAT,
@@ -19,7 +20,6 @@ from dinov3.survey.duplicates import (
     perceptual_hashes,
     thumbnail,
 )
-from dinov3.data.sources import parse_dataset
 
 SCENES = parse_dataset("Synthetic:n=40:size=96")
 

@@ -10,8 +10,8 @@ import yaml
 from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.data.crops import BOX_DRAWS, random_resized_box
-from dinov3.survey.survey import survey
 from dinov3.survey.report import DataReport, counted, enlarged, histogram, report_of
+from dinov3.survey.survey import survey
 from tests.data.fakes import Pictures
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from dinov3.config.schema import StudentConfig
 from dinov3.models.build import build_backbone
 from dinov3.models.head import DINOHead
-from dinov3.teachers.shared import divide, shared_logits
+from dinov3.models.token_grid import resample_tokens
+from dinov3.teachers.shared import askers_of, divide, shared_logits
 
 Ranks = tuple[range, ...]
 
@@ -28,30 +29,37 @@ def ranks_of(sizes: list[int], order: list[int] | None = None) -> Ranks:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 2), st.randoms(use_true_random=False))
-def test_every_image_is_asked_about_once_by_a_process_that_holds_it(
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 9), st.randoms(use_true_random=False))
+def test_every_image_is_asked_about_once_by_a_process_that_holds_it_and_none_asks_about_more_than_its_share(
     sizes: list[int], blocks: int, random: object
 ) -> None:
     order = list(range(len(sizes)))
     random.shuffle(order)  # type: ignore[attr-defined]
     ranks, world = ranks_of(sizes, order), sum(sizes)
-    whole = blocks * math.lcm(*sizes) * world
+    whole = blocks * math.lcm(*sizes)
     asked: dict[tuple[int, int], int] = {}  # (process, place among what it asks) -> position in the global batch
     for members in ranks:
         batch = whole // len(members)
         for number in members:
-            for place, image in enumerate(divide(ranks, number, batch).asked.tolist()):
+            division = divide(ranks, number, batch)
+            assert len(division.asked) == -(-whole // world), "as many as the others, whatever it has to ask about"
+            for place, image in enumerate(division.asked[: division.real].tolist()):
                 asked[number, place] = (number - members.start) * batch + image
     assert sorted(asked.values()) == list(range(whole))
-    assert {len([1 for n, _ in asked if n == number]) for number in range(world)} == {whole // world}
     for members in ranks:
         batch = whole // len(members)
         for number in members:
             division = divide(ranks, number, batch)
             found = [asked[key] for key in zip(division.owner.tolist(), division.place.tolist(), strict=True)]
             assert found == [(number - members.start) * batch + image for image in range(batch)]
-            assert division.slot[division.asked].tolist() == list(range(len(division.asked)))
-            assert int((division.slot == -1).sum()) == batch - len(division.asked)
+            real = division.asked[: division.real]
+            assert division.slot[real].tolist() == list(range(division.real))
+            assert int((division.slot == -1).sum()) == batch - division.real
+
+
+def test_no_process_asks_about_more_than_seven_of_1920_images_on_296_processes() -> None:
+    askers = askers_of((range(48), range(48, 96), range(96, 176), range(176, 296)), 1920)
+    assert max(askers.count(number) for number in range(296)) == 7
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +79,7 @@ def teacher() -> nn.ModuleDict:
 
 def gathering(world: int) -> list[Callable[[Tensor], Tensor]]:
     """A gather for each of ``world`` threads."""
-    barrier, box = threading.Barrier(world, timeout=60), [torch.empty(0)] * world
+    barrier, box = threading.Barrier(world, timeout=300), [torch.empty(0)] * world
 
     def of(number: int) -> Callable[[Tensor], Tensor]:
         def gather(x: Tensor) -> Tensor:
@@ -94,7 +102,7 @@ def pictures(whole: int) -> tuple[Tensor, Tensor]:
 
 
 def together(
-    teacher: nn.ModuleDict, ranks: Ranks, crops: Tensor, masks: dict[int, Tensor]
+    teacher: nn.ModuleDict, ranks: Ranks, crops: Tensor, masks: dict[int, Tensor], grid: tuple[int, int] = (4, 4)
 ) -> dict[int, dict[str, Tensor]]:
     """What each process gets; ``masks`` by process."""
     world = sum(map(len, ranks))
@@ -106,24 +114,31 @@ def together(
         own = slice((number - members.start) * batch, (number - members.start + 1) * batch)
         indices = masks[number][:, own].flatten().nonzero().squeeze(1)
         division = divide(ranks, number, batch)
-        return shared_logits(teacher, crops[:, own].flatten(0, 1), indices, division, gathers[number])
+        said = shared_logits(teacher, crops[:, own].flatten(0, 1), indices, division, gathers[number], grid)
+        cls = said.cls.unflatten(0, (2, -1))
+        return {"cls_pre_head": cls, "cls_logits": said.cls_logits, "masked_logits": said.masked_logits}
 
     with ThreadPoolExecutor(world) as pool:
         return dict(enumerate(pool.map(work, range(world))))
 
 
 @pytest.mark.parametrize("sizes", [[1], [1, 1], [1, 2], [2, 3, 1]])
-def test_outputs_are_those_of_a_pass_over_the_own_batch(teacher: nn.ModuleDict, sizes: list[int]) -> None:
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("grid", [(4, 4), (2, 2)])
+def test_outputs_are_those_of_a_pass_over_the_own_batch(
+    teacher: nn.ModuleDict, sizes: list[int], blocks: int, grid: tuple[int, int]
+) -> None:
     ranks = ranks_of(sizes)
-    whole = math.lcm(*sizes) * sum(sizes)
+    whole = math.lcm(*sizes) * blocks
     crops, masks = pictures(whole)
-    outputs = together(teacher, ranks, crops, dict.fromkeys(range(sum(sizes)), masks))
+    masks = masks[..., : grid[0] * grid[1]]
+    outputs = together(teacher, ranks, crops, dict.fromkeys(range(sum(sizes)), masks), grid)
     for members in ranks:
         batch = whole // len(members)
         for number in members:
             own = slice((number - members.start) * batch, (number - members.start + 1) * batch)
             features = teacher["backbone"](crops[:, own].flatten(0, 1), is_training=True)
-            masked = features.patches.flatten(0, 1)[masks[:, own].flatten()]
+            masked = resample_tokens(features.patches, features.grid, grid).flatten(0, 1)[masks[:, own].flatten()]
             expected = {
                 "cls_pre_head": features.cls.unflatten(0, (2, -1)),
                 "cls_logits": teacher["dino_head"](features.cls).unflatten(0, (2, -1)),

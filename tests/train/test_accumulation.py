@@ -12,10 +12,10 @@ from torch import Tensor
 from dinov3.contracts import CropBatch
 from dinov3.data.loader import CropLoader
 from dinov3.data.sources import parse_dataset
+from dinov3.engine import trainer
 from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.state import digest
-from dinov3.train import loop
+from dinov3.system.rows import read_rows
 from dinov3.train.accumulation import accumulate, joined_batch, kept_logits
 from dinov3.train.command import main
 from dinov3.train.ssl_meta_arch import SSLMetaArch
@@ -139,7 +139,7 @@ KEYS = ("total_loss", "dino_local_crops_loss", "dino_global_crops_loss", "ibot_l
 
 
 def numbers(out: Path) -> Tensor:
-    return torch.tensor([[row[k] for k in KEYS] for row in read_metrics(out / "metrics.jsonl")], dtype=torch.float64)
+    return torch.tensor([[row[k] for k in KEYS] for row in read_rows(out / "metrics.jsonl")], dtype=torch.float64)
 
 
 TWO_OF_FOUR = {**PLAIN, "train__batch_size_per_gpu": 4, "train__gradient_accumulation_steps": 2, "train__max_steps": 5}
@@ -187,13 +187,13 @@ def test_one_bad_part_skips_the_whole_step(tmp_path: Path, monkeypatch: pytest.M
         return total, terms
 
     def watched(*args: Any, **kwargs: Any) -> Any:
-        digests[kwargs["iteration"]] = digest(dict(args[0].state_dict()))
+        digests[kwargs["step"]] = digest(dict(args[0].model.state_dict()))
         return real_step(*args, **kwargs)
 
-    real_step = loop.train_step
+    real_step = trainer.train_step
     monkeypatch.setattr(SSLMetaArch, "compute_losses", bad)
-    monkeypatch.setattr(loop, "train_step", watched)
+    monkeypatch.setattr(trainer, "train_step", watched)
     assert main(command(tmp_path, **{**TWO_OF_FOUR, "train__max_steps": 4})) == 0
     assert digests[2] == digests[1]
     assert digests[3] != digests[2]
-    assert [row["skipped_steps"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 1, 1]
+    assert [row["skipped_steps"] for row in read_rows(tmp_path / "metrics.jsonl")] == [0, 1, 1, 1]

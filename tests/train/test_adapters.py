@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.weights.own import load_backbone
-from dinov3.runs.metrics import read_metrics
-from dinov3.runs.state import digest
+from dinov3.eval.online.knn import Knn
 from dinov3.models.lora import merged_parameters
-from dinov3.train.command import main
+from dinov3.runs.checkpoint import read_tensors, step_folders, step_of
+from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
 from dinov3.train.adapters import prepare_to_continue
-from dinov3.train.forgetting import reason_to_stop
+from dinov3.train.command import main
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.weights.own import load_backbone
 from tests.train.tiny import command, tiny_config
 
 
@@ -50,21 +50,36 @@ def assert_resumes_bit_for_bit(tmp_path: Path, until: int, stop: int, **changes:
 WARMUP: dict[str, object] = {"head_warmup__when": "always", "head_warmup__steps": 3, "optim__warmup_epochs": 0}
 
 
+def cut_back(out: Path, step: int) -> None:
+    """The run as it was when it had done ``step`` steps."""
+    for folder in step_folders(out):
+        if step_of(folder) > step:
+            shutil.rmtree(folder)
+
+
 def test_in_a_head_warmup_backbone_and_its_ema_stand_still(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = start_of()
-    assert main(command(tmp_path, train__max_steps=3, **WARMUP)) == 0
-    said = capsys.readouterr().out
-    assert "train alone for 3 steps (head_warmup.when=always)" in said
-    assert "the run ends at step 3, so the backbone never trains" in said
+    assert main(command(tmp_path, train__max_steps=4, checkpointing__period=3, **WARMUP)) == 0
+    assert "train alone for 3 steps (head_warmup.when=always)" in capsys.readouterr().out
+    assert {f"{side}.backbone.blocks.0.attn.qkv.weight" for side in ("student", "model_ema")} <= moved(tmp_path, start)
+    cut_back(tmp_path, 3)
     assert not {name for name in moved(tmp_path, start) if ".backbone." in name}
     assert {"student.dino_head.mlp.0.weight", "model_ema.ibot_head.mlp.0.weight"} <= moved(tmp_path, start)
-    assert main(command(tmp_path, train__max_steps=4, **WARMUP)) == 0
-    assert "never trains" not in capsys.readouterr().out
-    assert {f"{side}.backbone.blocks.0.attn.qkv.weight" for side in ("student", "model_ema")} <= moved(tmp_path, start)
+
+
+def test_a_run_that_ends_in_its_head_warmup_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(tmp_path / "out", train__max_steps=3, **WARMUP)) == 78
+    assert "head_warmup.steps" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_stopped_in_its_head_warmup_continues_bit_for_bit(tmp_path: Path) -> None:
-    assert_resumes_bit_for_bit(tmp_path, 5, 2, **WARMUP)
+    words = {"train__max_steps": 5, "checkpointing__period": 2, **WARMUP}
+    assert main(command(tmp_path, **words)) == 0
+    whole = digest(state(tmp_path))
+    cut_back(tmp_path, 2)
+    assert main(command(tmp_path, **words)) == 0
+    assert digest(state(tmp_path)) == whole
 
 
 @pytest.mark.parametrize(("when", "missing", "steps"), [
@@ -86,17 +101,19 @@ def test_a_run_from_a_backbone_keeps_it_until_its_heads_are_warm(
         "evaluation__drift__enabled": "true", "evaluation__drift__images": 4, "train__seed": 5,
         "evaluation__pictures": "false",
     }  # fmt: skip
-    out = tmp_path / "second"
-    for until in (2, 3):  # resumed in its warm-up, which goes on
-        assert main(command(out, train__max_steps=until, **given)) == 0
-        assert "train alone for 3 steps (head_warmup.when=heads_missing)" in capsys.readouterr().out
+    out, words = tmp_path / "second", {"train__max_steps": 5, "checkpointing__period": 1, **given}
+    words |= {"checkpointing__max_to_keep": "null", "evaluation__drift__period": 3}
+    assert main(command(out, **words)) == 0
+    now = state(out, prefix="student.backbone.")
+    cut_back(out, 2)
+    assert main(command(out, **words)) == 0  # resumed in its warm-up, which goes on
+    assert capsys.readouterr().out.count("train alone for 3 steps (head_warmup.when=heads_missing)") == 2
+    cut_back(out, 3)
     start = dict(load_backbone(weights).named_parameters())
     for side in ("student", "model_ema", "anchor_teacher"):
-        now = state(out, prefix=f"{side}.backbone.")
-        assert all(torch.equal(now[name], parameter) for name, parameter in start.items()), side
-    assert evaluations(out)[-1]["drift_cls_cosine"] == pytest.approx(1.0)
-    assert main(command(out, train__max_steps=5, **given)) == 0
-    now = state(out, prefix="student.backbone.")
+        then = state(out, prefix=f"{side}.backbone.")
+        assert all(torch.equal(then[name], parameter) for name, parameter in start.items()), side
+    assert [row["drift_cls_cosine"] for row in evaluations(out) if row["step"] == 3] == [pytest.approx(1.0)]
     assert any(not torch.equal(now[name], parameter) for name, parameter in start.items())
 
 
@@ -117,7 +134,7 @@ def test_frozen_blocks_stand_still_and_the_others_keep_their_learning_rate(tmp_p
 
 def test_more_frozen_blocks_than_there_are_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(tmp_path / "out", student__freeze_blocks=3)) == 78
-    assert "student.freeze_blocks 3: the backbone has 2 blocks" in capsys.readouterr().err
+    assert "student.freeze_blocks: 3 holds all 2 blocks" in capsys.readouterr().err
 
 
 LORA: dict[str, object] = {"lora__enabled": "true", "lora__rank": 2, "optim__warmup_epochs": 0}
@@ -157,7 +174,7 @@ ANCHOR: dict[str, object] = {"feature_anchor__enabled": "true", "feature_anchor_
 
 
 def evaluations(out: Path) -> list[dict[str, Any]]:
-    return read_metrics(out / "evaluation.jsonl")
+    return read_rows(out / "evaluation.jsonl")
 
 
 def test_the_anchor_holds_features_and_a_resumed_run_has_the_same_anchor(tmp_path: Path) -> None:
@@ -181,7 +198,7 @@ def test_without_masks_the_anchor_term_begins_at_zero(tmp_path: Path) -> None:
         "student__layerscale": 1.0,
     }
     assert main(command(tmp_path, train__max_steps=4, feature_anchor__enabled="true", **same)) == 0
-    rows = read_metrics(tmp_path / "metrics.jsonl")
+    rows = read_rows(tmp_path / "metrics.jsonl")
     assert rows[0]["feature_anchor_loss"] == pytest.approx(0, abs=1e-6)
     assert rows[-1]["feature_anchor_loss"] > 1e-4
     assert rows[-1]["feature_anchor_cls_cosine"] < 1
@@ -233,8 +250,8 @@ def test_a_fall_of_knn_accuracy_is_measured_from_the_first_one() -> None:
     cfg = tiny_config(evaluation__knn__train="a", evaluation__knn__test="b", evaluation__knn__period=1,
                       evaluation__knn__max_drop=0.02)  # fmt: skip
     rows = [{"step": i, "knn_accuracy": accuracy} for i, accuracy in enumerate((0.80, 0.85, 0.781, 0.779))]
-    assert [reason_to_stop(cfg, rows[: n + 1]) is None for n in range(4)] == [True, True, True, False]
-    assert "fell from 80.0 % to 77.9 %, by more than evaluation.knn.max_drop 0.02" in str(reason_to_stop(cfg, rows))
+    assert [Knn(cfg).stop(rows[: n + 1]) is None for n in range(4)] == [True, True, True, False]
+    assert "fell from 80.0 % to 77.9 %, by more than evaluation.knn.max_drop 0.02" in str(Knn(cfg).stop(rows))
 
 
 def test_what_a_start_without_a_checkpoint_measured_is_not_this_runs(tmp_path: Path) -> None:
@@ -245,6 +262,6 @@ def test_what_a_start_without_a_checkpoint_measured_is_not_this_runs(tmp_path: P
     assert main(command(out, **settings)) == 0
     shutil.rmtree(out / "ckpt")  # as if it had been killed before its first save
     assert main(command(out, student__embed_dim=32, student__num_heads=1, **settings)) == 0
-    assert [row["step"] for row in read_metrics(out / "evaluation.jsonl")] == [0, 1, 2]
-    assert read_metrics(out / "evaluation.jsonl")[0]["drift_cls_cosine"] == pytest.approx(1.0)
+    assert [row["step"] for row in read_rows(out / "evaluation.jsonl")] == [0, 1, 2]
+    assert read_rows(out / "evaluation.jsonl")[0]["drift_cls_cosine"] == pytest.approx(1.0)
     assert sorted(p.name for p in (out / "before-1").iterdir()) == ["drift_start.safetensors", "evaluation.jsonl"]

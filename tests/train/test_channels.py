@@ -12,10 +12,10 @@ import yaml
 
 from dinov3 import cli
 from dinov3.data.sources import parse_dataset
-from dinov3.survey.survey import survey
-from dinov3.weights.own import load_backbone
 from dinov3.survey.report import report_of
+from dinov3.survey.survey import survey
 from dinov3.train.command import main
+from dinov3.weights.own import load_backbone
 from tests.train.tiny import OVERRIDES, overrides, tiny_config
 
 

@@ -14,15 +14,16 @@ from torch import Tensor
 from dinov3.contracts import CropBatch
 from dinov3.data.loader import CropLoader
 from dinov3.data.sources import parse_dataset
-from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.runs.metrics import read_metrics
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import StepSchedule
-from dinov3.runs.state import digest
+from dinov3.engine.step import train_step
 from dinov3.models.da3 import VARIANTS, DA3Spec
+from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.state import digest
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
-from dinov3.train.loop import train_step
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.train.task import Pretraining
 from tests.train.test_run import TIMES
 from tests.train.tiny import command, overrides, tiny_config
 
@@ -37,7 +38,7 @@ def tiny_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def numbers(out: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(out / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(out / "metrics.jsonl")]
 
 
 def final_state(out: Path) -> dict[str, Tensor]:
@@ -105,11 +106,10 @@ def test_teacher_tokens_are_those_of_a_loop_over_masks(loss_on: str, weighting: 
     model, batch = one_batch(da3__loss_on=loss_on, da3__weighting=weighting)
     clean, (rows, cols) = batch.collated_global_crops_clean, (4, 4)
     assert clean is not None
-    assert model.da3_teacher is not None
-    found = model.get_da3_teacher_output(clean, batch.mask_indices_list, (rows, cols))["tokens"]
+    found = model.get_da3_teacher_output(clean, batch.mask_indices_list, (rows, cols)).tokens
     expected = []
     for crop, mask in zip(clean, batch.collated_masks.tolist(), strict=True):
-        tokens = model.da3_teacher.model(crop[None])[0]  # [P, D']
+        tokens = model.da3_teacher.encoder(crop[None])[0]  # [P, D']
         for row in range(rows):
             for col in range(cols):
                 if loss_on == "all" or mask[row * cols + col]:
@@ -123,8 +123,7 @@ def test_teacher_tokens_are_those_of_a_loop_over_masks(loss_on: str, weighting: 
 
 def test_the_student_and_the_projector_learn_and_the_teacher_does_not() -> None:
     model, batch = one_batch(dino__loss_weight=0, dino__koleo_loss_weight=0, ibot__loss_weight=0)
-    assert model.da3_teacher is not None
-    encoder = model.da3_teacher.model
+    encoder = model.da3_teacher.encoder
     before = digest(dict(encoder.state_dict()))
     model.forward_backward(batch, teacher_temp=0.05, iteration=0)
     for name in ("da3_projector", "backbone"):
@@ -158,7 +157,7 @@ def overfit(model: SSLMetaArch, batch: CropBatch, steps: int) -> list[float]:
     now = StepSchedule(lr=3e-3, wd=0.0, momentum=0.99, teacher_temp=0.05, last_layer_lr=3e-3)
     cosines = []
     for step in range(steps):
-        result = train_step(model, optimizer, now, batch, iteration=step, clip_grad=3.0)
+        result = train_step(Pretraining(model), optimizer, now, batch, step=step, clip_grad=3.0)
         assert result.taken
         cosines.append(float(result.terms["da3_cos_mean"]))
     return cosines
@@ -166,7 +165,7 @@ def overfit(model: SSLMetaArch, batch: CropBatch, steps: int) -> list[float]:
 
 def cosine_of_the_mean_token(model: SSLMetaArch, batch: CropBatch) -> float:
     """What a student that always predicts the mean direction would reach."""
-    tokens = model.get_da3_teacher_output(batch.collated_global_crops_clean, batch.mask_indices_list, (4, 4))["tokens"]
+    tokens = model.get_da3_teacher_output(batch.collated_global_crops_clean, batch.mask_indices_list, (4, 4)).tokens
     directions = torch.nn.functional.normalize(tokens, dim=-1)  # [M, D']
     return float((directions @ torch.nn.functional.normalize(directions.mean(0), dim=0)).mean())
 

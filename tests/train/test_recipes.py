@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dinov3.config.load import load_config, load_stages
-from dinov3.runs.checkpoint import step_folders
-from dinov3.weights.own import write_backbone
-from dinov3.runs.metrics import read_metrics
 from dinov3.models.build import build_backbone
+from dinov3.runs.checkpoint import step_folders
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
+from dinov3.weights.own import write_backbone
 from tests.train.three_stages import FOLDERS, command
 from tests.train.tiny import OVERRIDES
 
@@ -38,6 +38,7 @@ SMALL = [
     "train.num_workers=0",
     "train.log_every=1",
     "train.max_steps=2",
+    "head_warmup.steps=1",
     "evaluation.pictures=false",
     "evaluation.drift.images=4",
 ]
@@ -90,7 +91,7 @@ def test_two_steps_of_a_recipe(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ["--config-file", str(path), "--output-dir", str(out), *overrides_for(path, tmp_path)]
     assert main(arguments) == 0
-    rows = read_metrics(out / "metrics.jsonl")
+    rows = read_rows(out / "metrics.jsonl")
     assert [row["iteration"] for row in rows] == [0, 1]
     assert rows[1]["skipped_steps"] == 0
     assert step_folders(out)[-1].name == "step-00000002"
@@ -118,7 +119,7 @@ def test_the_recipe_of_three_stages_trains_two_steps_of_each(tmp_path: Path) -> 
         )
         == 0
     )
-    rows = [read_metrics(tmp_path / folder / "metrics.jsonl") for folder in FOLDERS]
+    rows = [read_rows(tmp_path / folder / "metrics.jsonl") for folder in FOLDERS]
     assert [[row["iteration"] for row in stage] for stage in rows] == [[0, 1]] * 3
     assert [all(row.get("gram_loss", 0) > 0 for row in stage) for stage in rows] == [False, True, True]
 

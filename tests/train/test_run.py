@@ -15,13 +15,14 @@ from PIL import Image
 
 from dinov3 import __version__
 from dinov3.data.sources.synthetic import Synthetic
+from dinov3.engine import trainer
 from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.weights.own import load_backbone
 from dinov3.runs.lock import RunLock
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.state import digest
-from dinov3.train import loop
+from dinov3.system.rows import read_rows
 from dinov3.train.command import main
+from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.weights.own import load_backbone
 from tests.train.tiny import TOTAL_STEPS, command
 
 TIMES = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_blocked_seconds", "checkpoint_bytes")
@@ -36,7 +37,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def numbers(out: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(out / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(out / "metrics.jsonl")]
 
 
 def final_state(out: Path) -> str:
@@ -67,7 +68,7 @@ def test_a_run_logs_every_step_once_with_every_term(reference: Path) -> None:
 
 
 def test_speed_is_that_of_the_steps_just_trained(reference: Path) -> None:
-    rows = read_metrics(reference / "metrics.jsonl")
+    rows = read_rows(reference / "metrics.jsonl")
     assert all(0 < r["data_wait"] < 1 for r in rows), "also after the pauses at steps 3, 6 and 9"
     assert all(r["images_per_second"] > 0 for r in rows)
 
@@ -89,15 +90,15 @@ def test_a_stopped_run_continues_bit_for_bit(reference: Path, tmp_path: Path) ->
 def test_a_signal_saves_and_the_same_command_continues_bit_for_bit(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.train_step
+    real = trainer.train_step
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
-        if kwargs["iteration"] == 6:
+        if kwargs["step"] == 6:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "train_step", interrupted)
+        patched.setattr(trainer, "train_step", interrupted)
         assert main(command(tmp_path)) == 85
     assert len(numbers(tmp_path)) in (7, 8), "at most one more step after the signal"
     assert main(command(tmp_path)) == 0
@@ -262,7 +263,7 @@ def test_a_truncated_shard_is_named_in_the_record_of_bad_samples(
     shard.write_bytes(data[: data.index(b"011.png\0") + 600])  # its header and a little more
     for out in (tmp_path / "listed", tmp_path / "list kept"):
         assert main(command(out, train__dataset_path=f"Tar:root={shard}", train__max_steps=1)) == 0
-        (row,) = read_metrics(out / "bad_samples.jsonl")
+        (row,) = read_rows(out / "bad_samples.jsonl")
         assert row["name"] == str(shard)
         assert row["reason"].startswith("damaged, 11 images before the damage are used: ")
 
@@ -273,7 +274,7 @@ def test_knn_of_the_ema_backbone_is_measured_before_and_after(
     knn = {"evaluation__knn__train": "Synthetic:n=40:size=40", "evaluation__knn__test": "Synthetic:n=20:size=40:seed=9"}
     more = {"evaluation__knn__linear": "true", "evaluation__knn__linear_epochs": 2, "evaluation__pictures_period": 2}
     assert main(command(tmp_path, train__max_steps=2, **knn, **more)) == 0
-    rows = read_metrics_of_evaluation(tmp_path)
+    rows = rows_of_evaluation(tmp_path)
     assert [r["step"] for r in rows] == [0, 2]
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert f"{100 * rows[0]['knn_accuracy']:.1f} % untrained" in last
@@ -287,14 +288,14 @@ def test_knn_of_the_ema_backbone_is_measured_before_and_after(
     assert (tmp_path / "pca.png").stat().st_size > 1000
 
 
-def read_metrics_of_evaluation(out: Path) -> list[dict[str, Any]]:
-    return read_metrics(out / "evaluation.jsonl")
+def rows_of_evaluation(out: Path) -> list[dict[str, Any]]:
+    return read_rows(out / "evaluation.jsonl")
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], what: str) -> dict[int, str]:
     """Make the loss or a gradient of some steps non-finite; returns the state's digest before and after each step."""
     digests: dict[int, str] = {}
-    real = loop.SSLMetaArch.forward_backward
+    real = SSLMetaArch.forward_backward
 
     def bad(self: Any, batch: Any, *, teacher_temp: float, iteration: int) -> Any:
         digests[iteration] = digest(dict(self.state_dict()))
@@ -305,7 +306,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], what: str) -> d
             next(self.student["ibot_head"].parameters()).grad.view(-1)[0] = torch.inf
         return loss, terms
 
-    monkeypatch.setattr(loop.SSLMetaArch, "forward_backward", bad)
+    monkeypatch.setattr(SSLMetaArch, "forward_backward", bad)
     return digests
 
 

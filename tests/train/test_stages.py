@@ -15,16 +15,17 @@ import yaml
 
 from dinov3.cli import main as cli
 from dinov3.config.load import load_stages
+from dinov3.engine import trainer
+from dinov3.engine.life import _with_beginning
+from dinov3.engine.stages.plan import plan_stages
 from dinov3.runs.checkpoint import CheckpointError, read_tensors, step_folders
-from dinov3.weights.own import load_backbone
 from dinov3.runs.lock import RunLock
 from dinov3.runs.stage_record import read_stages, update_stage
-from dinov3.train import loop
-from dinov3.train.model import build_model
+from dinov3.runs.start import Start
 from dinov3.train.command import main
-from dinov3.train.start_from import add_beginning
-from dinov3.train.resume import Start
-from dinov3.train.stages import plan_stages
+from dinov3.train.job import PretrainingJob
+from dinov3.train.model import build_model
+from dinov3.weights.own import load_backbone
 from tests.pictures.test_run_page import Balance
 from tests.train.test_run import assert_identical, numbers
 from tests.train.three_stages import FOLDERS, STEPS, command, write
@@ -61,15 +62,15 @@ def assert_same_stages(out: Path, reference: Path) -> None:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, stage: str, step: int) -> None:
     """SIGTERM at the beginning of a step of a stage."""
-    real = loop.train_step
+    real = trainer.train_step
     source = {"pretrain": None, "gram": "init", "high_res": "path"}[stage]
 
-    def interrupted(model: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs["iteration"] == step and model.cfg.gram.source == source:
+    def interrupted(task: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs["step"] == step and task.model.cfg.gram.source == source:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(model, *args, **kwargs)
+        return real(task, *args, **kwargs)
 
-    monkeypatch.setattr(loop, "train_step", interrupted)
+    monkeypatch.setattr(trainer, "train_step", interrupted)
 
 
 def test_every_stage_has_its_own_length_and_schedules(reference: Path) -> None:
@@ -129,8 +130,8 @@ def test_moments_go_on_when_asked(file: Path, reference: Path, tmp_path: Path) -
 def test_the_student_can_start_as_the_ema(file: Path, reference: Path) -> None:
     log = (reference / FOLDERS[2] / "run.log").read_text()
     assert "the EMA in student and EMA" in log
-    plan = plan_stages(load_stages(file), reference, resume=True)
-    start = add_beginning(plan[2].cfg, Start())
+    plan = plan_stages(load_stages(file), reference, PretrainingJob, resume=True)
+    start = _with_beginning(plan[2].job, Start())
     model, _ = build_model(plan[2].cfg, torch.device("cpu"), start)
     ema = state(reference / FOLDERS[1], 8, "model_ema.")
     for module in (model.student, model.model_ema):
@@ -250,9 +251,9 @@ def test_a_run_with_stages_that_cannot_be_reported_is_one_line(
 
 
 def test_every_stage_has_a_name_of_its_own_in_weights_and_biases(file: Path, tmp_path: Path) -> None:
-    plan = plan_stages(load_stages(file), tmp_path / "run", resume=True)
+    plan = plan_stages(load_stages(file), tmp_path / "run", PretrainingJob, resume=True)
     assert [stage.cfg.wandb.name for stage in plan] == ["run-pretrain", "run-gram", "run-high_res"]
-    plan = plan_stages(load_stages(file, ["wandb.name=mine"]), tmp_path / "run", resume=True)
+    plan = plan_stages(load_stages(file, ["wandb.name=mine"]), tmp_path / "run", PretrainingJob, resume=True)
     assert [stage.cfg.wandb.name for stage in plan] == ["mine-pretrain", "mine-gram", "mine-high_res"]
 
 

@@ -13,16 +13,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dinov3.data.torchvision_compat import prepare_torchvision
-from dinov3.weights.own import load_backbone
-from dinov3.weights.fingerprint import procedural_image
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import build_preset, describe_backbone
 from dinov3.models.presets import PRESETS
-from tests.weights.random_models import tiny_convnext, tiny_preset, tiny_vit, tokens_of
-from dinov3.weights import huggingface_names, timm_names
-from dinov3.weights.layouts import read_model
-from dinov3.weights.translation import Untranslatable, effective, translate
 from dinov3.weights.files import WeightsError
+from dinov3.weights.fingerprint import procedural_image
+from dinov3.weights.layouts import read_model
+from dinov3.weights.names import huggingface_names, timm_names
+from dinov3.weights.names.translation import Untranslatable, effective, translate
+from dinov3.weights.own import load_backbone
+from tests.weights.random_models import tiny_convnext, tiny_preset, tiny_vit, tokens_of
 
 IMAGE = procedural_image(3, 96, 64)
 
@@ -138,7 +138,7 @@ def test_a_folder_that_transformers_itself_saved_is_read(auto_model: Any, tmp_pa
     )
 
 
-FOR_TIMM = {k: v for k, v in UNUSUAL.items() if k not in ("key bias", "base 50")}
+FOR_TIMM = {k: v for k, v in UNUSUAL.items() if k != "base 50"}
 
 
 @pytest.mark.parametrize("changes", [{}, {"ffn_layer": "swiglu"}, *FOR_TIMM.values()], ids=["mlp", "swiglu", *FOR_TIMM])
@@ -147,7 +147,8 @@ def test_timms_own_model_gives_the_same_tokens(changes: dict[str, Any]) -> None:
     timm = pytest.importorskip("timm")
     model = tiny_vit(**changes)
     x = procedural_image(changes.get("in_chans", 3), 64, 48)
-    name, arguments = timm_names.vit_model(described(model)[1], dict(model.state_dict()))
+    name, arguments = timm_names.vit_model(described(model)[1], effective(dict(model.state_dict())))
+    assert (arguments.get("attn_type") == "rope") == (changes.get("mask_k_bias") is False)
     if "norm_eps" in arguments:
         arguments["norm_layer"] = partial(timm.layers.LayerNorm, eps=arguments.pop("norm_eps"))
     other = timm.create_model(name, pretrained=False, **arguments)
@@ -183,7 +184,7 @@ def test_a_released_model_has_a_timm_name_that_needs_no_arguments(name: str) -> 
 
 
 CANNOT = [
-    ("timm", {"mask_k_bias": False}, "timm has no words for mask_k_bias: False"),
+    ("timm", {"norm_layer": "rmsnorm"}, "timm has no words for norm_layer: rmsnorm"),
     ("timm", {"pos_embed_rope_base": 50.0}, r"no words for pos_embed_rope_base: 50\.0"),
     ("Hugging Face", {"norm_layer": "rmsnorm"}, "Hugging Face has no words for norm_layer: rmsnorm"),
     ("Hugging Face", {"untie_cls_and_patch_norms": True}, "no words for untie_cls_and_patch_norms"),

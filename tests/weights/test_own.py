@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dinov3.runs.checkpoint import Checkpointer, CheckpointError, step_folders
-from dinov3.weights.own import WEIGHTS, load_backbone, write_backbone
-from dinov3.runs.state import digest
 from dinov3.models.build import build_preset
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.runs.checkpoint import Checkpointer, CheckpointError, step_folders
+from dinov3.runs.state import digest
 from dinov3.weights.files import WeightsError
+from dinov3.weights.own import WEIGHTS, load_backbone, write_backbone
 
 PREPROCESS = {"mean": [0.5], "std": [0.2], "size": 32}
 

@@ -1,4 +1,7 @@
-"""Datasets by name: one module each."""
+"""Data sets by name, one module each: a new file here, named as it is in ``train.dataset_path``, is a new source.
+
+Begin with ``source.py`` (what a source is) and ``parse.py`` (how a name finds it). Imports ``data/storage``.
+"""
 
 from dinov3.data.errors import DataError
 from dinov3.data.sources.mixture import Mixture, open_dataset

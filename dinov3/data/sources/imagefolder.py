@@ -1,7 +1,7 @@
 """Any folder of images, searched through all its sub-folders. No metadata files are needed.
 
-Images in sub-folders have a class: the sub-folder of the root they are in, numbered in sorted order. The list is kept
-(index_cache.py) and made again when a folder has changed.
+Images in sub-folders have a class: the sub-folder of the root they are in. Folders called by whole numbers have these
+numbers, others are numbered in sorted order. The list is kept (index_cache.py) and made again when a folder has changed.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-from dinov3.data.decode import MAX_BYTES
+from dinov3.data.decode import MAX_BYTES, SUFFIXES
 from dinov3.data.errors import BadImage, DataError
+from dinov3.data.sources.options import Options
+from dinov3.data.sources.source import Joined, Source
+from dinov3.data.storage.identity import content_of, names_in, sizes_of
 from dinov3.data.storage.index_cache import Index, Listing, Stamp, stamp_of
+from dinov3.data.storage.labels import NO_LABEL, folder_classes
+from dinov3.data.storage.left_out import LeftOut, lines
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.names import name_at, packed, printable
-from dinov3.data.sources.options import Options
 
 NAME = "ImageFolder"
-SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".tif", b".tiff", b".gif", b".bmp")
+MOVE = "move the run elsewhere, or name the sub-folder that holds the images"
+RUN_MARKS = {b"config.json", b"run.log"}  # what every run writes first
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +47,7 @@ class Walk:
 
     images: list[bytes] = field(default_factory=list)
     folders: dict[bytes, Stamp] = field(default_factory=dict)
-    other_files: int = 0
-    broken_links: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 class ImageFolder(Listed):
@@ -53,8 +57,8 @@ class ImageFolder(Listed):
         self.root = root.absolute()
         self.with_labels = with_labels
         check_folder(self.root)
-        self._index = Index.open("folders", str(self.root.resolve()), lambda: listing_of(self.root))
-        self.classes: list[str] = self._index.facts["classes"] if with_labels else []
+        key = f"{self.root.resolve()}\n{SUFFIXES}"  # another Pillow reads other formats
+        self._index = Index.open("folders", key, lambda: listing_of(self.root))
 
     def __len__(self) -> int:
         return len(self._index.arrays["name_ends"])
@@ -71,9 +75,22 @@ class ImageFolder(Listed):
         """The number of its class, None for an image directly in the root."""
         return super().label(index) if self.with_labels else None
 
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the class folders; None when they are numbers."""
+        return super().classes if self.with_labels else None
+
     def name(self, index: int) -> str:
         """The file's path, printable."""
         return printable(self.path(index))
+
+    def _content(self) -> str:
+        names, root = names_in(self._index.arrays), os.fsencode(self.root) + b"/"
+        paths = [name if name[:1] == b"/" else root + name for name in names]
+        return content_of(names, sizes_of(paths), lambda i: (paths[i], 0))
+
+    def _place(self) -> str:
+        return str(self.root)
 
     def version(self) -> str:
         """A hash of the list, the classes and the images' places, sizes and times of writing."""
@@ -96,7 +113,9 @@ def check_folder(root: Path) -> None:
     if not root.exists():
         raise DataError(f"{root}: there is no such folder")
     if not root.is_dir():
-        raise DataError(f"{root}: is not a folder; a dataset is a folder of images or tar shards")
+        packed = root.suffix.lower() in (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+        advice = "unpack it" if packed else "a dataset is a folder of images or tar shards"
+        raise DataError(f"{root}: is not a folder; {advice}")
     if not os.access(root, os.R_OK | os.X_OK):
         raise DataError(f"{root}: cannot be listed; check its permissions")
 
@@ -104,24 +123,27 @@ def check_folder(root: Path) -> None:
 def listing_of(root: Path) -> Listing:
     """The images under ``root``. Raises DataError when there are none."""
     found = walk(os.fsencode(root))
-    others = f"{found.other_files} other files, {found.broken_links} broken links"
+    others = "; ".join(lines(found.left_out)) or "no other files"
     if not found.images:
         kinds = " ".join(suffix.decode() for suffix in SUFFIXES)
         raise DataError(f"{root}: contains no images ({others}); images end in {kinds}")
     log.info("%s: %d images (%s)", root, len(found.images), others)
     heads = [name.split(b"/", 1)[0] if b"/" in name else b"" for name in found.images]
-    classes = sorted(set(heads) - {b""})
-    number = {name: i for i, name in enumerate(classes)} | {b"": -1}
-    arrays = packed(found.images) | {"labels": np.array([number[head] for head in heads], dtype=np.int32)}
+    number, names = folder_classes(set(heads) - {b""})
+    arrays = packed(found.images) | {"labels": np.array([number.get(head, NO_LABEL) for head in heads], dtype=np.int32)}
     facts = {
-        "classes": [printable(name) for name in classes],
+        "classes": [printable(name) for name in names],
+        "left_out": dict(found.left_out),
         "fingerprint": hashlib.blake2b(b"\0".join(found.images), digest_size=16).hexdigest(),
     }
     return Listing(arrays, facts, {os.fsdecode(folder): was for folder, was in found.folders.items()})
 
 
 def walk(root: bytes) -> Walk:
-    """Everything under ``root``. Links are followed, each folder once; hidden files and folders are passed over."""
+    """Everything under ``root``. Links are followed, each folder once; hidden files and folders are passed over.
+
+    So are the folders of runs: their pictures are no data.
+    """
     found, seen, waiting = Walk(), set(), [root]
     while waiting:
         folder = waiting.pop()
@@ -134,6 +156,11 @@ def walk(root: bytes) -> Walk:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
         except PermissionError:
             raise DataError(f"{printable(folder)}: cannot be listed; check its permissions") from None
+        if {entry.name for entry in entries} >= RUN_MARKS:
+            if folder == root:
+                raise DataError(f"{printable(root)}: is the folder of a run, whose pictures are no data: {MOVE}")
+            found.left_out["folders of runs: their pictures are no data"] += 1
+            continue
         for entry in entries:
             _sort_in(entry, root, found, waiting)
     found.images.sort()
@@ -146,12 +173,27 @@ def _sort_in(entry: os.DirEntry[bytes], root: bytes, found: Walk, waiting: list[
     except OSError:  # a link to itself
         is_folder = is_file = False
     if entry.name.startswith(b"."):
-        found.other_files += is_file
+        found.left_out["hidden files" if is_file else "hidden folders"] += 1
     elif is_folder:
         waiting.append(entry.path)
     elif not is_file:
-        found.broken_links += entry.is_symlink()
+        found.left_out["broken links" if entry.is_symlink() else "pipes and devices"] += 1
     elif entry.name.lower().endswith(SUFFIXES):
         found.images.append(entry.path[len(root) :].lstrip(b"/"))
     else:
-        found.other_files += 1
+        found.left_out.add_file(entry.name)
+
+
+def refuse_output_inside(source: Source, output: Path) -> None:
+    """Raise DataError when ``output`` lies in a folder whose images ``source`` reads: what is drawn there would become
+    training images, and no list of them would ever be equal to the one before."""
+    for folder in image_folders(source):
+        if output.resolve().is_relative_to(folder.root.resolve()):
+            raise DataError(f"{output}: lies inside the images, {folder.root}: give a folder outside of it")
+
+
+def image_folders(source: Source) -> list[ImageFolder]:
+    """``source``, or those of its parts, that search a folder."""
+    if isinstance(source, ImageFolder):
+        return [source]
+    return [folder for part in source.parts for folder in image_folders(part)] if isinstance(source, Joined) else []

@@ -1,7 +1,8 @@
 """Images in LMDB: ``LMDB:root=FOLDER|FILE[:prefix=TEXT][:labels=FILE]``.
 
 Every value is an encoded image, in the order of the keys. ``prefix`` leaves out keys that begin otherwise; keys like
-``__len__`` are always left out. ``labels`` is a text file with a key, a tab and a class on each line.
+``__len__`` are always left out. ``labels`` is a text file with a key, a tab and a class on each line. The file is read
+without the package ``lmdb``, and never mapped into memory (storage/lmdb_file.py).
 """
 
 from __future__ import annotations
@@ -9,19 +10,26 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from array import array
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+
+from dinov3.config.shown import shown
 from dinov3.data.errors import BadImage, DataError
-from dinov3.data.storage.extras import need
-from dinov3.data.storage.index_cache import Index, Listing, Stamp, stamp
-from dinov3.data.storage.labels import numbered
-from dinov3.data.storage.listed import Listed
-from dinov3.data.storage.names import name_at, packed, printable
 from dinov3.data.sources.options import Options, local_path
+from dinov3.data.storage.handles import Handles
+from dinov3.data.storage.identity import content_of, names_in
+from dinov3.data.storage.index_cache import Index, Listing, stamp
+from dinov3.data.storage.labels import classes_of
+from dinov3.data.storage.left_out import LeftOut
+from dinov3.data.storage.listed import Listed
+from dinov3.data.storage.lists import text_in
+from dinov3.data.storage.lmdb_file import NOWHERE, LmdbDamage, LmdbFile
+from dinov3.data.storage.names import name_at, packed, printable
 
 NAME = "LMDB"
-_environments: dict[str, tuple[Stamp, Any]] = {}  # a process may open one only once, whoever needs it
 
 log = logging.getLogger(__name__)
 
@@ -45,68 +53,117 @@ class LMDB(Listed):
         key = "\n".join(map(str, (self.file, prefix, labels and labels.absolute())))
         self._index = Index.open("lmdbs", key, lambda: listing_of(self.file, prefix, labels))
 
+        self._opened: Handles[LmdbFile] = Handles(1, _close)
+
     def __len__(self) -> int:
         return len(self._index.arrays["name_ends"])
 
     def read(self, index: int) -> bytes:
-        """The value."""
+        """The value. When the file was changed since it was listed, it is looked for by its key."""
+        now = stamp(self.file)
         try:
-            with environment(self.file).begin() as transaction:
-                value: bytes | None = transaction.get(name_at(self._index.arrays, index))
-        except need("lmdb").Error as error:
+            opened = self._opened.get(tuple(now), lambda: _open(self.file))
+            if now == self._index.facts["stamp"]:
+                arrays = self._index.arrays
+                return opened.read(int(arrays["offset"][index]), int(arrays["size"][index]))
+            found = opened.find(name_at(self._index.arrays, index))
+            if found is None or found[1] == NOWHERE:
+                raise BadImage("the file was changed, the key is gone")
+            return opened.read(*found[1:])
+        except LmdbDamage as error:
             raise BadImage(str(error)) from error
-        if value is None:
-            raise BadImage("the key is gone")
-        return value
+
+    def _content(self) -> str:
+        arrays, file = self._index.arrays, os.fsencode(self.file)
+        return content_of(names_in(arrays), arrays["size"], lambda i: (file, int(arrays["offset"][i])))
+
+    def _place(self) -> str:
+        return str(self.file)
 
     def name(self, index: int) -> str:
         """File and key."""
-        return f"{self.file}/{printable(name_at(self._index.arrays, index))}"
+        return f"{shown(str(self.file))}/{printable(name_at(self._index.arrays, index))}"
 
 
-def environment(file: Path) -> Any:
-    """The environment in ``file`` (a resolved path), opened once a process, again when the file has changed.
+def _open(file: Path) -> LmdbFile:
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return LmdbFile(descriptor)
+    except LmdbDamage:
+        os.close(descriptor)
+        raise
 
-    No lock file and no reader table, so any number of processes and read-only disks will do, and a forked child may use
-    what its parent opened. No read-ahead: images are asked for in random order.
-    """
-    key, now = str(file), stamp(file)
-    if key in _environments and _environments[key][0] != now:
-        _environments.pop(key)[1].close()
-    if key not in _environments:
-        opened = need("lmdb").open(key, subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
-        _environments[key] = now, opened
-    return _environments[key][1]
+
+def _close(opened: LmdbFile) -> None:
+    os.close(opened.descriptor)
 
 
 def listing_of(file: Path, prefix: bytes, labels: Path | None) -> Listing:
-    """Keys and classes. Raises DataError."""
-    lmdb = need("lmdb")
+    """Keys, places and classes. Raises DataError."""
     stamps = {str(path): stamp(path) for path in (file, labels) if path is not None and path.is_file()}
-    try:
-        with environment(file).begin() as transaction:
-            keys = list(transaction.cursor().iternext(keys=True, values=False))
-    except lmdb.Error as error:
-        raise DataError(f"{file}: is not an LMDB file that can be read: {error}") from None
-    names = [key for key in keys if key.startswith(prefix) and not (key.startswith(b"__") and key.endswith(b"__"))]
+    found = _images_in(file, prefix)
+    names, left_out = found.names, found.left_out
     if not names:
-        raise DataError(
-            f"{file}: contains no images ({len(keys)} keys, of which none begins with {printable(prefix)!r})"
-        )
-    log.info("%s: %d images, %d other keys", file, len(names), len(keys) - len(names))
+        keys = sum(left_out.values())
+        raise DataError(f"{file}: contains no images ({keys} keys, of which none begins with {printable(prefix)!r})")
+    log.info("%s: %d images, %d other keys", file, len(names), sum(left_out.values()))
     given = labels_in(labels) if labels is not None else {}
     if given and not given.keys() & set(names):
         raise DataError(f"{labels}: names none of the keys of {file}, such as {printable(names[0])}")
-    arrays = packed(names) | {"labels": numbered([given.get(name) for name in names])}
-    return Listing(arrays, {"fingerprint": hashlib.blake2b(b"\0".join(names), digest_size=16).hexdigest()}, stamps)
+    numbers, classes = classes_of([given.get(name) for name in names])
+    facts = {
+        "fingerprint": hashlib.blake2b(b"\0".join(names), digest_size=16).hexdigest(),
+        "classes": classes,
+        "left_out": dict(left_out),
+        "stamp": stamps[str(file)],
+    }
+    offset, size = np.frombuffer(found.offsets, dtype=np.int64), np.frombuffer(found.sizes, dtype=np.int64)
+    return Listing(packed(names) | {"labels": numbers, "offset": offset, "size": size}, facts, stamps)
 
 
-def labels_in(path: Path) -> dict[bytes, bytes]:
-    """Key -> class of a text file of lines ``key<TAB>class``."""
+@dataclass
+class Values:
+    """Those that are images."""
+
+    names: list[bytes] = field(default_factory=list)
+    offsets: array[int] = field(default_factory=lambda: array("q"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+
+def _images_in(file: Path, prefix: bytes) -> Values:
+    found = Values()
+    left_out = found.left_out
     try:
-        lines = [line for line in path.read_bytes().splitlines() if line]
+        opened = _open(file)
+        try:
+            for key, offset, size in opened.items():
+                if offset == NOWHERE:
+                    left_out["named databases, and keys with several values"] += 1
+                elif key[:2] == b"__" and key.endswith(b"__"):
+                    left_out["keys like __len__: they are about the store"] += 1
+                elif not key.startswith(prefix):
+                    left_out[f"keys that do not begin with {printable(prefix)}"] += 1
+                else:
+                    found.names.append(key)
+                    found.offsets.append(offset)
+                    found.sizes.append(size)
+        finally:
+            _close(opened)
+    except LmdbDamage as error:
+        raise DataError(f"{file}: is not an LMDB file that can be read: {error}") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+    return found
+
+
+def labels_in(path: Path) -> dict[bytes, str]:
+    """Key -> class of a text file of lines ``key<TAB>class``, or ``key class`` where there is no tab."""
+    try:
+        lines = [line for line in text_in(path).splitlines() if line.strip()]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if wrong := next((line for line in lines if line.count(b"\t") != 1), None):
-        raise DataError(f"{path}: {printable(wrong)[:80]}: a line is a key, a tab and a class")
-    return {key: label for key, _, label in (line.partition(b"\t") for line in lines)}
+    pairs = [line.split("\t") if "\t" in line else line.rsplit(maxsplit=1) for line in lines]
+    if wrong := next((line for line, pair in zip(lines, pairs, strict=True) if len(pair) != 2), None):
+        raise DataError(f"{path}: {wrong[:80]}: a line is a key, a tab and a class")
+    return {os.fsencode(key): label for key, label in pairs}

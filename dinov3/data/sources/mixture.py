@@ -12,12 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3.config.redaction import without_secrets
 from dinov3.config.schema import DatasetPart
+from dinov3.config.shown import shown
 from dinov3.data.errors import DataError
 from dinov3.data.order import Order
 from dinov3.data.sources.parse import parse_dataset
+from dinov3.data.sources.source import LeavesOut, PartlyDamaged, Source
+from dinov3.data.storage.identity import VERSION, Identity
+from dinov3.data.storage.left_out import lines
 from dinov3.data.storage.segments import place
-from dinov3.data.sources.source import PartlyDamaged, Source
 
 
 def open_dataset(named: str | Sequence[str | DatasetPart]) -> Source:
@@ -32,8 +36,16 @@ def open_dataset(named: str | Sequence[str | DatasetPart]) -> Source:
 
 
 def title(named: str | Sequence[str | DatasetPart]) -> str:
-    """What ``train.dataset_path`` is called in a line."""
-    return named if isinstance(named, str) else f"{len(named)} data sets"
+    """What ``train.dataset_path`` is called in a line, without a token or password it may hold."""
+    return without_secrets(named) if isinstance(named, str) else f"{len(named)} data sets"
+
+
+def left_out_lines(source: Source) -> list[str]:
+    """``34 .avif left out: not a format read here``: a line for each suffix that a data set holds and that is not used."""
+    if isinstance(source, Mixture):
+        parts = zip(source.names, source.parts, strict=True)
+        return [f"{shown(name)}: {line}" for name, part in parts for line in left_out_lines(part)]
+    return lines(source.left_out) if isinstance(source, LeavesOut) else []
 
 
 def order_of(source: Source) -> Order:
@@ -87,8 +99,19 @@ class Mixture:
 
     def fingerprint(self) -> str:
         """A hash of the parts' fingerprints and their shares."""
-        text = "\n".join([*(part.fingerprint() for part in self.parts), *map(str, self.order.slots)])
+        return self._hash_of([part.fingerprint() for part in self.parts])
+
+    def _hash_of(self, parts: Sequence[str]) -> str:
+        text = "\n".join([*parts, *map(str, self.order.slots)])
         return f"Mixture-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+
+    def identity(self) -> Identity:
+        """Of the parts and their shares."""
+        parts = [part.identity() for part in self.parts]
+        text = "\n".join([*(part.content for part in parts), *map(str, self.order.slots)])
+        content = VERSION + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        legacy = self._hash_of([part.legacy for part in parts])
+        return Identity(content, ", ".join(part.place for part in parts), legacy)
 
     def version(self) -> str:
         """A hash of the parts' versions and their shares."""

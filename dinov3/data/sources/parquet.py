@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from dinov3.config.shown import shown
 from dinov3.data.errors import BadImage, DataError
+from dinov3.data.sources.options import Options
 from dinov3.data.storage.arrow import bytes_of, image_leaf, optional_column_of
 from dinov3.data.storage.extras import need
 from dinov3.data.storage.handles import Handles
+from dinov3.data.storage.identity import content_of_files, place_of
 from dinov3.data.storage.index_cache import Arrays, Index, Listing, stamp
-from dinov3.data.storage.labels import numbered
+from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
-from dinov3.data.sources.options import Options
 from dinov3.data.storage.segments import place
 from dinov3.data.storage.shards import shards_of
 
@@ -75,11 +77,17 @@ class Parquet(Listed):
         file = self._opened.get(number, lambda: need("pyarrow.parquet").ParquetFile(self.files[number]))
         return file.read_row_group(inside, columns=[self._index.facts["leaf"]], use_threads=False).column(0)
 
+    def _content(self) -> str:
+        return content_of_files(self.files, self.image)
+
+    def _place(self) -> str:
+        return place_of(self.files)
+
     def name(self, index: int) -> str:
         """File, row group and row."""
         group, row = place(self._index.arrays["ends"], index)
         file = self.files[int(self._index.arrays["file"][group])]
-        return f"{file}/row-group-{int(self._index.arrays['group'][group])}/{row}"
+        return shown(f"{file}/row-group-{int(self._index.arrays['group'][group])}/{row}")
 
 
 def _close(file: Any) -> None:
@@ -116,14 +124,16 @@ def listing_of(files: list[Path], image: str, label: str | None) -> Listing:
         raise DataError(f"{files[0].parent}: column {image} is laid out in two ways: {', '.join(sorted(leaves))}")
     table = np.array([place for place in places if place[2]], dtype=np.int64)  # [groups, 4]
     log.info("%d files: %d images in %d row groups", len(files), len(labels), len(table))
+    numbers, classes = classes_of(labels)
     arrays: Arrays = {
         "file": table[:, 0],
         "group": table[:, 1],
         "ends": np.cumsum(table[:, 2]),
-        "labels": numbered(labels),
+        "labels": numbers,
     }
     facts = {
         "leaf": leaves.pop(),
+        "classes": classes,
         "group_rows": int(table[:, 2].max()),
         "group_bytes": int(table[:, 3].max()),
         "fingerprint": hashlib.blake2b(np.ascontiguousarray(table[:, 2:]).tobytes(), digest_size=16).hexdigest(),

@@ -8,6 +8,7 @@ for a folder, from the files in it.
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import re
 from importlib import import_module
@@ -15,9 +16,13 @@ from pathlib import Path
 from types import ModuleType
 
 import dinov3.data.sources as here
+from dinov3.data.decode import SUFFIXES
 from dinov3.data.errors import DataError
 from dinov3.data.sources.options import Options, local_path
 from dinov3.data.sources.source import Source
+from dinov3.data.storage.left_out import LeftOut, suffix_of
+from dinov3.data.storage.listed import Listed
+from dinov3.data.storage.names import printable
 
 NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_]*)((?::[A-Za-z_]\w*=.*)?)", re.DOTALL)
 OFFICIAL = {  # DINOv3's other datasets: what to give instead
@@ -31,7 +36,7 @@ BY_SUFFIX = {
     ".parquet": ("parquet", "root"),
     **dict.fromkeys((".h5", ".hdf5", ".hdf"), ("hdf5", "root")),
     **dict.fromkeys((".mdb", ".lmdb"), ("lmdb", "root")),
-    **dict.fromkeys((".txt", ".csv", ".tsv"), ("filelist", "path")),
+    **dict.fromkeys((".txt", ".csv", ".tsv", ".jsonl", ".ndjson"), ("filelist", "path")),
 }
 BY_CONTENT = {  # the first pattern that a folder has is what it is
     "dataset_dict.json": "huggingface",
@@ -39,6 +44,7 @@ BY_CONTENT = {  # the first pattern that a folder has is what it is
     "data.mdb": "lmdb",
     "*.tar": "tar",
     "*.parquet": "parquet",
+    "camelyonpatch_level_2_split_*_x.h5*": "pcam",
     "*.h5": "hdf5",
     "*.hdf5": "hdf5",
 }
@@ -81,7 +87,19 @@ def open_path(text: str) -> Source:
         )
     name, key = kind_of(path)
     source: Source = import_module(f"{here.__name__}.{name}").open_source(Options(text, {key: text}))
+    if path.is_dir() and name != "imagefolder" and isinstance(source, Listed):
+        source.beside = images_beside(path)
     return source
+
+
+def images_beside(folder: Path) -> dict[str, int]:
+    """What a folder that is read as shards or a store holds besides: images, and folders, which may hold some."""
+    found = LeftOut()
+    for entry in os.scandir(os.fsencode(folder)):
+        suffix = suffix_of(entry.name)
+        if suffix in SUFFIXES:
+            found[f"{printable(suffix)}: the folder is read by its other files; say ImageFolder:root={folder}"] += 1
+    return dict(found)
 
 
 def kind_of(path: Path) -> tuple[str, str]:

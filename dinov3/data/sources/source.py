@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dinov3.data.storage.identity import Identity
 
 
 class Source(Protocol):
@@ -27,12 +30,33 @@ class Source(Protocol):
         """What to call it in a message: a path where there is one."""
         ...
 
+    def identity(self) -> Identity:
+        """What its images are, wherever they lie and whatever their classes; where they lie; what older runs recorded."""
+        ...
+
     def fingerprint(self) -> str:
-        """The same text for the same images in the same order, wherever they are and whatever their classes."""
+        """What runs begun before recorded: a hash of names or shapes, the same for other images of the same names."""
         ...
 
     def version(self) -> str:
         """Another text as soon as a file was written or lies elsewhere, or a class or the order has changed."""
+        ...
+
+
+@runtime_checkable
+class Joined(Protocol):
+    """A source made of others."""
+
+    parts: Sequence[Source]
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A source that knows what lies beside its images and is not used."""
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """``suffix: reason`` -> how many files or members."""
         ...
 
 

@@ -9,20 +9,31 @@ from typing import Any
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.storage.extras import need
 
+MOST_NAMES = 20  # that an error lists
 LABEL = "label"  # the column of classes when none is named
 
 
 def column_of(names: Sequence[str], wanted: str, option: str, path: Path) -> str:
-    """``wanted``, which must be one of ``names``. Raises DataError."""
-    if wanted not in names:
-        raise DataError(f"{path}: there is no column {wanted}; there is {', '.join(names)}: say {option}=NAME")
-    return wanted
+    """The one of ``names`` that is ``wanted``, whatever its case and the spaces around it. Raises DataError."""
+    if wanted in names:
+        return wanted
+    alike = [name for name in names if plain(name) == plain(wanted)]
+    if len(alike) != 1:
+        there = ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")
+        raise DataError(f"{path}: there is no column {wanted}; there is {there}: say {option}=NAME")
+    return alike[0]
+
+
+def plain(name: str) -> str:
+    """A name as it is compared."""
+    return name.strip().casefold()
 
 
 def optional_column_of(names: Sequence[str], wanted: str | None, option: str, path: Path) -> str | None:
     """As ``column_of``; None stands for LABEL, if there is such a column."""
     if wanted is None:
-        return LABEL if LABEL in names else None
+        alike = [name for name in names if plain(name) == LABEL]
+        return LABEL if LABEL in names else alike[0] if len(alike) == 1 else None
     return column_of(names, wanted, option, path)
 
 

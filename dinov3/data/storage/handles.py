@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Handles(Generic[T]):
-    """Opened things by number, at most ``most`` at a time; the one unused for longest is closed.
+    """Opened things by number or another key, at most ``most`` at a time; the one unused for longest is closed.
 
     Every process opens its own: a forked child and a pickled copy start with none.
     """
 
     def __init__(self, most: int, close: Callable[[T], object] | None = None) -> None:
         self._most, self._close = most, close
-        self._open: OrderedDict[int, T] = OrderedDict()
+        self._open: OrderedDict[Hashable, T] = OrderedDict()
         self._owner = os.getpid()
-        self._inherited: list[OrderedDict[int, T]] = []  # of the parent: neither used nor closed here
+        self._inherited: list[OrderedDict[Hashable, T]] = []  # of the parent: neither used nor closed here
 
-    def get(self, number: int, opening: Callable[[], T]) -> T:
-        """The thing with this number, opened if need be."""
+    def get(self, number: Hashable, opening: Callable[[], T]) -> T:
+        """The thing with this number, or key, opened if need be."""
         if self._owner != os.getpid():
             self._inherited.append(self._open)
             self._open, self._owner = OrderedDict(), os.getpid()

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3.config.shown import shown
+
 
 def packed(names: Sequence[bytes]) -> dict[str, NDArray[Any]]:
     """Arrays ``name_bytes`` and ``name_ends``."""
@@ -25,5 +27,5 @@ def name_at(arrays: Any, index: int) -> bytes:
 
 
 def printable(name: bytes) -> str:
-    """``name`` for people: whatever is not text is escaped."""
-    return name.decode("utf-8", "backslashreplace").replace("\n", "\\n")
+    """``name`` for people: whatever is not text, or cannot be seen, is escaped."""
+    return shown(name.decode("utf-8", "backslashreplace"))

@@ -25,6 +25,8 @@ def shards_of(text: str, suffixes: tuple[str, ...]) -> list[Path]:
                 f"holds no file that ends in {' or '.join(suffixes)}" if path.is_dir() else "there is no such file"
             )
             raise DataError(f"{path}: {problem}")
+        if strange := next((file for file in matching if not file.is_file()), None):
+            raise DataError(f"{strange}: is not a file")  # a pipe would be waited for, a device never end
         shards += matching
     return [shard.absolute() for shard in shards]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from dinov3.runs.metrics import read_metrics
 from dinov3.runs.sinks.sink import Row
+from dinov3.system.files import replacing
+from dinov3.system.rows import read_rows
 
 
 class CsvSink:
@@ -47,16 +47,14 @@ class _Table:
             csv.DictWriter(file, self._columns).writerow(_cells(row))
 
     def _rewrite(self) -> None:
-        rows = read_metrics(self._source)
+        rows = read_rows(self._source)
         self._columns = list(dict.fromkeys(key for row in rows for key in row))
         if not rows:
             return self._path.unlink(missing_ok=True)
-        fresh = self._path.with_suffix(".csv.tmp")
-        with fresh.open("w", newline="") as file:
+        with replacing(self._path) as fresh, fresh.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(map(_cells, rows))
-        os.replace(fresh, self._path)
 
 
 def _cells(row: Row) -> dict[str, Any]:

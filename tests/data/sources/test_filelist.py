@@ -87,7 +87,15 @@ def test_names_need_not_be_text(images: Path) -> None:
         ("l.txt", "a b.jpg\nhttps://x.org/a.jpg\n", {}, "image 2: https://x.org/a.jpg: only local paths are read"),
         ("l.txt", "pipe:cat a.jpg\n", {}, "image 1: pipe:cat a.jpg: only local paths"),
         ("l.txt", "a b.jpg\ns3://b/k.jpg\t3\n", {}, "image 2: s3://b/k.jpg: only local"),
-        ("l.txt", "a b.jpg".encode("utf-16"), {}, "has zero bytes: save it as UTF-8"),
+        ("l.txt", "a b.jpg".encode("utf-16-le"), {}, "has zero bytes: save it as UTF-8"),
+        ("l.txt", b"\xff\xfea b.jpg", {}, "begins as UTF-16 and is not: save it as UTF-8"),
+        ("l.txt", "..\\..\\x.jpg\n", {"root": "{images}"}, "image 1: ../../x.jpg: leads out of root="),
+        ("l.csv", "a b.jpg,1\n", {}, "begins with an image: put a line with the names of its columns first"),
+        ("l.csv", "path,label\n,1\n", {}, ",1: has no path"),
+        ("l.csv", "path,Path \n", {"column": "PATH"}, "there is no column PATH; there is path, Path : say column=NAME"),
+        ("l.jsonl", '{"file": "a b.jpg"}\n', {}, "line 1: is not a JSON object with a text path: say column=NAME"),
+        ("l.jsonl", "[" * 100_000, {}, "line 1: is not a JSON object"),
+        ("l.jsonl", '{"path": "a b.jpg", "label": [1]}', {}, "label is a list or an object"),
         ("l.txt", "a b.jpg\n/etc/passwd\n", {"root": "{images}"}, "image 2: /etc/passwd: leads out of root="),
         ("l.txt", "sub/../../x.jpg\n", {"root": "{images}"}, "image 1: sub/../../x.jpg: leads out of root="),
         ("l.txt", "..\n", {"root": "{images}"}, "leads out of root="),
@@ -151,3 +159,45 @@ def test_three_hundred_thousand_lines_take_seconds(images: Path) -> None:
     assert time.process_time() - started < 4
     assert (len(source), source.label(300_000)) == (300_001, 999)
     assert source.name(300_000).endswith("class999/picture number 299999.jpg")
+
+
+# Lists of a b.jpg (class 2) and sub/c.jpg (class 0), as people and programs write them.
+FORMS: dict[str, tuple[str, str | bytes]] = {
+    "space": ("l.txt", "a b.jpg 2\nsub/c.jpg 0\n"),
+    "spaces and a comment": ("l.txt", "# of the trap cameras\na b.jpg   2 \n\nsub/c.jpg 0\n"),
+    "comma": ("l.txt", "a b.jpg,2\nsub/c.jpg, 0\n"),
+    "tab and old line ends": ("l.txt", "a b.jpg\t2\rsub/c.jpg\t0\r"),
+    "backslashes": ("l.txt", "a b.jpg 2\r\nsub\\c.jpg 0\r\n"),
+    "text in UTF-16": ("l.txt", "a b.jpg\t2\nsub/c.jpg\t0\n".encode("utf-16")),
+    "text in big-endian UTF-16": ("l.txt", b"\xfe\xff" + "a b.jpg\t2\nsub/c.jpg\t0\n".encode("utf-16-be")),
+    "table": ("l.csv", "path,label\na b.jpg,2\nsub/c.jpg,0\n"),
+    "table with a mark": ("l.csv", "\ufeffpath,label\na b.jpg,2\nsub/c.jpg,0\n"),
+    "space after the comma": ("l.csv", 'path, label\na b.jpg, 2\n"sub/c.jpg", "0"\n'),
+    "capital letters": ("l.csv", " Path ,LABEL\na b.jpg,2\nsub/c.jpg,0\n"),
+    "semicolons": ("l.csv", "path;label\na b.jpg;2\nsub/c.jpg;0\n"),
+    "tabs in a csv": ("l.csv", "path\tlabel\na b.jpg\t2\nsub/c.jpg\t0\n"),
+    "blank rows": ("l.csv", "\npath,label\na b.jpg,2\n,\n\nsub/c.jpg,0\n , \n"),
+    "an index": ("l.csv", ",path,label\n0,a b.jpg,2.0\n1,sub/c.jpg,0.0\n"),
+    "table in UTF-16": ("l.csv", "path,label\r\na b.jpg,2\r\nsub/c.jpg,0\r\n".encode("utf-16")),
+    "windows": ("l.csv", "path,label\r\n.\\a b.jpg,2\r\nsub\\c.jpg,0\r\n"),
+    "tsv": ("l.tsv", "label\tpath\n2\ta b.jpg\n0\tsub/c.jpg\n"),
+    "json lines": ("l.jsonl", '{"path": "a b.jpg", "label": 2}\n\n{"label": 0.0, "path": "sub/c.jpg"}\n'),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_lists_are_read_as_they_are_written(images: Path, form: str) -> None:
+    name, content = FORMS[form]
+    source = listed(images / name, content)
+    assert [os.path.normpath(name) for name in found(source, images)] == ["a b.jpg", "sub/c.jpg"]
+    assert [source.label(i) for i in range(2)] == [2, 0]
+    assert len(source.read(0)) > 0
+
+
+def test_spaces_behind_a_suffix_do_not_belong_to_the_path(images: Path) -> None:
+    assert found(listed(images / "l.txt", "a b.jpg \nsub/c.jpg\t\n"), images) == ["a b.jpg", "sub/c.jpg"]
+
+
+def test_a_backslash_that_is_part_of_a_name_stays(images: Path) -> None:
+    (images / "x\\y.jpg").write_bytes(b"x")
+    assert listed(images / "l.txt", "x\\y.jpg\nd,e.jpg\n").read(0) == b"x"

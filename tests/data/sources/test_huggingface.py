@@ -3,10 +3,16 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from dinov3.data.decode import read_image
@@ -121,3 +127,70 @@ def pickled_anew(source: HuggingFace) -> HuggingFace:
     copy.__dict__.update(source.__dict__)
     copy._opened = type(source._opened)(4)
     return copy
+
+
+def save(folder: Path, columns: dict[str, pa.Array], options: pa.ipc.IpcWriteOptions | None = None) -> Path:
+    """One data file of these columns, as save_to_disk lays them out."""
+    folder.mkdir()
+    table = pa.table(columns)
+    with pa.ipc.new_stream(str(folder / "a.arrow"), table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=3)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "a.arrow"}]}))
+    return folder
+
+
+CELLS = st.one_of(st.none(), st.binary(max_size=200))
+
+
+@given(st.lists(st.tuples(CELLS, st.one_of(st.none(), st.text(max_size=5))), min_size=1, max_size=12), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_images_are_read_from_the_places_pyarrow_finds_them_at(
+    rows: list[tuple[bytes | None, str | None]], large: bool
+) -> None:
+    binary = pa.large_binary() if large else pa.binary()
+    plain = pa.array([content for content, _ in rows], binary)
+    pairs = pa.array([{"bytes": c, "path": p} for c, p in rows], pa.struct([("bytes", binary), ("path", pa.string())]))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, column in (("plain", plain), ("pairs", pairs)):
+            saved = save(Path(folder) / name, {"image": column})
+            if name == "pairs" and all(content is None and path is not None for content, path in rows):
+                with pytest.raises(DataError, match="only paths are stored"):
+                    HuggingFace(saved)
+                continue
+            source = HuggingFace(saved)
+            for index, (content, _) in enumerate(rows):
+                if content is None:
+                    with pytest.raises(BadImage, match=r"there is no image|only paths are stored"):
+                        source.read(index)
+                else:
+                    assert source.read(index) == content
+
+
+def test_compressed_batches_are_refused_with_advice(tmp_path: Path) -> None:
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    folder = save(tmp_path / "x", {"image": pa.array([b"a" * 5000] * 5)}, options)
+    with pytest.raises(DataError, match=r"a\.arrow: its images are compressed, .*: save it uncompressed"):
+        HuggingFace(folder)
+
+
+def test_a_file_that_becomes_shorter_gives_bad_images_and_no_signal(tmp_path: Path) -> None:
+    """In a process of its own: mapped into memory, this ended it by SIGBUS."""
+    folder = save(tmp_path / "x", {"image": pa.array([bytes([n]) * 9000 for n in range(30)])})
+    code = f"""
+import os
+from pathlib import Path
+from dinov3.data.errors import BadImage
+from dinov3.data.sources.huggingface import HuggingFace
+source = HuggingFace(Path({str(folder)!r}))
+outcomes = [len(source.read(0))]
+for keep in (100_000, 5_000, 0):
+    os.truncate(source.files[0], keep)
+    for i in range(30):
+        try:
+            outcomes.append(len(source.read(i)))
+        except BadImage as error:
+            outcomes.append(0)
+print(*sorted(set(outcomes)))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "0 9000\n"

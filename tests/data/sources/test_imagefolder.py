@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinov3.data.decode import decode
+from dinov3.data.decode import AVIF, decode
 from dinov3.data.errors import BadImage, DataError
-from dinov3.data.sources import imagefolder, parse_dataset
-from dinov3.data.storage import index_cache
+from dinov3.data.sources import imagefolder, open_dataset, parse_dataset
 from dinov3.data.sources.imagefolder import ImageFolder
+from dinov3.data.storage import index_cache
+from dinov3.data.storage.left_out import lines
 
 
 def picture(path: Path | bytes, value: int = 0) -> None:
@@ -80,11 +81,25 @@ def test_hidden_files_and_folders_are_passed_over(tree: Path) -> None:
     picture(tree / ".thumbnails" / "1.png")
     picture(tree / "a" / "._4.png")
     assert len(ImageFolder(tree)) == 4
+    assert ImageFolder(tree).left_out["hidden folders"] == 1
 
 
 def test_other_files_are_counted(tree: Path) -> None:
-    found = imagefolder.walk(os.fsencode(tree))
-    assert (len(found.images), found.other_files, found.broken_links) == (4, 2, 0)
+    for name in ("1.heic", "2.HEIC", "notes", ".hidden", "scans.zip", "clip.mp4"):
+        (tree / name).write_bytes(b"x")
+    (tree / "gone.png").symlink_to(tree / "nothing.png")
+    os.mkfifo(tree / "pipe.png")
+    assert ImageFolder(tree).left_out == {
+        ".heic: not a format read here": 2,
+        ".txt: no image file": 1,
+        ".npy: no image file": 1,
+        ".zip: an archive, which is not opened": 1,
+        ".mp4: a video: extract its frames": 1,
+        "files without a suffix: no image file": 1,
+        "hidden files": 1,
+        "broken links": 1,
+        "pipes and devices": 1,
+    }
 
 
 def test_names_need_not_be_text(tree: Path) -> None:
@@ -100,8 +115,11 @@ def test_names_need_not_be_text(tree: Path) -> None:
     [
         (lambda path: None, "there is no such folder"),
         (lambda path: path.write_text("x"), "is not a folder"),
-        (lambda path: path.mkdir(), r"contains no images \(0 other files, 0 broken links\); images end in \.jpg"),
-        (lambda path: (path.mkdir(), (path / "a.txt").write_text("x")), r"contains no images \(1 other files"),
+        (lambda path: path.mkdir(), r"contains no images \(no other files\); images end in \.jpg"),
+        (
+            lambda path: (path.mkdir(), (path / "a.txt").write_text("x")),
+            r"contains no images \(1 \.txt left out: no image file\)",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_a_data_error(tmp_path: Path, make: object, problem: str) -> None:
@@ -219,3 +237,53 @@ def test_lists_are_kept_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> 
     assert index_cache.cache_root() == Path("/somewhere/dinov3")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert index_cache.cache_root() == Path.home() / ".cache" / "dinov3"
+
+
+def run_folder(path: Path) -> None:
+    picture(path / "curves.png")
+    picture(path / "pictures" / "pca-10.png")
+    (path / "config.json").write_text("{}")
+    (path / "run.log").write_text("")
+
+
+def test_the_pictures_of_a_run_are_no_data(tree: Path) -> None:
+    before = ImageFolder(tree).fingerprint()
+    run_folder(tree / "a" / "runs" / "first")
+    touch_later(tree / "a")
+    source = ImageFolder(tree)
+    assert source.left_out["folders of runs: their pictures are no data"] == 1
+    assert source.fingerprint() == before
+    run_folder(tree)
+    touch_later(tree)
+    with pytest.raises(DataError, match="is the folder of a run, whose pictures are no data: move the run elsewhere"):
+        ImageFolder(tree)
+
+
+@pytest.mark.parametrize("inside", ["", "run", "a/deep/run", "../link/run"])
+def test_a_run_folder_inside_the_images_is_refused(tree: Path, inside: str) -> None:
+    (tree.parent / "link").symlink_to(tree)
+    for text in (str(tree), [str(tree), "Synthetic:n=5"]):
+        with pytest.raises(DataError, match=r"lies inside the images, .*: give a folder outside of it"):
+            imagefolder.refuse_output_inside(open_dataset(text), tree / inside)
+    for outside in ("..", "../run", "../data2"):
+        imagefolder.refuse_output_inside(open_dataset([str(tree), "Synthetic:n=5"]), tree / outside)
+    imagefolder.refuse_output_inside(parse_dataset("Synthetic:n=5"), tree / inside)
+
+
+@pytest.mark.skipif(not AVIF, reason="this Pillow reads no AVIF")
+def test_avif_is_found_and_read_where_pillow_reads_it(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (100, 100, 100)).save(tmp_path / "a.avif")
+    picture(tmp_path / "b.JPG", 100)
+    source = ImageFolder(tmp_path)
+    assert (len(source), source.left_out) == (2, {})
+    assert abs(int(decode(source.read(0))[0, 0, 0]) - 100) < 4
+
+
+def test_a_format_that_cannot_be_read_here_is_said_to_be_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imagefolder, "SUFFIXES", (b".jpg",))
+    for n in range(34):
+        (tmp_path / f"{n}.avif").write_bytes(b"x")
+    picture(tmp_path / "a.JPG")
+    assert lines(ImageFolder(tmp_path).left_out) == ["34 .avif left out: not a format read here"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from dinov3.data.errors import DataError
 from dinov3.data.sources import parse_dataset
 from dinov3.data.sources.imagefolder import ImageFolder
 from dinov3.data.sources.parse import kind_of, source_names, split_options
+from dinov3.data.sources.source import LeavesOut
 from dinov3.data.sources.synthetic import Synthetic
 
 
@@ -100,7 +102,7 @@ def test_errors_name_what_was_given_and_what_there_is(text: str, problem: str) -
 
 
 def test_every_module_with_a_dataset_is_found_without_a_list() -> None:
-    names = "FileList HDF5 HuggingFace ImageFolder ImageNet LMDB Parquet Synthetic Tar"
+    names = "FileList HDF5 HuggingFace ImageFolder ImageNet LMDB PCam Parquet Synthetic Tar"
     assert source_names() == names.split()
 
 
@@ -168,3 +170,19 @@ def test_any_text_opens_or_is_refused_in_one_line(
     except DataError as error:
         problem = str(error)
     assert "\n" not in problem
+
+
+def test_images_beside_the_files_a_folder_is_read_by_are_said_to_be_left_out(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("x.jpg"))
+    for n in range(3):
+        (tmp_path / f"{n}.JPG").write_bytes(b"x")
+    source = parse_dataset(str(tmp_path))
+    assert len(source) == 1
+    assert isinstance(source, LeavesOut)
+    assert list(source.left_out.items()) == [
+        (f".jpg: the folder is read by its other files; say ImageFolder:root={tmp_path}", 3)
+    ]
+    explicit = parse_dataset(f"Tar:root={tmp_path}")
+    assert isinstance(explicit, LeavesOut)
+    assert explicit.left_out == {}

@@ -1,0 +1,58 @@
+"""What every kind of run has in its config, whatever it trains."""
+
+# ruff: noqa: RUF009 - key() makes a dataclass field
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dinov3.config.blocks.data import DataConfig
+from dinov3.config.blocks.train import (
+    CheckpointingConfig,
+    LoggingConfig,
+    LoopConfig,
+    NanConfig,
+    OptimConfig,
+    ResumeConfig,
+    StartConfig,
+    WandbConfig,
+)
+from dinov3.config.spec import key
+
+
+class RunConfig(Protocol):
+    """A root of a schema whose runs the trainer can train: any dataclass with these blocks."""
+
+    @property
+    def train(self) -> LoopConfig: ...
+    @property
+    def optim(self) -> OptimConfig: ...
+    @property
+    def checkpointing(self) -> CheckpointingConfig: ...
+    @property
+    def logging(self) -> LoggingConfig: ...
+    @property
+    def wandb(self) -> WandbConfig: ...
+    @property
+    def nan(self) -> NanConfig: ...
+    @property
+    def resume(self) -> ResumeConfig: ...
+    @property
+    def data(self) -> DataConfig: ...
+    @property
+    def start(self) -> StartConfig: ...
+
+
+@dataclass
+class RunBlocks:
+    """These blocks, for the root of a schema to inherit."""
+
+    train: LoopConfig = key(LoopConfig, "batch, run folder, seed, length")
+    optim: OptimConfig = key(OptimConfig, "length of training, optimizer, schedules")
+    checkpointing: CheckpointingConfig = key(CheckpointingConfig, "when checkpoints are written and dropped")
+    logging: LoggingConfig = key(LoggingConfig, "where metrics go beside metrics.jsonl")
+    wandb: WandbConfig = key(WandbConfig, "Weights & Biases")
+    nan: NanConfig = key(NanConfig, "what to do about losses and gradients that are not finite")
+    resume: ResumeConfig = key(ResumeConfig, "continuing a run")
+    data: DataConfig = key(DataConfig, "unreadable samples")
+    start: StartConfig = key(StartConfig, "continuing from another run, as the stages of a file do")

@@ -1,0 +1,140 @@
+"""The command line of every kind of training: one line for every foreseeable mistake, a documented exit code.
+
+A kind of training is a schema and a maker of jobs; ``Kind`` has both, imports the second late, and makes a command of
+them that continues what it finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dinov3.config.arguments import unrecognised
+from dinov3.config.dump import to_yaml
+from dinov3.config.errors import ConfigError
+from dinov3.config.kind import Schema
+from dinov3.config.load import load_stages
+from dinov3.config.output import check_output_folder
+from dinov3.config.stages import Stage
+from dinov3.distributed.report import report
+from dinov3.system import console
+from dinov3.system.paths import expanded
+
+if TYPE_CHECKING:
+    from dinov3.engine.stages.plan import MakeJob
+
+EPILOG = """\
+The same command run again continues the run; a finished run says so and ends with 0.
+exit codes: 0 done, 70 too many non-finite steps, 71 below a limit of evaluation.*, saved, 74 checkpoint or file error, 75 folder in use, 78 config or data, 79 hang, 85 stopped and saved
+"""
+
+
+class Kind(NamedTuple):
+    """One kind of training, as the command line knows it."""
+
+    schema: Schema[Any]
+    make: Callable[[], MakeJob]  # called late: a wrong config is reported before torch is loaded
+
+    def execute(self, args: argparse.Namespace) -> int:
+        """Run the command; the exit code of the run. Raises what ``report`` turns into a line and a code."""
+        stages = self.stages(args)
+        if args.print_config:
+            return print_configs([(heading(stage), stage.cfg) for stage in stages], args)
+        out = output_folder(args, stages[0].cfg)
+
+        def train() -> int:
+            from dinov3.engine.stages.run import run_stages
+
+            return run_stages(stages, out, self.make(), resume=not args.no_resume, resume_from=args.resume_from)
+
+        return to_the_end(train)
+
+    def stages(self, args: argparse.Namespace) -> list[Stage]:
+        """What the arguments ask for: one run, or several stages."""
+        check_arguments(args)
+        return load_stages(args.config_file, args.opts, self.schema)
+
+    def main(self, prog: str, description: str, argv: Sequence[str] | None = None) -> int:
+        """Entry point of a module of its own, ``python -m …``."""
+        return main(self.execute, add_arguments, prog, description, argv)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a training command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("--config-file", type=expanded, help="YAML; what it leaves out has its default")
+    parser.add_argument("--output-dir", type=expanded, help="run folder (default: train.output_dir)")
+    parser.add_argument(
+        "--resume-from", type=expanded, metavar="CKPT", help="go back to this checkpoint; later ones are moved aside"
+    )
+    parser.add_argument("--no-resume", action="store_true", help="start again; an earlier run is moved aside")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. optim.epochs=10")
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """ConfigError for arguments that say nothing, or contradict each other."""
+    if args.config_file is None and not args.opts and not args.print_config:
+        raise ConfigError("command line", "--config-file", "is missing: nothing says what to train")
+    if args.no_resume and args.resume_from:
+        raise ConfigError("command line", "--resume-from", "contradicts --no-resume: give one of them")
+
+
+def heading(stage: Stage) -> str:
+    """What stands above the config of one of several stages."""
+    return f"# stage {stage.number}: {stage.name}\n" if stage.name else ""
+
+
+def print_configs(configs: Sequence[tuple[str, Any]], args: argparse.Namespace) -> int:
+    """Print the resolved configs, each below its heading."""
+    for _, cfg in configs:
+        cfg.train.output_dir = str(args.output_dir or cfg.train.output_dir)
+    print("---\n".join(f"{head}{to_yaml(cfg)}" for head, cfg in configs), end="")
+    return 0
+
+
+def output_folder(args: argparse.Namespace, cfg: Any) -> Path:
+    """The run folder, which can be written to. Raises OSError."""
+    out: Path = args.output_dir or expanded(cfg.train.output_dir)
+    if not out.is_dir():  # a finished run may lie in a folder that is only to be read
+        check_output_folder(out, "--output-dir" if args.output_dir else "train.output_dir")
+    return out
+
+
+def to_the_end(train: Callable[[], int]) -> int:
+    """Train, report what was foreseen, leave the process group."""
+    from dinov3.distributed.context import teardown
+
+    try:
+        return train()
+    except Exception as error:  # noqa: BLE001 - raised again unless it was foreseen
+        return report(error)  # before teardown: who says it depends on the group
+    finally:
+        teardown()
+
+
+def main(
+    execute: Callable[[argparse.Namespace], int],
+    arguments: Callable[[argparse.ArgumentParser], None],
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """A training command from its words to its exit code."""
+    console.prepare()
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    arguments(parser)
+    args, rest = parser.parse_known_intermixed_args(argv)
+    if rest:
+        parser.error(unrecognised(rest, sys.argv[1:] if argv is None else argv))
+    try:
+        return execute(args)
+    except KeyboardInterrupt:
+        print("interrupted before training began; nothing was lost", file=sys.stderr)
+        return 130
+    except Exception as error:  # noqa: BLE001 - raised again unless it was foreseen
+        return report(error)

@@ -1,0 +1,71 @@
+"""One optimizer step: everything that changes the state is a line in ``train_step``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from dinov3.distributed.collectives import all_reduce_min
+from dinov3.distributed.shard import local
+from dinov3.engine.optim import apply_schedules, clip_per_submodule
+from dinov3.engine.task import Scheduled, Task
+from dinov3.runs.faults import Point, hit
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did."""
+
+    loss: Tensor  # scalar
+    terms: dict[str, Tensor | float]  # every loss term and gradient norm, by its name in metrics.jsonl
+    taken: bool  # False: skipped, nothing has changed
+    stop: bool  # a process was asked to stop
+    saved: bool  # a save beside training has ended on every process
+
+
+def train_step(
+    task: Task[B],
+    optimizer: torch.optim.Optimizer,
+    now: Scheduled,
+    *batches: B,
+    step: int,
+    clip_grad: float | None,
+    stop_requested: bool = False,
+    save_ended: bool = False,
+) -> StepResult:
+    """The batches of one step through the task.
+
+    The update is taken on all processes or, when anything is not finite, on none.
+    """
+    apply_schedules(optimizer, lr=now.lr, wd=now.wd, last_layer_lr=now.last_layer_lr)
+    optimizer.zero_grad(set_to_none=True)
+    task.before_step(step)
+    loss, terms = task.gradients(batches, step, now)
+    if hit(Point.LOSS, step):
+        loss = loss * torch.nan
+    task.finish_backward()
+    if hit(Point.GRADIENT, step):
+        local(next(p.grad for p in task.trained.parameters() if p.grad is not None)).view(-1)[:1] = torch.inf
+    norms = clip_per_submodule(task.trained, clip_grad)
+    finite, stop, saved = _agree(loss, norms, stop_requested, save_ended)
+    if finite:
+        optimizer.step()
+        task.after_step(step, now)
+    return StepResult(loss, terms | {f"{name}_grad_norm": norm for name, norm in norms.items()}, finite, stop, saved)
+
+
+def _agree(loss: Tensor, norms: dict[str, Tensor], stop_requested: bool, save_ended: bool) -> tuple[bool, bool, bool]:
+    """Whether loss and gradients are finite on every process, whether any process was asked to stop, and whether a save
+    has ended on every one.
+
+    This is the loop's one wait for the device.
+    """
+    finite = torch.stack([torch.isfinite(loss), *[torch.isfinite(n) for n in norms.values()]]).all().float()
+    flags = [torch.full_like(finite, -float(stop_requested)), torch.full_like(finite, float(save_ended))]
+    lowest = all_reduce_min(torch.stack([finite, *flags])).tolist()
+    return lowest[0] > 0, lowest[1] < 0, lowest[2] > 0

@@ -1,0 +1,59 @@
+"""The EMA backbone at one step, with what several looks share: features are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from dinov3.config.derived import largest_global_crop
+from dinov3.config.schema import Config
+from dinov3.data.sources import Source, parse_dataset
+from dinov3.features.extract import FeatureExtractor
+from dinov3.features.preprocess import Preprocess
+from dinov3.features.source_images import class_tokens
+from dinov3.models.backbone import Backbone
+from dinov3.runs.folder import RunFolder
+from dinov3.runs.records import Records
+
+
+class Scene:
+    """What is there to look at after ``step`` steps, on the main process."""
+
+    def __init__(
+        self, cfg: Config, run: RunFolder, step: int, backbone: Backbone, source: Source, records: Records
+    ) -> None:
+        self.cfg, self.run, self.step = cfg, run, step
+        self.backbone, self.source, self.records = backbone, source, records
+
+    def extractor(self, size: int | None = None) -> FeatureExtractor:
+        """The live backbone as a feature extractor, in fp32: ``size`` px a side (None: as trained), the run's own channel
+        statistics."""
+        crops, device = self.cfg.crops, next(self.backbone.parameters()).device
+        size = size or largest_global_crop(self.cfg)
+        preprocess = Preprocess(tuple(crops.rgb_mean), tuple(crops.rgb_std), self.backbone.stride, size)
+        return FeatureExtractor(self.backbone, preprocess, device=device, dtype="fp32", batch_size=128)
+
+    @cached_property
+    def labelled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """CLS tokens ``[N, D]`` and classes ``[N]`` of the training images of ``evaluation.knn``, then of its test images."""
+        settings = self.cfg.evaluation.knn
+        assert settings.train is not None  # both or none: checked with the config
+        assert settings.test is not None
+        parts: list[Tensor] = []
+        for text, limit in ((settings.train, settings.max_train), (settings.test, settings.max_test)):
+            source = parse_dataset(text)
+            parts += class_tokens(self.extractor(), source, spread(len(source), limit))
+        train, labels, test, test_labels = parts
+        return train, labels, test, test_labels
+
+    def drawn(self, path: Path) -> None:
+        """Tell the sinks of a picture that was written."""
+        self.records.picture(path, self.step)
+
+
+def spread(n: int, wanted: int | None) -> Sequence[int]:
+    """At most ``wanted`` indices (None: all), evenly spread over ``range(n)``: sources are often sorted by class."""
+    return range(0, n, max(1, -(-n // (wanted or n))))

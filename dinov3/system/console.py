@@ -1,0 +1,90 @@
+"""The console may be closed, gone in mid-run, or unable to show a character: none of that ends a command.
+
+``prepare`` puts streams in place of standard output and error that never raise for what their reader does: the reader
+of ``dinov3 train 2>&1 | head`` goes away, a terminal is closed with its ssh session, ``2>&-`` was given. What was written
+from then on is dropped, the work goes on, and the exit code stays true.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import sys
+from typing import TextIO
+
+
+class Outlet(io.RawIOBase):
+    """A file descriptor that people read from; it swallows everything once nobody does."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self.gone = False
+
+    def fileno(self) -> int:
+        return self._handle
+
+    def isatty(self) -> bool:
+        return not self.gone and os.isatty(self._handle)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
+        view = memoryview(data).cast("B")
+        if self.gone:
+            return len(view)
+        try:
+            return os.write(self._handle, view)
+        except BlockingIOError:  # a pipe that another process made non-blocking is full
+            select.select([], [self._handle], [])
+            return self.write(view)
+        except (
+            OSError
+        ):  # EPIPE, EIO of a terminal that hung up, ENOSPC of a full log: the console is lost, the run is not
+            self._drop()
+            return len(view)
+
+    def _drop(self) -> None:
+        """From here on the descriptor leads nowhere, for libraries that write to it by number too."""
+        self.gone = True
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._handle)
+
+
+def prepare() -> None:
+    """Put safe streams in place of the process's own; those that something else has replaced stay. A second call does nothing."""
+    _fill_standard_handles()
+    if sys.stdout is None or sys.stdout is sys.__stdout__:
+        sys.stdout = _stream(1, sys.stdout)
+        sys.__stdout__ = sys.stdout  # type: ignore[misc, assignment]
+    if sys.stderr is None or sys.stderr is sys.__stderr__:
+        sys.stderr = _stream(2, sys.stderr)
+        sys.__stderr__ = sys.stderr  # type: ignore[misc, assignment]
+
+
+def _fill_standard_handles() -> None:
+    """Open what was closed (``2>&-``): else the next file opened, perhaps a checkpoint, would be standard error."""
+    for handle in range(3):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+
+
+def _stream(handle: int, before: TextIO | None) -> TextIO:
+    if isinstance(before, io.TextIOWrapper) and isinstance(before.buffer, io.BufferedWriter):
+        if isinstance(before.buffer.raw, Outlet):
+            return before
+        with contextlib.suppress(OSError):
+            before.flush()
+    encoding = getattr(before, "encoding", None) or "utf-8"
+    outlet = Outlet(handle)
+    return io.TextIOWrapper(
+        io.BufferedWriter(outlet),  # type: ignore[type-var]
+        encoding=encoding,
+        errors="backslashreplace",
+        line_buffering=handle == 2 or outlet.isatty(),
+        write_through=handle == 2,
+    )
