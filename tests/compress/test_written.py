@@ -116,7 +116,7 @@ def test_models_prints_the_widths_of_a_file(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_onnx_in_eight_bits_is_measured_as_it_lies_there(tmp_path: Path) -> None:
-    small = cut_vit()
+    small = cut_vit(depth=1)
     calibration = batches(16)
     written = write(small, "onnx-int8", tmp_path / "m.onnx", PREPROCESS, calibration)
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
