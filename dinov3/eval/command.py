@@ -35,8 +35,11 @@ TASKS = {
 OTHERS = {
     "seg": ("dinov3.dense.segment_command", "segmentation: a linear head and dense k-NN on frozen patches, mIoU"),
     "depth": ("dinov3.dense.depth_command", "depth: a linear head over bins on frozen patches, RMSE"),
-    "match": ("dinov3.dense.match_command", "correspondence: homographies, SPair, NAVI, keypoints; raw and debiased"),
-    "track": ("dinov3.dense.track_command", "tracking: masks of a first frame carried through videos, J&F"),
+    "match": (
+        "dinov3.dense.matching.match_command",
+        "correspondence: homographies, SPair, NAVI, keypoints; raw and debiased",
+    ),
+    "track": ("dinov3.dense.video.track_command", "tracking: masks of a first frame carried through videos, J&F"),
 }
 POOLED = ("cls", "mean", "cls+mean")
 SEED: dict[str, tuple[Any, str]] = {"seed": (0, "of the held-out rows and their order")}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from dinov3.dense.match import colour_patches
-from dinov3.dense.pairs import chosen_pairs, homography_of, random_homography, warped
+from dinov3.dense.matching.match import colour_patches
+from dinov3.dense.matching.pairs import chosen_pairs, homography_of, random_homography, warped
 from tests.dense.conftest import Evaluate, save
 
 QUICK = ["debias_images=4"]

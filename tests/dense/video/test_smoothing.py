@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dinov3.dense.smoothing import Smoother
+from dinov3.dense.video.smoothing import Smoother
 
 
 def test_a_constant_video_stays_constant() -> None:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from dinov3.data.decode import Pixels
 from dinov3.dense.augment import nearest
-from dinov3.dense.frame_features import FrameReader
-from dinov3.dense.propagation import Rules, Tracker, one_hot, to_grid, to_mask
+from dinov3.dense.video.frame_features import FrameReader
+from dinov3.dense.video.propagation import Rules, Tracker, one_hot, to_grid, to_mask
 
 
 class Carrier:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov3.data.errors import BadImage, DataError
-from dinov3.dense.pairs import read_json
+from dinov3.dense.matching.pairs import read_json
 from dinov3.dense.truth_files import read_numbers
 
 INVERSE_DEPTH = 65_535.0 * 10

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dinov3.dense.region_boundary import boundary, outline, per_object, region, thickened
+from dinov3.dense.video.region_boundary import boundary, outline, per_object, region, thickened
 
 
 @pytest.mark.parametrize("radius", [0, 1, 2, 5, 30])

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dinov3.dense.correspondence import best_match
-from dinov3.dense.position_bias import estimate_position_bias, noise_images, position_part, without_position
+from dinov3.dense.matching.correspondence import best_match
+from dinov3.dense.matching.position_bias import estimate_position_bias, noise_images, position_part, without_position
 
 
 def features(n: int, strength: float, seed: int) -> torch.Tensor:

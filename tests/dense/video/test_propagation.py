@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dinov3.dense.propagation import Rules, Tracker, one_hot, propagate, scaled, to_grid, to_mask
+from dinov3.dense.video.propagation import Rules, Tracker, one_hot, propagate, scaled, to_grid, to_mask
 
 SETTINGS = [
     Rules("notebook", context=2, radius=2.5, topk=3, temperature=0.2),

@@ -12,8 +12,8 @@ from PIL import Image
 from dinov3.cli import main
 from dinov3.data.errors import DataError
 from dinov3.data.sources.synthetic_video import SyntheticVideo
-from dinov3.dense.frames import FileFrames, open_frames
-from dinov3.dense.render import FileScreen, overlaid
+from dinov3.dense.video.frames import FileFrames, open_frames
+from dinov3.dense.video.render import FileScreen, overlaid
 from dinov3.features.cache import FeatureSet
 from tests.dense.conftest import save
 

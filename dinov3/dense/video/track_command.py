@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from dinov3.dense.films import open_films
 from dinov3.dense.palette import coloured, mistakes, of_pixels, sheet
 from dinov3.dense.protocols import TRACK, chosen
 from dinov3.dense.report import LeftOut, add_common_arguments, check_places, finish
-from dinov3.dense.track import Track, rules_of, track
+from dinov3.dense.video.films import open_films
+from dinov3.dense.video.track import Track, rules_of, track
 from dinov3.distributed import context
 from dinov3.features.cache import weights_digest
 from dinov3.features.command import extractor_from

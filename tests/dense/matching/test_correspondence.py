@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dinov3.dense import correspondence as m
+from dinov3.dense.matching import correspondence as m
 
 
 def test_a_shifted_image_is_matched_patch_by_patch() -> None:

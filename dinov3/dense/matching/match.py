@@ -15,11 +15,11 @@ from dinov3.data.decode import read_image
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.randomness import generator
 from dinov3.data.sources.source import Source
-from dinov3.dense.correspondence import best_match, centres, descriptors, match_homography, pooled_pck
 from dinov3.dense.frozen import patch_maps
-from dinov3.dense.navi import RADII, Photograph, photograph_pairs, read_depth
-from dinov3.dense.pairs import KeypointPair, check_points, chosen_pairs, random_homography, warped
-from dinov3.dense.position_bias import estimate_position_bias, noise_images, without_position
+from dinov3.dense.matching.correspondence import best_match, centres, descriptors, match_homography, pooled_pck
+from dinov3.dense.matching.navi import RADII, Photograph, photograph_pairs, read_depth
+from dinov3.dense.matching.pairs import KeypointPair, check_points, chosen_pairs, random_homography, warped
+from dinov3.dense.matching.position_bias import estimate_position_bias, noise_images, without_position
 from dinov3.dense.protocols import MatchProtocol
 from dinov3.dense.report import LeftOut
 from dinov3.features.extract import FeatureExtractor

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from dinov3.data.decode import Pixels
 from dinov3.data.errors import DataError
-from dinov3.dense.carry import Carrier, objects_of
-from dinov3.dense.films import Film, Frame
-from dinov3.dense.frame_features import FrameReader
-from dinov3.dense.propagation import Rules
 from dinov3.dense.protocols import TrackProtocol
-from dinov3.dense.region_boundary import per_object
 from dinov3.dense.report import LeftOut
+from dinov3.dense.video.carry import Carrier, objects_of
+from dinov3.dense.video.films import Film, Frame
+from dinov3.dense.video.frame_features import FrameReader
+from dinov3.dense.video.propagation import Rules
+from dinov3.dense.video.region_boundary import per_object
 from dinov3.features.extract import FeatureExtractor
 
 SHOWN_FILMS, SHOWN_FRAMES = 2, 4

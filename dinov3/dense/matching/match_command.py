@@ -8,8 +8,8 @@ from typing import Any
 
 from dinov3.data.errors import DataError
 from dinov3.data.sources import parse_dataset
-from dinov3.dense.match import Matches, homographies, keypoints, navi
-from dinov3.dense.pairs import chosen_pairs, coco_keypoints, spair
+from dinov3.dense.matching.match import Matches, homographies, keypoints, navi
+from dinov3.dense.matching.pairs import chosen_pairs, coco_keypoints, spair
 from dinov3.dense.protocols import MATCH, MatchProtocol, chosen
 from dinov3.dense.report import LeftOut, add_common_arguments, check_places, finish
 from dinov3.distributed import context
@@ -95,7 +95,7 @@ def check(protocol: MatchProtocol) -> None:
 
 def draw(found: Matches, extractor: FeatureExtractor, args: argparse.Namespace) -> None:
     """Source and target side by side, matches in the colour of their place in the source."""
-    from dinov3.dense.match_picture import match_picture
+    from dinov3.dense.matching.match_picture import match_picture
 
     if not found.shown:
         print("  no picture: this task draws none")

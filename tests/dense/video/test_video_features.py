@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinov3.dense import video_features
-from dinov3.dense.video_features import FrameWriter
+from dinov3.dense.video import video_features
+from dinov3.dense.video.video_features import FrameWriter
 from dinov3.features.cache import MANIFEST, FeatureSet
 from dinov3.features.errors import FeatureError
 from dinov3.features.tokens import Tokens

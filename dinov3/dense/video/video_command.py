@@ -14,17 +14,17 @@ from torch import Tensor
 from dinov3.config.output import check_output_folder
 from dinov3.data.decode import Pixels
 from dinov3.data.errors import BadImage, DataError
-from dinov3.dense.carry import Carrier
-from dinov3.dense.frame_colours import FrameColours
-from dinov3.dense.frame_features import FrameReader, rows_of
-from dinov3.dense.frames import FileFrames, FolderFrames, open_frames
 from dinov3.dense.protocols import TRACK, chosen
-from dinov3.dense.render import FileScreen, FolderScreen, Screen, overlaid, save_mask
 from dinov3.dense.report import LeftOut
-from dinov3.dense.smoothing import Smoother
-from dinov3.dense.track import rules_of
 from dinov3.dense.truth_files import check_same_size, read_mask
-from dinov3.dense.video_features import FrameWriter
+from dinov3.dense.video.carry import Carrier
+from dinov3.dense.video.frame_colours import FrameColours
+from dinov3.dense.video.frame_features import FrameReader, rows_of
+from dinov3.dense.video.frames import FileFrames, FolderFrames, open_frames
+from dinov3.dense.video.render import FileScreen, FolderScreen, Screen, overlaid, save_mask
+from dinov3.dense.video.smoothing import Smoother
+from dinov3.dense.video.track import rules_of
+from dinov3.dense.video.video_features import FrameWriter
 from dinov3.distributed import context
 from dinov3.features.cache import weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from

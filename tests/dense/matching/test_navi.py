@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinov3.dense.navi import INVERSE_DEPTH, Photograph, photograph_pairs, read_depth, rotation_of, turned
+from dinov3.dense.matching.navi import INVERSE_DEPTH, Photograph, photograph_pairs, read_depth, rotation_of, turned
 from tests.dense.conftest import Evaluate, save
 
 SIDE, FOCAL, DISTANCE = 64, 200.0, 500.0
