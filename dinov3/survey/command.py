@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from dinov3.data.sources.imagefolder import refuse_output_inside
 from dinov3.survey import synth_dense
 from dinov3.system.cores import cores
 from dinov3.system.errors import EXIT_DONE
+from dinov3.system.files import write_json
 
 REPORT, SHEET = "report.json", "crops.png"
 
@@ -74,7 +73,7 @@ def examine(args: argparse.Namespace) -> int:
     found = survey(source, limit=args.limit, seed=args.seed, workers=workers, reading=Reading.from_config(cfg))
     report = report_of(args.dataset, source, found, cfg)
     if args.out is not None:  # before it is printed: a console may refuse characters, or be gone
-        write_whole(args.out / REPORT, json.dumps(asdict(report), indent=1) + "\n")
+        write_json(args.out / REPORT, asdict(report))
     print("\n".join(report.lines()))
     if args.out is not None:
         print(f"  written      {args.out / REPORT}, {draw(cfg, source, args.out / SHEET)}")
@@ -85,16 +84,6 @@ def examine(args: argparse.Namespace) -> int:
             "mend the data or raise it"
         )
     return EXIT_DONE
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is never seen half written."""
-    fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
 
 
 def draw(cfg: Config, source: Source, path: Path) -> str:

@@ -39,7 +39,6 @@ from dinov3.runs.folder import RunFolder
 from dinov3.runs.records import Records
 from dinov3.runs.start import Start
 from dinov3.system.cores import usable_workers
-from dinov3.system.rows import rows_of
 from dinov3.train.alarms import rules_for
 from dinov3.train.banner import lines
 from dinov3.train.dataset import checked_source, record_damage
@@ -80,8 +79,8 @@ class PretrainingJob(Job[CropBatch]):
 
     def closing(self) -> list[str]:
         """How many images were replaced, and where they are listed."""
-        count = sum(1 for _ in rows_of(self.run.bad_samples))
-        return [f"{count:,} unreadable images were replaced by others: {self.run.bad_samples}"] if count else []
+        summary = BadSampleLog(self.run.bad_samples).summary()
+        return [] if summary is None else [summary]
 
     def plan(self) -> Schedules:
         return build_schedules(self.cfg, context.world_size())

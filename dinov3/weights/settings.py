@@ -110,7 +110,7 @@ def _plain(value: Any) -> Any:
 
 
 def checked_preprocess(found: Any, source: str) -> dict[str, Any]:
-    """``mean``, ``std`` and ``size`` of a description, those that are there. WeightsError for other than numbers."""
+    """``mean``, ``std``, ``value_range`` and ``size`` of a description, those that are there. WeightsError for other than numbers."""
     if not isinstance(found, Mapping):
         raise WeightsError(f"{source}: its preprocess is {said(found)}: a table is wanted")
     checked: dict[str, Any] = {}
@@ -120,6 +120,13 @@ def checked_preprocess(found: Any, source: str) -> dict[str, Any]:
             if not isinstance(values, list | tuple) or not 1 <= len(values) <= LARGEST:
                 raise WeightsError(f"{source}: {key} is {said(values)}: a list of numbers is wanted")
             checked[key] = [real(v, key, source, low) for v in values]
+    if found.get("value_range") is not None:
+        values = found["value_range"]
+        if not isinstance(values, list | tuple) or len(values) != 2:
+            raise WeightsError(f"{source}: value_range is {said(values)}: [black, white] is wanted")
+        checked["value_range"] = [real(v, "value_range", source, -FURTHEST * 1e4, FURTHEST * 1e4) for v in values]
+        if checked["value_range"][0] >= checked["value_range"][1]:
+            raise WeightsError(f"{source}: value_range is {said(values)}: black must be below white")
     if found.get("size") is not None:
         checked["size"] = whole(found["size"], "size", source)
     return checked

@@ -113,3 +113,26 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
             Preprocess(MEAN, STD, 8)(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
         Preprocess(MEAN, STD, 8)(str(tmp_path / "missing.jpg"))
+
+
+def test_a_backbone_says_which_values_of_deep_files_were_black_and_white(tmp_path: Path) -> None:
+    backbone = vit_test2(patch_size=16)
+    facts = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 32, "value_range": [1000, 5095]}
+    write_backbone(tmp_path, backbone, facts)
+    deep = np.full((32, 32), 5095, np.uint16)
+    deep[:16] = 1000
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    preprocess = preprocess_of(load_backbone(tmp_path))
+    assert preprocess.reading == Reading(value_range=(1000, 5095))
+    seen = preprocess(tmp_path / "deep.png")
+    assert (seen[:, :16] == -1).all()
+    assert (seen[:, 16:] == 1).all()
+    assert preprocess.describe()["value_range"] == [1000, 5095]
+
+
+@pytest.mark.parametrize("bad", [[1], "all", [5, 5], [None, 3]])
+def test_a_value_range_that_is_none_is_refused(tmp_path: Path, bad: object) -> None:
+    facts = {"mean": [0.5] * 3, "std": [0.5] * 3, "value_range": bad}
+    write_backbone(tmp_path, vit_test2(patch_size=16), facts)
+    with pytest.raises(WeightsError, match="value_range"):
+        load_backbone(tmp_path)

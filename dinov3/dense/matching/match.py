@@ -101,7 +101,7 @@ def homographies(extractor: FeatureExtractor, source: Source, protocol: MatchPro
     left_out.of = len(chosen)
     for index in chosen:
         try:
-            image = extractor.preprocess(read_image(source, index))
+            image = extractor.preprocess(read_image(source, index, extractor.preprocess.reading))
         except BadImage as error:
             left_out.add(source.name(index), str(error))
             continue
