@@ -46,6 +46,11 @@ def stop_here(training: Training) -> None:
     stop = training.stop
     asked = torch.tensor(float(stop.asked), device=training.model.precision.device)
     asked_of_all = Asked(int(max(siblings.numbers(float(all_reduce_max(asked))))))
+    least = -max(siblings.numbers(float(all_reduce_max(-asked))))
+    if (
+        asked_of_all == Asked.SIGTERM and least == Asked.NOBODY
+    ):  # a person tells all processes, a late signal of SLURM one machine
+        asked_of_all = Asked.THE_SCHEDULER
     training.watchdog.beat("asking for another turn", slow=True)
     if context.is_main():
         until = stop.since + training.cfg.checkpointing.preemption_notice - RESERVE
