@@ -19,6 +19,7 @@ from dinov3.config.schema import Config
 from dinov3.launch import resources as asked
 from dinov3.launch.resources import Resources
 from dinov3.system.errors import EXIT_DONE
+from dinov3.system.paths import expanded
 
 if TYPE_CHECKING:
     from dinov3.launch.job import TorchrunJob, TrainingJob
@@ -40,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 submit``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.add_argument("--config-file", type=Path, help="YAML, as for `dinov3 train`")
+    parser.add_argument("--config-file", type=expanded, help="YAML, as for `dinov3 train`")
     parser.add_argument(
-        "--output-dir", type=Path, help="run folder, on a disk all machines share; logs go to its slurm/"
+        "--output-dir", type=expanded, help="run folder, on a disk all machines share; logs go to its slurm/"
     )
-    parser.add_argument("--cluster", type=Path, metavar="YAML", help="the options below as a file: one a cluster")
+    parser.add_argument("--cluster", type=expanded, metavar="YAML", help="the options below as a file: one a cluster")
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch script and stop; needs no SLURM")
     parser.add_argument(
         "--local", action="store_true", help="run on this machine; --dry-run prints the command of a process"

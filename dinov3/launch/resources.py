@@ -14,6 +14,7 @@ from dinov3.config.convert import convert_block
 from dinov3.config.errors import ConfigError, KeyProblem
 from dinov3.config.spec import hints, key, spec_of, without_null
 from dinov3.config.yaml_file import read_yaml
+from dinov3.system.paths import expanded
 
 CLOCK = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]\d)(?::[0-5]\d)?")
 SBATCH_OPTION = re.compile(r"[a-z][a-z0-9-]*")
@@ -127,4 +128,4 @@ def _check(resources: Resources) -> Resources:
 
 def absolute(path: Path) -> Path:
     """Where a path of the command line lies, whatever folder the job starts in."""
-    return path.expanduser().absolute()
+    return expanded(path).absolute()

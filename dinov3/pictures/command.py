@@ -25,6 +25,7 @@ from dinov3.pictures.attention import attention_maps, similarity_map
 from dinov3.pictures.curves import curves
 from dinov3.pictures.pca import token_colours
 from dinov3.pictures.token_sheet import token_sheet, unnormalised
+from dinov3.system.paths import expanded
 from dinov3.system.rows import read_rows
 
 KINDS = {
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=KINDS)
     add_extractor_arguments(parser, size="448")
     parser.add_argument("--data", help="pca, sim, attn: an image, a folder, or a data set as in train.dataset_path")
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--out", type=expanded, required=True, help="PNG to write")
     parser.add_argument("--images", type=int, default=6, help="images shown, evenly spread over the data (default 6)")
     parser.add_argument(
         "--point", type=point, default=(0.5, 0.5), help="sim: down,right as shares, 0.5,0.5 is the centre"
@@ -90,7 +91,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def load_images(args: argparse.Namespace) -> tuple[list[str], Tensor, FeatureExtractor]:
     """Names and prepared images ``[N, 3, H, W]`` of one size, and the extractor."""
-    single = Path(args.data)
+    single = expanded(args.data)
     source: Source | None = None if single.is_file() and single.suffix.lower() in PICTURES else parse_dataset(args.data)
     extractor = extractor_from(args)
     if len(extractor.preprocess.mean) != 3:

@@ -23,6 +23,7 @@ from dinov3.pictures.curves import draw_panels, panels_of
 from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_of
 from dinov3.runs.stage_record import StageRecord, read_stages
 from dinov3.runs.student_folders import student_folders
+from dinov3.system.paths import expanded
 from dinov3.system.rows import read_rows
 
 STYLE = """
@@ -253,8 +254,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "One self-contained HTML page of a run: curves, alarms, pictures, evaluations, config, environment; "
         "of a run with stages for each of them."
     )
-    parser.add_argument("run", type=Path, help="run folder, also of a run with stages")
-    parser.add_argument("--out", type=Path, help="file to write (default: RUN/report.html)")
+    parser.add_argument("run", type=expanded, help="run folder, also of a run with stages")
+    parser.add_argument("--out", type=expanded, help="file to write (default: RUN/report.html)")
 
 
 def execute(args: argparse.Namespace) -> int:

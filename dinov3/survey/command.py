@@ -14,6 +14,7 @@ from dinov3.config.schema import Config
 from dinov3.data.errors import DataError, TooManyBadSamples
 from dinov3.data.sources import Source, open_dataset
 from dinov3.system.errors import EXIT_DONE
+from dinov3.system.paths import expanded
 
 REPORT, SHEET = "report.json", "crops.png"
 
@@ -24,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "check", help="counts, sizes, unreadable files, duplicates, channel statistics, a picture of the crops"
     )
     parser.add_argument("dataset", metavar="PATH", help="folder, tar shards, or any text for train.dataset_path")
-    parser.add_argument("--config-file", type=Path, help="YAML of the run that is planned: its crops are shown")
-    parser.add_argument("--out", type=Path, help=f"folder for {REPORT} (everything) and {SHEET} (the first batch)")
+    parser.add_argument("--config-file", type=expanded, help="YAML of the run that is planned: its crops are shown")
+    parser.add_argument("--out", type=expanded, help=f"folder for {REPORT} (everything) and {SHEET} (the first batch)")
     parser.add_argument("--limit", type=int, help="look at so many images only, drawn by --seed (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of --limit (default: 0)")
     parser.add_argument("--workers", type=int, help="processes (default: one a core; 0: in this one)")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.models.da3 import PATCH, VARIANTS, DA3Encoder
+from dinov3.system.paths import expanded
 from dinov3.weights.da3_checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -18,7 +19,7 @@ from dinov3.weights.da3_checkpoint import (
     read_da3_weights,
     read_root,
 )
-from dinov3.weights.hub import NotOnHub, expanded, fetched, is_hub_id
+from dinov3.weights.hub import NotOnHub, fetched, is_hub_id
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,11 @@ from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.system.files import flush
+from dinov3.system.paths import expanded
 from dinov3.weights.description import read_description, sidecar_of
 from dinov3.weights.files import WeightsError
 from dinov3.weights.formats import Format, Written, write_huggingface, write_meta, write_safetensors, write_timm
-from dinov3.weights.hub import expanded, located
+from dinov3.weights.hub import located
 from dinov3.weights.model_card import MARK, model_card, provenance_of
 from dinov3.weights.onnx_graph import write_onnx
 from dinov3.weights.own import export_heads, load_backbone

@@ -6,6 +6,7 @@ import importlib
 import re
 from pathlib import Path
 
+from dinov3.system.paths import expanded
 from dinov3.weights.errors import WeightsError, clipped
 from dinov3.weights.files import CONFIG, INDEX, SINGLE, read_json
 
@@ -16,14 +17,6 @@ INSTALL = "pip install huggingface-hub, or download it and name the folder"
 
 class NotOnHub(Exception):
     """A file could not be had from the Hub; the message is one line and says why."""
-
-
-def expanded(text: str | Path) -> Path:
-    """``text`` as a path, with ``~`` as the home folder where there is one."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # no home: `~` stays the name of a folder
-        return Path(text)
 
 
 def is_hub_id(text: str | Path) -> bool:
