@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from types import FrameType
 
+from dinov3.distributed.context import is_main
+
 # Seconds. torchrun hands on the SIGTERM that SLURM sends to every process anyway, so one request may arrive twice.
 SAME_REQUEST = 5.0
+ANSWER = b"\nstopping after this step, saving; again to end now\n"
 
 
 class StopRequest:
@@ -30,6 +34,9 @@ class StopRequest:
         asked = self.signal_name is not None
         self.signal_name = self.signal_name or signal.Signals(number).name
         self.requeue |= number == signal.SIGUSR2
+        if number == signal.SIGINT and not asked and is_main():
+            with contextlib.suppress(OSError):  # not print: the signal may come in the middle of one
+                os.write(2, ANSWER)
         again = now - self._first.setdefault(number, now) > SAME_REQUEST
         if (number == signal.SIGINT and asked) or (number == signal.SIGTERM and again):
             signal.signal(number, signal.SIG_DFL)

@@ -122,7 +122,7 @@ class PretrainingJob(Job[CropBatch]):
         backbone = task.model.whole_ema_backbone(task.device)
         if records is None or backbone is None:
             return None
-        return Scene(self.cfg, self.run, step, backbone, self.source, records)
+        return Scene(self.cfg, self.run, step, backbone, self.source, records, self.progress)
 
     def alarm_rules(self) -> Sequence[Rule]:
         return rules_for(self.cfg) if self.cfg.evaluation.alarms else ()

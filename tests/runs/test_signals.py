@@ -58,3 +58,13 @@ def test_handlers_that_a_launcher_installed_before_are_replaced() -> None:
     StopRequest()
     os.kill(os.getpid(), signal.SIGUSR2)
     assert called == []
+
+
+def test_ctrl_c_is_answered_at_once_and_once(capfd: pytest.CaptureFixture[str]) -> None:
+    StopRequest()
+    signal.raise_signal(signal.SIGUSR1)
+    assert capfd.readouterr().err == ""
+    stop = StopRequest()
+    signal.raise_signal(signal.SIGINT)
+    assert stop.signal_name == "SIGINT"
+    assert capfd.readouterr().err == "\nstopping after this step, saving; again to end now\n"
