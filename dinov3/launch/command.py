@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config, load_students
 from dinov3.config.output import check_output_folder
+from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.launch import resources as asked
 from dinov3.launch.resources import Resources
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 submit``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.add_argument("--config-file", type=expanded, help="YAML, as for `dinov3 train`")
+    parser.add_argument("--config-file", type=config_file, help="YAML, as for `dinov3 train`")
     parser.add_argument(
         "--output-dir", type=expanded, help="run folder, on a disk all machines share; logs go to its slurm/"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from dinov3.config.load import load_config
+from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.launch.machine import Machine
 from dinov3.system.errors import EXIT_DONE
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Is this machine ready to train? Looks at packages, GPUs, kernels, cores, memory, limits, disk."
     )
     parser.epilog = EPILOG
-    parser.add_argument("--config-file", type=expanded, help="judge for this run (default: the default config)")
+    parser.add_argument("--config-file", type=config_file, help="judge for this run (default: the default config)")
     parser.add_argument(
         "--output-dir", type=expanded, help="judge the disk of this run folder (default: train.output_dir)"
     )

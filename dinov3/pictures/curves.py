@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from dinov3.pictures.figures import figure, plans
+from dinov3.pictures.figures import figure, is_number, plans
 from dinov3.pictures.pca import INK, MUTED
 
 COLUMNS = 2  # letters can be read on a screen of 1,500 px and, just, on one of 500
@@ -53,7 +53,7 @@ def _ending(rows: Sequence[Row], ending: str) -> list[str]:
 
 def _line(rows: Sequence[Row], over: str, key: str) -> tuple[list[float], list[float]]:
     scale = figure(key).scale
-    points = [(row[over], scale * row[key]) for row in rows if row.get(key) is not None]
+    points = [(row[over], scale * row[key]) for row in rows if is_number(row.get(key)) and is_number(row.get(over))]
     points = points[:: max(1, -(-len(points) // MOST_POINTS))]
     return [x for x, _ in points], [y for _, y in points]
 

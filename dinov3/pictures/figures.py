@@ -5,8 +5,9 @@ The one table that curves and page share. Shares are between 0 and 1 in the file
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeGuard
 
 
 class Figure(NamedTuple):
@@ -42,7 +43,9 @@ FIGURES: dict[str, Figure] = {
     "data_wait": Figure("waiting", "share of the time in which training waits for images", "%"),
     "skipped_steps": Figure("skipped", "steps without an update so far: a loss or gradient was not finite"),
     "knn_accuracy": Figure("k-NN", "test images whose nearest training images name their class", "%"),
-    "linear_accuracy": Figure("linear probe", "test images that a linear classifier of frozen features gets right", "%"),
+    "linear_accuracy": Figure(
+        "linear probe", "test images that a linear classifier of frozen features gets right", "%"
+    ),
     "linear_learning_rate": Figure("probe's lr", "learning rate of the probe, the best on held-out images"),
     "rankme": Figure("RankMe", "effective number of dimensions that class tokens use"),
     "drift_cls_cosine": Figure("CLS cosine", "mean cosine of class tokens now and at the start"),
@@ -102,17 +105,21 @@ def plans(losses: Sequence[str], norms: Sequence[str]) -> list[PanelPlan]:
     ]
 
 
-def shown(key: str, value: float) -> float:
-    """``value`` of a file in the unit that people read."""
-    return figure(key).scale * value
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of a row can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def shown(key: str, value: object) -> str:
+    """A value of a file for people: four digits, shares in per cent."""
+    if value is None:
+        return ""
+    if not is_number(value):
+        return str(value)
+    scaled = figure(key).scale * value
+    return f"{scaled:.4g}" if isinstance(scaled, float) else str(scaled)
 
 
 def heading(key: str) -> str:
     """``knn_accuracy, %``."""
     return f"{key}, {unit}" if (unit := figure(key).unit) else key
-
-
-def explained(rows: Sequence[Mapping[str, object]]) -> list[tuple[str, Figure]]:
-    """The figures that ``rows`` have and the table explains, once each."""
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return [(key, found) for key in keys if (found := figure(key)).meaning]

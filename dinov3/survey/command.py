@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_folder
+from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.data.errors import DataError, TooManyBadSamples
 from dinov3.data.sources import Source, open_dataset
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "check", help="counts, sizes, unreadable files, duplicates, channel statistics, a picture of the crops"
     )
     parser.add_argument("dataset", metavar="PATH", help="folder, tar shards, or any text for train.dataset_path")
-    parser.add_argument("--config-file", type=expanded, help="YAML of the run that is planned: its crops are shown")
+    parser.add_argument("--config-file", type=config_file, help="YAML of the run that is planned: its crops are shown")
     parser.add_argument("--out", type=expanded, help=f"folder for {REPORT} (everything) and {SHEET} (the first batch)")
     parser.add_argument("--limit", type=int, help="look at so many images only, drawn by --seed (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of --limit (default: 0)")

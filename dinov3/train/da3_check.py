@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_file
+from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, LossTerm, StepContext, StudentView
 from dinov3.data.loader import CropLoader
@@ -39,7 +40,7 @@ class NotFinite(Foreseeable):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 da3-check``."""
-    parser.add_argument("--config-file", type=expanded, help="YAML with da3.enabled: true")
+    parser.add_argument("--config-file", type=config_file, help="YAML with da3.enabled: true")
     parser.add_argument("--out", type=expanded, help="PNG to write: crops, masks, the tokens of both as colours")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. da3.ckpt_path=/weights/DA3-BASE")
 

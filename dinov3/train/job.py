@@ -54,8 +54,10 @@ class PretrainingJob(Job[CropBatch]):
     cfg: Config
     product = "backbone"
 
-    def __init__(self, cfg: Config, run: RunFolder, peers: Peers = ALONE) -> None:
+    def __init__(self, cfg: Config, run: RunFolder, peers: Peers = ALONE, *, said: str = "") -> None:
+        """``said``: a line of the start-up block about what was chosen for the user."""
         super().__init__(cfg, run, peers)
+        self._said = [said] if said else []
         self._source: Source | None = None
 
     @property
@@ -128,7 +130,7 @@ class PretrainingJob(Job[CropBatch]):
         return rules_for(self.cfg) if self.cfg.evaluation.alarms else ()
 
     def banner(self, trainer: Trainer[CropBatch]) -> list[str]:
-        return lines(trainer, self.cfg, self.source)
+        return [*self._said, *lines(trainer, self.cfg, self.source)]
 
     def files(self) -> Mapping[str, str | None]:
         cfg = self.cfg
