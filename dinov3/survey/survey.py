@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.decode import Stored, kind_of, read_stored, to_pixels
@@ -27,6 +26,7 @@ from dinov3.data.signal_mask import ASKING, signals_blocked
 from dinov3.data.sources.source import Source
 from dinov3.survey import duplicates
 from dinov3.survey.channel_moments import ChannelMoments
+from dinov3.system.bars import Bar
 
 CHUNK = 32  # images a task
 NO_LABEL = -1
@@ -98,7 +98,7 @@ def survey(source: Source, *, limit: int | None = None, seed: int = 0, workers: 
     indices = chosen_indices(len(source), limit, seed)
     result = Survey(len(source), len(indices), np.empty(0, dtype=FACTS))
     tables = [result.facts]
-    with tqdm(total=len(indices), unit=" images", dynamic_ncols=True, desc="reading") as bar:
+    with Bar(len(indices), about="reading", unit="images") as bar:
         for chunk in _chunks(source, np.array_split(indices, range(CHUNK, len(indices), CHUNK)), workers):
             tables.append(chunk.facts)
             result.bad += chunk.bad

@@ -61,7 +61,11 @@ def is_data(word: str) -> bool:
     if OVERRIDE.fullmatch(word) or word.endswith((".yaml", ".yml")):
         return False
     name, colon, _ = word.partition(":")
-    return expanded(word).exists() or (bool(colon) and name.isidentifier() and module_of(name) is not None)
+    return (
+        word.startswith(("/", "./", "../", "~"))
+        or expanded(word).exists()
+        or (bool(colon) and name.isidentifier() and module_of(name) is not None)
+    )
 
 
 def _gpus() -> int:

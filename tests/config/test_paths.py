@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dinov3.config.convert import convert_block
 from dinov3.config.blocks_model import DistilledStudentConfig
+from dinov3.config.convert import convert_block
 from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.config.spec import leaves
@@ -46,5 +46,7 @@ def test_every_key_that_holds_a_path_says_so() -> None:
 
 def test_the_config_of_a_distilled_student_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    student = convert_block({"name": "a", "config_path": "~/a.yaml", "ranks_range": ["0", "1"]}, DistilledStudentConfig, "")
+    student = convert_block(
+        {"name": "a", "config_path": "~/a.yaml", "ranks_range": ["0", "1"]}, DistilledStudentConfig, ""
+    )
     assert student.config_path == f"{tmp_path}/a.yaml"

@@ -181,7 +181,7 @@ def test_nothing_of_a_run_becomes_markup(hostile: Path) -> None:
 def test_only_the_writer_of_html_makes_markup() -> None:
     """A tag in a literal that is not given to markup(), or a value put into one by an f-string, is what this rule is for."""
     root = Path(run_page.__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted({*root.rglob("*.py")} - {root / "system" / "html.py"}):
         tree = ast.parse(path.read_text())
         calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
         trusted = [c.args[0] for c in calls if c.func.id in ("markup", "Html") and c.args]  # type: ignore[attr-defined]
