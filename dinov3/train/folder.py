@@ -90,6 +90,6 @@ def _may_hold_images(path: Path) -> bool:
     """Whether a file is there whose name is that of an image or of something that holds images; the first one is enough."""
     if not path.is_dir():
         return path.is_file()
-    endings = tuple(SUFFIXES) + STORED
+    endings = (*SUFFIXES, *map(os.fsencode, STORED))  # names are bytes: they need not be text
     # what is reached through links only is found by whoever opens the folder
-    return any(name.lower().endswith(endings) for _, _, names in os.walk(path) for name in names)
+    return any(name.lower().endswith(endings) for _, _, names in os.walk(os.fsencode(path)) for name in names)
