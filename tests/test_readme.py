@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dinov3.config.load import load_config
 from dinov3.config.recipes import config_file
 from dinov3.models.build import build_backbone
 from dinov3.weights.own import write_backbone
-from tests.readme import SMALL, argv_of, commands_of, is_slow, reason_to_skip, unabridged
+from tests.readme import PRESET, SMALL, argv_of, commands_of, is_slow, reason_to_skip, unabridged
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 COMMANDS = list(dict.fromkeys(unabridged(commands_of(README.read_text()))))
@@ -32,21 +33,26 @@ def write_images(folder: Path, number: int, classes: int = 2) -> None:
         Image.fromarray(random.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(path)
 
 
+def write_weights(folder: Path, *words: str) -> None:
+    """Weights of the student that README's recipe has with these overrides."""
+    cfg = load_config(config_file("photos_vits"), words)
+    backbone = build_backbone(cfg.student, img_size=32, drop_path=False)
+    backbone.init_weights()
+    write_backbone(folder, backbone, {"mean": cfg.crops.rgb_mean, "std": cfg.crops.rgb_std, "size": 32})
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What README takes for granted: images, labelled images, released weights; below the folder its commands run in."""
+    """What README takes for granted: images, labelled images, weights; below the folder its commands run in."""
     here = tmp_path_factory.mktemp("readme")
     write_images(here / "images", 12)
     write_images(here / "labelled" / "train", 20)
     write_images(here / "labelled" / "test", 8)
     for name in ("cat", "dog"):
         Image.linear_gradient("L").convert("RGB").save(here / f"{name}.jpg")
-    cfg = load_config(config_file("photos_vits"), ["student.preset=dinov3_vitb16", *SMALL])
-    backbone = build_backbone(cfg.student, img_size=32, drop_path=False)
-    backbone.init_weights()
-    (here / "weights").mkdir()
-    write_backbone(here / "weights", backbone, {"mean": cfg.crops.rgb_mean, "std": cfg.crops.rgb_std, "size": 32})
-    assert cli.main(["export", str(here / "weights"), "--out", str(here / "weights.pth")]) == 0
+    (here / "small").mkdir()
+    write_weights(here / "small", *SMALL)
+    assert cli.main(["export", str(here / "small"), "--out", str(here / "weights.pth")]) == 0
     return {
         "/path/to/images": here / "images",
         "/path/to/weights": here / "weights",
@@ -88,6 +94,9 @@ def test_a_command_of_the_readme_runs(command: str, request: pytest.FixtureReque
 @pytest.mark.parametrize("command", [c for c in COMMANDS if is_slow(c)])
 def test_a_slow_command_of_the_readme_runs(command: str, ended: Mapping[str, int], places: Mapping[str, Path]) -> None:
     skip_what_cannot_run_here(command)
+    if PRESET in command:
+        places["/path/to/weights"].mkdir()
+        write_weights(places["/path/to/weights"], *re.findall(rf"{PRESET}\S+", command))
     assert run(command, places) == 0
 
 

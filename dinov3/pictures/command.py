@@ -102,7 +102,7 @@ def load_images(args: argparse.Namespace) -> tuple[list[str], Tensor, FeatureExt
         try:
             return [single.stem], extractor.preprocess(single)[None], extractor
         except BadImage as error:
-            raise FeatureError(f"{single}: {error}") from error
+            raise FeatureError(str(error)) from error  # it names the file
     chosen = np.linspace(0, len(source) - 1, min(args.images, len(source))).astype(int).tolist()
     several = SourceImages(extractor, source, chosen)
     images = list(several)
