@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+from dinov3.system.bars import width
+
 LINES = 100  # of a run whose output is a file, at most, but for one every MINUTE
 MINUTE = 60.0  # seconds
 OFTEN = 0.5  # seconds between two texts of what is counted, on a terminal
@@ -31,7 +33,7 @@ class ProgressLine:
             disable=not self._moving,
             unit="step",
             delay=1e-9,  # drawn from the first step on, below the start-up block
-            dynamic_ncols=True,
+            **width(),
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
         self._began, self._beside = time.monotonic(), 0.0

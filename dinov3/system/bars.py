@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
 MINUTE = 60.0  # seconds
+
+
+def width() -> dict[str, Any]:
+    """What tqdm is told of the width: that of the terminal, also after a change of it.
+
+    A terminal without a width (a serial line, a container's) would get bars of no letters.
+    """
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80}
 
 
 class Bar:
@@ -18,7 +31,7 @@ class Bar:
     def __init__(self, total: int, *, about: str, unit: str, shown: bool = True) -> None:
         """``about``: what is done; ``unit``: what is counted, in the plural."""
         self._moving = shown and sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=about, unit=f" {unit}", dynamic_ncols=True, disable=not self._moving)
+        self._bar = tqdm(total=total, desc=about, unit=f" {unit}", **width(), disable=not self._moving)
         self._total, self._about, self._unit, self._shown = total, about, unit, shown
         self._done, self._said = 0, time.monotonic()
 

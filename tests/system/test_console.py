@@ -111,7 +111,7 @@ def test_a_run_whose_reader_leaves_after_a_line_is_trained_to_its_end(tmp_path: 
 
 
 def test_a_run_whose_terminal_is_closed_is_trained_to_its_end(tmp_path: Path) -> None:
-    """SIGHUP is ignored, as after ``nohup`` or ``disown``."""
+    """SIGHUP is ignored, as after ``nohup`` or ``disown``; the terminal has no width, as a serial line."""
     main, terminal = pty.openpty()
     # ignored signals stay ignored in the program that is started
     words = ["bash", "-c", 'trap "" HUP; exec "$@"', "bash", *training(tmp_path / "run", 40)]
