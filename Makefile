@@ -19,7 +19,7 @@ demo: setup ## train on made images for some minutes; k-NN accuracy before and a
 	$(BIN)/python -m dinov3.train --config-file configs/train/demo_cpu.yaml --output-dir runs/demo
 
 yaml: setup ## write the two YAMLs that are made from the schema anew
-	$(BIN)/python -m dinov3.config.default_yaml configs
+	$(BIN)/python -m dinov3.config.about.default_yaml configs
 
 docs-pictures: setup ## draw the rooms of docs/architecture.md anew
 	$(BIN)/python docs/rooms.py

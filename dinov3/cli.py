@@ -17,17 +17,22 @@ from dinov3.system import console
 COMMANDS = {
     "train": ("dinov3.train.command", "train a backbone without labels, from a YAML"),
     "submit": ("dinov3.launch.command", "train on a SLURM cluster, or on this machine as it would run there"),
-    "config": ("dinov3.config.command", "what a key means; all keys with their defaults"),
+    "config": ("dinov3.config.about.command", "what a key means; all keys with their defaults"),
     "data": ("dinov3.survey.command", "what is in a data set, before training depends on it"),
     "features": ("dinov3.features.command", "features of a data set through a frozen backbone, onto disk"),
-    "eval": ("dinov3.eval.command", "k-NN, linear probe, logistic regression or retrieval on frozen features"),
+    "eval": ("dinov3.eval.command", "frozen features measured: classes, segmentation, depth, matching, tracking"),
+    "video": (
+        "dinov3.dense.video.video_command",
+        "a video through a frozen backbone: masks carried along, features, colours",
+    ),
     "export": (
         "dinov3.weights.command",
         "a backbone for other programs: Meta .pth, Hugging Face, timm, ONNX, safetensors",
     ),
+    "compress": ("dinov3.compress.command", "a smaller backbone: fewer heads, neurons, ranks or bits, with a report"),
     "report": ("dinov3.pictures.run_page", "a run on one self-contained HTML page"),
     "viz": ("dinov3.pictures.command", "pictures: patch features as colours, similarity, attention, curves of a run"),
-    "models": ("dinov3.models.command", "architectures: dimensions, parameters, FLOPs"),
+    "models": ("dinov3.weights.models_command", "architectures: dimensions, parameters, FLOPs"),
     "da3-check": (
         "dinov3.train.da3_check",
         "does a DA3 teacher line up with the student? one batch, numbers, a picture",

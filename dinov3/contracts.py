@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+GLOBAL_CROPS = 2  # of every image: G
+
 
 class Features(NamedTuple):
     """What a backbone returns for one stack of equally sized images.
@@ -75,6 +77,46 @@ class StudentView:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """Teacher probabilities ``exp(logits / temperature + row + column)`` in factorised form; they carry no gradient."""
+
+    logits: Tensor  # [..., K] any float dtype
+    temperature: float
+    row: Tensor  # [...] fp32
+    column: Tensor  # [K] fp32
+
+    def dense(self) -> Tensor:
+        """The probabilities ``[..., K]``, fp32."""
+        logits = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
+        return (logits / self.temperature + self.column + self.row[..., None]).exp_()
+
+
+class TeacherLogits(NamedTuple):
+    """What the teacher whose outputs are the targets says, before it is centred."""
+
+    cls: Tensor  # [G*B, D] normed
+    cls_logits: Tensor  # [G, B, K]
+    masked_logits: Tensor  # [M, K]
+    grid: tuple[int, int]  # the student's
+    patches: Tensor | None = None  # [G*B, P, D] normed; None after a pass that several students share
+
+    def view(self, cls_targets: Targets, patch_targets: Targets) -> TeacherView:
+        """With what has become of the logits in their place."""
+        return TeacherView(self.cls, self.patches, self.grid, cls_targets=cls_targets, patch_targets=patch_targets)
+
+
+class TeacherView(NamedTuple):
+    """What one teacher says about the global crops of a batch; None: nothing of that kind."""
+
+    cls: Tensor | None = None  # [G*B, D'] normed
+    patches: Tensor | None = None  # [G*B, P, D'] normed, on ``grid``
+    grid: tuple[int, int] | None = None  # (rows, cols), the student's
+    tokens: Tensor | None = None  # [M, D'] of the masked patches, or [G*B*P, D'] of all
+    cls_targets: Targets | None = None  # [G, B, K]
+    patch_targets: Targets | None = None  # [M, K], of the masked patches
+
+
+@dataclass(frozen=True)
 class StepContext:
     """Everything an objective may look at in one step."""
 
@@ -83,7 +125,7 @@ class StepContext:
     student_global: StudentView
     student_local: StudentView
     student_heads: nn.ModuleDict  # trained heads by name, for objectives that have one of their own
-    teachers: dict[str, dict[str, Any]]  # by name: "ema" always, "gram" and "da3" when there is one
+    teachers: dict[str, TeacherView]  # by name: "ema" always, the others of the config when they have something to say
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ def prepare(folder: Path) -> None:
 
 def main() -> None:
     from dinov3 import cli
-    from dinov3.models import command as models
     from dinov3.models.da3 import VARIANTS, DA3Spec
+    from dinov3.weights import models_command as models
 
     at, results = sys.argv[1:]
     VARIANTS["small"] = DA3Spec(32, 4, 2, alt_start=2)

@@ -31,10 +31,15 @@ ALLOWED: dict[str, set[str]] = {
     "teachers": NUMERICS,
     "objectives": NUMERICS | {"teachers"},
     "eval": NUMERICS | {"pictures"},
+    "dense": NUMERICS | {"pictures"},
+    "finetune": NUMERICS | {"pictures"},
+    # the metric before and after compression is that of the probes
+    "compress": NUMERICS | {"eval", "finetune", "pictures"},
     "train": NUMERICS | {"teachers", "objectives", "eval", "pictures"},
     "launch": NUMERICS | {"teachers", "objectives", "train"},
     "utility": {"models", "teachers"},
-    "cli": NUMERICS | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey"},
+    "cli": NUMERICS
+    | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey", "dense", "finetune", "compress"},
 }
 SOURCES = sorted([*(ROOT / "dinov3").rglob("*.py"), *(ROOT / "utility").rglob("*.py")])
 

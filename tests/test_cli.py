@@ -78,6 +78,6 @@ def test_ctrl_c_is_one_word_and_no_traceback(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dinov3.config.command.explain", interrupted)
+    monkeypatch.setattr("dinov3.config.about.command.explain", interrupted)
     assert cli.main(["config", "explain", "optim"]) == 130
     assert capsys.readouterr().err == "interrupted\n"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from dinov3.config.about.default_yaml import default_yaml
+from dinov3.config.about.usage import dead_but_read, unread_keys
 from dinov3.config.archs import CONVNEXT_ARCHS, VIT_ARCHS
-from dinov3.config.default_yaml import default_yaml
 from dinov3.config.load import load_config, parse_override, to_yaml
 from dinov3.config.schema import Config, StudentConfig
 from dinov3.config.spec import choices_of, hints
-from dinov3.config.usage import dead_but_read, unread_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENTS = sorted((ROOT / "configs" / "train" / "students").glob("*.yaml"))

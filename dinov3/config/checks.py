@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from dinov3.config.archs import VIT_ARCHS
-from dinov3.config.blocks_train import OTHER_CONTENT
+from dinov3.config.blocks.train import OTHER_CONTENT
 from dinov3.config.derived import CONVNEXT_STRIDE, DA3_PATCH, crop_sizes, da3_input_size, statistics_batch
 from dinov3.config.errors import KeyProblem
 from dinov3.config.names import hint_of

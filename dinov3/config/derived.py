@@ -20,6 +20,12 @@ def statistics_batch(cfg: Config) -> int:
     return images_per_process(cfg) if cfg.train.accumulation == "exact" else cfg.train.batch_size_per_gpu
 
 
+def fused(cfg: Config, device_type: str) -> bool:
+    """Whether what ``compute_precision.fused`` names takes its fused form on a device of this type."""
+    setting = cfg.compute_precision.fused
+    return setting == "always" or (setting == "auto" and device_type == "cuda" and cfg.train.compile)
+
+
 class CropSizes(NamedTuple):
     """One resolution of training. Sides in px."""
 

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
 
+from dinov3.config.about.default_yaml import default_yaml
 from dinov3.config.arguments import COMMAND_LINE, not_an_override
 from dinov3.config.convert import as_text, convert, convert_block
-from dinov3.config.default_yaml import default_yaml
 from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import ConfigError, KeyProblem
 from dinov3.config.kind import Schema

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dinov3.config.blocks_data import DataConfig
-from dinov3.config.blocks_train import (
+from dinov3.config.blocks.data import DataConfig
+from dinov3.config.blocks.train import (
     CheckpointingConfig,
     LoggingConfig,
     LoopConfig,

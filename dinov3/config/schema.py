@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dinov3.config.blocks_continued import FeatureAnchorConfig, FeatureDistillationConfig, HeadWarmupConfig, LoraConfig
-from dinov3.config.blocks_data import CropsConfig, DataConfig, DriftConfig, EvaluationConfig, KnnConfig
-from dinov3.config.blocks_loss import (
+from dinov3.config.blocks.continued import FeatureAnchorConfig, FeatureDistillationConfig, HeadWarmupConfig, LoraConfig
+from dinov3.config.blocks.data import CropsConfig, DataConfig, DriftConfig, EvaluationConfig, KnnConfig
+from dinov3.config.blocks.loss import (
     Da3Config,
     DinoConfig,
     GramConfig,
     IbotConfig,
     ScheduleConfig,
 )
-from dinov3.config.blocks_model import (
+from dinov3.config.blocks.model import (
     ComputePrecisionConfig,
     DistillationConfig,
     DistilledStudentConfig,
@@ -24,7 +24,7 @@ from dinov3.config.blocks_model import (
     StudentConfig,
     TeacherConfig,
 )
-from dinov3.config.blocks_train import (
+from dinov3.config.blocks.train import (
     CheckpointingConfig,
     DatasetPart,
     LoggingConfig,

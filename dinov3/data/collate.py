@@ -16,7 +16,7 @@ from torch import Tensor
 from dinov3.contracts import CropBatch
 from dinov3.data.crops import GLOBAL_CROPS
 from dinov3.data.masking import MaskingGenerator, circularly_shifted, mask_counts
-from dinov3.data.photometric import send
+from dinov3.distributed.transfer import send
 
 Sample = tuple[Mapping[str, Sequence[Tensor]], Any]  # (crops by name, label)
 

@@ -10,14 +10,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from dinov3.config.derived import fused
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
-from dinov3.data.augmentation import Augmentation, crop_params
+from dinov3.data.augment import photometric, photometric_fused
+from dinov3.data.augment.augmentation import Augmentation, crop_params
+from dinov3.data.augment.photometric import Normalization
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.collate import assemble
 from dinov3.data.crops import GLOBAL_CROPS
 from dinov3.data.errors import DataError
-from dinov3.data.photometric import Normalization, render
 from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.workers import Filler
 
@@ -38,6 +40,7 @@ class BatchRenderer:
         self.augmentation = Augmentation.from_config(cfg)
         self.normalization = Normalization(crops.rgb_mean, crops.rgb_std, dtype, device)
         self.gram_distortions = not crops.gram_teacher_no_distortions
+        self.render = photometric_fused.render if fused(cfg, device.type) else photometric.render
 
     def __call__(self, slot: Tensor, crops: Tensor, position: int, part: int = 0) -> CropBatch:
         """This process's ``part`` of the batch at ``position``, from its ``slot`` on the host and its ``crops`` (the slot's head) on the device.
@@ -49,16 +52,16 @@ class BatchRenderer:
         params = crop_params(layout.draws.within(slot).numpy(), self.augmentation, geometry)
         n_global = GLOBAL_CROPS * writer.batch_size
         for_global, for_local = params[:n_global], params[n_global:]
-        global_crops, clean = render(
+        global_crops, clean = self.render(
             layout.global_crops.within(crops).flatten(0, 1),
             for_global.with_sigma_scaled(geometry.global_size / largest),
             self.normalization,
             clean_size=resolution.clean_size,
         )
-        local_crops, _ = render(layout.local_crops.within(crops).flatten(0, 1), for_local, self.normalization)
+        local_crops, _ = self.render(layout.local_crops.within(crops).flatten(0, 1), for_local, self.normalization)
         gram = None
         if layout.gram_crops is not None:
-            gram, _ = render(
+            gram, _ = self.render(
                 layout.gram_crops.within(crops).flatten(0, 1),
                 for_global.with_sigma_scaled(layout.gram_crops.shape[2] / largest),
                 self.normalization,
@@ -91,6 +94,9 @@ class HostFeed:
         self.filler.release()
         return batch, bad
 
+    def stage_ahead(self) -> None:
+        """Nothing: here the host renders, and it has no time while the consumer computes."""
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -113,6 +119,9 @@ def one_thread() -> Iterator[None]:
 class DeviceFeed:
     """Copies and renders on a stream of its own; the next batch is on its way while the consumer computes.
 
+    ``get`` stages the next batch when it is there. One that becomes ready later is staged by ``stage_ahead``, which the
+    consumer calls when the device has enough to do and before the host waits for it.
+
     The ring is page-locked, so copies do not stop the host. A slot is released when its copy has finished.
     """
 
@@ -122,6 +131,7 @@ class DeviceFeed:
         self.staged: deque[tuple[CropBatch, list[BadSample], torch.cuda.Event]] = deque()
         self.copies: deque[torch.cuda.Event] = deque()  # of slots not yet released
         self.locked = lock_pages(filler.memory, device)
+        self.next = 0  # the batch that ``get`` gives next
 
     def get(self, number: int) -> tuple[CropBatch, list[BadSample]]:
         """Batch ``number`` and the images that could not be read."""
@@ -134,9 +144,14 @@ class DeviceFeed:
             if isinstance(value, Tensor):
                 value.record_stream(consumer)
         self._release_copied()
-        if self.filler.ready(number + 1):
-            self._stage(number + 1)
+        self.next = number + 1
+        self.stage_ahead()
         return batch, bad
+
+    def stage_ahead(self) -> None:
+        """Start the next batch if it is there and not on its way; never waits for workers."""
+        if not self.staged and self.filler.ready(self.next):
+            self._stage(self.next)
 
     def _stage(self, number: int) -> None:
         self._release_copied()
@@ -170,4 +185,14 @@ def lock_pages(memory: Tensor, device: torch.device) -> bool:
         error = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0))
     if error:
         log.warning("the loader's memory cannot be page-locked (CUDA error %d): copies to the GPU are slower", error)
+        clear_last_error(device)
     return error == 0
+
+
+def clear_last_error(device: torch.device) -> None:
+    """Forget the error a CUDA call has returned, which the next kernel launch would report as its own.
+
+    CUDA keeps it until somebody reads it. torch reads it after every launch: so one is made whose report nobody needs.
+    """
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device=device)

@@ -95,6 +95,14 @@ class CropLoader(Iterator[CropBatch]):
         self.wait_seconds += time.perf_counter() - started
         return batch
 
+    def stage_ahead(self) -> None:
+        """Start the next batch on its way to the device if workers have finished it; never waits.
+
+        For the moment at which the device has a step to do and the host is about to wait for it.
+        """
+        if not self._closed:
+            self._feed.stage_ahead()
+
     def names_at(self, positions: Iterable[int]) -> list[str]:
         """What the images at these positions of the stream are called."""
         wanted = np.array(list(positions), dtype=np.int64)

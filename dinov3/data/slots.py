@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dinov3.data.augmentation import PHOTOMETRIC_DRAWS
+from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS
 from dinov3.data.crops import GLOBAL_CROPS, CropGeometry
 
 ALIGNMENT = 64  # bytes: a cache line

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -181,6 +182,8 @@ class WorkerPool:
         slots = -(-workers * PREFETCH // self._chunks) + 2  # one at the consumer, one on its way to the device
         context: BaseContext = multiprocessing.get_context(start_method or "forkserver")
         context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
+        with signals_blocked():  # SLURM's SIGUSR2 would end it; by itself, for it takes the mask away from what follows
+            resource_tracker.ensure_running()
         self._job = Job(
             writer=writer,
             position=position,

@@ -18,7 +18,9 @@ class Look(Generic[S]):
     """
 
     name: str
-    period = 0  # steps between two; 0: before and after training only
+    period = (
+        0  # steps between two, also when it is off: runs that share their steps stop together; 0: at both ends only
+    )
     in_rows = True  # ``measure`` gives figures: a step that has a row of evaluation.jsonl is not measured again
 
     def due(self, step: int, *, ends: bool) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dinov3.config.blocks_train import OTHER_CONTENT
+from dinov3.config.blocks.train import OTHER_CONTENT
 from dinov3.config.changes import Changes, changed_keys, refuse_fixed, with_defaults
 from dinov3.config.dump import to_dict
 from dinov3.config.errors import ConfigError

@@ -28,8 +28,8 @@ from dinov3.runs.faults import Point, hit
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.progress import ProgressLine
 from dinov3.runs.records import Records
-from dinov3.runs.requeue import requeue
-from dinov3.runs.signals import StopRequest
+from dinov3.runs.requeue import RESERVE, STAYS, next_turn
+from dinov3.runs.signals import Asked, StopRequest
 from dinov3.runs.watchdog import Watchdog
 from dinov3.system.errors import EXIT_DONE, EXIT_FORGOTTEN, EXIT_NON_FINITE, EXIT_PREEMPTED, Foreseeable
 from dinov3.system.rows import read_rows
@@ -125,6 +125,7 @@ class Trainer(Generic[B]):
                 clip_grad=cfg.optim.clip_grad,
                 stop_requested=self.stop.signal_name is not None,
                 save_ended=self.saver.ended,
+                meanwhile=self.stream.stage_ahead,
             )
             if result.taken:
                 counters.skipped_in_a_row = 0
@@ -158,9 +159,10 @@ class Trainer(Generic[B]):
         if self.records is None:  # not the main process
             return
         row: dict[str, Any] = {}
-        for look in due:
-            with self._forgiving(look):
-                row |= look.measure(scene)
+        with self._eagerly():
+            for look in due:
+                with self._forgiving(look):
+                    row |= look.measure(scene)
         if row:
             self.records.evaluation({"step": self.counters.step, **row})
 
@@ -182,10 +184,17 @@ class Trainer(Generic[B]):
 
     def _draw(self) -> None:
         scene = self.scene(self.counters.step)
-        if self.records is not None:
+        if self.records is None:
+            return
+        with self._eagerly():
             for look in self.looks:
                 with self._forgiving(look):
                     look.finish(scene)
+
+    def _eagerly(self) -> contextlib.AbstractContextManager[object]:
+        """Batches of other shapes must not use up the graphs that training compiles."""
+        on_gpu = self.task.device.type == "cuda"  # elsewhere nothing is compiled, and asking would import the compiler
+        return torch.compiler.set_stance("force_eager") if on_gpu else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _forgiving(self, look: Look[Any]) -> Iterator[None]:
@@ -212,11 +221,13 @@ class Trainer(Generic[B]):
         self.peers.barrier()  # torchrun ends all processes as soon as one has ended with an error
 
     def _stop_as_asked(self) -> None:
-        """The state is saved and a signal, perhaps another process's, asked to stop: requeue when it was SIGUSR2."""
-        wanted = torch.tensor(float(self.stop.requeue), device=self.task.device)
-        again = self.peers.any_of(bool(all_reduce_max(wanted)))
+        """The state is saved and a signal, perhaps another process's, asked to stop: another turn if it is to have one."""
+        asked = torch.tensor(float(self.stop.asked), device=self.task.device)
+        asked_of_all = Asked(int(max(self.peers.numbers(float(all_reduce_max(asked))))))
+        self.watchdog.beat("asking for another turn", slow=True)
         if is_main():
-            what_next = requeue() if again and self.peers.is_first else "the same command continues"
+            until = max(self.stop.since + self.cfg.checkpointing.preemption_notice - RESERVE, time.monotonic())
+            what_next = next_turn(asked_of_all, until) if self.peers.is_first else STAYS
             name = self.stop.signal_name or "a signal to another process"
             print(f"\n{name}: saved at step {self.counters.step}; {what_next}", flush=True)
         if self.records is not None:

@@ -1,10 +1,11 @@
-"""``dinov3 eval knn|linear|logreg|retrieval``: how good are frozen features on labelled images?"""
+"""``dinov3 eval TASK``: how good are frozen features? The tasks on labelled images are here, the others in OTHERS."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,6 +30,16 @@ TASKS = {
     "linear": "a linear probe, its learning rate chosen on held-out training images",
     "logreg": "logistic regression (scikit-learn), its penalty chosen on held-out training images",
     "retrieval": "mean average precision and recall of cosine search",
+}
+# Evaluations with a module of their own: ``add_arguments(parser)`` and ``execute(args)``. Imported by name when chosen.
+OTHERS = {
+    "seg": ("dinov3.dense.segment_command", "segmentation: a linear head and dense k-NN on frozen patches, mIoU"),
+    "depth": ("dinov3.dense.depth_command", "depth: a linear head over bins on frozen patches, RMSE"),
+    "match": (
+        "dinov3.dense.matching.match_command",
+        "correspondence: homographies, SPair, NAVI, keypoints; raw and debiased",
+    ),
+    "track": ("dinov3.dense.video.track_command", "tracking: masks of a first frame carried through videos, J&F"),
 }
 POOLED = ("cls", "mean", "cls+mean")
 SEED: dict[str, tuple[Any, str]] = {"seed": (0, "of the held-out rows and their order")}
@@ -58,6 +69,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             shown = " ".join(f"{value:g}" for value in (default if isinstance(default, list) else [default]))
             flag = f"--{option.replace('_', '-')}"
             task.add_argument(flag, nargs=nargs, type=kind, default=default, help=f"{meaning} (default {shown})")
+        task.set_defaults(run=execute_labelled)
+    for name, (module, text) in OTHERS.items():
+        room = import_module(module)
+        task = tasks.add_parser(name, help=text)
+        room.add_arguments(task)
+        task.set_defaults(run=room.execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the task that was chosen."""
+    code: int = args.run(args)
+    return code
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +96,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=expanded, help="folder of feature sets (default: in the user's cache folder)")
 
 
-def execute(args: argparse.Namespace) -> int:
-    """Run the command."""
+def execute_labelled(args: argparse.Namespace) -> int:
+    """Run a task on labelled images."""
     if args.task == "logreg" and find_spec("sklearn") is None:
         raise FeatureError("logreg needs scikit-learn: pip install 'dinov3[eval]'")
     check_numbers(args)

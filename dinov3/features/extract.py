@@ -16,10 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dinov3.data.decode import USUAL, Reading
+from dinov3.distributed.allocation import refuse_unused_gpus
 from dinov3.engine.precision import DTYPES
 from dinov3.features.preprocess import Picture, Preprocess
 from dinov3.features.tokens import POOLS, Pool, Tokens
 from dinov3.models.backbone import Backbone
+from dinov3.system.cores import cores
 from dinov3.weights.own import load_backbone
 
 DEFAULT_SIZE = 224  # px: what released models are evaluated at
@@ -47,7 +50,9 @@ class FeatureExtractor:
         threads: int | None = None,
     ) -> None:
         """``dtype``: fp32, bf16 or fp16 autocast; auto is bf16 on a GPU that has it, else fp32. ``threads`` read and
-        resize images; the default is one a core."""
+        resize images; the default is one a core. ConfigError for ``auto`` where GPUs were given and torch sees none."""
+        if device == "auto" and not torch.cuda.is_available():
+            refuse_unused_gpus()
         self.device = known_device(device)
         if dtype != "auto" and dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
@@ -58,9 +63,7 @@ class FeatureExtractor:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: at least 1")
         self.batch_size = batch_size
-        # macOS and Windows have no affinity
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = threads or cores
+        self.threads = threads or cores()
         self._forward: Callable[..., Any] = torch.compile(backbone) if compile else backbone
         layers = cast(Any, backbone).get_intermediate_layers
         self._forward_layers: Callable[..., Any] = torch.compile(layers) if compile else layers
@@ -228,6 +231,7 @@ def preprocess_of(
         size=None if size == "native" else size,
         max_side=max_side,
         interpolation=interpolation,
+        reading=Reading(value_range=tuple(statistics["value_range"])) if "value_range" in statistics else USUAL,
     )
 
 

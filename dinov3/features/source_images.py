@@ -42,7 +42,7 @@ class SourceImages:
 
     def _prepare(self, index: int) -> Tensor | BadSample:
         try:
-            pixels = read_image(self._source, index)
+            pixels = read_image(self._source, index, self._extractor.preprocess.reading)
         except BadImage as error:
             return BadSample(self._source.name(index), str(error))
         try:

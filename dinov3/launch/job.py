@@ -1,21 +1,26 @@
 """What runs on the machines of a job: ``python -m dinov3.train``, started by srun or by torchrun.
 
-submitit pickles these objects and every process of the job calls one; a requeued job calls the same one again, with the
-same arguments, and the run continues. Nothing here loads torch: the environment is set before that.
+Under SLURM every task runs ``python -m dinov3.launch.job -- ARGUMENTS``. On this machine submitit pickles an object and
+every process of the job calls it. A requeued job does the same again, with the same arguments, and the run continues.
+Nothing here loads torch: the environment is set before that.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from submitit.core.utils import DelayedSubmission
 from submitit.helpers import TorchDistributedEnvironment
 
+from dinov3.launch.script import TORCHRUN_WAITS
+
 # torchrun forwards only these; SIGUSR1 and SIGUSR2 would otherwise end it and leave its processes behind.
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
-SHUTDOWN_TIMEOUT = 300  # least seconds torchrun waits for a save before it kills; its default is 30
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,17 @@ class TorchrunJob:
 
     argv: tuple[str, ...]
     processes: int
-    shutdown_timeout: int = SHUTDOWN_TIMEOUT
+    shutdown_timeout: int = TORCHRUN_WAITS
 
     def __call__(self) -> int:
+        """Become torchrun; does not return."""
         group = TorchDistributedEnvironment()
         command = self.command(
             *("--nnodes", str(group.world_size), "--node-rank", str(group.rank)),
             *("--master-addr", group.master_addr, "--master-port", str(group.master_port)),
         )
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)  # until torchrun has its own handlers: they would end it
         os.execv(command[0], command)  # the signals go straight to torchrun
 
     def command(self, *machines: str) -> list[str]:
@@ -73,3 +81,20 @@ class TorchrunJob:
     def checkpoint(self) -> DelayedSubmission:
         """SIGUSR2 before torchrun has taken over: the same job again."""
         return DelayedSubmission(self)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """A task of a SLURM job: ``[--torchrun PROCESSES] -- ARGUMENTS`` of ``python -m dinov3.train``."""
+    parser = argparse.ArgumentParser(prog="python -m dinov3.launch.job")
+    parser.add_argument("--torchrun", type=int, help="training processes of this machine, which torchrun starts")
+    parser.add_argument("--shutdown-timeout", type=int, default=TORCHRUN_WAITS)
+    given = list(sys.argv[1:] if argv is None else argv)
+    own, training = given[: given.index("--")], tuple(given[given.index("--") + 1 :])
+    args = parser.parse_args(own)
+    if args.torchrun:
+        return TorchrunJob(training, args.torchrun, args.shutdown_timeout)()
+    return TrainingJob(training)()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,7 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE, Controller, LocalExe
 from dinov3.system.errors import EXIT_PREEMPTED
 
 POLL = 0.1  # seconds
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 GRACE = 300  # seconds the tasks have after a second Ctrl-C's SIGTERM, as torchrun's shutdown timeout
 
 
@@ -28,7 +29,7 @@ class JobController(Controller):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.requeue = False
-        for number in (signal.SIGTERM, signal.SIGUSR2):
+        for number in PASSED_ON:
             signal.signal(number, self._forward_signal)
 
     def _forward_signal(self, number: int, *_: Any) -> None:
@@ -62,7 +63,7 @@ class Executor(LocalExecutor):
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_NTASKS": str(tasks),
             "SUBMITIT_LOCAL_COMMAND": command,
-            "SUBMITIT_LOCAL_TIMEOUT_S": str(60 * asked["timeout_min"]),
+            "SUBMITIT_LOCAL_TIMEOUT_S": str(round(60 * asked["timeout_min"])),
             "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(asked["signal_delay_s"]),
             "SUBMITIT_LOCAL_NODEID": "0",
             "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
@@ -76,22 +77,25 @@ class Executor(LocalExecutor):
         return LocalJob(folder=self.folder, job_id=str(process.pid), tasks=list(range(tasks)), process=process)
 
 
-def executor(folder: Path, *, tasks: int, gpus: int, minutes: int, notice: int) -> Executor:
+def executor(folder: Path, *, tasks: int, gpus: int, seconds: int, notice: int) -> Executor:
     """An executor for ``tasks`` processes with ``gpus`` GPUs between them."""
     local = Executor(folder)
-    local.update_parameters(tasks_per_node=tasks, gpus_per_node=gpus, timeout_min=minutes, signal_delay_s=notice)
+    local.update_parameters(tasks_per_node=tasks, gpus_per_node=gpus, timeout_min=seconds / 60, signal_delay_s=notice)
     return local
 
 
 def follow(job: LocalJob[Any]) -> int:
     """Show the output of process 0 until the job ends; its exit code.
 
-    Ctrl-C saves and stops it, a second one kills it; SIGTERM and SIGUSR2 are passed on to it.
+    Ctrl-C saves and stops it, a second one kills it; SIGTERM, SIGUSR1 and SIGUSR2 are passed on to it, and SIGHUP, by
+    which a closed terminal says so, as SIGTERM.
     """
     process, log = job._process, JobPaths(job.paths.folder, job.job_id, 0).stdout
     assert process is not None
     seen = 0
-    earlier = {n: signal.signal(n, lambda n, _: process.send_signal(n)) for n in (signal.SIGTERM, signal.SIGUSR2)}
+    earlier = {number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in PASSED_ON}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it is
+        earlier[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: process.send_signal(signal.SIGTERM))
     try:
         while process.poll() is None:
             seen = _show(log, seen)

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from dinov3.data.torchvision_compat import operators_load
+from dinov3.system.cores import cores
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -99,7 +100,7 @@ def probe(out: Path) -> Machine:
             (found for c in (os.environ.get("CC"), "gcc", "cc", "clang") if c and (found := shutil.which(c))), None
         ),
         triton=importlib.util.find_spec("triton") is not None,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         memory=_memory(),
         shm=shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else None,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],

@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_origin
@@ -14,10 +16,26 @@ from dinov3.config.convert import convert_block
 from dinov3.config.errors import ConfigError, KeyProblem
 from dinov3.config.spec import hints, key, spec_of, without_null
 from dinov3.config.yaml_file import read_yaml
+from dinov3.launch import clock
 from dinov3.system.paths import expanded
 
-CLOCK = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]\d)(?::[0-5]\d)?")
 SBATCH_OPTION = re.compile(r"[a-z][a-z0-9-]*")
+# Options of sbatch that have one here, by their name in sbatch.
+OWN = {
+    name: name for name in ("nodes", "gpus-per-node", "cpus-per-task", "mem", "time", "partition", "account", "qos")
+} | {"constraint": "constraint", "job-name": "job-name", "ntasks-per-node": "tasks-per-node"}
+# Options of sbatch that a job cannot work with, and why.
+CANNOT = {
+    "array": "all elements would train in one folder: submit one job for each run",
+    "ntasks": "the processes of a job are --nodes times --tasks-per-node",
+    "wrap": "what the job runs is the training command",
+    **dict.fromkeys(("output", "error", "open-mode"), "the logs go to the folder slurm of the run"),
+    "signal": "SIGUSR2 comes checkpointing.preemption_notice seconds before the end",
+    **dict.fromkeys(("requeue", "no-requeue"), "a job that was stopped goes on with its next turn"),
+    **dict.fromkeys(("test-only", "help", "usage", "version"), "it would send nothing"),
+}
+# Unicode categories that no name has: control characters, halves of characters, separators of lines.
+UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 
 
 @dataclass
@@ -27,7 +45,9 @@ class Resources:
     tasks_per_node: int | None = key(None, "processes on each machine; default: one a GPU, without GPUs one", ge=1)
     cpus_per_task: int | None = key(None, "cores of each process; default: train.num_workers + 2", ge=1)
     mem: str | None = key(None, "memory of each machine, e.g. 480G; 0: all of it")
-    time: str = key("24:00:00", "time limit, [days-]hours:minutes[:seconds] or minutes; the job requeues itself")
+    time: str = key(
+        "24:00:00", "time limit as in SLURM: minutes, hours:minutes:seconds, days-hours, …; the job requeues itself"
+    )
     partition: str | None = key(None, "partition, or several with commas")
     account: str | None = key(None, "account that pays")
     qos: str | None = key(None, "quality of service")
@@ -41,7 +61,9 @@ class Resources:
     srun_args: list[str] = key(
         [], "argument for srun, e.g. --srun-args=--container-image=/images/train.sqsh; may be repeated"
     )
-    sbatch: dict[str, str] = key({}, "any other option of sbatch, e.g. exclude=node07; may be repeated")
+    sbatch: dict[str, str] = key(
+        {}, "any other option of sbatch, e.g. exclude=node07, or exclusive= for one without a value; may be repeated"
+    )
 
     @property
     def tasks(self) -> int:
@@ -54,15 +76,11 @@ class Resources:
         return 8 if self.gpus_per_node is None else self.gpus_per_node
 
     @property
-    def minutes(self) -> int:
+    def seconds(self) -> int:
         """The time limit. KeyProblem when ``time`` is none."""
-        if self.time.isdigit() and int(self.time) > 0:
-            return int(self.time)
-        match = CLOCK.fullmatch(self.time)
-        parts = {k: int(v or 0) for k, v in match.groupdict().items()} if match else {}
-        total = parts.get("days", 0) * 1440 + parts.get("hours", 0) * 60 + parts.get("minutes", 0)
-        if total == 0:
-            raise KeyProblem("time", f"{self.time!r} is not a time limit: write [days-]hours:minutes, or minutes")
+        total = clock.seconds(self.time)
+        if not total:
+            raise KeyProblem("time", f"{self.time!r} is not a time limit: write {clock.FORMATS}")
         return total
 
 
@@ -113,19 +131,45 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise KeyProblem("sbatch", f"{text!r} is not option=value")
+            raise KeyProblem("sbatch", f"{text!r} is not option=value (option= for one without a value)")
         pairs[name.removeprefix("--")] = value
     return pairs
 
 
 def _check(resources: Resources) -> Resources:
-    _ = resources.minutes
+    for name, text in _texts(resources):
+        if problem := unprintable(text):
+            raise KeyProblem(name, problem)
+    _ = resources.seconds
     for name in resources.sbatch:
         if not SBATCH_OPTION.fullmatch(name):
             raise KeyProblem("sbatch", f"{name!r} is not the long name of an option of sbatch")
+        if name in OWN:
+            raise KeyProblem("sbatch", f"{name} has an option of its own: --{OWN[name]}")
+        if name in CANNOT:
+            raise KeyProblem("sbatch", f"{name} cannot be given: {CANNOT[name]}")
     return resources
 
 
-def absolute(path: Path) -> Path:
-    """Where a path of the command line lies, whatever folder the job starts in."""
-    return expanded(path).absolute()
+def _texts(resources: Resources) -> Iterator[tuple[str, str]]:
+    """Every text in ``resources`` with the name of its field."""
+    for field in fields(Resources):
+        value = getattr(resources, field.name)
+        values = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        for text in values if isinstance(values, list) else [values]:
+            if isinstance(text, str):
+                yield field.name, text
+
+
+def unprintable(text: str) -> str | None:
+    """What is wrong with a text that is to be one line of a script; None when nothing is."""
+    bad = next((c for c in text if unicodedata.category(c) in UNPRINTABLE), None)
+    return None if bad is None else f"{text!r} holds {bad!r}: it is to be one line of printable text"
+
+
+def absolute(path: Path, option: str = "--output-dir") -> Path:
+    """Where a path of the command line lies, whatever folder the job starts in. ConfigError for one of several lines."""
+    found = expanded(path).absolute()
+    if problem := unprintable(str(found)):
+        raise ConfigError("command line", option, problem)
+    return found

@@ -1,67 +1,18 @@
-"""A job for SLURM: the sbatch script, and sending it."""
+"""Sending a script to SLURM, and what can be asked of it before."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import re
 import shutil
+import subprocess
+import uuid
 from pathlib import Path
-from typing import Any
-
-import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from dinov3.config.errors import ConfigError
-from dinov3.launch.job import TorchrunJob, TrainingJob
+from dinov3.launch import clock
 from dinov3.launch.resources import Resources
 
-# One process that fails ends the job at once: the others would wait for it until a timeout, on paid GPUs.
-SRUN_ARGS = ("--kill-on-bad-exit=1",)
-
-
-class Executor(submitit.SlurmExecutor):
-    """submitit's, which can also write the script of a job where there is no SLURM."""
-
-    @classmethod
-    def affinity(cls) -> int:
-        return 2
-
-    def script(self) -> str:
-        """The text that ``submit`` hands to sbatch."""
-        text: str = self._make_submission_file_text(self._submitit_command_str, "")
-        return text
-
-
-def executor(resources: Resources, folder: Path, *, notice: int, cpus_per_task: int, name: str) -> Executor:
-    """An executor whose script and logs go to ``folder``; ``notice``: seconds between SIGUSR2 and the time limit."""
-    slurm = Executor(folder, python=resources.python)
-    torchrun = resources.launcher == "torchrun"  # one task a machine, which starts the others
-    tasks = 1 if torchrun else resources.tasks
-    cores = cpus_per_task * (resources.tasks if torchrun else 1)
-    # In sbatch's own words, whatever submitit calls them. --requeue: a cluster's default may forbid it. No USR1: NCCL's.
-    options: dict[str, Any] = {"requeue": True, "signal": f"USR2@{notice}"}
-    for option in ("partition", "account", "qos", "constraint", "mem"):
-        value = getattr(resources, option)
-        if value is not None:
-            options[option] = value
-    options |= resources.sbatch
-    slurm.update_parameters(
-        job_name=resources.job_name or name,
-        nodes=resources.nodes,
-        ntasks_per_node=tasks,
-        cpus_per_task=cores,
-        gpus_per_node=resources.gpus or None,
-        time=resources.minutes,
-        setup=resources.setup or None,
-        srun_args=[
-            *SRUN_ARGS,
-            f"--cpus-per-task={cores}",
-            *resources.srun_args,
-        ],  # since 22.05 srun does not inherit it
-        additional_parameters=options,
-        wckey=None,  # submitit's default is refused where these are checked
-    )
-    return slurm
+TIMEOUT = 60  # seconds for an answer of scontrol
 
 
 def refuse_without_sbatch() -> None:
@@ -70,16 +21,60 @@ def refuse_without_sbatch() -> None:
         raise ConfigError("submit", "", "no sbatch here: use a login node of a SLURM cluster, --dry-run, or --local")
 
 
-def submit(slurm: Executor, job: TrainingJob | TorchrunJob) -> str:
-    """Send the job; its number. ConfigError, and nothing of it left behind, when sbatch refuses."""
-    before = set(slurm.folder.iterdir()) if slurm.folder.exists() else set()
+def send(text: str, logs: Path) -> tuple[str, str]:
+    """Send a script: the number of the job, and what sbatch said beside it. The script is kept in the folder ``logs``.
+
+    ConfigError when sbatch refuses; OSError when ``logs`` cannot be written. Then nothing is left of it.
+    """
+    made = [folder for folder in (logs, *logs.parents) if not folder.exists()]
+    logs.mkdir(parents=True, exist_ok=True)
+    file = logs / f"{uuid.uuid4().hex}_submission.sh"
+    number = None
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats sbatch's words there
-            return str(slurm.submit(job).job_id)
-    except (FailedJobError, FailedSubmissionError) as error:
-        for path in set(slurm.folder.iterdir()) - before:
-            path.unlink()
-        reason = [line for line in str(error).splitlines() if line.startswith("sbatch:")] or str(error).splitlines()[
-            -1:
-        ]
-        raise ConfigError("sbatch", "", " ".join(line.removeprefix("sbatch:").strip() for line in reason)) from None
+        file.write_text(text, encoding="utf-8")
+        done = subprocess.run(["sbatch", str(file)], capture_output=True, text=True, errors="replace")
+        found = re.search(r"\bjob (\d+)", done.stdout)
+        if done.returncode or found is None:
+            raise ConfigError("sbatch", "", one_line(done.stderr or done.stdout) or f"exit code {done.returncode}")
+        number = found[1]
+    finally:
+        if number is None:
+            file.unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
+    file.rename(logs / f"{number}_submission.sh")
+    return number, one_line(done.stderr)
+
+
+def one_line(said: str) -> str:
+    """What sbatch said in several lines."""
+    lines = (line.removeprefix("sbatch:").strip().removeprefix("error:").strip() for line in said.splitlines())
+    return "; ".join(line for line in lines if line)
+
+
+def refuse_longer_than_partition(resources: Resources) -> None:
+    """ConfigError when every partition of the job has a limit below ``--time``: the job would wait for ever.
+
+    A quality of service may lift the limit, so nothing is said with one; nor where SLURM does not answer.
+    """
+    limits = [] if resources.qos else partition_limits(resources.partition)
+    if limits and all(limit is not None and limit < resources.seconds for _, limit in limits):
+        words = ", ".join(f"{name} at most {clock.in_words(limit or 0)}" for name, limit in limits)
+        problem = f"{resources.time} is {clock.in_words(resources.seconds)}, but the partition allows less ({words})"
+        raise ConfigError("command line", "--time", f"{problem}: the job would wait for ever")
+
+
+def partition_limits(wanted: str | None) -> list[tuple[str, int | None]]:
+    """Name and MaxTime in seconds (None: no limit) of the partitions ``a,b``, or of the default one; [] if unknown."""
+    if shutil.which("scontrol") is None:
+        return []
+    try:
+        command = ["scontrol", "show", "partition", "-o"]
+        said = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    partitions = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in said.splitlines()]
+    names = wanted.split(",") if wanted else [p["PartitionName"] for p in partitions if p.get("Default") == "YES"]
+    return [
+        (p["PartitionName"], clock.seconds(p.get("MaxTime", ""))) for p in partitions if p.get("PartitionName") in names
+    ]

@@ -15,11 +15,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dinov3.losses.sinkhorn import Targets, accumulate_dtype, probabilities, row_slices
+from dinov3.contracts import Targets
+from dinov3.losses.passes import PLAIN, Passes, accumulate_dtype
 
 
 def dino_cross_entropy(
-    student_logits: Tensor, targets: Targets, student_temp: float = 0.1, *, ignore_diagonal: bool = False
+    student_logits: Tensor,
+    targets: Targets,
+    student_temp: float = 0.1,
+    *,
+    ignore_diagonal: bool = False,
+    passes: Passes = PLAIN,
 ) -> Tensor:
     """Mean cross entropy over images and pairs of student crop and teacher crop.
 
@@ -28,6 +34,7 @@ def dino_cross_entropy(
         targets: of logits ``[T, B, K]``.
         student_temp: above 0.
         ignore_diagonal: leave out the pairs of equal crop number.
+        passes: the work on logits, plain or compiled.
 
     Returns:
         Scalar fp32: the sum over pairs and images, divided by their number.
@@ -36,12 +43,18 @@ def dino_cross_entropy(
         ValueError: B or K differ, or no pair is left.
     """
     n_pairs = _n_pairs(student_logits.shape[0], targets.logits.shape[0], ignore_diagonal)
-    rows = _row_cross_entropy(student_logits, targets, student_temp, ignore_diagonal)  # [S, B]
+    rows = _row_cross_entropy(student_logits, targets, student_temp, ignore_diagonal, passes)  # [S, B]
     return rows.sum() / (n_pairs * student_logits.shape[1])
 
 
 def ibot_cross_entropy(
-    student_logits: Tensor, targets: Targets, masks_weight: Tensor, n_images: int, student_temp: float = 0.1
+    student_logits: Tensor,
+    targets: Targets,
+    masks_weight: Tensor,
+    n_images: int,
+    student_temp: float = 0.1,
+    *,
+    passes: Passes = PLAIN,
 ) -> Tensor:
     """Weighted cross entropy of masked patches, per image.
 
@@ -51,6 +64,7 @@ def ibot_cross_entropy(
         masks_weight: ``[M]``, 1 / masked tokens of the row's image.
         n_images: crops that were offered for masking (2B), masked or not.
         student_temp: above 0.
+        passes: the work on logits, plain or compiled.
 
     Returns:
         Scalar fp32: the weighted sum over rows / ``n_images``; 0, with a graph, without rows.
@@ -60,7 +74,7 @@ def ibot_cross_entropy(
     """
     n_masked = masks_weight.shape[0]
     valid = Targets(targets.logits[None, :n_masked], targets.temperature, targets.row[None, :n_masked], targets.column)
-    rows = _row_cross_entropy(student_logits[None, :n_masked], valid, student_temp, False)  # [1, M]
+    rows = _row_cross_entropy(student_logits[None, :n_masked], valid, student_temp, False, passes)  # [1, M]
     return (rows[0] * masks_weight).sum() / n_images
 
 
@@ -97,12 +111,15 @@ def _n_pairs(n_student: int, n_teacher: int, ignore_diagonal: bool) -> int:
     return n_pairs
 
 
-def _row_cross_entropy(student: Tensor, targets: Targets, student_temp: float, ignore_diagonal: bool) -> Tensor:
+def _row_cross_entropy(
+    student: Tensor, targets: Targets, student_temp: float, ignore_diagonal: bool, passes: Passes
+) -> Tensor:
     """Cross entropy of each student row against the sum of its teacher rows. ``[S, N, K], [T, N, K] -> [S, N]``"""
     if student.shape[1:] != targets.logits.shape[1:]:
         raise ValueError(f"student logits {tuple(student.shape)} do not match targets {tuple(targets.logits.shape)}")
-    factors = targets.logits, targets.row, targets.column, targets.temperature
-    rows: Tensor = _SoftCrossEntropy.apply(student, *factors, student_temp, ignore_diagonal)
+    factors = targets.logits, targets.row, targets.column
+    settings = targets.temperature, student_temp, ignore_diagonal
+    rows: Tensor = _SoftCrossEntropy.apply(student, *factors, settings, passes)
     return rows
 
 
@@ -116,44 +133,16 @@ class _SoftCrossEntropy(torch.autograd.Function):
         teacher: Tensor,  # [T, N, K]
         row: Tensor,  # [T, N]
         column: Tensor,  # [K]
-        teacher_temp: float,
-        student_temp: float,
-        ignore_diagonal: bool,
+        settings: tuple[float, float, bool],  # teacher's and student's temperature, ignore_diagonal
+        passes: Passes,
     ) -> Tensor:
-        n_student, n_rows, n_columns = student.shape
-        dtype = accumulate_dtype(student)
-        out = student.new_empty((n_student, n_rows), dtype=dtype)
-        lse = torch.empty_like(out)
-        for rows in row_slices(n_rows, max(n_student, teacher.shape[0]) * n_columns, student.device):
-            x = student[:, rows].to(dtype) / student_temp  # [S, n, K]
-            q = probabilities(teacher[:, rows], teacher_temp, row[:, rows], column)  # [T, n, K]
-            lse[:, rows] = torch.logsumexp(x, dim=-1)
-            log_p = x.sub_(lse[:, rows, None])
-            out[:, rows] = -(log_p * _paired(q, n_student, ignore_diagonal)).sum(-1)
+        out, lse = passes.soft_cross_entropy(student, teacher, row, column, *settings)
         ctx.save_for_backward(student, teacher, row, column, lse)
-        ctx.settings = teacher_temp, student_temp, ignore_diagonal
+        ctx.settings, ctx.gradient = settings, passes.soft_cross_entropy_gradient
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        student, teacher, row, column, lse = ctx.saved_tensors
-        teacher_temp, student_temp, ignore_diagonal = ctx.settings
-        n_student, n_rows, n_columns = student.shape
-        scale = grad_out / student_temp  # [S, N]
-        grad = torch.empty_like(student)
-        for rows in row_slices(n_rows, max(n_student, teacher.shape[0]) * n_columns, student.device):
-            q = probabilities(teacher[:, rows], teacher_temp, row[:, rows], column)  # [T, n, K]
-            paired = _paired(q, n_student, ignore_diagonal)  # [S or 1, n, K]
-            p = (student[:, rows].to(lse.dtype) / student_temp).sub_(lse[:, rows, None]).exp_()  # [S, n, K]
-            p.mul_(paired.sum(-1, keepdim=True)).sub_(paired).mul_(scale[:, rows, None])
-            grad[:, rows] = p
-        return grad, None, None, None, None, None, None
-
-
-def _paired(q: Tensor, n_student: int, ignore_diagonal: bool) -> Tensor:
-    """Sum of the teacher crops each student crop is compared with. ``[T, n, K] -> [S, n, K]``, S = 1 if all the same"""
-    if not ignore_diagonal:
-        return q if q.shape[0] == 1 else q.sum(0, keepdim=True)
-    teachers = range(q.shape[0])
-    return torch.stack([sum((q[t] for t in teachers if t != s), torch.zeros_like(q[0])) for s in range(n_student)])
+        scale = grad_out / ctx.settings[1]  # [S, N]
+        return ctx.gradient(*ctx.saved_tensors, scale, *ctx.settings), None, None, None, None, None

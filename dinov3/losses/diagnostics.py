@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinov3.losses.sinkhorn import Targets, probabilities, row_slices
+from dinov3.contracts import Targets
+from dinov3.losses.passes import PLAIN, Passes
 
 
 @torch.no_grad()
@@ -32,27 +33,18 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> Tensor:
 
 
 @torch.no_grad()
-def target_entropy(targets: Targets) -> Tensor:
+def target_entropy(targets: Targets, passes: Passes = PLAIN) -> Tensor:
     """Mean entropy of the target rows in nats: ln K when the teacher says nothing, 0 when it is always certain."""
     logits, row = targets.logits.flatten(0, -2), targets.row.flatten()  # [N, K], [N]
-    total = row.new_zeros(())
-    for rows in row_slices(logits.shape[0], logits.shape[1], logits.device):
-        share = probabilities(logits[rows], targets.temperature, row[rows], targets.column)  # [n, K]
-        total += torch.special.entr(share).sum()
-    return total / max(len(row), 1)
+    return passes.entropy_sum(logits, targets.temperature, row, targets.column) / max(len(row), 1)
 
 
 @torch.no_grad()
-def prototype_usage(targets: Targets) -> Tensor:
+def prototype_usage(targets: Targets, passes: Passes = PLAIN) -> Tensor:
     """Distinct most probable prototypes of the target rows, over as many as there could be: min(rows, K)."""
     logits = targets.logits.flatten(0, -2)  # [N, K]
     if not len(logits):
         return targets.column.new_zeros(())
-    best = torch.cat(
-        [
-            (logits[rows].to(targets.column.dtype) / targets.temperature + targets.column).argmax(-1)
-            for rows in row_slices(logits.shape[0], logits.shape[1], logits.device)
-        ]
-    )
+    best = passes.most_probable(logits, targets.temperature, targets.column)
     used = torch.zeros(logits.shape[1], device=logits.device).index_fill_(0, best, 1.0)
     return used.sum() / min(logits.shape)

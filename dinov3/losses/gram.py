@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dinov3.distributed.transfer import send
+
 Negatives = Literal["keep", "zero_both", "zero_teacher", "zero_shared"]
 """What to do with similarities below 0.
 
@@ -57,7 +59,7 @@ def gram_loss(
     if not img_level:
         student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)  # [N*P, D]
     if max_tokens is not None and student.shape[-2] > max_tokens:
-        index = _drawn(student.shape[-2], max_tokens, generator).to(student.device, non_blocking=True)
+        index = send(_drawn(student.shape[-2], max_tokens, generator), student.device)
         student, teacher = student.index_select(-2, index), teacher.index_select(-2, index)
     if not student.numel():
         return student.float().sum()

@@ -9,55 +9,12 @@ Sources: Cuturi, "Sinkhorn Distances" (2013); Caron et al., SwAV (2020) and DINO
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from dinov3.contracts import Targets
 from dinov3.distributed.collectives import all_reduce_max, all_reduce_sum
-
-# fp32 elements of one temporary. CPU: 2 MB, larger ones are no faster. Accelerator without a compiler: 256 MB.
-CPU_SLICE, ACCELERATOR_SLICE = 1 << 19, 1 << 26
-
-
-def row_slices(n_rows: int, elements_per_row: int, device: torch.device) -> list[slice]:
-    """Slices that cover ``n_rows`` rows, small enough for the temporaries of one slice to stay in cache.
-
-    ``torch.compile`` fuses a whole pass and makes no temporary, so it gets one slice.
-    """
-    if torch.compiler.is_compiling():
-        return [slice(0, n_rows)]
-    budget = CPU_SLICE if device.type == "cpu" else ACCELERATOR_SLICE
-    step = max(1, budget // elements_per_row)
-    return [slice(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
-
-
-def accumulate_dtype(logits: Tensor) -> torch.dtype:
-    """fp32 for bf16, fp16 and fp32 logits; fp64 stays fp64."""
-    return torch.promote_types(logits.dtype, torch.float32)
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Teacher probabilities ``exp(logits / temperature + row + column)`` in factorised form; they carry no gradient."""
-
-    logits: Tensor  # [..., K] any float dtype
-    temperature: float
-    row: Tensor  # [...] fp32
-    column: Tensor  # [K] fp32
-
-    def dense(self) -> Tensor:
-        """The probabilities ``[..., K]``, fp32."""
-        return probabilities(self.logits, self.temperature, self.row, self.column)
-
-
-def probabilities(logits: Tensor, temperature: float, row: Tensor, column: Tensor) -> Tensor:
-    """``exp(logits / temperature + row + column)`` ``[..., K]`` in fp32, of ``row [...]`` and ``column [K]``."""
-    return (_scaled(logits, temperature, column) + row[..., None]).exp_()
-
-
-def _scaled(logits: Tensor, temperature: float, column: Tensor) -> Tensor:
-    return logits.to(accumulate_dtype(logits)) / temperature + column  # [..., K]
+from dinov3.losses.passes import PLAIN, Passes, accumulate_dtype
 
 
 @torch.no_grad()
@@ -88,7 +45,9 @@ def sinkhorn_knopp(
 
 
 @torch.no_grad()
-def sinkhorn_scales(logits: Tensor, temperature: float, *, n_iterations: int = 3) -> tuple[Tensor, Tensor]:
+def sinkhorn_scales(
+    logits: Tensor, temperature: float, *, n_iterations: int = 3, passes: Passes = PLAIN
+) -> tuple[Tensor, Tensor]:
     """``(row [N], column [K])``, fp32, such that ``exp(logits / temperature + row + column)`` is Sinkhorn-Knopp's result.
 
     Dividing each row by its sum makes it a softmax of ``logits / temperature + column``; dividing each prototype by its
@@ -99,57 +58,43 @@ def sinkhorn_scales(logits: Tensor, temperature: float, *, n_iterations: int = 3
         logits: ``[N, K]``, the rows of this process; N may differ between processes and be 0.
         temperature: of the teacher, above 0.
         n_iterations: as for ``sinkhorn_knopp``, but at least 1, otherwise ValueError.
+        passes: the local work, plain or compiled.
     """
     if n_iterations < 1:
         raise ValueError(f"n_iterations {n_iterations}: factorised Sinkhorn-Knopp needs at least 1")
-    slices = row_slices(logits.shape[0], logits.shape[1], logits.device)
-    column = -_column_logsumexp(logits, temperature, slices)  # [K]
+    column = -_logsumexp_of_processes(passes.column_logsumexp(logits, temperature))  # [K]
     for _ in range(n_iterations - 1):
-        sums = torch.zeros_like(column)  # [K]
-        for rows in slices:
-            sums += torch.log_softmax(_scaled(logits[rows], temperature, column), dim=-1).exp_().sum(0)
-        sums = all_reduce_sum(sums).clamp_min(torch.finfo(sums.dtype).tiny)
+        sums = all_reduce_sum(passes.softmax_column_sums(logits, temperature, column))  # [K]
+        sums = sums.clamp_min(torch.finfo(sums.dtype).tiny)
         column = column - torch.log(sums / sums.mean())
-    return _negative_logsumexp(logits, temperature, column), column
+    return passes.negative_logsumexp(logits, temperature, column), column
 
 
-def _column_logsumexp(logits: Tensor, temperature: float, slices: list[slice]) -> Tensor:
-    """Over the rows of all processes. ``[N, K] -> [K]``"""
-    dtype, n_columns = accumulate_dtype(logits), logits.shape[1]
-    top = logits.new_full((n_columns,), -torch.inf)
-    for rows in slices:
-        top = torch.maximum(top, logits[rows].amax(0)) if logits.shape[0] else top
-    top = all_reduce_max(top.to(dtype)) / temperature  # [K]
-    sums = torch.zeros_like(top)
-    for rows in slices:
-        sums += _scaled(logits[rows], temperature, -top).exp_().sum(0)
-    return top + torch.log(all_reduce_sum(sums))
-
-
-def _negative_logsumexp(logits: Tensor, temperature: float, column: Tensor) -> Tensor:
-    """``-logsumexp_j(logits / temperature + column)``, what normalises each row. ``[N, K] -> [N]``"""
-    row = column.new_empty(logits.shape[0])
-    for rows in row_slices(logits.shape[0], logits.shape[1], logits.device):
-        row[rows] = -torch.logsumexp(_scaled(logits[rows], temperature, column), dim=-1)
-    return row
+def _logsumexp_of_processes(own: Tensor) -> Tensor:
+    """``log sum exp`` over processes of ``own [...]``; a process without rows has -inf."""
+    top = all_reduce_max(own).clamp_min(torch.finfo(own.dtype).min)  # -inf minus itself is no number
+    return top + torch.log(all_reduce_sum(torch.exp(own - top)))
 
 
 @torch.no_grad()
-def sinkhorn_targets(logits: Tensor, temperature: float, *, n_iterations: int = 3) -> Targets:
+def sinkhorn_targets(logits: Tensor, temperature: float, *, n_iterations: int = 3, passes: Passes = PLAIN) -> Targets:
     """Sinkhorn-Knopp over all rows of ``logits [..., K]`` on all processes together, without forming the result."""
     logits = logits.detach()
-    row, column = sinkhorn_scales(logits.flatten(0, -2), temperature, n_iterations=n_iterations)
+    rows = logits.flatten(0, -2)  # [N, K]
+    row, column = sinkhorn_scales(rows, temperature, n_iterations=n_iterations, passes=passes)
     return Targets(logits, temperature, row.view(logits.shape[:-1]), column)
 
 
 @torch.no_grad()
-def softmax_targets(logits: Tensor, temperature: float, center: Tensor | None = None) -> Targets:
+def softmax_targets(
+    logits: Tensor, temperature: float, center: Tensor | None = None, *, passes: Passes = PLAIN
+) -> Targets:
     """``softmax((logits - center) / temperature)`` of ``logits [..., K]``, in factorised form; ``center`` has K elements."""
     logits = logits.detach()
     column = logits.new_zeros(logits.shape[-1], dtype=accumulate_dtype(logits))  # [K]
     if center is not None:
         column = column - center.detach().flatten() / temperature
-    row = _negative_logsumexp(logits.flatten(0, -2), temperature, column)
+    row = passes.negative_logsumexp(logits.flatten(0, -2), temperature, column)
     return Targets(logits, temperature, row.view(logits.shape[:-1]), column)
 
 

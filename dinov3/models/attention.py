@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dinov3.models.packing import Sizes, pack, unpack
 from dinov3.models.rope import Rotation
+from dinov3.models.scaling import scaled
 
 
 class KeyBiasMaskedLinear(nn.Linear):
@@ -30,6 +31,10 @@ class KeyBiasMaskedLinear(nn.Linear):
         self.bias_mask.fill_(1.0)
         self.bias_mask.chunk(3)[1].zero_()
 
+    def effective_bias(self) -> Tensor:
+        """The bias as it acts: a masked entry is 0 whatever it holds, NaN included."""
+        return torch.where(self.bias_mask == 0, 0.0, self.bias * self.bias_mask.to(self.bias.dtype))
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias * self.bias_mask.to(self.bias.dtype))
 
@@ -44,10 +49,17 @@ class SelfAttention(nn.Module):
         self.qkv = KeyBiasMaskedLinear(dim, 3 * dim) if masked else nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
 
-    def forward(self, x: Tensor, sizes: Sizes, rotations: Sequence[Rotation]) -> Tensor:
-        """``x`` [S, D] packed as ``sizes`` says; one rotation an entry."""
-        qkv = unpack(self.qkv(x), sizes)  # per entry [N, T, 3*D]
-        return self.proj(pack([self._attend(*pair) for pair in zip(qkv, rotations, strict=True)]))  # [S, D]
+    def forward(self, x: Tensor, sizes: Sizes, rotations: Sequence[Rotation], gamma: Tensor | None = None) -> Tensor:
+        """``x`` [S, D] packed as ``sizes`` says; one rotation an entry. The result is times ``gamma [D]``."""
+        return self.join(*self.attend(self.qkv(x), sizes, rotations), gamma=gamma)  # [S, D]
+
+    def attend(self, qkv: Tensor, sizes: Sizes, rotations: Sequence[Rotation]) -> list[Tensor]:
+        """What the tokens of each entry ``[N, T, D]`` see, from ``qkv`` [S, 3*D]."""
+        return [self._attend(*pair) for pair in zip(unpack(qkv, sizes), rotations, strict=True)]
+
+    def join(self, *entries: Tensor, gamma: Tensor | None = None) -> Tensor:
+        """The last matrix over all entries ``[N, T, D]`` together, ``[S, D]``, times ``gamma [D]``."""
+        return scaled(self.proj, pack(entries), gamma)
 
     def heads(self, qkv: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both rotated) and values, [N, heads, T, D_head] each, of projected tokens ``qkv`` [N, T, 3*D]."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dinov3.contracts import Features
 from dinov3.models import checkpointing
+from dinov3.models.execution import Execution, set_execution
 
 Masks = Tensor | Sequence[Tensor | None] | None
 
@@ -76,8 +77,12 @@ class Backbone(nn.Module):
         return wanted
 
     def set_checkpointing(self, mode: checkpointing.CheckpointMode) -> None:
-        """Recompute activations in the backward pass: "none", "selective" (keep matrix products) or "full"."""
+        """Recompute activations in the backward pass: "none", "selective" (what is little work) or "full"."""
         checkpointing.set_mode(self, mode)
+
+    def set_execution(self, execution: Execution) -> None:
+        """In which form to compute; a ConvNeXt has only one."""
+        set_execution(self, execution)
 
 
 def pick(

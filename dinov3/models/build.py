@@ -16,9 +16,11 @@ from dinov3.config.schema import StudentConfig
 from dinov3.models.backbone import Backbone
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.presets import PRESETS
+from dinov3.models.shapes import shape_line, shape_of
 from dinov3.models.vit import DinoVisionTransformer
 
 Device = torch.device | str | None
+COMPRESSED = ("block_shapes", "int8")  # fields of VitConfig that only a compressed model has
 
 
 def build_backbone(student: StudentConfig, *, img_size: int, drop_path: bool = True, device: Device = None) -> Backbone:
@@ -82,7 +84,12 @@ def describe_backbone(backbone: nn.Module) -> dict[str, Any]:
     if not isinstance(backbone, DinoVisionTransformer | ConvNeXt):
         raise TypeError(f"cannot describe a {type(backbone).__name__}")
     kind = DinoVisionTransformer if isinstance(backbone, DinoVisionTransformer) else ConvNeXt
-    return {"class": kind.__name__, "config": asdict(backbone.config)}
+    config = asdict(backbone.config)
+    # said only of compressed models: every other description stays readable by earlier versions
+    config = {k: v for k, v in config.items() if v is not None or k not in COMPRESSED}
+    if "block_shapes" in config:
+        config["block_shapes"] = list(config["block_shapes"])
+    return {"class": kind.__name__, "config": config}
 
 
 def backbone_from_description(description: Mapping[str, Any], device: Device = None) -> Backbone:
@@ -137,6 +144,27 @@ vit_so400m = partial(_arch, "vit_so400m")
 vit_huge2 = partial(_arch, "vit_huge2")
 vit_giant2 = partial(_arch, "vit_giant2")
 vit_7b = partial(_arch, "vit_7b")
+
+
+def backbone_lines(backbone: Backbone, size: int = 224) -> list[str]:
+    """One model for people: a row as of ``model_lines``, and the widths of every block where they were cut."""
+    from dinov3.models.flops import forward_flops
+
+    numbers = sum(p.numel() for p in backbone.parameters())
+    if not isinstance(backbone, DinoVisionTransformer):
+        return [f"{type(backbone).__name__}, width {backbone.embed_dim}, {numbers:,} parameters"]
+    cfg = backbone.config
+    stored = sum(b.numel() for name, b in backbone.named_buffers() if b.dtype == torch.int8)
+    integers = f", {stored:,} weights in 8 bits ({cfg.int8})" if cfg.int8 else ""
+    flops = "" if cfg.int8 else f", {forward_flops(backbone, size, cfg.in_chans) / 1e9:.2f} GFLOP@{size}"
+    head = (
+        f"DinoVisionTransformer, patch {cfg.patch_size}, width {cfg.embed_dim}, {cfg.depth} blocks, {cfg.ffn_layer}, "
+        f"heads of {cfg.embed_dim // cfg.num_heads}, {numbers:,} parameters{integers}{flops}"
+    )
+    shapes = [shape_of(block) for block in backbone.blocks]
+    if cfg.block_shapes is None:
+        return [head, f"every block: {shape_line(shapes[0])}"]
+    return [head, *(f"block {i:2d}: {shape_line(shape)}" for i, shape in enumerate(shapes))]
 
 
 def model_rows(size: int = 224) -> Iterator[dict[str, Any]]:

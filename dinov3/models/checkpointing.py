@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 CheckpointMode = Literal["none", "selective", "full"]
+Result = TypeVar("Result")
 
 _aten = torch.ops.aten
-# What "selective" keeps: results of matrix products, convolutions and attention. Norms, activations, rotations and
-# residual sums are recomputed in the backward pass.
+# What "selective" keeps of a block that is one piece: results of matrix products, convolutions and attention.
 SAVED_OPS = [
     _aten.mm.default,
     _aten.addmm.default,
@@ -43,6 +43,16 @@ class CheckpointedBlock(nn.Module):
             return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
         contexts = partial(create_selective_checkpoint_contexts, SAVED_OPS)
         return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+def computed_again(piece: Callable[..., Result], *inputs: Tensor) -> Result:
+    """``piece(*inputs)``, of which the backward pass keeps ``inputs`` and computes the rest again: for what is little
+    work for the bytes it would keep.
+
+    A piece may end with a matrix product: recomputation stops in front of it.
+    """
+    result: Result = checkpoint(piece, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return result
 
 
 def set_mode(root: nn.Module, mode: CheckpointMode) -> None:

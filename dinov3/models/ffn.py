@@ -8,14 +8,32 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinov3.models.scaling import scaled
+
+
+class FeedForward(nn.Module):
+    """One network in two halves; what lies between them is wide and the activation is computed again for little."""
+
+    def widen(self, x: Tensor) -> tuple[Tensor, ...]:
+        """``x [N, D]`` to hidden tensors before the activation ``[N, H]``."""
+        raise NotImplementedError
+
+    def narrow(self, *hidden: Tensor, gamma: Tensor | None = None) -> Tensor:
+        """The activation and the last matrix, ``[N, D]``, times ``gamma [D]``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, gamma: Tensor | None = None) -> Tensor:
+        """``x [N, D]`` through both halves, ``[N, D]``, times ``gamma [D]``."""
+        return self.narrow(*self.widen(x), gamma=gamma)
+
 
 class FFN(Protocol):
     """Builds one feed-forward network."""
 
-    def __call__(self, dim: int, ratio: float, bias: bool) -> nn.Module: ...
+    def __call__(self, dim: int, ratio: float, bias: bool) -> FeedForward: ...
 
 
-class Mlp(nn.Module):
+class Mlp(FeedForward):
     """Linear, exact (erf) GELU, Linear; hidden width int(dim * ratio)."""
 
     def __init__(self, dim: int, ratio: float, bias: bool) -> None:
@@ -24,11 +42,14 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, dim, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))  # [N, D]
+    def widen(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.fc1(x),)
+
+    def narrow(self, *hidden: Tensor, gamma: Tensor | None = None) -> Tensor:
+        return scaled(self.fc2, F.gelu(hidden[0]), gamma)
 
 
-class SwiGLU(nn.Module):
+class SwiGLU(FeedForward):
     """w3(silu(w1 x) * w2 x) (Shazeer 2020); hidden width int(dim * ratio) * 2/3, rounded up to ``align_to``."""
 
     def __init__(self, dim: int, ratio: float, bias: bool, *, align_to: int) -> None:
@@ -39,8 +60,12 @@ class SwiGLU(nn.Module):
         self.w2 = nn.Linear(dim, hidden, bias=bias)
         self.w3 = nn.Linear(hidden, dim, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.w3(F.silu(self.w1(x)) * self.w2(x))  # [N, D]
+    def widen(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.w1(x), self.w2(x)
+
+    def narrow(self, *hidden: Tensor, gamma: Tensor | None = None) -> Tensor:
+        gate, value = hidden
+        return scaled(self.w3, F.silu(gate) * value, gamma)
 
 
 FFN_LAYERS: dict[str, FFN] = {

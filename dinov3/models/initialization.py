@@ -17,9 +17,7 @@ def allocate(module: nn.Module, device: torch.device | str | None) -> None:
     if target.type == "meta":
         return
     module.to_empty(device=target)
-    with torch.no_grad():
-        for tensor in [*module.parameters(), *module.buffers()]:
-            tensor.fill_(torch.nan)
+    fill_with_nan(module)
 
 
 @torch.no_grad()
@@ -33,3 +31,13 @@ def init_layers(root: nn.Module, generator: torch.Generator | None) -> None:
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def fill_with_nan(module: nn.Module) -> None:
+    """Every float of ``module``, so that a tensor that ``init_weights`` forgets shows at once."""
+    for tensor in [*module.parameters(), *module.buffers()]:
+        if tensor.is_floating_point():
+            tensor.fill_(float("nan"))
+        else:
+            tensor.zero_()  # integers of a compressed model have no NaN

@@ -14,10 +14,12 @@ from dinov3.contracts import Features
 from dinov3.models.attention import KeyBiasMaskedLinear
 from dinov3.models.backbone import Backbone, pick
 from dinov3.models.block import Block, KeptPair, LayerScale
+from dinov3.models.execution import Executed
 from dinov3.models.initialization import allocate, init_layers
 from dinov3.models.norms import NORM_LAYERS, RMSNorm
-from dinov3.models.packing import Kept, Sizes, pack, unpack
+from dinov3.models.packing import Kept, Sizes, draw_at_once, pack, unpack
 from dinov3.models.rope import RopePositionEmbedding, Rotation
+from dinov3.models.shapes import reshape_blocks
 from dinov3.models.vit_config import VitConfig
 
 Grid = tuple[int, int]  # (rows, cols) of patches
@@ -53,7 +55,7 @@ class PatchEmbed(nn.Module):
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)  # [N, P, D]
 
 
-class DinoVisionTransformer(Backbone):
+class DinoVisionTransformer(Backbone, Executed):
     """Vision transformer with the arguments, state-dict names and numbers of DINOv3 (Simeoni et al. 2025).
 
     Keyword arguments are the fields of ``VitConfig``. Weights are NaN until ``init_weights`` or ``load_state_dict``.
@@ -83,6 +85,7 @@ class DinoVisionTransformer(Backbone):
                 dtype=cfg.pos_embed_rope_dtype,
             )
             self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))
+            reshape_blocks(self.blocks, cfg)
             self.norm = norm(cfg.embed_dim)
             self.cls_norm = norm(cfg.embed_dim) if cfg.untie_cls_and_patch_norms else None
             self.local_cls_norm = norm(cfg.embed_dim) if cfg.untie_global_and_local_cls_norm else None
@@ -146,12 +149,14 @@ class DinoVisionTransformer(Backbone):
     def _embed(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Images [N, C, H, W] to tokens [N, 1 + R + P, D]: cls, storage, patches."""
         patches: Tensor = self.patch_embed(x)  # [N, P, D]
+        dtype = patches.dtype if self.execution.narrow_residual else self.cls_token.dtype
         cls: Tensor = self.cls_token  # [1, 1, D]
         if mask is None:
             cls = cls + 0 * self.mask_token  # so that its gradient is 0, not None
         else:
-            patches = torch.where(mask.unsqueeze(-1), self.mask_token, patches)
+            patches = torch.where(mask.unsqueeze(-1), self.mask_token.to(dtype), patches)
         prefix = torch.cat((cls, self.storage_tokens), dim=1) if self.n_storage_tokens else cls  # [1, 1 + R, D]
+        prefix = prefix.to(dtype)
         return torch.cat((prefix.expand(x.shape[0], -1, -1), patches), dim=1)
 
     def _through_blocks(self, x: Tensor, sizes: Sizes, grids: Sequence[Grid], wanted: Sequence[int]) -> list[Tensor]:
@@ -159,9 +164,15 @@ class DinoVisionTransformer(Backbone):
         rate = self.config.drop_path_rate if self.training else 0.0
         shared = None if self.rope_embed.augments else self._rotations(grids)
         results = []
-        for index, block in enumerate(self.blocks[: wanted[-1] + 1]):
+        blocks = self.blocks[: wanted[-1] + 1]
+        drawn = draw_at_once(2 * len(blocks), sizes, rate, x.device) if rate and self.execution.joint_draws else None
+        for index, block in enumerate(blocks):
             rotations = self._rotations(grids) if shared is None else shared
-            kept = KeptPair(Kept(sizes, rate, x.device), Kept(sizes, rate, x.device)) if rate else None
+            kept = None
+            if drawn is not None:
+                kept = KeptPair(*drawn[2 * index : 2 * index + 2])
+            elif rate:
+                kept = KeptPair(Kept(sizes, rate, x.device), Kept(sizes, rate, x.device))
             x = block(x, sizes, rotations, kept)
             if index in wanted:
                 results.append(x)

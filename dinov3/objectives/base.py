@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, Self
 
 from torch import nn
 
+from dinov3.config.schema import Config
 from dinov3.contracts import LossTerm, StepContext
+
+
+class ObjectiveParts(NamedTuple):
+    """What objectives are made with."""
+
+    embed_dim: int  # the student's width
+    teacher_widths: Mapping[str, int]  # of those teachers whose tokens have a width of their own, by name
 
 
 class Objective(nn.Module):
@@ -24,6 +33,11 @@ class Objective(nn.Module):
     Under exact gradient accumulation such an objective is given these features of all parts at once, no logits, and no
     local crops. Empty: the mean over parts is exact.
     """
+
+    @classmethod
+    def build(cls, cfg: Config, parts: ObjectiveParts) -> Self | None:
+        """The objective of this config; None when it is off."""
+        raise NotImplementedError
 
     def student_modules(self) -> dict[str, nn.Module]:
         """Heads trained with the student, uninitialised."""

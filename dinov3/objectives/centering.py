@@ -7,9 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dinov3.config.schema import DinoConfig, IbotConfig, TrainConfig
+from dinov3.config.derived import fused
+from dinov3.config.schema import Config, DinoConfig, IbotConfig
+from dinov3.contracts import Targets
 from dinov3.losses.diagnostics import prototype_usage, target_entropy
-from dinov3.losses.sinkhorn import Targets, center_after, row_sums, sinkhorn_targets, softmax_targets
+from dinov3.losses.passes import Passes, choose
+from dinov3.losses.sinkhorn import center_after, row_sums, sinkhorn_targets, softmax_targets
 from dinov3.models.head import DINOHead
 from dinov3.objectives.base import Objective
 
@@ -26,11 +29,11 @@ class CenteredObjective(Objective):
     center: Tensor
 
     def __init__(
-        self, cfg: DinoConfig | IbotConfig, embed_dim: int, train: TrainConfig, center_shape: tuple[int, ...]
+        self, cfg: DinoConfig | IbotConfig, embed_dim: int, whole: Config, center_shape: tuple[int, ...]
     ) -> None:
         super().__init__()
-        self.head_cfg, self.embed_dim, self.centering = cfg, embed_dim, train.centering
-        self.log_every = train.log_every
+        self.head_cfg, self.embed_dim, self.centering = cfg, embed_dim, whole.train.centering
+        self.log_every, self.whole_cfg = whole.train.log_every, whole
         self.register_buffer("center", torch.full(center_shape, float("nan")))
         self._seen: tuple[Tensor, Tensor] | None = None  # sum and number of this step's rows
 
@@ -57,21 +60,26 @@ class CenteredObjective(Objective):
     def init_weights(self) -> None:
         nn.init.zeros_(self.center)
 
+    def passes(self, logits: Tensor) -> Passes:
+        """The form in which logits on this device are worked on."""
+        return choose(fused(self.whole_cfg, logits.device.type))
+
     def targets(self, logits: Tensor, temperature: float) -> Targets:
         """Prototype assignments of teacher logits ``[..., K]``; Sinkhorn-Knopp balances all rows of all processes together."""
         if self.centering == "sinkhorn_knopp":
-            return sinkhorn_targets(logits, temperature)
+            return sinkhorn_targets(logits, temperature, passes=self.passes(logits))
         sums = row_sums(logits)
         self._seen = sums if self._seen is None else (self._seen[0] + sums[0], self._seen[1] + sums[1])
-        return softmax_targets(logits, temperature, self.center)
+        return softmax_targets(logits, temperature, self.center, passes=self.passes(logits))
 
     def health(self, targets: Targets, iteration: int, prefix: str) -> dict[str, Tensor | float]:
         """Entropy (nats) and variety of the targets, on the steps that are logged."""
         if iteration % self.log_every:
             return {}
+        passes = self.passes(targets.logits)
         return {
-            f"{prefix}_teacher_entropy": target_entropy(targets),
-            f"{prefix}_prototype_usage": prototype_usage(targets),
+            f"{prefix}_teacher_entropy": target_entropy(targets, passes),
+            f"{prefix}_prototype_usage": prototype_usage(targets, passes),
         }
 
     def before_step(self) -> None:

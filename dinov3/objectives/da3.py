@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from dinov3.config.schema import Config
 from dinov3.contracts import LossTerm, StepContext
 from dinov3.distributed.collectives import all_reduce_sum
 from dinov3.losses.cosine import cosine_loss
-from dinov3.objectives.base import Objective
+from dinov3.objectives.base import Objective, ObjectiveParts
 
 
 class Da3Projector(nn.Sequential):
@@ -36,6 +38,10 @@ class Da3(Objective):
 
     state_name = "da3_mim_loss"
 
+    @classmethod
+    def build(cls, cfg: Config, parts: ObjectiveParts) -> Self | None:
+        return cls(cfg, parts.embed_dim, parts.teacher_widths["da3"]) if cfg.da3.enabled else None
+
     def __init__(self, cfg: Config, embed_dim: int, teacher_dim: int) -> None:
         super().__init__()
         self.cfg = cfg.da3
@@ -51,7 +57,8 @@ class Da3(Objective):
         return self.cfg.loss_weight
 
     def forward(self, ctx: StepContext) -> LossTerm:
-        teacher: Tensor = ctx.teachers["da3"]["tokens"]  # [M, D'] or [G*B*P, D']
+        teacher = ctx.teachers["da3"].tokens  # [M, D'] or [G*B*P, D']
+        assert teacher is not None
         if self.cfg.loss_on == "masked":
             tokens = ctx.student_global.masked_patch_pre_head  # [M, D]
             weights = ctx.batch.masks_weight if self.cfg.weighting == "per_image" else None

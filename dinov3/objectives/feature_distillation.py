@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3.config.schema import Config
 from dinov3.engine.schedules import feature_weight_schedule
+from dinov3.objectives.base import ObjectiveParts
 from dinov3.objectives.feature_match import FeatureMatch
 
 PROJECTOR = "feature_projector"
@@ -38,6 +41,14 @@ class FeatureDistillation(FeatureMatch):
     """Feature matching as in FitNets (Romero et al. 2015); the projector exists only when widths differ."""
 
     state_name = "feature_distillation"
+
+    @classmethod
+    def build(cls, cfg: Config, parts: ObjectiveParts) -> Self | None:
+        return (
+            cls(cfg, parts.embed_dim, parts.teacher_widths["feature_distillation"])
+            if cfg.feature_distillation.enabled
+            else None
+        )
 
     def __init__(self, cfg: Config, embed_dim: int, teacher_dim: int) -> None:
         super().__init__(cfg.feature_distillation, feature_weight_schedule(cfg, "feature_distillation"))

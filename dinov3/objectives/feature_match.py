@@ -35,9 +35,11 @@ class FeatureMatch(Objective):
 
     def forward(self, ctx: StepContext) -> LossTerm:
         name, cfg, view = self.state_name, self.cfg, ctx.student_global
-        teacher: dict[str, Tensor] = ctx.teachers[name]
+        teacher = ctx.teachers[name]
+        assert teacher.cls is not None
+        assert teacher.patches is not None
         distance = LOSSES[cfg.loss]
-        value = torch.zeros((), device=teacher["cls"].device)
+        value = torch.zeros((), device=teacher.cls.device)
         metrics: dict[str, Tensor | float] = {}
         masks = ctx.batch.collated_masks  # [G*B, P]
         kinds = {
@@ -51,7 +53,7 @@ class FeatureMatch(Objective):
         for kind, (weight, tokens, chosen) in kinds.items():
             if not weight:
                 continue
-            wanted = teacher["cls" if kind == "cls" else "patches"]
+            wanted = teacher.cls if kind == "cls" else teacher.patches
             ours = self.projected(ctx.student_heads, kind, tokens)
             rows = None if chosen is None else chosen.float()
             loss = distance(ours, wanted, rows)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
 from dinov3.config.schema import Config
-from dinov3.contracts import LossTerm, StepContext
+from dinov3.contracts import CropBatch, LossTerm, StepContext
 from dinov3.data.randomness import digest
 from dinov3.distributed.context import rank
 from dinov3.engine.schedules import loss_weight_schedule
 from dinov3.losses.gram import gram_loss, negatives_rule
-from dinov3.objectives.base import Objective
+from dinov3.objectives.base import Objective, ObjectiveParts
 
 
 class Gram(Objective):
     """Gram anchoring (Siméoni et al. 2025, section 4): stops patch features from decaying in long training."""
 
     state_name = "gram_loss"
+
+    @classmethod
+    def build(cls, cfg: Config, parts: ObjectiveParts) -> Self | None:
+        return cls(cfg, parts.embed_dim) if cfg.gram.use_loss else None
 
     def __init__(self, cfg: Config, embed_dim: int) -> None:
         super().__init__()
@@ -36,8 +42,9 @@ class Gram(Objective):
         student = ctx.student_global.patches  # [G*B, P, D]
         if "gram" not in ctx.teachers:  # the teacher has no weights yet
             return LossTerm(student.sum() * 0, {})
-        teacher: Tensor = ctx.teachers["gram"]["patches"]  # [G*B, P, D]
-        chosen = select(student, teacher, ctx.batch.collated_masks, self.cfg.tokens_used)
+        teacher = ctx.teachers["gram"].patches  # [G*B, P, D]
+        assert teacher is not None
+        chosen = select(student, teacher, ctx.batch, self.cfg.tokens_used)
         value = self._loss(*chosen, ctx.iteration, img_level=self.cfg.img_level)
         metrics: dict[str, Tensor | float] = {
             "gram_loss_weight": self.weight_at(ctx.iteration),
@@ -46,7 +53,7 @@ class Gram(Objective):
         if self.cfg.compute_stats:
             with torch.no_grad():
                 for tokens in ("masked", "unmasked"):
-                    pair = select(student, teacher, ctx.batch.collated_masks, tokens)
+                    pair = select(student, teacher, ctx.batch, tokens)
                     metrics[f"stats_only/{tokens}_gram_loss"] = self._loss(*pair, ctx.iteration, img_level=False)
         return LossTerm(value, metrics)
 
@@ -63,9 +70,15 @@ class Gram(Objective):
         )
 
 
-def select(student: Tensor, teacher: Tensor, masks: Tensor, tokens: str) -> tuple[Tensor, Tensor]:
-    """All tokens ``[N, P, D]``, or the masked or unmasked ones of the whole batch ``[M, D]``."""
+def select(student: Tensor, teacher: Tensor, batch: CropBatch, tokens: str) -> tuple[Tensor, Tensor]:
+    """All tokens ``[N, P, D]``, or the masked or unmasked ones of the whole batch ``[M, D]``, in their order.
+
+    The host knows how many there are, so that it need not wait for the device to count them.
+    """
     if tokens == "all":
         return student, teacher
-    chosen = masks if tokens == "masked" else ~masks
-    return student[chosen], teacher[chosen]
+    index = batch.mask_indices_list  # [M] into the flattened masks, ascending
+    if tokens == "unmasked":
+        masks = batch.collated_masks.flatten()
+        index = masks.to(torch.uint8).argsort(stable=True)[: len(masks) - len(index)]
+    return student.flatten(0, 1).index_select(0, index), teacher.flatten(0, 1).index_select(0, index)

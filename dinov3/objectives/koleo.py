@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 
 from dinov3.config.schema import Config
 from dinov3.contracts import LossTerm, StepContext
 from dinov3.losses.koleo import koleo, koleo_distributed
-from dinov3.objectives.base import Objective
+from dinov3.objectives.base import Objective, ObjectiveParts
 
 
 class Koleo(Objective):
@@ -15,6 +17,10 @@ class Koleo(Objective):
 
     state_name = "koleo_loss"
     joint_features = ("cls",)  # neighbours
+
+    @classmethod
+    def build(cls, cfg: Config, parts: ObjectiveParts) -> Self:
+        return cls(cfg, parts.embed_dim)
 
     def __init__(self, cfg: Config, embed_dim: int) -> None:
         super().__init__()

@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable
+from enum import IntEnum
 from types import FrameType
 
 from dinov3.distributed.context import is_main
@@ -13,31 +15,77 @@ from dinov3.distributed.context import is_main
 # Seconds. torchrun hands on the SIGTERM that SLURM sends to every process anyway, so one request may arrive twice.
 SAME_REQUEST = 5.0
 ANSWER = b"\nstopping after this step, saving; again to end now\n"
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGCONT)
+
+
+class Asked(IntEnum):
+    """Who asks a run to stop. The greatest of all processes is what the run was asked."""
+
+    NOBODY = 0
+    A_PERSON = 1  # SIGINT, SIGUSR1, SIGHUP
+    SIGTERM = 2  # by itself: a person, or a scheduler
+    THE_SCHEDULER = 3  # SIGTERM and SIGCONT: so SLURM ends a step, and `scancel --signal=TERM` does not
+    ANOTHER_TURN = 4  # SIGUSR2
+    ANOTHER_TURN_THEN_SIGTERM = 5  # the time limit came, or a person changed their mind
 
 
 class StopRequest:
-    """SIGTERM, SIGINT and SIGUSR1 ask for a save and a clean exit, SIGUSR2 for a save and another turn in the queue.
+    """SIGTERM, SIGINT, SIGUSR1 and SIGHUP ask for a save and a clean exit, SIGUSR2 for a save and another turn in the queue.
 
     SIGUSR2 is what SLURM sends before the time limit, and SIGTERM may follow at the limit while the save goes on. A
-    second SIGTERM, and SIGINT after any request, end the process at once. Handlers of a launcher are replaced.
+    second SIGTERM, and SIGINT after any request, end the process at once. Handlers of a launcher are replaced; a SIGHUP
+    that is ignored, as under nohup, stays so. ``listen``: the signals that are noted; ``then`` is called after each that
+    asks for something.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, listen: Iterable[signal.Signals] = STOPPING, then: Callable[[StopRequest], None] | None = None
+    ) -> None:
         self.signal_name: str | None = None  # of the first
-        self.requeue = False  # SIGUSR2 was among them
+        self._then = then
         self._first: dict[int, float] = {}  # signal -> when it came first
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, self._note)
+        self._last: dict[int, float] = {}
+        for number in listen:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
+
+    @property
+    def requeue(self) -> bool:
+        """Whether SIGUSR2 was among them."""
+        return signal.SIGUSR2 in self._first
+
+    @property
+    def since(self) -> float:
+        """When the first came, as ``time.monotonic`` counts; now when none has, for then another process was asked."""
+        return min((at for number, at in self._first.items() if number != signal.SIGCONT), default=time.monotonic())
+
+    @property
+    def asked(self) -> Asked:
+        """What all signals so far come to."""
+        if self.signal_name is None:
+            return Asked.NOBODY
+        term = self._last.get(signal.SIGTERM)
+        if self.requeue:
+            return Asked.ANOTHER_TURN if term is None else Asked.ANOTHER_TURN_THEN_SIGTERM
+        if term is None:
+            return Asked.A_PERSON
+        resumed = self._last.get(signal.SIGCONT)
+        by_slurm = resumed is not None and abs(resumed - term) < SAME_REQUEST
+        return Asked.THE_SCHEDULER if by_slurm else Asked.SIGTERM
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
+        self._last[number] = now
+        again = now - self._first.setdefault(number, now) > SAME_REQUEST
+        if number == signal.SIGCONT:  # it asks for nothing, and also comes when a suspended job goes on
+            return
         asked = self.signal_name is not None
         self.signal_name = self.signal_name or signal.Signals(number).name
-        self.requeue |= number == signal.SIGUSR2
         if number == signal.SIGINT and not asked and is_main():
             with contextlib.suppress(OSError):  # not print: the signal may come in the middle of one
                 os.write(2, ANSWER)
-        again = now - self._first.setdefault(number, now) > SAME_REQUEST
         if (number == signal.SIGINT and asked) or (number == signal.SIGTERM and again):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+        elif self._then is not None:
+            self._then(self)

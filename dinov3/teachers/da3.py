@@ -6,30 +6,51 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.config.schema import Config
+from dinov3.contracts import CropBatch, TeacherView
 from dinov3.distributed.shard import compile_forward, shard_frozen
 from dinov3.models.da3 import PATCH
 from dinov3.models.token_grid import resample_tokens
+from dinov3.teachers.base import Grid, Parts, Teacher
 from dinov3.teachers.da3_backbone import build_da3_backbone
 
-Grid = tuple[int, int]
 
-
-class Da3Teacher:
+class Da3Teacher(Teacher):
     """Owns the encoder outside the module tree: no state dict, optimizer, EMA or ``.train()`` ever sees it."""
 
+    name = "da3"
+
+    @classmethod
+    def build(cls, cfg: Config, parts: Parts) -> Da3Teacher | None:
+        """When ``da3.enabled``."""
+        return cls(cfg, parts.device) if cfg.da3.enabled else None
+
+    def output(self, batch: CropBatch, ema: TeacherView, grid: Grid, step: int) -> TeacherView:
+        return self.view(batch.collated_global_crops_clean, batch.mask_indices_list, grid)
+
+    @torch.no_grad()
+    def view(self, clean_crops: Tensor | None, mask_indices_list: Tensor, grid: Grid) -> TeacherView:
+        """``tokens [M, D']`` at the masked positions, or of every patch with ``da3.loss_on: all``.
+
+        ``clean_crops [G*B, 3, H, W]``; ``mask_indices_list [M]`` indexes their flattened student grid.
+        """
+        assert clean_crops is not None  # the loader makes them when da3.enabled
+        tokens = self.tokens(clean_crops, grid).flatten(0, 1)  # [G*B*P, D']
+        return TeacherView(tokens=tokens.index_select(0, mask_indices_list) if self.masked else tokens, grid=grid)
+
     def __init__(self, cfg: Config, device: torch.device) -> None:
+        self.masked = cfg.da3.loss_on == "masked"
         model, self.embed_dim = build_da3_backbone(cfg.da3)
-        self.model: nn.Module = model.to(device)
+        self.encoder: nn.Module = model.to(device)
         self.blocks = list(model.backbone.pretrained.blocks)
         self.shared = cfg.da3.use_fsdp
-        self.sharded = self.shared and shard_frozen(self.model, self.blocks)
+        self.sharded = self.shared and shard_frozen(self.encoder, self.blocks)
         self.interpolates = cfg.da3.grid_mode == "interpolate_tokens"
 
     def prepare(self, *, compiled: bool) -> list[str]:
         """Compile the encoder on a GPU: whole, or its blocks where FSDP2 must step in between. Returns what to print."""
         done = []
-        if compiled and next(self.model.parameters()).device.type == "cuda":
-            for part in self.blocks if self.sharded else [self.model]:
+        if compiled and next(self.encoder.parameters()).device.type == "cuda":
+            for part in self.blocks if self.sharded else [self.encoder]:
                 compile_forward(part)
             done.append("DA3 teacher: compiled")
         if self.shared:
@@ -56,7 +77,7 @@ class Da3Teacher:
                 f"patches, the student has {grid[0]} x {grid[1]}: make clean crops of {grid[0] * PATCH} x "
                 f"{grid[1] * PATCH} px, or set da3.grid_mode=interpolate_tokens"
             )
-        tokens: Tensor = self.model(clean_crops)  # [N, P', D]
+        tokens: Tensor = self.encoder(clean_crops)  # [N, P', D]
         if tokens.shape != (len(clean_crops), own[0] * own[1], self.embed_dim):
             expected = [len(clean_crops), own[0] * own[1], self.embed_dim]
             raise ValueError(f"the DA3 encoder returned tokens {list(tokens.shape)}, expected {expected}")

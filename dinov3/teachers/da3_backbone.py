@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dinov3.models.da3 import PATCH, VARIANTS, DA3Encoder
 from dinov3.system.paths import expanded
-from dinov3.weights.da3_checkpoint import (
+from dinov3.weights.hub import NotOnHub, fetched, is_hub_id
+from dinov3.weights.reading.da3_checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Da3CheckpointError,
@@ -19,7 +20,6 @@ from dinov3.weights.da3_checkpoint import (
     read_da3_weights,
     read_root,
 )
-from dinov3.weights.hub import NotOnHub, fetched, is_hub_id
 
 logger = logging.getLogger(__name__)
 

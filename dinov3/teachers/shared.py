@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dinov3.contracts import Features
+from dinov3.contracts import Features, TeacherLogits
+from dinov3.distributed.transfer import Later, send
 from dinov3.models.token_grid import resample_tokens
 
 Grid = tuple[int, int]
@@ -87,35 +88,37 @@ def shared_logits(
     division: Division,
     gather: Gather,
     grid: Grid,
-) -> dict[str, Any]:
-    """The teacher's ``cls_pre_head [G, B, D]``, ``cls_logits [G, B, K]`` and ``masked_logits [M, K]`` for the own batch.
+) -> TeacherLogits:
+    """What the teacher says about this process's batch, but its patches.
 
     ``images [G*B, C, H, W]``; ``mask_indices_list [M]``, ascending, indexes their flattened patches on the student's
     ``grid``, to which the teacher's are brought. Every process of all students must call it for the same global batch.
     Raises RuntimeError when two of them hold different masks.
     """
-    asked, slot, owner, place = (t.to(images.device) for t in division if isinstance(t, Tensor))
-    n, n_asked = len(slot), len(asked)
-    features: Features = teacher["backbone"](
-        images.unflatten(0, (-1, n))[:, asked].flatten(0, 1), is_training=True
-    )  # of G*b' crops
-    patches = resample_tokens(features.patches, features.grid, grid)  # [G*b', P, D]
-    n_patches = patches.shape[1]
-    stack, patch = mask_indices_list // n_patches, mask_indices_list % n_patches  # [M] in [0, G*B), [0, P)
-    crop, image = stack // n, stack % n
-    rows = ((crop * n_asked + slot[image]) * n_patches + patch)[slot[image] >= 0]
-    masked = patches.flatten(0, 1).index_select(0, rows)  # [m, D]
-    hidden = teacher["ibot_head"](masked, no_last_layer=True)  # [m, Db]
-    cls = torch.cat([features.cls, teacher["dino_head"](features.cls, no_last_layer=True)], dim=-1)  # [G*b', D + Db]
-
-    own_counts = torch.bincount(stack, minlength=len(images)).unflatten(0, (-1, n))  # [G, B] masked patches
+    parts = [part for part in division if isinstance(part, Tensor)]
+    asked, slot, owner, place = send(torch.cat(parts), images.device).split([len(part) for part in parts])
+    n, n_asked, n_patches = len(slot), len(asked), grid[0] * grid[1]
+    crops = images.unflatten(0, (-1, n))
+    edges = torch.arange(len(images) + 1, device=images.device) * n_patches
+    own_counts = torch.searchsorted(mask_indices_list, edges).diff().unflatten(0, (-1, n))  # [G, B] masked patches
     asked_counts = own_counts[:, asked]
     asked_counts[:, division.real :] = 0
     counts = gather(asked_counts)  # [W, G, b']
     differ = (own_counts != counts[owner, :, place].T).any()
-    longest, differs = torch.stack([counts.sum((1, 2)).max(), differ]).tolist()  # waits for the device
+    # on its way before the teacher's pass is queued: reading it does not wait for the end of that pass
+    figures = Later(torch.stack([counts.sum((1, 2)).max(), asked_counts.sum(), differ]))
+    features: Features = teacher["backbone"](crops[:, asked].flatten(0, 1), is_training=True)  # of G*b' crops
+    patches = resample_tokens(features.patches, features.grid, grid)  # [G*b', P, D]
+    stack, patch = mask_indices_list // n_patches, mask_indices_list % n_patches  # [M] in [0, G*B), [0, P)
+    crop, image = stack // n, stack % n
+    longest, shown, differs = figures.read()
     if differs:
         raise RuntimeError("students that share a teacher's pass hold different masks of the same images")
+    first_shown = (slot[image] < 0).to(torch.uint8).argsort(stable=True)[:shown]  # in their order
+    rows = ((crop * n_asked + slot[image]) * n_patches + patch).index_select(0, first_shown)
+    masked = patches.flatten(0, 1).index_select(0, rows)  # [m, D]
+    hidden = teacher["ibot_head"](masked, no_last_layer=True)  # [m, Db]
+    cls = torch.cat([features.cls, teacher["dino_head"](features.cls, no_last_layer=True)], dim=-1)  # [G*b', D + Db]
     padded = hidden.new_zeros(longest, hidden.shape[1])
     padded[: len(hidden)] = hidden
     all_cls = gather(cls).unflatten(1, (-1, n_asked))  # [W, G, b', D + Db]
@@ -127,8 +130,9 @@ def shared_logits(
     own_first = own_counts.flatten().cumsum(0) - own_counts.flatten()  # [G*B] and here
     among = torch.arange(len(stack), device=stack.device) - own_first[stack]  # [M] which patch of its crop
     hidden = all_hidden[owner[image], first[owner[image], crop * n_asked + place[image]] + among]  # [M, Db]
-    return {
-        "cls_pre_head": cls[..., :width],
-        "cls_logits": teacher["dino_head"](cls[..., width:], only_last_layer=True),
-        "masked_logits": teacher["ibot_head"](hidden, only_last_layer=True),
-    }
+    return TeacherLogits(
+        cls=cls[..., :width].flatten(0, 1),
+        cls_logits=teacher["dino_head"](cls[..., width:], only_last_layer=True),
+        masked_logits=teacher["ibot_head"](hidden, only_last_layer=True),
+        grid=grid,
+    )

@@ -15,20 +15,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dinov3.config.derived import images_per_process, largest_global_crop
 from dinov3.config.schema import Config
-from dinov3.contracts import CropBatch, StepContext, StudentView
+from dinov3.contracts import (
+    GLOBAL_CROPS,
+    CropBatch,
+    StepContext,
+    StudentView,
+    Targets,
+    TeacherLogits,
+    TeacherView,
+)
 from dinov3.data.masking import mask_counts
 from dinov3.distributed.context import rank
 from dinov3.engine.model_randomness import seed_model_randomness
-from dinov3.losses.sinkhorn import Targets
 from dinov3.objectives.base import Objective
-from dinov3.train.ssl_meta_arch import N_GLOBAL_CROPS, SSLMetaArch
+from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 Terms = dict[str, Tensor | float]
 
@@ -53,7 +59,7 @@ def accumulate(
 
 def kept_logits(cfg: Config, itemsize: int) -> int:
     """Bytes of the teacher logits that exact accumulation keeps on one process; ``itemsize`` bytes a number."""
-    crops = N_GLOBAL_CROPS * images_per_process(cfg)
+    crops = GLOBAL_CROPS * images_per_process(cfg)
     ibot, patches = cfg.ibot, (largest_global_crop(cfg) // cfg.student.patch_size) ** 2
     low, high = ibot.mask_ratio_min_max
     masked = int(mask_counts(crops, patches, ibot.mask_sample_probability, (low, high)).sum())
@@ -105,39 +111,39 @@ def _exact(
 
 
 @torch.no_grad()
-def joined_targets(model: SSLMetaArch, parts: Sequence[CropBatch], teacher_temp: float) -> list[dict[str, Any]]:
+def joined_targets(model: SSLMetaArch, parts: Sequence[CropBatch], teacher_temp: float) -> list[TeacherView]:
     """``get_teacher_output`` of every part, its targets those of all parts' rows together.
 
     Logits go straight into one tensor: at 65,536 prototypes those of 64 images and their masked patches are gigabytes.
     """
-    outputs: list[dict[str, Any]] = []
+    outputs: list[TeacherLogits] = []
     n_rows = [len(batch.mask_indices_list) for batch in parts]
     cls: Tensor | None = None
     patches: Tensor | None = None
     for number, batch in enumerate(parts):
         out = model.get_teacher_logits(batch.collated_global_crops, batch.mask_indices_list)
-        cls_logits, masked_logits = out.pop("cls_logits"), out.pop("masked_logits")  # [G, b, K], [M_part, K]
         if cls is None or patches is None:
             n_images = len(parts) * batch.batch_size
-            cls = cls_logits.new_empty(N_GLOBAL_CROPS, n_images, cls_logits.shape[-1])  # [G, B, K]
-            patches = masked_logits.new_empty(sum(n_rows), masked_logits.shape[-1])  # [M, K]
-        cls[:, number * batch.batch_size : (number + 1) * batch.batch_size] = cls_logits
-        patches[sum(n_rows[:number]) : sum(n_rows[: number + 1])] = masked_logits
-        outputs.append(out)
+            cls = out.cls_logits.new_empty(GLOBAL_CROPS, n_images, out.cls_logits.shape[-1])  # [G, B, K]
+            patches = out.masked_logits.new_empty(sum(n_rows), out.masked_logits.shape[-1])  # [M, K]
+        cls[:, number * batch.batch_size : (number + 1) * batch.batch_size] = out.cls_logits
+        patches[sum(n_rows[:number]) : sum(n_rows[: number + 1])] = out.masked_logits
+        outputs.append(out._replace(cls_logits=cls, masked_logits=patches))  # the part's own are not kept
     assert cls is not None
     assert patches is not None
     of_cls = model.dino_loss.targets(cls, teacher_temp)
     of_patches = model.ibot_patch_loss.targets(patches, teacher_temp)
+    views = []
     for number, (out, batch) in enumerate(zip(outputs, parts, strict=True)):
         images = slice(number * batch.batch_size, (number + 1) * batch.batch_size)
         rows = slice(sum(n_rows[:number]), sum(n_rows[: number + 1]))
-        out["cls_centered"] = Targets(
-            of_cls.logits[:, images], of_cls.temperature, of_cls.row[:, images], of_cls.column
+        views.append(
+            out.view(
+                Targets(of_cls.logits[:, images], of_cls.temperature, of_cls.row[:, images], of_cls.column),
+                Targets(of_patches.logits[rows], of_patches.temperature, of_patches.row[rows], of_patches.column),
+            )
         )
-        out["masked_patch_centered"] = Targets(
-            of_patches.logits[rows], of_patches.temperature, of_patches.row[rows], of_patches.column
-        )
-    return outputs
+    return views
 
 
 @dataclass(frozen=True)
@@ -147,20 +153,20 @@ class _Joint:
     total: Tensor  # scalar, weighted
     terms: Terms
     gradients: dict[str, Tensor]  # with respect to the student's cls [G, B, D], patches [G, B, P, D]
-    teachers: list[dict[str, dict[str, Tensor]]]  # of each part, all but the EMA
+    teachers: list[dict[str, TeacherView]]  # of each part, all but the EMA
 
 
 def _joint_gradients(
     model: SSLMetaArch,
     joint: Sequence[Objective],
     parts: Sequence[CropBatch],
-    ema: Sequence[dict[str, Any]],
+    ema: Sequence[TeacherView],
     iteration: int,
 ) -> _Joint:
     """The objectives of all parts together, backwards as far as the features; heads they own have their gradients then."""
     names = {name for objective in joint for name in objective.joint_features}
     kept: dict[str, list[Tensor]] = {"cls": [], "patches": []}
-    teachers: list[dict[str, dict[str, Tensor]]] = []
+    teachers: list[dict[str, TeacherView]] = []
     grid = (0, 0)
     # a pass of its own: within one autocast, weights that were cast without a graph would be used again without it
     with torch.no_grad(), model.precision.autocast():
@@ -168,8 +174,8 @@ def _joint_gradients(
             _seed(model, iteration, number, len(parts))
             features = model.get_student_features(batch)[0]
             grid = features.grid
-            kept["cls"].append(features.cls.unflatten(0, (N_GLOBAL_CROPS, -1)))
-            crops = features.patches.unflatten(0, (N_GLOBAL_CROPS, -1))  # [G, b, P, D]
+            kept["cls"].append(features.cls.unflatten(0, (GLOBAL_CROPS, -1)))
+            crops = features.patches.unflatten(0, (GLOBAL_CROPS, -1))  # [G, b, P, D]
             kept["patches"].append(crops if "patches" in names else crops[:, :, :0])
             teachers.append(model.get_other_teachers(batch, ema[number], grid, iteration))
     leaves = {name: torch.cat(tensors, dim=1).requires_grad_() for name, tensors in kept.items()}
@@ -196,25 +202,33 @@ def _joint_gradients(
 
 def _feature(view: StudentView, name: str) -> Tensor:
     """The joint feature of one part, ``[G, b, ...]``."""
-    return view.cls_pre_head if name == "cls" else view.patches.unflatten(0, (N_GLOBAL_CROPS, -1))
+    return view.cls_pre_head if name == "cls" else view.patches.unflatten(0, (GLOBAL_CROPS, -1))
 
 
-def _joined_teachers(parts: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> dict[str, dict[str, Any]]:
-    """Every teacher's output on the joined batch: crops are crop-major, ``tokens`` are those of masked patches, part by part."""
-    joined: dict[str, dict[str, Any]] = {}
-    for name, outputs in parts[0].items():
-        joined[name] = {
-            key: torch.cat([part[name][key] for part in parts])
-            if key == "tokens"
-            else _crop_major([part[name][key] for part in parts])
-            for key in outputs
-        }
+def _joined_teachers(parts: Sequence[Mapping[str, TeacherView]]) -> dict[str, TeacherView]:
+    """Every teacher's output on the joined batch: crops are crop-major, ``tokens`` are those of masked patches, part by part.
+
+    The EMA's targets are not among them.
+    """
+    joined = {}
+    for name, first in parts[0].items():
+        views = [part[name] for part in parts]
+        joined[name] = TeacherView(
+            cls=_stacked([view.cls for view in views]),
+            patches=_stacked([view.patches for view in views]),
+            grid=first.grid,
+            tokens=None if first.tokens is None else torch.cat([v.tokens for v in views if v.tokens is not None]),
+        )
     return joined
+
+
+def _stacked(stacks: Sequence[Tensor | None]) -> Tensor | None:
+    return None if stacks[0] is None else _crop_major([stack for stack in stacks if stack is not None])
 
 
 def _crop_major(stacks: Sequence[Tensor]) -> Tensor:
     """``[G*b, ...]`` of every part to ``[G*B, ...]``."""
-    return torch.cat([stack.unflatten(0, (N_GLOBAL_CROPS, -1)) for stack in stacks], dim=1).flatten(0, 1)
+    return torch.cat([stack.unflatten(0, (GLOBAL_CROPS, -1)) for stack in stacks], dim=1).flatten(0, 1)
 
 
 def joined_batch(parts: Sequence[CropBatch]) -> CropBatch:

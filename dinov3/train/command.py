@@ -13,6 +13,7 @@ from dinov3.config.pretraining import PRETRAIN
 from dinov3.config.students import Student
 from dinov3.engine import command
 from dinov3.engine.command import Kind, output_folder, print_configs, to_the_end
+from dinov3.runs.requeue import answer_before_training
 from dinov3.train.folder import refuse_missing_images, take_folder
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command; the exit code of the run. Raises what ``report`` turns into a line and a code."""
+    answer_before_training()
     args.config_file, opts, said = take_folder(args.config_file, args.opts)
     args.opts = [*opts, *["multidistillation.enabled=true"] * args.multi_distillation]
     stages = KIND.stages(args)

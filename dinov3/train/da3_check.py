@@ -136,8 +136,7 @@ def check(cfg: Config) -> Report:
     source = checked_source(cfg, 1)
     model = SSLMetaArch(cfg, device, precision.resolve(cfg.compute_precision.param_dtype, device))
     model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
-    teacher = model.da3_teacher
-    assert teacher is not None  # execute() has seen da3.enabled
+    teacher = model.da3_teacher  # execute() has seen da3.enabled
     with CropLoader(cfg, source, position=0, rank=0, world_size=1, device=device, dtype=torch.float32) as loader:
         batch = next(loader)
     return look(model, teacher, batch)
@@ -163,7 +162,7 @@ def look(model: SSLMetaArch, teacher: Da3Teacher, batch: CropBatch) -> Report:
         own_grid=teacher.own_grid(batch.collated_global_crops_clean),
         term=LossTerm(term.value.detach(), term.metrics),
         gradient_norms={name: gradient_norm(model.student[name]) for name in ("da3_projector", "backbone")},
-        teacher_gradients=sum(p.grad is not None for p in teacher.model.parameters()),
+        teacher_gradients=sum(p.grad is not None for p in teacher.encoder.parameters()),
     )
 
 

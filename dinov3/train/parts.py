@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from dinov3.config.archs import CONVNEXT_ARCHS
@@ -12,35 +11,11 @@ from dinov3.config.derived import largest_global_crop
 from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.models.build import build_backbone
-from dinov3.objectives.base import Objective
 from dinov3.objectives.dino import Dino
-from dinov3.objectives.feature_anchor import FeatureAnchor
-from dinov3.objectives.feature_distillation import FeatureDistillation
-from dinov3.objectives.gram import Gram
 from dinov3.objectives.ibot import Ibot
-from dinov3.objectives.koleo import Koleo
-from dinov3.teachers.frozen import FeatureTeacher
 
 if TYPE_CHECKING:
-    from dinov3.teachers.da3 import Da3Teacher
-
-
-def build_objectives(
-    cfg: Config, embed_dim: int, da3_teacher: Da3Teacher | None, feature_teacher: FeatureTeacher | None
-) -> list[Objective]:
-    """The loss terms this config switches on, in the order they are logged."""
-    objectives: list[Objective] = [Dino(cfg, embed_dim), Koleo(cfg, embed_dim), Ibot(cfg, embed_dim)]
-    if cfg.gram.use_loss:
-        objectives.append(Gram(cfg, embed_dim))
-    if da3_teacher is not None:
-        from dinov3.objectives.da3 import Da3
-
-        objectives.append(Da3(cfg, embed_dim, da3_teacher.embed_dim))
-    if cfg.feature_anchor.enabled:
-        objectives.append(FeatureAnchor(cfg))
-    if feature_teacher is not None:
-        objectives.append(FeatureDistillation(cfg, embed_dim, feature_teacher.embed_dim))
-    return objectives
+    pass
 
 
 def build_distillation_teacher(cfg: Config) -> nn.ModuleDict:
@@ -71,17 +46,3 @@ def _grid_problem(cfg: Config, theirs: Config) -> str | None:
             f"teacher in {where} {other} px: use {max(own / other, 1):g}"
         )
     return None
-
-
-def build_feature_teacher(cfg: Config, device: torch.device) -> FeatureTeacher | None:
-    """The frozen backbone of the feature distillation, None when it is off; WeightsError when it cannot be read."""
-    return FeatureTeacher(cfg, device) if cfg.feature_distillation.enabled else None
-
-
-def build_da3_teacher(cfg: Config, device: torch.device) -> Da3Teacher | None:
-    """The frozen DA3 teacher, None when it is off; then nothing of DA3 is even imported."""
-    if not cfg.da3.enabled:
-        return None
-    from dinov3.teachers.da3 import Da3Teacher
-
-    return Da3Teacher(cfg, device)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from dinov3.config.derived import largest_global_crop
 from dinov3.contracts import CropBatch
+from dinov3.distributed.shard import gather
 from dinov3.engine.optim import ParamGroup
 from dinov3.engine.schedules import StepSchedule
 from dinov3.engine.task import StepLoss
+from dinov3.models.backbone import Backbone
 from dinov3.train.accumulation import accumulate
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 from dinov3.weights.own import write_backbone
@@ -64,10 +66,27 @@ class Pretraining:
         crops = self._model.cfg.crops
         size = largest_global_crop(self._model.cfg)
         preprocess = {"mean": crops.rgb_mean, "std": crops.rgb_std, "size": size}
-        backbone = self._model.whole_ema_backbone("cpu", copy=copy)
+        if (white := self._model.cfg.data.value_range) is not None:
+            preprocess["value_range"] = white
+        backbone = self.whole_backbone("cpu", copy=copy)
 
         def write(folder: Path) -> None:
             assert backbone is not None  # this is the main process
             write_backbone(folder, backbone, preprocess)
 
         return write
+
+    def whole_backbone(self, device: torch.device | str, *, copy: bool = False) -> Backbone | None:
+        """The EMA backbone; when it is sharded or a ``copy`` is wanted, a new one on the main process's ``device`` and None
+        on the others.
+
+        Every process must call it.
+        """
+        backbone = cast(Backbone, self._model.model_ema["backbone"])
+        if not self._model.parallel.shards and not copy:
+            return backbone
+
+        def empty() -> nn.Module:
+            return self._model.like_student()["backbone"].to_empty(device=device).eval()
+
+        return cast(Backbone | None, gather(backbone, empty))

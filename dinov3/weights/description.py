@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dinov3.weights.errors import one_line
 from dinov3.weights.files import CONFIG, OURS, SINGLE, WeightsError, read_json
 from dinov3.weights.provenance import checked_provenance
+from dinov3.weights.reading.errors import one_line
 from dinov3.weights.settings import checked_fingerprint, checked_preprocess, checked_settings, said
 
 FORMAT, VERSION = "dinov3-backbone", 1

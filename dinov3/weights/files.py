@@ -13,12 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinov3.weights.errors import WeightsError, clipped, one_line
-from dinov3.weights.mistaken import AGAIN, HEAD, mistaken
-from dinov3.weights.pickle_records import NotPlain
-from dinov3.weights.tables import find_table
-from dinov3.weights.torch_archive import DamagedArchive
-from dinov3.weights.torch_file import Plan, TorchFile, is_tensor
+from dinov3.weights.reading.errors import WeightsError, clipped, one_line
+from dinov3.weights.reading.mistaken import AGAIN, HEAD, mistaken
+from dinov3.weights.reading.pickle_records import NotPlain
+from dinov3.weights.reading.tables import find_table
+from dinov3.weights.reading.torch_archive import DamagedArchive
+from dinov3.weights.reading.torch_file import Plan, TorchFile, is_tensor
 
 __all__ = ["CONFIG", "OURS", "SINGLE", "RawWeights", "WeightsError", "read_json", "read_weights"]
 
@@ -229,10 +229,10 @@ def read_torch(file: BinaryIO, size: int, path: Path) -> dict[str, Tensor]:
 
 
 def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """As they are; WeightsError unless all are finite floats."""
+    """As they are; WeightsError unless all are finite floats, or 8-bit integers as ``dinov3 compress`` writes them."""
     if not tensors:
         raise WeightsError(f"{path}: holds no tensor")
     for name, tensor in tensors.items():
-        if tensor.dtype not in FLOATS or not bool(tensor.isfinite().all()):
+        if tensor.dtype not in (*FLOATS, torch.int8) or not bool(tensor.isfinite().all()):
             raise WeightsError(f"{path}: {clipped(name)} is not a plain tensor of finite floats")
     return tensors

@@ -17,16 +17,17 @@ from torch import Tensor
 from dinov3.data.torchvision_compat import prepare_torchvision
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
-from dinov3.weights import huggingface_names, timm_names
+from dinov3.models.vit import DinoVisionTransformer
 from dinov3.weights.description import as_metadata, sidecar_of
 from dinov3.weights.files import WeightsError
 from dinov3.weights.fingerprint import fingerprint
+from dinov3.weights.names import huggingface_names, timm_names
+from dinov3.weights.names.recognition import seen_settings, vit_arguments
+from dinov3.weights.names.translation import effective, translate
 from dinov3.weights.own import description, load_backbone, without_aliases
 from dinov3.weights.parity import Parity, compare, tokens_of
 from dinov3.weights.provenance import Facts
-from dinov3.weights.recognition import seen_settings, vit_arguments
 from dinov3.weights.tensor_file import write_tensor_file
-from dinov3.weights.translation import effective, translate
 
 EXTRAS = {"transformers": "hf", "timm": "timm", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
 
@@ -112,7 +113,7 @@ def write_huggingface(backbone: Backbone, out: Path, facts: Facts) -> Written:
     size = int(facts.preprocess.get("size") or 224)
     out.mkdir()
     write_tensor_file(tensors, out / "model.safetensors", metadata)
-    is_vit = hasattr(backbone, "cls_token")
+    is_vit = isinstance(backbone, DinoVisionTransformer)
     theirs = (
         huggingface_names.vit_config(config, effective(dict(backbone.state_dict())))
         if is_vit
@@ -147,7 +148,7 @@ def write_timm(backbone: Backbone, out: Path, facts: Facts) -> Written:
     timm = require("timm")
     tensors, metadata = _translated("timm", backbone, facts)
     write_tensor_file(tensors, out, metadata)
-    config, is_vit = describe_backbone(backbone)["config"], hasattr(backbone, "cls_token")
+    config, is_vit = describe_backbone(backbone)["config"], isinstance(backbone, DinoVisionTransformer)
     state = dict(backbone.state_dict())
     name, arguments = timm_names.vit_model(config, effective(state)) if is_vit else timm_names.convnext_model(config)
     eps = arguments.pop("norm_eps", None)

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from dinov3.system.paths import expanded
-from dinov3.weights.errors import WeightsError, clipped
 from dinov3.weights.files import CONFIG, INDEX, SINGLE, read_json
+from dinov3.weights.reading.errors import WeightsError, clipped
 
 ID = re.compile(r"\w[\w-]*/\w[\w.-]*", re.ASCII)
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")  # of files: no id ends in one

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from dinov3.weights import huggingface_names, timm_names
-from dinov3.weights.dcp_folder import is_dcp, read_dcp
 from dinov3.weights.description import checked_description, from_metadata, is_description, read_description, sidecar_of
-from dinov3.weights.errors import clipped
 from dinov3.weights.files import RawWeights, WeightsError, read_json, read_weights
-from dinov3.weights.recognition import Shapes, is_convnext, seen_settings, vit_arguments
+from dinov3.weights.names import huggingface_names, timm_names
+from dinov3.weights.names.recognition import Shapes, is_convnext, seen_settings, vit_arguments
+from dinov3.weights.reading.dcp_folder import is_dcp, read_dcp
+from dinov3.weights.reading.errors import clipped
+from dinov3.weights.reading.tables import without_wrappers
 from dinov3.weights.settings import check_agreement, checked_settings, said
-from dinov3.weights.tables import without_wrappers
 
 HEADS = ("dino_head.", "ibot_head.")
 SHOWN = 5  # names in a message
@@ -72,6 +72,8 @@ def read_model(path: Path) -> ModelWeights:
     raw = read_weights(path)
     described = _described(raw)
     raw = replace(raw, tensors=without_wrappers(raw.tensors))
+    if (described is None or "int8" not in described["config"]) and (integers := _integers(raw)):
+        raise WeightsError(f"{path}: {integers[0]} holds integers, and no description of ours says how to read them")
     names = set(raw.tensors)
     if huggingface_names.is_vit(names):
         return _huggingface_vit(raw, described)
@@ -84,6 +86,10 @@ def read_model(path: Path) -> ModelWeights:
     if timm_names.is_convnext(names):
         return _convnext(raw, "timm", described, *timm_names.convnext_to_ours(raw.tensors))
     return _official(raw, "Meta" if described is None else "dinov3", described)
+
+
+def _integers(raw: RawWeights) -> list[str]:
+    return [name for name, tensor in raw.tensors.items() if not tensor.is_floating_point()]
 
 
 def _described(raw: RawWeights) -> dict[str, Any] | None:

@@ -15,6 +15,8 @@ from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
+from dinov3.models.shapes import shape_line
+from dinov3.models.vit_config import BlockShape
 from dinov3.runs.manifest import read_train_state
 from dinov3.system.rows import read_rows
 from dinov3.weights.description import BACKBONE
@@ -98,6 +100,10 @@ def _architecture(backbone: Backbone, preprocess: Mapping[str, Any]) -> Iterator
     else:
         kind = f"ViT, patch {config['patch_size']}, width {config['embed_dim']}, {config['depth']} blocks"
         yield "architecture", f"{kind}, {config['num_heads']} heads, {config['n_storage_tokens']} storage tokens"
+        for index, shape in enumerate(config.get("block_shapes", ())):
+            yield f"block {index}", shape_line(BlockShape(**shape))
+        if "int8" in config:
+            yield "numbers", f"linear layers of the blocks in 8 bits, {config['int8']}"
     yield "parameters", f"{millions:.1f} M, float32"
     size = preprocess.get("size")
     trained = f"; trained at {size} px" if size else ""

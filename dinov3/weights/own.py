@@ -22,13 +22,13 @@ from dinov3.runs.manifest import problem_with
 from dinov3.runs.stage_record import last_finished, read_stages
 from dinov3.runs.student_folders import student_folders
 from dinov3.weights.description import BACKBONE, FORMAT, VERSION, is_description, read_description, sidecar_of
-from dinov3.weights.errors import one_line
 from dinov3.weights.files import CONFIG, RawWeights, WeightsError
 from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.weights.hub import located
 from dinov3.weights.layouts import ModelWeights, read_model
+from dinov3.weights.names.recognition import differences, is_convnext, seen_settings
 from dinov3.weights.provenance import Facts
-from dinov3.weights.recognition import differences, is_convnext, seen_settings
+from dinov3.weights.reading.errors import one_line
 from dinov3.weights.tensor_file import write_tensor_file
 
 WEIGHTS = BACKBONE
@@ -234,11 +234,16 @@ def check_fit(module: nn.Module, tensors: dict[str, Tensor], source: str) -> Non
         for k, v in tensors.items()
         if k in own and v.shape != own[k].shape
     ]
+    wrong += [
+        f"{k} {str(v.dtype)[6:]}, model {str(own[k].dtype)[6:]}"
+        for k, v in tensors.items()
+        if k in own and v.is_floating_point() != own[k].is_floating_point()
+    ]
     if missing or unexpected or wrong:
         flags = [f"{key}: {what}" for key, what in setting_differences(tensors, own)]
         raise WeightsError(
             f"{source}: does not fit the model: {len(missing)} missing {missing[:5]}, "
-            f"{len(unexpected)} unexpected {unexpected[:5]}, {len(wrong)} of another shape {wrong[:5]}"
+            f"{len(unexpected)} unexpected {unexpected[:5]}, {len(wrong)} of another shape or kind {wrong[:5]}"
             + "".join(f"; {flag}" for flag in flags[:5])
         )
 
@@ -248,7 +253,10 @@ def setting_differences(file: dict[str, Tensor], model: dict[str, Tensor]) -> li
     shapes = [{k.removeprefix("backbone."): tuple(v.shape) for k, v in tensors.items()} for tensors in (file, model)]
     if not all({"patch_embed.proj.weight", "downsample_layers.0.0.weight"} & set(s) for s in shapes):
         return []
-    return list(differences(*(seen_settings(s) for s in shapes)))
+    try:
+        return list(differences(*(seen_settings(s) for s in shapes)))
+    except ValueError:  # of tensors without a size nothing can be said
+        return []
 
 
 def load_model(model: nn.ModuleDict, path: Path) -> str:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from dinov3.config.schema import StudentConfig
 from dinov3.models.backbone import Backbone
-from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
-from dinov3.weights.errors import clipped
+from dinov3.models.build import COMPRESSED, backbone_from_description, describe_backbone, matching_preset
 from dinov3.weights.files import WeightsError
 from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.weights.layouts import ModelWeights
+from dinov3.weights.names.recognition import is_convnext, seen_settings
 from dinov3.weights.own import absent_tensors, read_source, setting_differences
-from dinov3.weights.recognition import is_convnext, seen_settings
+from dinov3.weights.reading.errors import clipped
 
 HEADS = ("dino_head", "ibot_head")
 SHOWN = 5  # names in a message
@@ -95,6 +95,10 @@ def load_start(student: nn.ModuleDict, cfg: StudentConfig) -> LoadReport | None:
         return None
     allowed = _Allowed(cfg.pretrained_allow)
     source = read_source(Path(path))
+    if cut := [key for key in COMPRESSED if source.description and source.description["config"].get(key)]:
+        raise WeightsError(
+            f"{path}: a compressed model ({', '.join(cut)}), which student.* cannot describe: start from the model it was made of"
+        )
     backbone = cast(Backbone, student["backbone"])
     notes = _compare_settings(backbone, source, allowed, cfg.preset)
     if cfg.resume_from_teacher_chkpt and (lacking := [h for h in HEADS if not _has(source.heads, h)]):

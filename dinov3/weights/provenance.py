@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dinov3.weights.errors import WeightsError
+from dinov3.weights.reading.errors import WeightsError
 
 MAX_ROWS, MAX_TEXT, MAX_RECIPE = 32, 2000, 100_000  # of a table and characters; cards have 10 rows of 200
 
@@ -27,7 +27,7 @@ class Provenance:
 class Facts:
     """What an export says of a backbone beyond its architecture."""
 
-    preprocess: dict[str, Any]  # mean, std, size
+    preprocess: dict[str, Any]  # mean, std, size; value_range when files of more than 8 bits were read by one
     provenance: Provenance = field(default_factory=Provenance)
 
 

@@ -11,16 +11,17 @@ from typing import Any
 
 from dinov3.models.convnext import N_STAGES, ConvNeXtConfig
 from dinov3.models.vit_config import VitConfig
-from dinov3.weights.errors import WeightsError, clipped
-from dinov3.weights.recognition import Shapes, is_convnext, seen_settings
+from dinov3.weights.names.recognition import Shapes, is_convnext, seen_settings
+from dinov3.weights.reading.errors import WeightsError, clipped
 
 LARGEST = 1 << 16  # of every width, count and size; the largest model has a width of 4096
-FURTHEST = 1e6  # of every other number
+FURTHEST, SMALLEST = 1e6, 1e-6  # of every other number, and of those that are divided by
 KINDS: dict[str, type[VitConfig] | type[ConvNeXtConfig]] = {
     "DinoVisionTransformer": VitConfig,
     "ConvNeXt": ConvNeXtConfig,
 }
 SIZES = ("embed_dim", "depth", "in_chans", "patch_size", "n_storage_tokens", "depths", "dims")
+POSITIVE = ("ffn_ratio", "pos_embed_rope_base", "pos_embed_rope_min_period", "pos_embed_rope_max_period")
 MAY_BE_ZERO = ("n_storage_tokens",)
 COEFFICIENTS = 64  # of a fingerprint, at most
 
@@ -71,7 +72,7 @@ def _checked(value: Any, kind: str, key: str, source: str) -> Any:
     if kind == "int":
         return whole(value, key, source, low=0 if key in MAY_BE_ZERO else 1)
     if kind == "float":
-        return real(value, key, source)
+        return real(value, key, source, low=SMALLEST if key in POSITIVE else -FURTHEST)
     if kind == "Sequence[int]":
         if not isinstance(value, list | tuple) or len(value) != N_STAGES:
             raise WeightsError(f"{source}: {key} is {said(value)}: a list of {N_STAGES} numbers is wanted")
@@ -109,7 +110,7 @@ def _plain(value: Any) -> Any:
 
 
 def checked_preprocess(found: Any, source: str) -> dict[str, Any]:
-    """``mean``, ``std`` and ``size`` of a description, those that are there. WeightsError for other than numbers."""
+    """``mean``, ``std``, ``value_range`` and ``size`` of a description, those that are there. WeightsError for other than numbers."""
     if not isinstance(found, Mapping):
         raise WeightsError(f"{source}: its preprocess is {said(found)}: a table is wanted")
     checked: dict[str, Any] = {}
@@ -119,6 +120,13 @@ def checked_preprocess(found: Any, source: str) -> dict[str, Any]:
             if not isinstance(values, list | tuple) or not 1 <= len(values) <= LARGEST:
                 raise WeightsError(f"{source}: {key} is {said(values)}: a list of numbers is wanted")
             checked[key] = [real(v, key, source, low) for v in values]
+    if found.get("value_range") is not None:
+        values = found["value_range"]
+        if not isinstance(values, list | tuple) or len(values) != 2:
+            raise WeightsError(f"{source}: value_range is {said(values)}: [black, white] is wanted")
+        checked["value_range"] = [real(v, "value_range", source, -FURTHEST * 1e4, FURTHEST * 1e4) for v in values]
+        if checked["value_range"][0] >= checked["value_range"][1]:
+            raise WeightsError(f"{source}: value_range is {said(values)}: black must be below white")
     if found.get("size") is not None:
         checked["size"] = whole(found["size"], "size", source)
     return checked

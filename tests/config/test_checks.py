@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dinov3.config.checks_continued import refuse_an_idle_backbone
 from dinov3.config.derived import clean_crop_size, da3_input_size
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
@@ -246,6 +247,32 @@ RULES = {
         "student.arch=convnext_tiny",
         "student.freeze_blocks: 2 is for vision transformers: set it to 0",
     ),
+    "nothing is learned": (
+        ["ibot.loss_weight=0", "dino.koleo_loss_weight=0"],
+        "dino.loss_weight=0",
+        "dino.loss_weight: 0, and so is the weight of every other term: nothing is learned; set one above 0",
+    ),
+    "every block is held": (
+        ["student.arch=vit_small", "student.freeze_blocks=11"],
+        "student.freeze_blocks=12",
+        "student.freeze_blocks: 12 holds all 12 blocks, so the backbone never trains: use at most 11",
+    ),
+    "adapters nowhere": (
+        ["lora.enabled=true"],
+        "lora.targets=[]",
+        "lora.targets: is empty, so the backbone never trains: name layers, or set lora.enabled=false",
+    ),
+    "every step is jumped over": (
+        ["train.max_steps=10"],
+        "data.skip_steps=[[0, 9]]",
+        "data.skip_steps: [[0, 9]] jumps over all 10 steps of the run",
+    ),
+    "heads alone to the end": (
+        ["head_warmup.when=always", "train.max_steps=501"],
+        "train.max_steps=500",
+        "head_warmup.steps: 500 steps of the heads alone, but the run ends at step 500, so the backbone never trains: "
+        "lower it (for example 50), or train longer",
+    ),
     "drift rule": (
         ["evaluation.drift.enabled=true", "evaluation.drift.period=5", "evaluation.drift.stop_below=0.5"],
         "evaluation.drift.period=0",
@@ -276,6 +303,21 @@ def test_a_rule_refuses_one_step_too_far(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, [*fitting, too_far])
     assert str(caught.value) == f"command line: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("when", "heads_missing", "refused"),
+    [("heads_missing", True, True), ("heads_missing", False, False), ("never", True, False)],
+)
+def test_heads_alone_to_the_end_are_refused_once_it_is_known_that_there_are_none(
+    when: str, heads_missing: bool, refused: bool
+) -> None:
+    cfg = load_config(None, [f"head_warmup.when={when}", "train.max_steps=50"])
+    if refused:
+        with pytest.raises(ConfigError, match=r"head_warmup\.steps: 500 steps of the heads alone"):
+            refuse_an_idle_backbone(cfg, heads_missing=heads_missing)
+    else:
+        refuse_an_idle_backbone(cfg, heads_missing=heads_missing)
 
 
 @pytest.mark.parametrize("freed", ["dino.koleo_loss_weight=0", "dino.koleo_loss_distributed=true"])

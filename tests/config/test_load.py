@@ -280,7 +280,7 @@ def test_published_keys_without_effect_are_named_in_one_warning(write, caplog: p
 
 
 def test_loading_does_not_import_torch() -> None:
-    code = "import sys, dinov3.config.load, dinov3.config.explain; print('torch' in sys.modules)"
+    code = "import sys, dinov3.config.load, dinov3.config.about.explain; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from dinov3.config.blocks_model import Preset
+from dinov3.config.blocks.model import Preset
 from dinov3.config.checks_continued import refuse_an_idle_backbone
 from dinov3.config.dump import to_yaml
 from dinov3.config.errors import ConfigError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dinov3.config.about.explain import explain
 from dinov3.config.errors import ConfigError
-from dinov3.config.explain import explain
 from dinov3.config.load import load_config, load_stages, to_yaml
 
 TWO = """

@@ -124,6 +124,12 @@ def test_a_window_lies_in_its_crop_on_the_patch_grid(size: int, patch: int, data
         assert offset % patch == 0
 
 
+def test_the_last_place_of_a_window_is_never_taken() -> None:
+    """DINOv3 draws its offsets with an open end: of the nine places of 96 px in 224 px it takes the first eight."""
+    places = {window_offset([draw, draw], 224, 96, 16) for draw in np.linspace(0, 1, 1000, endpoint=False)}
+    assert sorted(places) == [(16 * place, 16 * place) for place in range(8)]
+
+
 def test_half_of_the_local_crops_lie_in_each_global_crop() -> None:
     cfg = Config()
     cfg.crops.local_crops_number = 8

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from dinov3.config.schema import Config
 from dinov3.data import feed
+from dinov3.data.augment import photometric, photometric_fused
 from dinov3.data.feed import BatchRenderer, DeviceFeed, HostFeed, one_thread
 from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.workers import Filler, InlineFiller, WorkerPool
@@ -92,6 +93,55 @@ def test_the_next_batch_is_staged_as_soon_as_it_is_there(cfg: Config, consumer: 
                 pass
             ahead.get(n)
         assert len(ahead.copies) <= ahead.filler.slots
+
+
+def test_a_batch_that_comes_late_is_staged_when_the_trainer_asks(
+    cfg: Config, consumer: FakeStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fed(cfg, DeviceFeed, 2) as ahead:
+        assert isinstance(ahead, DeviceFeed)
+        late = True
+        ready = ahead.filler.ready
+        monkeypatch.setattr(ahead.filler, "ready", lambda n: not late and ready(n))
+        ahead.get(0)
+        ahead.stage_ahead()
+        assert not ahead.staged
+        while not ready(1):
+            pass
+        late = False
+        ahead.stage_ahead()
+        ahead.stage_ahead()  # once is enough
+        assert len(ahead.staged) == 1
+        expected = ahead.staged[0][0]
+        assert ahead.get(1)[0] is expected
+
+
+def test_an_error_of_page_locking_is_not_the_next_operations_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pending: list[str] = []
+
+    class Cudart:
+        def cudaHostRegister(self, *_: int) -> int:
+            pending.append("out of memory")
+            return 2
+
+    def launch(*_: object, **__: object) -> torch.Tensor:
+        if pending:
+            raise RuntimeError(f"CUDA error: {pending.pop()}")
+        return torch.ones(1)
+
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "cudart", Cudart)
+    monkeypatch.setattr(torch, "zeros", launch)
+    assert not feed.lock_pages(torch.empty(8, dtype=torch.uint8), CPU)
+    assert not pending
+    torch.zeros(1)  # what the run does next
+
+
+@pytest.mark.parametrize(("setting", "fuses"), [("auto", False), ("always", True), ("never", False)])
+def test_colours_are_changed_in_the_form_the_config_names(cfg: Config, setting: Any, fuses: bool) -> None:
+    cfg.compute_precision.fused = setting
+    renderer = BatchRenderer(cfg, SampleWriter.from_config(cfg, Pictures(), 0, 1), CPU, torch.float32)
+    assert renderer.render is (photometric_fused.render if fuses else photometric.render)
 
 
 def test_threads_are_put_back_even_after_an_error() -> None:

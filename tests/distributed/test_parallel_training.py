@@ -178,8 +178,8 @@ def stopped_by_an_evaluation(folder: Path) -> None:
 def depth_anything_tokens(folder: Path) -> None:
     teacher, tokens = tokens_of_depth_anything()
     assert teacher.sharded == (context.world_size() > 1)
-    own = sum(local(p).numel() for p in teacher.model.parameters())
-    result = {"tokens": tokens, "share": own / sum(p.numel() for p in teacher.model.parameters())}
+    own = sum(local(p).numel() for p in teacher.encoder.parameters())
+    result = {"tokens": tokens, "share": own / sum(p.numel() for p in teacher.encoder.parameters())}
     torch.save(result, folder / f"da3-{context.rank()}.pt")
 
 

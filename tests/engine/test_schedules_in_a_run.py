@@ -92,3 +92,16 @@ def test_the_ema_follows_with_the_momentum_of_that_step(run: Path, schedules: Sc
         share = ((new - old) * (student - old)).sum() / ((student - old) ** 2).sum()
         torch.testing.assert_close(share.item(), 1 - schedules.at(step).momentum, rtol=2e-3, atol=1e-4)
         assert schedules.at(step).momentum != schedules.at(step + 1).momentum
+
+
+def test_gradients_of_every_part_are_clipped_to_the_norm_that_is_asked_for(tmp_path: Path) -> None:
+    """After one step the first moment is (1 - beta1) of what was left of the gradient."""
+    changes: dict[str, object] = {**SETTINGS, "optim__clip_grad": 0.001, "train__max_steps": 1}
+    assert main(command(tmp_path / "run", **changes)) == 0
+    (row,) = read_rows(tmp_path / "run" / "metrics.jsonl")
+    state = read_tensors(step_folders(tmp_path / "run")[-1] / "state", prefix="optimizer.state.student.")
+    kept = 1 - tiny_config().optim.adamw_beta1
+    for part in ("backbone", "dino_head", "ibot_head"):
+        moments = [v.flatten() for k, v in state.items() if k.startswith(f"{part}.") and k.endswith(".exp_avg")]
+        assert row[f"{part}_grad_norm"] > 0.001, "it is measured before it is clipped"
+        assert (torch.cat(moments) / kept).norm().item() == pytest.approx(0.001, rel=1e-3)

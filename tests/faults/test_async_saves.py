@@ -5,6 +5,7 @@ The reference is a run that saves between two steps: every number must be the sa
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ def test_f2_a_run_killed_while_it_saves_beside_training_continues_from_the_newes
 def contents(out: Path) -> dict[str, Any]:
     """What the older checkpoint, written beside training, holds: its state, and the backbone for its user."""
     folder = step_folders(out)[0]
-    files = {name: (folder / name).read_bytes() for name in ("backbone.safetensors", "config.json", "train_state.json")}
-    return {"state": digest(read_tensors(folder / "state", prefix="")), **files}
+    files = {name: (folder / name).read_bytes() for name in ("backbone.safetensors", "config.json")}
+    facts = json.loads((folder / "train_state.json").read_text())
+    own = {name: facts.pop(name) for name in ("run", "config")}  # which run it was, and that it saves beside training
+    assert all(own.values())
+    return {"state": digest(read_tensors(folder / "state", prefix="")), "facts": facts, **files}
 
 
 @pytest.mark.parametrize(("ranks", "settings"), [(1, {}), pytest.param(2, {}, marks=nightly), (2, SHARDED)])

@@ -15,6 +15,7 @@ import pytest
 from dinov3.launch import local, slurm
 from dinov3.launch.job import TorchrunJob, TrainingJob
 from dinov3.launch.resources import Resources
+from dinov3.launch.script import Command, script
 from dinov3.runs.checkpoint import read_tensors, step_folders
 from dinov3.runs.state import digest
 from dinov3.system.rows import read_rows
@@ -27,7 +28,7 @@ LONG = {"optim__epochs": 6, "checkpointing__period": 1000, "evaluation__pictures
 SRUN = """#!{python}
 import os, subprocess, sys
 start, n = sys.argv.index(sys.executable), {tasks}
-folder = sys.argv[-1]
+folder = os.environ["LOGS"]
 log = open(os.path.join(folder, "output"), "ab")
 tasks = []
 for i in range(n):
@@ -92,7 +93,7 @@ def test_torchrun_told_to_stop_saves_and_leaves_no_process(number: signal.Signal
 
 def run_local(out: Path, *, interrupt: bool) -> str:
     """A run of 24 steps under the local executor; its output."""
-    executor = local.executor(out / "slurm", tasks=1, gpus=0, minutes=10, notice=60)
+    executor = local.executor(out / "slurm", tasks=1, gpus=0, seconds=600, notice=60)
     job = executor.submit(TrainingJob(tuple(command(out, **LONG))))
     if interrupt:
         wait_for(lambda: len(steps(out)) >= 2, "the second step")
@@ -131,11 +132,12 @@ def test_usr2_saves_on_all_ranks_and_requeues_once_and_the_next_turn_continues(
     stub(tmp_path / "scontrol", f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.log\n')
     stub(tmp_path / "srun", SRUN.format(python=sys.executable, tasks=2))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("LOGS", str(tmp_path / "run" / "slurm"))
     out = tmp_path / "run"
     logs = out / "slurm"
     resources = Resources(gpus_per_node=0, tasks_per_node=2)
-    executor = slurm.executor(resources, logs, notice=60, cpus_per_task=1, name="x")
-    slurm.submit(executor, TrainingJob(tuple(command(out, train__batch_size_per_gpu=4, **LONG))))
+    argv = tuple(command(out, train__batch_size_per_gpu=4, **LONG))
+    slurm.send(script(resources, out, Command(argv), [], notice=60, cores=1, cwd=Path.cwd()), logs)
     turn = ["bash", str(tmp_path / "script.sh")]
 
     job = subprocess.Popen(turn, env=os.environ | {"SLURM_JOB_ID": "4242"})
@@ -154,8 +156,9 @@ def test_usr2_saves_on_all_ranks_and_requeues_once_and_the_next_turn_continues(
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4242\n"
 
 
-def test_a_local_submission_passes_its_signals_on_to_the_job(tmp_path: Path) -> None:
-    """A batch script or a container stops the command it has started, which is not the training process."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_local_submission_passes_its_signals_on_to_the_job(number: signal.Signals, tmp_path: Path) -> None:
+    """A batch script, a container or a closed terminal stops the command that was started, which does not train."""
     out = tmp_path / "run"
     submit = [sys.executable, "-m", "dinov3.cli", "submit", "--local", "--tasks-per-node", "1", "--gpus-per-node", "0"]
     process = subprocess.Popen([*submit, *command(out, **LONG)], stdout=subprocess.DEVNULL)
@@ -165,7 +168,7 @@ def test_a_local_submission_passes_its_signals_on_to_the_job(tmp_path: Path) -> 
     wait_for(lambda: step_folders(out), "a save")
     saved = last_step(out)
     wait_for(lambda: max(steps(out)) > saved, "another turn")
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.wait(120) == 85
     assert last_step(out) > saved
     assert not [pid for pid in children if alive(pid)]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dinov3.config.schema import Config
+from dinov3.runs.folder import RunFolder
 from dinov3.runs.records import open_records
 from dinov3.system.rows import read_rows
 from dinov3.train.command import main
@@ -103,7 +104,7 @@ def test_no_secret_leaves_with_the_config(fake_wandb: Install, tmp_path: Path) -
     cfg = Config()
     cfg.train.dataset_path = "Tar:root=https://me:hunter2@host/shards:token=hf_secret"
     cfg.wandb.enabled, cfg.wandb.mode = True, "offline"
-    open_records(cfg, tmp_path, 0).close()
+    open_records(cfg, RunFolder(tmp_path), 0).close()
     sent = json.dumps(calls())
     assert "REDACTED" in sent
     assert "hunter2" not in sent

@@ -226,3 +226,11 @@ def test_positions_in_a_convnexts_features_are_positions_in_the_image(patch_size
     assert seen.extract(pictures([(80, 100)])).maps().shape == (1, 4, 3, 3)
     with pytest.raises(ValueError, match="size 80: not a multiple of the patch of 32 px: use 64 or 96"):
         features.load(tmp_path, size=80)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "meta", "xla"])
+def test_a_device_that_is_not_there_is_one_clear_error(backbone: DinoVisionTransformer, device: str) -> None:
+    with pytest.raises(ValueError, match=f"device '{device}' is not there: use auto or cpu") as caught:
+        FeatureExtractor(backbone, Preprocess((0.5,) * 3, (0.5,) * 3, 8), device=device)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(FeatureExtractor(backbone, Preprocess((0.5,) * 3, (0.5,) * 3, 8), device="cpu").device) == "cpu"

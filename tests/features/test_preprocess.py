@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dinov3.data.errors import BadImage
 from dinov3.features.preprocess import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -102,3 +103,36 @@ def test_gray_images_are_repeated_and_other_channel_counts_named() -> None:
 def test_a_size_that_the_patch_does_not_divide_names_the_two_next_to_it() -> None:
     with pytest.raises(ValueError, match="use 224 or 240"):
         Preprocess(MEAN, STD, 16, 230)
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# not an image")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    for name in ("README.md", "empty.jpg"):
+        with pytest.raises(BadImage, match=rf"^{tmp_path / name}: "):
+            Preprocess(MEAN, STD, 8)(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
+        Preprocess(MEAN, STD, 8)(str(tmp_path / "missing.jpg"))
+
+
+def test_a_backbone_says_which_values_of_deep_files_were_black_and_white(tmp_path: Path) -> None:
+    backbone = vit_test2(patch_size=16)
+    facts = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 32, "value_range": [1000, 5095]}
+    write_backbone(tmp_path, backbone, facts)
+    deep = np.full((32, 32), 5095, np.uint16)
+    deep[:16] = 1000
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    preprocess = preprocess_of(load_backbone(tmp_path))
+    assert preprocess.reading == Reading(value_range=(1000, 5095))
+    seen = preprocess(tmp_path / "deep.png")
+    assert (seen[:, :16] == -1).all()
+    assert (seen[:, 16:] == 1).all()
+    assert preprocess.describe()["value_range"] == [1000, 5095]
+
+
+@pytest.mark.parametrize("bad", [[1], "all", [5, 5], [None, 3]])
+def test_a_value_range_that_is_none_is_refused(tmp_path: Path, bad: object) -> None:
+    facts = {"mean": [0.5] * 3, "std": [0.5] * 3, "value_range": bad}
+    write_backbone(tmp_path, vit_test2(patch_size=16), facts)
+    with pytest.raises(WeightsError, match="value_range"):
+        load_backbone(tmp_path)

@@ -79,7 +79,7 @@ def check_forward_backward(case: Case, cfg: Config) -> None:
 
         return call
 
-    names = ("get_teacher_output", "get_student_output", "get_gram_teacher_output")
+    names = ("get_teacher_output", "get_student_output", "get_other_teachers")
     with patch.multiple(model, **{n: spying(n) for n in names}):
         total, terms = model.forward_backward(
             batch_of(case, "in/batch/"),
@@ -91,14 +91,14 @@ def check_forward_backward(case: Case, cfg: Config) -> None:
         case.check(f"fb/loss_dict/{name}", torch.as_tensor(terms[name], dtype=torch.float32))
     if cfg.gram.use_loss:
         batch, view = batch_of(case, "in/batch/"), seen["get_student_output"][0]
-        patches = seen["get_gram_teacher_output"]["patches"]
-        pair = select(view.patches, patches, batch.collated_masks, cfg.gram.tokens_used)
+        patches = seen["get_other_teachers"]["gram"].patches
+        pair = select(view.patches, patches, batch, cfg.gram.tokens_used)
         case.check("gram/student_patches", pair[0])
         case.check("gram/teacher_patches", pair[1])
     teacher, (student_global, student_local) = seen["get_teacher_output"], seen["get_student_output"]
-    case.check("teacher/cls_pre_head", teacher["cls_pre_head"])
-    case.check("teacher/cls_centered", teacher["cls_centered"].dense())
-    case.check("teacher/masked_patch_centered", teacher["masked_patch_centered"].dense())
+    case.check("teacher/cls_pre_head", teacher.cls.unflatten(0, (2, -1)))
+    case.check("teacher/cls_centered", teacher.cls_targets.dense())
+    case.check("teacher/masked_patch_centered", teacher.patch_targets.dense())
     for name in ("cls_pre_head", "cls_after_head", "masked_patch_pre_head"):
         case.check(f"student_global/{name}", getattr(student_global, name))
     for name in ("cls_pre_head", "cls_after_head"):

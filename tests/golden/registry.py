@@ -8,7 +8,10 @@ from importlib import import_module
 from tests.golden.case import Case
 
 # Longest prefix wins. Each module has a table RUNNERS: prefix -> function of a Case.
-MODULES = ("cases_models", "cases_losses", "cases_optim", "cases_training", "cases_data")
+MODULES = (
+    *("cases_models", "cases_losses", "cases_optim", "cases_training", "cases_data"),
+    *("cases_dense", "cases_compress", "cases_finetune"),
+)
 
 
 def runner_for(case: Case) -> Callable[[Case], None]:

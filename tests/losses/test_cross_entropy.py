@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dinov3.losses import sinkhorn
+from dinov3.losses import passes
 from dinov3.losses.cross_entropy import (
     dino_cross_entropy,
     dino_cross_entropy_plain,
@@ -120,7 +120,7 @@ def test_rows_that_do_not_match_are_an_error() -> None:
 def test_slices_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     student, targets = randn(2, 11, 20).requires_grad_(), sinkhorn_targets(randn(2, 11, 20, seed=1), 0.1)
     whole = value_and_grad(dino_cross_entropy(student, targets, ignore_diagonal=True), student)
-    monkeypatch.setattr(sinkhorn, "CPU_SLICE", 3 * 40)
+    monkeypatch.setattr(passes, "CPU_SLICE", 3 * 40)
     torch.testing.assert_close(
         value_and_grad(dino_cross_entropy(student, targets, ignore_diagonal=True), student), whole
     )
@@ -142,7 +142,7 @@ class FreshSizes(TorchDispatchMode):
 
 
 def test_the_gradient_is_the_only_tensor_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinkhorn, "CPU_SLICE", 4 * 100)
+    monkeypatch.setattr(passes, "CPU_SLICE", 4 * 100)
     student, teacher = randn(50, 100).bfloat16().requires_grad_(), randn(50, 100, seed=1).bfloat16()
     with FreshSizes() as mode:
         ibot_cross_entropy(student, sinkhorn_targets(teacher, 0.07), torch.ones(50), 4).backward()

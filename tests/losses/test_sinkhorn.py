@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dinov3.losses import sinkhorn
+from dinov3.losses import passes
 from dinov3.losses.sinkhorn import (
     center_update,
     sinkhorn_knopp,
@@ -104,9 +104,9 @@ def test_half_precision_logits_are_summed_in_fp32(dtype: torch.dtype) -> None:
 def test_slices_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = randn(23, 10)
     whole = sinkhorn_targets(logits, 0.1)
-    monkeypatch.setattr(sinkhorn, "CPU_SLICE", 40)
+    monkeypatch.setattr(passes, "CPU_SLICE", 40)
     sliced = sinkhorn_targets(logits, 0.1)
-    assert len(sinkhorn.row_slices(23, 10, logits.device)) == 6
+    assert len(passes.row_slices(23, 10, logits.device)) == 6
     torch.testing.assert_close(sliced.dense(), whole.dense())
 
 

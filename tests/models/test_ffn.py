@@ -15,7 +15,10 @@ from dinov3.models.ffn import FFN_LAYERS
         ("mlp", 1152, 3.777777778, 4352),
         ("swiglu", 384, 6.0, 1536),  # 2304 * 2/3
         ("swiglu", 1280, 4.0, 3416),  # 3413 up to a multiple of 8
+        ("swiglu", 10, 3.0, 24),  # 20 up to a multiple of 8, not of 4
         ("swiglu32", 96, 3.0, 192),
+        ("swiglu32", 60, 2.0, 96),  # 80 up to a multiple of 32, not of 16
+        ("swiglu64", 48, 3.0, 128),  # 96 up to a multiple of 64, not of 32
         ("swiglu64", 4096, 3.0, 8192),
         ("swiglu128", 96, 3.0, 256),  # 192 up to a multiple of 128
     ],

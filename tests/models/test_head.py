@@ -22,6 +22,13 @@ def test_the_bottleneck_has_unit_length() -> None:
     assert torch.allclose(out.norm(dim=-1), torch.ones(5), atol=1e-5)
 
 
+def test_a_bottleneck_that_is_almost_nothing_has_unit_length_too() -> None:
+    """DINOv3's epsilon is 1e-12 in fp32."""
+    module = head(1)
+    out = module(features() * 1e-7, no_last_layer=True)
+    assert torch.allclose(out.norm(dim=-1), torch.ones(5), atol=1e-5)
+
+
 def test_the_two_parts_make_the_whole() -> None:
     module, x = head(), features()
     bottleneck = module(x, no_last_layer=True)

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from dinov3.config.schema import Config
-from dinov3.contracts import CropBatch, LossTerm, StepContext, StudentView
+from dinov3.contracts import CropBatch, LossTerm, StepContext, StudentView, TeacherView
 from dinov3.distributed.replicate import average_gradients
 from dinov3.objectives.da3 import Da3, Da3Projector
 
@@ -50,7 +50,9 @@ def context(
     view = StudentView(patches[:, 0], patches[:, 0], patches, (3, 3), patches.flatten(0, 1).index_select(0, indices))
     flat = teacher.flatten(0, 1)
     tokens = flat if loss_on == "all" else flat.index_select(0, indices)
-    return StepContext(0, batch, view, view, nn.ModuleDict({"da3_projector": projector}), {"da3": {"tokens": tokens}})
+    return StepContext(
+        0, batch, view, view, nn.ModuleDict({"da3_projector": projector}), {"da3": TeacherView(tokens=tokens)}
+    )
 
 
 def masked(counts: tuple[int, ...], seed: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3.config.load import load_config
-from dinov3.contracts import CropBatch, StepContext, StudentView
+from dinov3.contracts import CropBatch, StepContext, StudentView, TeacherView
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.objectives.feature_anchor import FeatureAnchor
 from dinov3.objectives.feature_distillation import PROJECTOR, FeatureDistillation
@@ -40,9 +40,9 @@ def context(name: str, heads: nn.ModuleDict | None = None, width: int = D) -> St
     pixels = torch.zeros(N, 1, 1, 1)
     batch = CropBatch(pixels, pixels[:0], MASKS, torch.zeros(0), torch.zeros(0), torch.zeros(1), 9, 2)
     view = StudentView(CLS.unflatten(0, (2, 2)), torch.zeros(2, 2, 1), PATCHES, (3, 3))
-    frozen = {"cls": FROZEN_CLS, "patches": FROZEN_PATCHES}
+    frozen = TeacherView(cls=FROZEN_CLS, patches=FROZEN_PATCHES)
     if width != D:
-        frozen = {"cls": randn(N, width, seed=4), "patches": randn(N, P, width, seed=5)}
+        frozen = TeacherView(cls=randn(N, width, seed=4), patches=randn(N, P, width, seed=5))
     return StepContext(0, batch, view, view, heads or nn.ModuleDict(), {name: frozen})
 
 
@@ -85,8 +85,8 @@ def test_a_projector_exists_only_when_widths_differ() -> None:
     ctx = context("feature_distillation", heads, width=11)
     projector = heads[PROJECTOR]
     frozen = ctx.teachers["feature_distillation"]
-    expected = cosine(projector.cls(CLS), frozen["cls"]).mean()  # type: ignore[operator]
-    expected = expected + cosine(projector.patch(PATCHES).flatten(0, 1), frozen["patches"].flatten(0, 1)).mean()  # type: ignore[operator]
+    expected = cosine(projector.cls(CLS), frozen.cls).mean()  # type: ignore[operator]
+    expected = expected + cosine(projector.patch(PATCHES).flatten(0, 1), frozen.patches.flatten(0, 1)).mean()  # type: ignore[operator]
     torch.testing.assert_close(objective(ctx).value, expected)
 
 
@@ -112,15 +112,15 @@ def test_the_teacher_sees_crops_of_its_own_size_and_statistics_on_the_students_g
     found = FeatureTeacher(cfg, torch.device("cpu")).features((pixels - mean) / std, (4, 4))
     larger = F.interpolate((pixels - 0.5) / 0.5, (64, 64), mode="bicubic", antialias=True)
     expected = load_backbone(teacher)(larger, is_training=True)
-    assert found["patches"].shape == (2, 16, 48)
-    torch.testing.assert_close(found["patches"], expected.patches, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found["cls"], expected.cls, rtol=1e-4, atol=1e-4)
+    assert found.patches.shape == (2, 16, 48)
+    torch.testing.assert_close(found.patches, expected.patches, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.cls, expected.cls, rtol=1e-4, atol=1e-4)
 
 
 def test_patches_of_another_grid_are_interpolated(teacher: Path) -> None:
     changes = [f"feature_distillation.checkpoint={teacher}", "feature_distillation.input_size=96"]
     cfg = load_config(None, ["feature_distillation.enabled=true", *changes])
-    assert FeatureTeacher(cfg, torch.device("cpu")).features(torch.zeros(1, 3, 32, 32), (4, 4))["patches"].shape == (
+    assert FeatureTeacher(cfg, torch.device("cpu")).features(torch.zeros(1, 3, 32, 32), (4, 4)).patches.shape == (
         1,
         16,
         48,

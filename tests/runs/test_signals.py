@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from dinov3.runs import signals
-from dinov3.runs.signals import StopRequest
+from dinov3.runs.signals import STOPPING, Asked, StopRequest
 
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in ASKING}
+    before = {number: signal.getsignal(number) for number in STOPPING}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -58,6 +58,61 @@ def test_handlers_that_a_launcher_installed_before_are_replaced() -> None:
     StopRequest()
     os.kill(os.getpid(), signal.SIGUSR2)
     assert called == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "asked"),
+    [
+        ([], Asked.NOBODY),
+        ([signal.SIGCONT], Asked.NOBODY),  # a suspended job goes on
+        ([signal.SIGHUP], Asked.A_PERSON),
+        ([signal.SIGINT], Asked.A_PERSON),
+        ([signal.SIGUSR1], Asked.A_PERSON),
+        ([signal.SIGTERM], Asked.SIGTERM),
+        ([signal.SIGCONT, signal.SIGTERM], Asked.THE_SCHEDULER),
+        ([signal.SIGTERM, signal.SIGCONT], Asked.THE_SCHEDULER),
+        ([signal.SIGUSR2], Asked.ANOTHER_TURN),
+        ([signal.SIGUSR2, signal.SIGCONT, signal.SIGTERM], Asked.ANOTHER_TURN_THEN_SIGTERM),
+    ],
+)
+def test_who_asks_is_told_by_the_signals_that_come_together(numbers: list[signal.Signals], asked: Asked) -> None:
+    stop = StopRequest()
+    for number in numbers:
+        signal.raise_signal(number)
+    assert stop.asked == asked
+
+
+def test_sigcont_of_a_suspended_job_says_nothing_about_a_sigterm_long_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = StopRequest()
+    signal.raise_signal(signal.SIGCONT)
+    monkeypatch.setattr(signals, "SAME_REQUEST", 0.0)
+    time.sleep(0.01)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.asked == Asked.SIGTERM
+
+
+def test_the_notice_counts_from_the_first_signal_that_asks() -> None:
+    stop = StopRequest()
+    signal.raise_signal(signal.SIGCONT)
+    time.sleep(0.02)
+    began = time.monotonic()
+    assert stop.since >= began, "another process was asked"
+    signal.raise_signal(signal.SIGUSR2)
+    first = stop.since
+    assert first >= began
+    time.sleep(0.02)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.since == first
+
+
+def test_a_closed_terminal_is_a_request_and_under_nohup_it_is_none() -> None:
+    stop = StopRequest()
+    signal.raise_signal(signal.SIGHUP)
+    assert stop.signal_name == "SIGHUP"
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest()
+    signal.raise_signal(signal.SIGHUP)
+    assert stop.signal_name is None
 
 
 def test_ctrl_c_is_answered_at_once_and_once(capfd: pytest.CaptureFixture[str]) -> None:

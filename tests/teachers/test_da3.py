@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dinov3.config.derived import da3_input_size
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
-from dinov3.data.augmentation import PHOTOMETRIC_DRAWS
+from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS
 from dinov3.data.crops import BOX_DRAWS, GLOBAL_CROPS, random_resized_box
 from dinov3.data.loader import CropLoader
 from dinov3.data.order import rank_positions, samples_at
@@ -76,7 +76,7 @@ def cfg() -> Config:
 def teacher_of(cfg: Config, model: nn.Module | None = None) -> Da3Teacher:
     teacher = Da3Teacher(cfg, CPU)
     if model is not None:
-        teacher.model, teacher.embed_dim = model, 3
+        teacher.encoder, teacher.embed_dim = model, 3
     return teacher
 
 
@@ -178,6 +178,6 @@ def test_tokens_of_an_image_do_not_depend_on_its_neighbours_and_take_no_gradient
     teacher = teacher_of(cfg)
     tokens = teacher.tokens(images, (4, 4))
     assert not tokens.requires_grad
-    assert not any(p.requires_grad for p in teacher.model.parameters())
+    assert not any(p.requires_grad for p in teacher.encoder.parameters())
     for n in range(4):
         torch.testing.assert_close(teacher.tokens(images[n : n + 1], (4, 4))[0], tokens[n], rtol=0, atol=1e-6)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from dinov3.config.schema import GramConfig
 from dinov3.teachers.gram import GramTeacher, resized_patches
@@ -12,7 +13,7 @@ def teacher(**settings: object) -> GramTeacher:
     cfg = GramConfig()
     for key, value in settings.items():
         setattr(cfg, key, value)
-    return GramTeacher(cfg)
+    return GramTeacher(cfg, nn.ModuleDict(), None)
 
 
 def updates(steps: int, **settings: object) -> list[int]:

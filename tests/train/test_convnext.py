@@ -86,7 +86,7 @@ def test_a_convnext_learns_from_a_vit_with_smaller_patches_on_its_own_grid(
     if scale == 1:
         cells = cells.unflatten(1, (3, 2)).unflatten(3, (3, 2)).mean((2, 4))  # four patches of each token
     expected = model.teacher["ibot_head"](cells.flatten(0, 2)[chosen])
-    logits = model.get_teacher_logits(images, chosen)["masked_logits"]
+    logits = model.get_teacher_logits(images, chosen).masked_logits
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dinov3.cli import main as cli
+from dinov3.config.schema import StudentConfig
 from dinov3.data.torchvision_compat import prepare_torchvision
 from dinov3.models.backbone import Backbone
+from dinov3.models.build import describe_backbone
+from dinov3.models.presets import PRESETS
 from dinov3.train.command import main as train
 from dinov3.weights import formats, onnx_graph
-from dinov3.weights.export import FORMATS, export
+from dinov3.weights.export import FORMATS, card_of, export
 from dinov3.weights.files import WeightsError
 from dinov3.weights.fingerprint import procedural_image
-from dinov3.weights.own import load_backbone, write_backbone
+from dinov3.weights.names.translation import export_limits, translate
+from dinov3.weights.own import export_heads, load_backbone, without_aliases, write_backbone
 from dinov3.weights.parity import compare, tokens_of, worst_token
 from tests.train.tiny import command
-from tests.weights.random_models import tiny_convnext, tiny_vit
+from tests.weights.random_models import tiny_convnext, tiny_preset, tiny_vit
 
 PREPROCESS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "size": 64}
 NEEDS = {"hf": ("transformers",), "timm": ("timm",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
@@ -71,6 +76,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def config_of(model: Backbone) -> dict[str, Any]:
+    config: dict[str, Any] = describe_backbone(model)["config"]
+    return config
+
+
 def state_of(model: Backbone) -> dict[str, Tensor]:
     return dict(model.state_dict())
 
@@ -85,7 +95,7 @@ def test_an_official_file_of_a_run_is_its_ema_backbone(run: Path, heads: bool, t
     content = torch.load(path, weights_only=True)
     roots = {k.split(".")[0] for k in content["teacher"]} if heads else {"cls_token"} & set(content)
     assert roots == ({"backbone", "dino_head", "ibot_head"} if heads else {"cls_token"})
-    assert sorted(p.name for p in path.parent.iterdir()) == ["model.json", "model.md", "model.pth"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["model.json", "model.pth", "model.pth.md"]
 
 
 def test_a_hugging_face_folder_of_a_run_has_all_that_transformers_wants(run: Path, tmp_path: Path) -> None:
@@ -106,7 +116,7 @@ def test_a_hugging_face_folder_of_a_run_has_all_that_transformers_wants(run: Pat
 
 def test_the_model_card_tells_where_it_comes_from_and_no_secret(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "m.safetensors")
-    card = (tmp_path / "m.md").read_text()
+    card = (tmp_path / "m.safetensors.md").read_text()
     for expected in (
         "photos, step 2, 16 images seen",
         "Synthetic:n=40:size=40 (fingerprint",
@@ -122,8 +132,138 @@ def test_the_model_card_tells_where_it_comes_from_and_no_secret(run: Path, tmp_p
 
 
 def test_released_weights_keep_their_licence_in_the_card(tmp_path: Path) -> None:
+    save_file(
+        translate("timm", "DinoVisionTransformer", config_of(tiny_vit()), state_of(tiny_vit())), tmp_path / "weights"
+    )
+    export(tmp_path / "weights", tmp_path / "m.safetensors")
+    assert "weights: the licence of those weights goes on to apply" in (tmp_path / "m.safetensors.md").read_text()
+
+
+def test_a_backbone_of_ours_that_does_not_say_where_it_comes_from_gets_no_licence_of_others(tmp_path: Path) -> None:
     export(stored(tiny_vit(), tmp_path / "weights"), tmp_path / "m.safetensors")
-    assert "weights: the licence of those weights goes on to apply" in (tmp_path / "m.md").read_text()
+    card = (tmp_path / "m.safetensors.md").read_text()
+    assert "| starting weights | not recorded in weights |" in card
+    assert "DINOv3 License" not in card
+
+
+ORIGIN = ("photos, step 2, 16 images seen", "Synthetic:n=40:size=40", "none: training began with random weights")
+
+
+@pytest.mark.parametrize("layout", [*QUICK, SLOW])
+def test_an_export_of_an_export_keeps_its_origin_its_terms_and_its_recipe(
+    layout: str, run: Path, tmp_path: Path
+) -> None:
+    need(layout)
+    first = tmp_path / "first.safetensors"
+    export(run, first)
+    second = Path(export(first, out_of(layout, tmp_path / "second"), layout=layout)[0])
+    third = tmp_path / "third.safetensors"
+    if layout != "onnx":
+        export(second, third)
+    cards = [second / "README.md" if second.is_dir() else card_of(second), card_of(third)]
+    for card in cards[: 1 if layout == "onnx" else 2]:
+        text = card.read_text()
+        assert all(told in text for told in ORIGIN), text
+        assert "  n_storage_tokens: 2\n" in text
+        assert "DINOv3 License" not in text
+    assert "| exported from | first.safetensors |" in cards[0].read_text()
+
+
+def test_the_backbone_file_of_a_checkpoint_knows_its_run(run: Path, tmp_path: Path) -> None:
+    export(next(run.glob("ckpt/step-*/backbone.safetensors")), tmp_path / "m.safetensors")
+    assert all(told in card_of(tmp_path / "m.safetensors").read_text() for told in ORIGIN)
+
+
+def test_a_hostile_origin_stays_a_cell_of_the_card(tmp_path: Path) -> None:
+    folder = stored(tiny_vit(), tmp_path / "in")
+    content = json.loads((folder / "config.json").read_text())
+    rows = [["made from", "a | b\n\n<script>alert(1)</script>"]]
+    content["provenance"] = {"rows": rows, "recipe": "x: 1\n```\n<script>\n"}
+    (folder / "config.json").write_text(json.dumps(content))
+    export(folder, tmp_path / "m.safetensors")
+    card = card_of(tmp_path / "m.safetensors").read_text()
+    assert "| made from | a \\| b &lt;script>alert(1)&lt;/script> |" in card
+    assert card.count("```") == 4
+
+
+def test_every_file_has_a_card_of_its_own(tmp_path: Path) -> None:
+    source = stored(tiny_vit(), tmp_path / "in")
+    for name in ("photos.safetensors", "photos.pth"):
+        export(source, tmp_path / name)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert [n for n in names if n.endswith(".md")] == ["photos.pth.md", "photos.safetensors.md"]
+    with pytest.raises(WeightsError, match=r"photos\.json: describes photos\.pth: give another name"):
+        export(source, tmp_path / "photos.pt")
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "data"
+
+
+def official_names(name: str) -> set[str]:
+    """Recorded from the official code."""
+    return {key for key, *_ in json.loads((GOLDEN / "F01_architectures.json").read_text())[name]["keys"]}
+
+
+def of_few_blocks(names: set[str], kept: Backbone) -> set[str]:
+    """Those of the blocks that a model of less depth has."""
+    blocks = {".".join(k.split(".")[:2]) for k in kept.state_dict() if k.startswith("blocks.")}
+    cells = {".".join(k.split(".")[:3]) for k in kept.state_dict() if k.startswith("stages.")}
+    return {
+        k
+        for k in names
+        if not k.startswith(("blocks.", "stages."))
+        or ".".join(k.split(".")[:2]) in blocks
+        or ".".join(k.split(".")[:3]) in cells
+    }
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_exported_names_are_those_of_the_official_code_for_every_architecture(name: str, tmp_path: Path) -> None:
+    model = tiny_preset(name)
+    export(stored(model, tmp_path / "in"), tmp_path / "m.pth")
+    expected = of_few_blocks(official_names(name), model)
+    assert set(torch.load(tmp_path / "m.pth", weights_only=True)) == expected
+    heads = {"dino_head.mlp.0.weight": torch.ones(2), "ibot_head.last_layer.weight": torch.ones(2)}
+    teacher = {f"backbone.{k}": v for k, v in without_aliases(model).items()} | heads
+    save_file({k: v.detach().contiguous() for k, v in teacher.items()}, tmp_path / "t.safetensors")
+    export_heads(tmp_path / "t.safetensors", tmp_path / "heads.pth")
+    written = set(torch.load(tmp_path / "heads.pth", weights_only=True)["teacher"])
+    assert written == {f"backbone.{k}" for k in expected} | set(heads)
+
+
+def test_a_teacher_checkpoint_of_a_run_has_the_names_of_the_official_one(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "heads.pth", heads=True)
+    written = set(torch.load(tmp_path / "heads.pth", weights_only=True)["teacher"])
+    recorded = json.loads((GOLDEN / "F02_checkpoint_layouts.json").read_text())["teacher_checkpoint"]
+    heads = {key for key, *_ in recorded if not key.startswith("backbone.")}
+    assert kinds_of({k for k in written if not k.startswith("backbone.")}) == kinds_of(heads)
+    assert {k for k in written if k.startswith("backbone.")} == {f"backbone.{k}" for k in state_of(load_backbone(run))}
+
+
+def kinds_of(names: set[str]) -> set[str]:
+    """Names without their numbers."""
+    return {".".join(part for part in k.split(".") if not part.isdigit()) for k in names}
+
+
+def test_a_backbone_with_key_biases_goes_to_timm_too(tmp_path: Path) -> None:
+    need("timm")
+    model = tiny_vit(mask_k_bias=False)
+    lines = export(stored(model, tmp_path / "in"), tmp_path / "m.safetensors", layout="timm")
+    assert "attn_type='rope'" in card_of(tmp_path / "m.safetensors").read_text()
+    again = load_backbone(lines[0])
+    torch.testing.assert_close(tokens_of(again, IMAGE), tokens_of(model, IMAGE), rtol=0, atol=1e-5)
+
+
+def test_what_could_not_be_exported_is_known_before_training_begins() -> None:
+    assert export_limits(StudentConfig()) == []
+    assert export_limits(StudentConfig(mask_k_bias=False)) == []
+    assert export_limits(StudentConfig(arch="convnext_tiny", norm_layer="rmsnorm")) == []
+    (line,) = export_limits(StudentConfig(pos_embed_rope_base=50.0))
+    assert line.startswith("not exportable with --format timm: timm has no words for student.pos_embed_rope_base=50.0")
+    assert [line.split(":")[0].split()[-1] for line in export_limits(StudentConfig(norm_layer="rmsnorm"))] == [
+        "hf",
+        "timm",
+    ]
 
 
 def wrong_tokens(other: Any) -> Any:
@@ -167,7 +307,7 @@ REFUSED = [
     ("folder", "meta", r"give a file name that ends in \.pth"),
     ("folder.pth", None, "is a folder"),
     ("config.pth", None, "not the description"),
-    ("notes.onnx", None, r"notes\.md: is in the way"),
+    ("notes.onnx", None, r"notes\.onnx\.md: is in the way"),
     ("folder", "hf", "exists and is no export of this program"),
 ]
 
@@ -178,7 +318,7 @@ def test_exporting_never_writes_over_another_file(name: str, layout: str | None,
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder.pth").mkdir()
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "notes.md").write_text("mine")
+    (tmp_path / "notes.onnx.md").write_text("mine")
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(WeightsError, match=message):
         export(source, tmp_path / name, layout=layout)
@@ -234,4 +374,4 @@ def test_onnxruntime_gives_the_same_tokens_also_on_a_size_the_export_never_saw(t
     cls, storage, patches = session.run(None, {"images": images.numpy()})
     found = torch.cat([torch.from_numpy(cls)[:, None], torch.from_numpy(storage), torch.from_numpy(patches)], dim=1)
     torch.testing.assert_close(found, tokens_of(model, images), rtol=0, atol=1e-5)
-    assert "onnxruntime.InferenceSession" in (tmp_path / "m.md").read_text()
+    assert "onnxruntime.InferenceSession" in (tmp_path / "m.onnx.md").read_text()

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dinov3.weights.errors import WeightsError
 from dinov3.weights.hub import is_hub_id, located
 from dinov3.weights.own import load_backbone, read_source
+from dinov3.weights.reading.errors import WeightsError
 from tests.weights.random_models import tiny_vit
 from tests.weights.test_layouts import hf_folder
 

@@ -16,12 +16,12 @@ from dinov3.data.torchvision_compat import prepare_torchvision
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import build_preset, describe_backbone
 from dinov3.models.presets import PRESETS
-from dinov3.weights import huggingface_names, timm_names
 from dinov3.weights.files import WeightsError
 from dinov3.weights.fingerprint import procedural_image
 from dinov3.weights.layouts import read_model
+from dinov3.weights.names import huggingface_names, timm_names
+from dinov3.weights.names.translation import Untranslatable, effective, translate
 from dinov3.weights.own import load_backbone
-from dinov3.weights.translation import Untranslatable, effective, translate
 from tests.weights.random_models import tiny_convnext, tiny_preset, tiny_vit, tokens_of
 
 IMAGE = procedural_image(3, 96, 64)

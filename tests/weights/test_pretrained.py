@@ -146,6 +146,20 @@ def test_a_released_backbone_brings_the_settings_no_shape_shows(tmp_path: Path) 
     assert any(note.startswith("allowed: student.norm_layer: layernorm") for note in report.notes)
 
 
+def test_a_student_of_another_size_than_released_weights_is_one_sentence(tmp_path: Path) -> None:
+    path = meta_file(tmp_path / "w.pth", activated(build_preset("dinov3_vits16", "cpu")).state_dict())
+    for arch, preset in (("vit_tiny", None), ("vit_base", "dinov3_vitb16"), ("convnext_tiny", None)):
+        cfg = replace(StudentConfig(), arch=arch, preset=preset, pretrained_weights=str(path))
+        student = nn.ModuleDict({"backbone": build_backbone(cfg, img_size=64)})
+        with pytest.raises(WeightsError, match=r"set student\.preset=dinov3_vits16") as caught:
+            load_start(student, cfg)
+        text = str(caught.value)
+        assert "these are the weights of dinov3_vits16 (a ViT of width 384 and 12 blocks)" in text
+        assert "student.num_heads" not in text
+        assert "student.embed_dim" not in text
+        assert text.endswith(f"(now student.preset={preset})") == (preset is not None)
+
+
 def broken(change: Any, tmp_path: Path) -> Path:
     state = {k: v.clone() for k, v in tiny_vit().state_dict().items()}
     change(state)

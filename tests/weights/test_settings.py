@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from dinov3.models.build import describe_backbone
 from dinov3.weights.description import OURS, as_metadata
-from dinov3.weights.errors import WeightsError
 from dinov3.weights.own import description, load_backbone, write_backbone
 from dinov3.weights.provenance import Facts
+from dinov3.weights.reading.errors import WeightsError
 from dinov3.weights.settings import checked_settings
 from tests.weights.random_models import tiny_convnext, tiny_vit
 from tests.weights.test_layouts import hf_folder, timm_file
@@ -40,8 +40,9 @@ ODD: list[tuple[str, Any, str]] = [
     ("ffn_ratio", float("nan"), "ffn_ratio is nan"),
     ("ffn_ratio", HUGE, "ffn_ratio is a number of more than"),
     ("ffn_ratio", 1e5, "does not fit the model"),
-    ("ffn_ratio", -1.0, "fits no model here|does not fit"),
-    ("ffn_ratio", 0.0, "fits no model here|does not fit"),
+    ("ffn_ratio", -1.0, "ffn_ratio is -1.0"),
+    ("ffn_ratio", 0.0, "ffn_ratio is 0.0"),
+    ("ffn_ratio", 1e-5, "does not fit the model"),
     ("patch_size", 60_000, "patch_size 60000, its tensors have 16|smaller than patch_size"),
     ("in_chans", 10**9, "in_chans is 1000000000"),
     ("n_storage_tokens", -1, "n_storage_tokens is -1"),
@@ -235,7 +236,9 @@ def test_any_setting_of_any_value_is_built_or_one_line(tmp_path: Path, changes: 
     content = json.loads((tmp_path / "config.json").read_text())
     content["config"] |= changes
     (tmp_path / "config.json").write_text(json.dumps(content))
+    refusal = "none"
     try:
         load_backbone(tmp_path)
     except WeightsError as error:
-        assert str(error).isprintable()
+        refusal = str(error)
+    assert refusal.isprintable()

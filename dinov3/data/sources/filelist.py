@@ -85,8 +85,9 @@ class FileList(Listed):
         return printable(self.file(index))
 
     def _content(self) -> str:
-        paths = [self.file(i) for i in range(len(self))]
-        return content_of(names_in(self._index.arrays), sizes_of(paths), lambda i: (paths[i], 0))
+        names, root = names_in(self._index.arrays), os.fsencode(self.root) + b"/"
+        paths = [name if name[:1] == b"/" else root + name for name in names]
+        return content_of(names, sizes_of(paths), lambda i: (paths[i], 0))
 
     def _place(self) -> str:
         return f"{self.path}, images in {self.root}"

@@ -8,6 +8,7 @@ says nothing about its class. ``segmentation`` and ``depth`` give the truth for 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,20 @@ from dinov3.data.sources.world import OBJECT, PLANT, STONE, Field, Floats, Paint
 from dinov3.data.storage.identity import VERSION, Identity
 
 NAME = "Synthetic"
+SCREEN_RADIUS = 0.25  # of a tree in front of the object, in picture heights
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One moment of a scene in which the object moves."""
+
+    across: float = 0.0  # of the object, in picture widths
+    turn: float = 0.0  # of the object, in radians
+    scale: float = 1.0  # of the object
+    screen: float | None = None  # column of a tree that stands nearer than the object, None for no tree
+
+
+STILL = Moved()
 
 
 def open_source(options: Options) -> Synthetic:
@@ -50,13 +65,13 @@ class Synthetic:
     def __len__(self) -> int:
         return self.n
 
-    def scene(self, index: int) -> Scene:
-        """The picture with its segmentation and depth."""
+    def scene(self, index: int, moved: Moved = STILL) -> Scene:
+        """The picture with its segmentation and depth; ``moved`` is another moment of the same scene."""
         if not 0 <= index < self.n:
             raise IndexError(f"{index} is not below {self.n}")
         rng = generator(self.seed, "synthetic", index)
         texture, shape = divmod(self.label(index), len(SHAPES))
-        return landscape(rng, self.size, shape, texture if self.classes > len(SHAPES) else None, self.near)
+        return landscape(rng, self.size, shape, texture if self.classes > len(SHAPES) else None, self.near, moved)
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The picture ``[size, size, 3]``."""
@@ -91,7 +106,9 @@ class Synthetic:
         return self.fingerprint()
 
 
-def landscape(rng: np.random.Generator, size: int, shape: int, texture: int | None, near: int) -> Scene:
+def landscape(
+    rng: np.random.Generator, size: int, shape: int, texture: int | None, near: int, moved: Moved = STILL
+) -> Scene:
     """One scene whose object has the given shape, and texture unless that is None: chance."""
     painter = Painter(size, rng)
     painter.paint_sky()
@@ -103,7 +120,8 @@ def landscape(rng: np.random.Generator, size: int, shape: int, texture: int | No
     first = vivid(hue, painter.between(0.45, 0.9), painter.between(0.6, 1))
     second = vivid(hue + other, 0.6, 0.9) if rng.random() < 0.5 else first * np.float32(0.45)
     radius, distance = min(near * painter.between(0.2, 0.31), 0.46), painter.between(1.25, 1.9)
-    column = painter.between(0.8 * radius, 1 - 0.8 * radius)
+    column = painter.between(0.8 * radius, 1 - 0.8 * radius) + moved.across
+    radius *= moved.scale
     painter.paint_shadow(column, distance, radius)
     chosen = int(rng.integers(len(TEXTURES))) if texture is None else texture
     painter.paint_body(
@@ -114,8 +132,11 @@ def landscape(rng: np.random.Generator, size: int, shape: int, texture: int | No
         (first, second),
         list(TEXTURES.values())[chosen],
         OBJECT + shape,
-        turn=painter.between(-0.45, 0.45),
+        turn=painter.between(-0.45, 0.45) + moved.turn,
     )
+    if moved.screen is not None:
+        bark, leaves = vivid(0.3, 0.5, 0.35), vivid(0.27, 0.55, 0.5)
+        painter.paint_body(fir, moved.screen, 1.05, SCREEN_RADIUS, (bark, leaves), speckles, PLANT)
     return painter.finished()
 
 

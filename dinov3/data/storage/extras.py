@@ -7,7 +7,7 @@ from typing import Any
 
 from dinov3.data.errors import DataError
 
-EXTRAS = {"h5py": "hdf5", "lmdb": "lmdb", "pyarrow": "parquet"}  # package -> our extra that installs it
+EXTRAS = {"h5py": "hdf5", "lmdb": "lmdb", "pyarrow": "parquet", "av": "video"}  # package -> our extra that installs it
 
 
 def need(module: str) -> Any:

@@ -6,8 +6,8 @@ whose images have no places of their own (HDF5, Parquet) by the sizes of their f
 set lies is no part of it: a copy, a renamed mount or another spelling of the path is the same data set, and so is a folder
 packed into a tar or an LMDB under the same names.
 
-Cost: a look at the size of every file (as the list of a folder takes, once per start), and some hundred small reads.
-A million files on a local disk: 2.9 s, beside 6.0 s to list them (measured on two shared cores).
+Cost: a look at the size of every file once per start, and some hundred small reads: 3.0 to 3.4 s of processor time
+for a million files on a local disk, beside 2.6 s to list them anew.
 """
 
 from __future__ import annotations

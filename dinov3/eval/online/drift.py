@@ -29,7 +29,7 @@ class Drift(Look[Scene]):
     name = "drift"
 
     def __init__(self, cfg: Config) -> None:
-        self.cfg, self.period = cfg, cfg.evaluation.drift.period if cfg.evaluation.drift.enabled else 0
+        self.cfg, self.period = cfg, cfg.evaluation.drift.period
 
     def due(self, step: int, *, ends: bool) -> bool:
         return self.cfg.evaluation.drift.enabled and super().due(step, ends=ends)

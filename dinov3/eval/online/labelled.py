@@ -11,7 +11,7 @@ class LabelledLook(Look[Scene]):
     """Due when k-NN is."""
 
     def __init__(self, cfg: Config) -> None:
-        self.cfg, self.period = cfg, cfg.evaluation.knn.period if cfg.evaluation.knn.train is not None else 0
+        self.cfg, self.period = cfg, cfg.evaluation.knn.period
 
     def due(self, step: int, *, ends: bool) -> bool:
         return self.cfg.evaluation.knn.train is not None and super().due(step, ends=ends)

@@ -30,10 +30,10 @@ class Picture(Look[Scene]):
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
         self.wanted = cfg.evaluation.pictures and cfg.student.in_chans == 3
-        self.period = cfg.evaluation.pictures_period if self.wanted else 0
+        self.period = cfg.evaluation.pictures_period
 
     def due(self, step: int, *, ends: bool) -> bool:
-        return is_multiple(step, self.period)
+        return self.wanted and is_multiple(step, self.period)
 
     def measure(self, scene: Scene) -> dict[str, Any]:
         self._draw(scene, scene.run.pictures / f"pca-{scene.step:08d}.png")

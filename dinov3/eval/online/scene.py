@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dinov3.config.derived import largest_global_crop
 from dinov3.config.schema import Config
+from dinov3.data.decode import Reading
 from dinov3.data.sources import Source, parse_dataset
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
@@ -41,7 +42,13 @@ class Scene:
         statistics."""
         crops, device = self.cfg.crops, next(self.backbone.parameters()).device
         size = size or largest_global_crop(self.cfg)
-        preprocess = Preprocess(tuple(crops.rgb_mean), tuple(crops.rgb_std), self.backbone.stride, size)
+        preprocess = Preprocess(
+            tuple(crops.rgb_mean),
+            tuple(crops.rgb_std),
+            self.backbone.stride,
+            size,
+            reading=Reading.from_config(self.cfg),
+        )
         return FeatureExtractor(self.backbone, preprocess, device=device, dtype="fp32", batch_size=128)
 
     @cached_property

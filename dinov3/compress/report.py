@@ -1,0 +1,104 @@
+"""The report of a compression: a table for people, JSON for programs, a picture of quality against size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from dinov3.compress.errors import CompressError
+from dinov3.pictures.pca import MUTED
+
+FORMAT = "dinov3-compress-report"
+COLORS = ("#c2410c", "#2563eb", "#15803d", "#7c3aed", "#b45309", "#0e7490", "#be123c", "#4d7c0f")
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Before, after and their ratio, a line each; then what is left of every block, and how far its tokens moved."""
+    before, after = report["before"], report["after"]
+    lines = [f"{report['method']}: {report['weights']} -> {report['out']}", ""]
+    for key, text, form in (
+        ("weights", "weights", ",d"),
+        ("flops", f"FLOPs of one {report['size']} px image", ",d"),
+        ("bytes", "bytes of the file", ",d"),
+        ("milliseconds", f"ms a batch of {report['batch']} ({report['threads']} threads)", ".1f"),
+    ):
+        if before[key] and after[key]:
+            ratio = after[key] / before[key]
+            lines.append(f"{text:40s} {before[key]:>15{form}} {after[key]:>15{form}}   {ratio:.3f}")
+    for name, row in before.get("metrics", {}).items():
+        ours = after["metrics"][name]
+        spread = f"   [{ours['low']:.4f}, {ours['high']:.4f}]" if "low" in ours else ""
+        lines.append(f"{name:40s} {row['value']:>15.4f} {ours['value']:>15.4f}{spread}")
+    lines += ["", f"{'cosine with the uncompressed tokens':40s} {'mean':>15s} {'least':>15s}"]
+    for row in report["cosines"]:
+        lines.append(f"{row['where']:40s} {row['mean']:>15.5f} {row['least']:>15.5f}")
+    lines += ["", *report["shape"], *report["notes"]]
+    return "\n".join(lines)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A JSON report of an earlier run. CompressError for another file."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CompressError(f"{path}: not a report: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CompressError(f"{path}: not a report of dinov3 compress")
+    return content
+
+
+def draw(reports: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Quality against size, one dot a report beside the uncompressed model of the first; and cosines by block."""
+    metric = next((m for m in ("AUROC", "Acc") if all(m in r["after"].get("metrics", {}) for r in reports)), None)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    _draw_sizes(left, reports, metric)
+    for index, report in enumerate(reports):
+        rows = [row for row in report["cosines"] if row["where"].startswith("block")]
+        style: dict[str, Any] = {"marker": "o", "ms": 3, "lw": 1.2, "color": _color(index)}
+        right.plot(range(len(rows)), [row["mean"] for row in rows], **style)
+    right.set(xlabel="block", title="cosine with the uncompressed tokens, mean")
+    for axis in (left, right):
+        axis.title.set_size(10)
+        axis.tick_params(labelsize=8, colors=MUTED)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    figure.legend(loc="lower center", ncols=3, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.05 * (1 + len(reports) // 3) + 0.02, 1, 1))
+    figure.savefig(out, dpi=110, format="png")
+    plt.close(figure)
+
+
+def _draw_sizes(axis: Any, reports: Sequence[Mapping[str, Any]], metric: str | None) -> None:
+    before = reports[0]["before"]
+    if metric is not None:
+        whole = before["metrics"][metric]["value"]
+        axis.axhline(whole, color=MUTED, lw=0.8, ls="--")
+        axis.plot(before["bytes"] / 1e6, whole, "s", color=MUTED, label="uncompressed")
+    for index, report in enumerate(reports):
+        size, y = report["after"]["bytes"] / 1e6, _quality(report, metric)
+        label = f"{report['method']}: {size:.3g} MB"
+        if metric is None:
+            axis.plot(size, y, "o", color=_color(index), label=label)
+            continue
+        row = report["after"]["metrics"][metric]
+        bars = [[y - row["low"]], [row["high"] - y]]
+        axis.errorbar(size, y, bars, fmt="o", color=_color(index), capsize=3, lw=1, label=label)
+    axis.set_xlim(left=0)
+    axis.set(xlabel="file, MB", title=f"{metric} of a linear layer, 95 % interval" if metric else "mean output cosine")
+
+
+def _color(index: int) -> str:
+    return COLORS[index % len(COLORS)]
+
+
+def _quality(report: Mapping[str, Any], metric: str | None) -> float:
+    if metric is None:
+        return float(report["cosines"][-1]["mean"])
+    return float(report["after"]["metrics"][metric]["value"])

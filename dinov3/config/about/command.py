@@ -1,0 +1,25 @@
+"""``dinov3 config``: what a key means; all keys with their defaults."""
+
+from __future__ import annotations
+
+import argparse
+
+from dinov3.config.about.default_yaml import default_yaml
+from dinov3.config.about.explain import explain, search
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dinov3 config``."""
+    actions = parser.add_subparsers(required=True, dest="action", metavar="action")
+    of_key = actions.add_parser("explain", help="meaning, unit, default and readers of a key or block")
+    of_key.add_argument("key", help="for example optim.lr, or a block: optim")
+    of_words = actions.add_parser("search", help="the keys that speak of a word")
+    of_words.add_argument("words", nargs="+", metavar="WORD", help="for example: mask, or: learning rate")
+    actions.add_parser("default", help="print the default config with comments")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the command. Raises ConfigError for a key that does not exist."""
+    answers = {"explain": lambda: explain(args.key), "search": lambda: search(args.words), "default": default_yaml}
+    print(answers[args.action](), end="")
+    return 0

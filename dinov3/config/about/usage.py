@@ -1,0 +1,230 @@
+"""Which source lines read which key, found in the syntax tree: ``cfg.optim.lr``, and ``lr`` of anything bound to a block.
+
+What is followed: parameters and attributes annotated with a block class, ``x = cfg.optim``, ``self.cfg = cfg.gram``
+(also in subclasses), ``for s in (cfg.a, cfg.b)``, and ``getattr`` with names written out.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dinov3.config import schema
+from dinov3.config.schema import Config
+from dinov3.config.spec import block_of, choices_of, hints, leaves
+from dinov3.config.unbuilt import feature_of
+
+DERIVES = {"derived", "gram_source", "official", "students"}  # files of the config folder
+ROOT = Path(__file__).resolve().parents[3]
+BLOCK_CLASSES = {name: c for name, c in vars(schema).items() if isinstance(c, type) and is_dataclass(c)}
+BLOCKS = {name: block_of(hint) for name, hint in hints(Config).items()}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+Read = tuple[type, str]  # a block class and one of its fields
+Types = frozenset[type]  # block classes an expression may have; empty for anything else
+NONE: Types = frozenset()
+
+
+@dataclass
+class _Scope:
+    """What the names visible in one function stand for."""
+
+    blocks: dict[str, Types] = field(default_factory=dict)  # variable -> block classes
+    words: dict[str, list[str]] = field(default_factory=dict)  # variable -> texts it takes
+    attributes: dict[str, Types] = field(default_factory=dict)  # of self
+
+    def inner(self) -> _Scope:
+        return _Scope(dict(self.blocks), dict(self.words), self.attributes)
+
+
+def _annotated(node: ast.expr | None) -> Types:
+    """The block classes an annotation names."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        node = ast.parse(node.value, mode="eval").body
+    parts = ast.walk(node) if node is not None else ()
+    return frozenset(BLOCK_CLASSES[_name(part)] for part in parts if _name(part) in BLOCK_CLASSES)
+
+
+def _inner(block: type | None) -> Types:
+    return NONE if block is None else frozenset([block])
+
+
+def _name(node: ast.AST) -> str:
+    """The last word of ``x`` or ``a.x``, else nothing."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _infer(node: ast.expr, scope: _Scope) -> Types:
+    """The block classes an expression may have."""
+    if isinstance(node, ast.Name):
+        by_name = BLOCKS.get(node.id.removesuffix("_cfg").removesuffix("_config")) if "_c" in node.id else None
+        return scope.blocks.get(node.id) or _inner(by_name)
+    if isinstance(node, ast.Attribute):
+        if _name(node.value) == "self" and node.attr in scope.attributes:
+            return scope.attributes[node.attr]
+        if bases := _infer(node.value, scope):
+            return NONE.union(*(_inner(block_of(hints(base).get(node.attr))) for base in bases))
+        is_config = "cfg" in _name(node.value) or "config" in _name(node.value)
+        return _inner(BLOCKS.get(node.attr)) if is_config else NONE
+    if isinstance(node, ast.IfExp):
+        return _infer(node.body, scope) | _infer(node.orelse, scope)
+    if isinstance(node, ast.BoolOp):
+        return NONE.union(*(_infer(value, scope) for value in node.values))
+    if isinstance(node, ast.Call) and node.args and _name(node.func) in {"replace", "deepcopy"}:
+        return _infer(node.args[0], scope)
+    return NONE
+
+
+def _texts(node: ast.expr, scope: _Scope) -> list[str]:
+    """The texts in a list written out, or bound to a name; ``[f.name for f in fields(cls)]`` gives the class's fields."""
+    if isinstance(node, ast.Name):
+        return scope.words.get(node.id, [])
+    if isinstance(node, ast.ListComp) and _name(node.elt) == "name":
+        source = node.generators[0].iter
+        if isinstance(source, ast.Call) and _name(source.func) == "fields" and source.args:
+            return scope.words.get(_name(source.args[0]), [])
+    items = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else []
+    return [i.value for i in items if isinstance(i, ast.Constant) and isinstance(i.value, str)]
+
+
+def _own_nodes(body: list[ast.AST]) -> Iterator[ast.AST]:
+    """Nodes of a scope, not those of the functions and classes inside it (which are given themselves)."""
+    todo = list(body)
+    while todo:
+        node = todo.pop()
+        yield node
+        if not isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+            todo.extend(ast.iter_child_nodes(node))
+
+
+def _bind(target: ast.expr, value: ast.expr, scope: _Scope) -> None:
+    """Note what ``target = value`` tells about names."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        for t, v in zip(target.elts, value.elts, strict=True):
+            _bind(t, v, scope)
+        return
+    blocks, texts = _infer(value, scope), _texts(value, scope)
+    if isinstance(target, ast.Name) and blocks:
+        scope.blocks[target.id] = blocks
+    if isinstance(target, ast.Name) and texts:
+        scope.words[target.id] = texts
+    if isinstance(target, ast.Attribute) and _name(target.value) == "self" and blocks:
+        scope.attributes[target.attr] = blocks
+
+
+def _bind_all(nodes: list[ast.AST], scope: _Scope) -> None:
+    for _ in range(2):  # the walk is in no order, and one binding may need another
+        for node in nodes:
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    _bind(target, node.value, scope)
+            elif isinstance(node, ast.NamedExpr | ast.AnnAssign) and node.value is not None:
+                _bind(node.target, node.value, scope)
+            if isinstance(node, ast.AnnAssign) and (blocks := _annotated(node.annotation)):
+                known = scope.attributes if isinstance(node.target, ast.Attribute) else scope.blocks
+                known[_name(node.target)] = blocks
+            if isinstance(node, ast.For | ast.comprehension):
+                _bind_loop(node.target, node.iter, scope)
+
+
+def _bind_loop(target: ast.expr, items: ast.expr, scope: _Scope) -> None:
+    if not isinstance(target, ast.Name):
+        return
+    if texts := _texts(items, scope):
+        scope.words[target.id] = texts
+    if isinstance(items, ast.Tuple | ast.List):
+        scope.blocks[target.id] = NONE.union(*(_infer(item, scope) for item in items.elts))
+
+
+class _Scanner:
+    """Reads of one file. ``classes``: attributes of ``self`` by class name, over all files."""
+
+    def __init__(self, classes: dict[str, dict[str, Types]]) -> None:
+        self.classes = classes
+        self.reads: list[tuple[Read, int]] = []
+
+    def scan(self, body: list[ast.AST], scope: _Scope) -> None:
+        nodes = list(_own_nodes(body))
+        _bind_all(nodes, scope)
+        for node in nodes:
+            if isinstance(node, FUNCTIONS):
+                inner = scope.inner()
+                for arg in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
+                    inner.blocks.pop(arg.arg, None)
+                    if blocks := _annotated(arg.annotation):
+                        inner.blocks[arg.arg] = blocks
+                self.scan(list(node.body) if isinstance(node.body, list) else [node.body], inner)
+            elif isinstance(node, ast.ClassDef):
+                self._scan_class(node, scope)
+            else:
+                self._note(node, scope)
+
+    def _scan_class(self, node: ast.ClassDef, scope: _Scope) -> None:
+        inner = scope.inner()
+        inner.attributes = self.classes.setdefault(node.name, {})
+        for base in node.bases:
+            inner.attributes |= self.classes.get(_name(base), {})
+        fields = [s for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
+        inner.attributes |= {_name(s.target): blocks for s in fields if (blocks := _annotated(s.annotation))}
+        inner.words["cls"] = [_name(s.target) for s in fields]
+        self.scan(list(node.body), inner)
+
+    def _note(self, node: ast.AST, scope: _Scope) -> None:
+        names: list[str] = []
+        base: ast.expr | None = None
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            base, names = node.value, [node.attr]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            base, word = node.args[0], node.args[1]
+            names = [str(word.value)] if isinstance(word, ast.Constant) else _texts(word, scope)
+        for block in _infer(base, scope) if base is not None else NONE:
+            self.reads += [((block, name), base.lineno) for name in names if base is not None and name in hints(block)]
+
+
+def read_places(sources: dict[str, str]) -> dict[Read, list[str]]:
+    """``file:line`` of every read. ``sources``: file name -> Python text."""
+    trees = {name: ast.parse(text) for name, text in sources.items()}
+    classes: dict[str, dict[str, Types]] = {}
+    places: dict[Read, list[str]] = {}
+    for last in (False, False, True):  # attributes of a base class may be known only after its file was seen
+        for name, tree in trees.items():
+            scanner = _Scanner(classes)
+            scanner.scan(list(tree.body), _Scope())
+            for read, line in scanner.reads if last else ():
+                places.setdefault(read, []).append(f"{name}:{line}")
+    return {read: sorted(set(found), key=_file_and_line) for read, found in places.items()}
+
+
+def _file_and_line(place: str) -> tuple[str, int]:
+    name, _, line = place.rpartition(":")
+    return name, int(line)
+
+
+@cache
+def places_by_key() -> dict[str, tuple[str, ...]]:
+    """For every leaf, the lines of this project that read it. Of the config folder only what derives values counts."""
+    files = [p for room in ("dinov3", "utility") for p in sorted((ROOT / room).rglob("*.py"))]
+    own = Path(__file__).parents[1]
+    places = read_places(
+        {p.relative_to(ROOT).as_posix(): p.read_text() for p in files if own not in p.parents or p.stem in DERIVES}
+    )
+    return {leaf.key: tuple(places.get((leaf.owner, leaf.name), ())) for leaf in leaves(Config, Config())}
+
+
+def unread_keys() -> list[str]:
+    """Leaves that no code reads although nothing says so: neither dead, nor unbuilt, nor with a single legal value."""
+    places = places_by_key()
+
+    def excused(leaf: Any) -> bool:
+        return leaf.spec.dead or feature_of(leaf.key) is not None or len(choices_of(leaf.hint)) == 1
+
+    return [leaf.key for leaf in leaves(Config, Config()) if not places[leaf.key] and not excused(leaf)]
+
+
+def dead_but_read() -> list[str]:
+    """Leaves the schema calls dead and some code reads."""
+    places = places_by_key()
+    return [leaf.key for leaf in leaves(Config, Config()) if leaf.spec.dead and places[leaf.key]]

@@ -1,0 +1,91 @@
+"""``dinov3 eval depth``: how well does a linear head on frozen patch features tell distance?"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from dinov3.dense.depth import Depth, evaluate
+from dinov3.dense.depth_bins import BINS, NORMS
+from dinov3.dense.depth_metrics import valid_pixels
+from dinov3.dense.palette import heat, of_pixels, sheet
+from dinov3.dense.protocols import DEPTH, DepthProtocol, chosen
+from dinov3.dense.report import LeftOut, add_common_arguments, cache_of, check_places, finish
+from dinov3.dense.sets import open_parts
+from dinov3.distributed import context
+from dinov3.features.cache import weights_digest
+from dinov3.features.command import extractor_from
+from dinov3.features.errors import FeatureError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dinov3 eval depth``."""
+    parser.description = (
+        "RMSE and the other depth scores of a linear head over bins on frozen patch features. small: whole images, "
+        "seconds on a CPU; nyu_linear: DINOv3's 38,400 iterations on random crops, the Eigen crop, flip."
+    )
+    add_common_arguments(
+        parser, DEPTH, "folder with images/ and depth/ (16-bit PNG, units=1000 a metre), or Synthetic:n=200:size=96"
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the command."""
+    protocol = chosen(DEPTH, args.protocol, args.opts)
+    check(protocol)
+    check_places(args)
+    train, test = open_parts(args.data, "depth", units=protocol.units)
+    extractor = extractor_from(args)
+    left_out = LeftOut()
+    try:
+        found = evaluate(extractor, train, test, protocol, cache_of(args), left_out, max_bad_frac=args.max_bad_frac)
+    except (ValueError, FloatingPointError) as error:
+        raise FeatureError(str(error)) from error
+    facts = {
+        "weights_sha256": weights_digest(extractor.backbone),
+        "images": found.images,
+        "without_valid_pixels": found.without_truth,
+        "preprocess": extractor.preprocess.describe(),
+    }
+    finish(args, "depth", protocol, facts, found.scores, left_out)
+    if found.without_truth:
+        print(f"  {found.without_truth} test images have no valid pixel and are in no mean (DINOv3's code: silog 0)")
+    if args.pictures is not None:
+        draw(found, protocol, args)
+    context.teardown()
+    return 0
+
+
+def check(protocol: DepthProtocol) -> None:
+    """FeatureError for settings without a meaning."""
+    protocol.check()
+    if not 0 < protocol.low < protocol.high or not protocol.units > 0:
+        raise FeatureError(
+            f"low={protocol.low:g} high={protocol.high:g} units={protocol.units:g}: 0 < low < high, units above 0"
+        )
+    if protocol.bin_rule not in BINS or protocol.norm not in NORMS or protocol.bins < 1:
+        raise FeatureError(f"bin_rule: {', '.join(BINS)}; norm: {', '.join(NORMS)}; bins at least 1")
+    if (protocol.crop_height > 0) != (protocol.crop_width > 0):
+        raise FeatureError("crop_height and crop_width: give both, or 0 for whole images")
+    if protocol.probe == "ridge" and protocol.crop_height:
+        raise FeatureError("probe=ridge is for whole images: with crop_height=0 crop_width=0, or probe=sgd")
+
+
+def draw(found: Depth, protocol: DepthProtocol, args: argparse.Namespace) -> None:
+    """Image, truth, prediction and relative error of the first test images; near is dark."""
+    columns: dict[str, list[torch.Tensor]] = {"image": [], "truth": [], "prediction": [], "error / truth, 0 to 0.5": []}
+    for pixels, truth, prediction in found.shown:
+        valid = valid_pixels(truth, protocol.low, protocol.high, eigen=protocol.eigen)
+        logs = truth[valid].log() if valid.any() else torch.zeros(1)
+        low, high = float(logs.min()), float(logs.max())
+        columns["image"].append(of_pixels(pixels))
+        columns["truth"].append(heat(truth.clamp_min(1e-9).log(), low, high, valid))
+        columns["prediction"].append(heat(prediction.log(), low, high))
+        columns["error / truth, 0 to 0.5"].append(
+            heat((prediction - truth).abs() / truth.clamp_min(1e-9), 0, 0.5, valid)
+        )
+    names = [f"test image {i}" for i in range(len(found.shown))]
+    title = f"depth, {args.protocol}, {args.weights}: RMSE {found.scores[0]['rmse']:.3f} m"
+    sheet(columns, names, title, args.pictures)
+    print(f"  picture {args.pictures}")

@@ -1,0 +1,228 @@
+"""Images with a truth for each pixel: pairs of files in folders, and the synthetic landscapes.
+
+Folders: ``images/`` beside ``masks/`` (or ``annotations/``, ``labels/``; ``depth/``, ``depths/``), paired by name without
+its ending. With ``training`` and ``validation`` (or ``train`` and ``val`` or ``test``) as subfolders of both, or around
+them, these are the two parts; else every fifth pair is for the test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinov3.data.decode import Pixels, read_image
+from dinov3.data.errors import BadImage, DataError
+from dinov3.data.sources import parse_dataset
+from dinov3.data.sources.source import Source
+from dinov3.data.sources.synthetic import Synthetic
+from dinov3.data.storage.identity import VERSION, Identity
+from dinov3.dense.truth_files import check_same_size, read_depth, read_mask
+
+IMAGES = ("images", "JPEGImages", "rgb")
+TRUTHS = {"mask": ("masks", "annotations", "labels", "SegmentationClass"), "depth": ("depth", "depths")}
+SPLITS = (("training", "validation"), ("train", "val"), ("train", "test"))
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+HOLD_OUT = 5
+DEPTH_UNITS = 1000.0  # a metre: millimetres, as NYU's files have it
+
+
+class DenseSet(Source, Protocol):
+    """A source whose images have a truth ``[H, W]``: int32 class numbers, or float32 depth."""
+
+    def truth(self, index: int) -> NDArray[np.generic]:
+        """Of one image. Raises BadImage."""
+        ...
+
+
+class PairedFiles:
+    """Images and their truths in files."""
+
+    def __init__(self, pairs: Sequence[tuple[Path, Path]], kind: str, units: float = DEPTH_UNITS) -> None:
+        self.pairs, self.kind, self.units = list(pairs), kind, units
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int) -> bytes:
+        """The image file's bytes."""
+        return self.pairs[index][0].read_bytes()
+
+    def label(self, index: int) -> int | None:
+        """None: the classes are in the masks."""
+        return None
+
+    def name(self, index: int) -> str:
+        """The image's path."""
+        return str(self.pairs[index][0])
+
+    def truth(self, index: int) -> NDArray[np.generic]:
+        """Class numbers, or metres."""
+        path = self.pairs[index][1]
+        return read_mask(path) if self.kind == "mask" else read_depth(path, self.units)
+
+    def fingerprint(self) -> str:
+        """A hash of the images' names and sizes."""
+        return _digest("pairs", [f"{image.name} {image.stat().st_size}" for image, _ in self.pairs])
+
+    def identity(self) -> Identity:
+        """Names and sizes of the images, and their folder."""
+        return Identity(VERSION + self.fingerprint(), str(self.pairs[0][0].parent), self.fingerprint())
+
+    def version(self) -> str:
+        """A hash of the images' places and times of writing; the truth changes no feature."""
+        return _digest("pairs", [f"{image} {image.stat().st_mtime_ns}" for image, _ in self.pairs])
+
+
+class SyntheticTruth:
+    """The synthetic landscapes with their segmentation or depth."""
+
+    def __init__(self, source: Synthetic, kind: str) -> None:
+        self.source, self.kind = source, kind
+        self.read, self.label, self.name = source.read, source.label, source.name
+        self.fingerprint, self.version, self.identity = source.fingerprint, source.version, source.identity
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def truth(self, index: int) -> NDArray[np.generic]:
+        """15 classes, or the distance: 1 at the bottom edge, 100 for the sky."""
+        if self.kind == "mask":
+            return self.source.segmentation(index).astype(np.int32)
+        return self.source.depth(index)
+
+
+class Chosen:
+    """Some images of a set."""
+
+    def __init__(self, whole: DenseSet, indices: Sequence[int]) -> None:
+        self.whole, self.indices = whole, list(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """As the whole set."""
+        return self.whole.read(self.indices[index])
+
+    def label(self, index: int) -> int | None:
+        """As the whole set."""
+        return self.whole.label(self.indices[index])
+
+    def name(self, index: int) -> str:
+        """As the whole set."""
+        return self.whole.name(self.indices[index])
+
+    def truth(self, index: int) -> NDArray[np.generic]:
+        """As the whole set."""
+        return self.whole.truth(self.indices[index])
+
+    def fingerprint(self) -> str:
+        """The whole set's, and which images."""
+        return f"{self.whole.fingerprint()}-{_digest('chosen', map(str, self.indices))}"
+
+    def identity(self) -> Identity:
+        """The whole set's, and which images."""
+        return Identity(VERSION + self.fingerprint(), self.whole.identity().place, self.fingerprint())
+
+    def version(self) -> str:
+        """The whole set's, and which images."""
+        return f"{self.whole.version()}-{_digest('chosen', map(str, self.indices))}"
+
+
+class Mirrored:
+    """The images of a set, mirrored left to right, for features of the other view."""
+
+    def __init__(self, whole: DenseSet) -> None:
+        self.whole = whole
+        self.label, self.name = whole.label, whole.name
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels ``[H, W, C]``."""
+        return np.ascontiguousarray(read_image(self.whole, index)[:, ::-1])
+
+    def fingerprint(self) -> str:
+        """The whole set's, and that it is mirrored."""
+        return f"{self.whole.fingerprint()}-mirrored"
+
+    def identity(self) -> Identity:
+        """The whole set's, and that it is mirrored."""
+        return Identity(VERSION + self.fingerprint(), self.whole.identity().place, self.fingerprint())
+
+    def version(self) -> str:
+        """The whole set's, and that it is mirrored."""
+        return f"{self.whole.version()}-mirrored"
+
+
+def read_both(dense: DenseSet, index: int) -> tuple[Pixels, NDArray[np.generic]]:
+    """(pixels ``[H, W, C]``, truth ``[H, W]``). Raises BadImage, also when they differ in size."""
+    pixels = read_image(dense, index)
+    try:
+        truth = dense.truth(index)
+    except OSError as error:
+        raise BadImage(f"its truth: {error.strerror or error}") from error
+    check_same_size((pixels.shape[0], pixels.shape[1]), (truth.shape[0], truth.shape[1]))
+    return pixels, truth
+
+
+def open_parts(data: str, kind: str, *, units: float = DEPTH_UNITS) -> tuple[DenseSet, DenseSet]:
+    """(training part, test part) of ``data``: a folder, or ``Synthetic:n=…``; kind is mask or depth. Raises DataError."""
+    root = Path(data)
+    if not root.is_dir():
+        source = parse_dataset(data)
+        if not isinstance(source, Synthetic):
+            raise DataError(f"{data}: a data set without a truth for each pixel: give a folder or Synthetic:n=200")
+        return held_out(SyntheticTruth(source, kind), data)
+    for train, test in SPLITS:
+        for first, second in (
+            (_folders(root / train, kind, ""), _folders(root / test, kind, "")),
+            (_folders(root, kind, train), _folders(root, kind, test)),
+        ):
+            if first and second:
+                return pairs_of(*first, kind, units), pairs_of(*second, kind, units)
+    whole = _folders(root, kind, "")
+    if whole is None:
+        raise DataError(
+            f"{data}: no folder {IMAGES[0]} beside one of {', '.join(TRUTHS[kind])}: put images and {kind}s there"
+        )
+    return held_out(pairs_of(*whole, kind, units), data)
+
+
+def held_out(dense: DenseSet, name: str) -> tuple[DenseSet, DenseSet]:
+    """Every fifth image is for the test."""
+    if len(dense) < HOLD_OUT:
+        raise DataError(f"{name}: {len(dense)} images: at least {HOLD_OUT}, or give a training and a validation part")
+    test = [i for i in range(len(dense)) if i % HOLD_OUT == HOLD_OUT - 1]
+    train = [i for i in range(len(dense)) if i % HOLD_OUT != HOLD_OUT - 1]
+    return Chosen(dense, train), Chosen(dense, test)
+
+
+def pairs_of(images: Path, truths: Path, kind: str, units: float) -> PairedFiles:
+    """Files of the same name without their ending, in order. Raises DataError for none, or an image without a truth."""
+    by_stem = {
+        path.stem: path for path in sorted(truths.rglob("*")) if path.suffix.lower() in (".png", ".tif", ".tiff")
+    }
+    found = [path for path in sorted(images.rglob("*")) if path.suffix.lower() in PICTURES]
+    lacking = [path for path in found if path.stem not in by_stem]
+    if not found or len(lacking) == len(found):
+        raise DataError(f"{images}: no image with a {kind} of its name in {truths}")
+    if lacking:
+        raise DataError(f"{lacking[0]}: no {kind} {lacking[0].stem}.png in {truths} ({len(lacking)} images have none)")
+    return PairedFiles([(path, by_stem[path.stem]) for path in found], kind, units)
+
+
+def _folders(root: Path, kind: str, split: str) -> tuple[Path, Path] | None:
+    places = [[root / name / split for name in names] for names in (IMAGES, TRUTHS[kind])]
+    found = [next((place for place in each if place.is_dir()), None) for each in places]
+    return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+
+
+def _digest(kind: str, lines: Sequence[str] | map[str]) -> str:
+    return f"{kind}-{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:16]}"

@@ -1,0 +1,78 @@
+"""The table of what was predicted: one row a sample, and a run that is written again replaces its own rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dinov3.finetune.metrics import Array, MetricError, checked
+
+FIXED = ("run", "split", "index", "label")
+
+
+class Predicted(NamedTuple):
+    """Of one run on one split: probabilities [N] of class 1 or [N, C], labels [N], the samples' numbers [N]."""
+
+    p: Array
+    y: Array
+    sample: Array
+
+
+def write_predictions(path: Path, run: str, split: str, found: Predicted) -> None:
+    """Put the rows of (run, split) into the CSV at ``path`` in place of earlier ones; all other rows stay as they are.
+
+    Columns: run, split, index, label, and p_0 ... p_C-1 (one p_1 for two classes given as [N]). Probabilities are
+    written so that they are read back bit for bit. MetricError for a file with other columns.
+    """
+    p, y = checked(found.p, found.y)
+    columns = ["p_1"] if p.ndim == 1 else [f"p_{c}" for c in range(p.shape[1])]
+    header = [*FIXED, *columns]
+    kept = [row for row in _rows(path, header) if (row[0], row[1]) != (run, split)] if path.exists() else []
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(kept)
+    for number, label, row in zip(found.sample, y, p.reshape(len(y), -1), strict=True):
+        writer.writerow([run, split, int(number), int(label), *(repr(float(value)) for value in row)])
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with beside.open("w", newline="") as file:
+        file.write(text.getvalue())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def read_predictions(path: Path) -> dict[tuple[str, str], Predicted]:
+    """By (run, split). MetricError for a file that is no such table."""
+    found: dict[tuple[str, str], list[Sequence[str]]] = {}
+    for row in _rows(path, None):
+        found.setdefault((row[0], row[1]), []).append(row)
+    return {key: _predicted(path, rows) for key, rows in found.items()}
+
+
+def _predicted(path: Path, rows: Sequence[Sequence[str]]) -> Predicted:
+    try:
+        sample, y = (np.array([int(row[i]) for row in rows]) for i in (2, 3))
+        p = np.array([[float(value) for value in row[4:]] for row in rows])
+    except ValueError as error:
+        raise MetricError(f"{path}: {error}") from error
+    p, y = checked(p[:, 0] if p.shape[1] == 1 else p, y)
+    return Predicted(p, y, sample)
+
+
+def _rows(path: Path, header: list[str] | None) -> list[list[str]]:
+    """Without the header, which must be ``header`` (None: any of ours)."""
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    first = rows[0] if rows else []
+    if tuple(first[: len(FIXED)]) != FIXED or (header is not None and first != header):
+        raise MetricError(f"{path}: its columns are {first[:8]}, not {header or [*FIXED, 'p_…']}: give another file")
+    if broken := next((i for i, row in enumerate(rows, start=1) if len(row) != len(first)), None):
+        raise MetricError(f"{path}: line {broken} has {len(rows[broken - 1])} columns, the first has {len(first)}")
+    return rows[1:]

@@ -1,0 +1,47 @@
+"""In which of its forms a vision transformer is computed. All of them are the same function up to rounding, and drop path
+has the same law in all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from dinov3.config.derived import fused
+from dinov3.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The plain form is the default: what the golden numbers were computed with."""
+
+    narrow_residual: bool = False
+    """Tokens between blocks have the number format of matrix products, fp32 otherwise. Nothing changes without autocast."""
+    fused: bool = False
+    """LayerScale is folded into the matrix before it.
+
+    ``(a W' + b) * g = a (g W)' + g b`` needs no copy of the branch's output in the backward pass: the gradient of ``g``
+    follows from that of the matrix. Two tensors of all tokens a block are neither kept nor read.
+    """
+    joint_draws: bool = False
+    """Drop path is drawn for all blocks at once: other draws of the same law."""
+
+
+class Executed(nn.Module):
+    """A module that has these forms."""
+
+    execution = Execution()
+
+
+def execution_of(cfg: Config, device_type: str) -> Execution:
+    """What ``compute_precision`` says for a device of this type."""
+    on = fused(cfg, device_type)
+    return Execution(cfg.compute_precision.residual_dtype == "autocast", fused=on, joint_draws=on)
+
+
+def set_execution(root: nn.Module, execution: Execution) -> None:
+    """Give all of ``root`` this form."""
+    for module in root.modules():
+        if isinstance(module, Executed):
+            module.execution = execution

@@ -1,0 +1,118 @@
+"""``dinov3 compress`` from end to end on a folder of small pictures, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinov3.cli import main as cli
+from dinov3.compress.report import read_report
+from dinov3.system.errors import EXIT_CONFIG
+from dinov3.weights.own import load_backbone, write_backbone
+from dinov3.weights.parity import tokens_of
+from tests.compress.models import images, vit
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``w``: a backbone; ``data/{train,test}/{dark,light}/*.png``."""
+    root = tmp_path_factory.mktemp("compress")
+    (root / "w").mkdir()
+    write_backbone(root / "w", vit(), {"mean": [0.5] * 3, "std": [0.25] * 3, "size": 32})
+    random = np.random.default_rng(0)
+    for split, count in (("train", 24), ("test", 12)):
+        for label, (name, level) in enumerate((("dark", 70), ("light", 160))):
+            folder = root / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 90, (32, 32, 3)) + level - 20 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+def run(place: Path, *words: str) -> int:
+    return cli(["compress", str(place / "w"), *words])
+
+
+def test_a_budget_ends_in_a_file_a_table_a_json_and_a_picture(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = place / "data", place / "out" / "small.safetensors"
+    words = ["--method", "compensate", "--budget", "0.7", "--multiple", "8", "--calibrate", str(data / "train")]
+    words += ["--images", "16", "--train", str(data / "train"), "--test", str(data / "test"), "--out", str(out)]
+    assert run(place, *words) == 0
+    report = read_report(out.with_suffix(".report.json"))
+    text = capsys.readouterr().out
+    assert report["after"]["weights"] <= 0.7 * report["before"]["weights"]
+    assert report["after"]["flops"] < report["before"]["flops"]
+    assert report["after"]["bytes"] == out.stat().st_size
+    assert report["after"]["milliseconds"] > 0
+    assert report["threads"] == torch.get_num_threads()
+    assert report["before"]["metrics"]["AUROC"]["value"] > 0.9
+    assert set(report["after"]["metrics"]) == set(report["before"]["metrics"])
+    assert [row["where"] for row in report["cosines"]] == ["block 0", "block 1", "output"]
+    assert all(word in text for word in ("FLOPs", "threads", "AUROC", "cosine", "neurons"))
+    with Image.open(out.with_suffix(".report.png")) as picture:
+        assert picture.size[0] > 500
+    again = load_backbone(out)
+    assert sum(p.numel() for p in again.parameters()) == report["after"]["weights"]
+    assert report["architecture"]["config"]["block_shapes"] == json.loads(
+        json.dumps([shape.__dict__ for shape in again.config.block_shapes])  # type: ignore[union-attr, operator]
+    )
+
+
+def test_only_fewer_bits_and_other_reports_beside_it(place: Path) -> None:
+    first, second = place / "out8" / "a.safetensors", place / "out8" / "b.safetensors"
+    assert run(place, "--quantize", "bf16", "--out", str(first)) == 0
+    beside = str(first.with_suffix(".report.json"))
+    assert run(place, "--quantize", "int8-dynamic", "--out", str(second), "--beside", beside) == 0
+    report = read_report(second.with_suffix(".report.json"))
+    assert report["method"] == "int8-dynamic"
+    assert report["cosines_on"] == "fixed pictures"
+    assert sorted(path.name for path in first.parent.iterdir()) == [
+        *("a.report.json", "a.report.png", "a.safetensors"),
+        *("b.report.json", "b.report.png", "b.safetensors"),
+    ]
+
+
+def test_the_seeds_chain_gives_the_model_that_its_rules_give(place: Path) -> None:
+    from dinov3.compress.energy import prune
+    from dinov3.compress.surgery import rebuilt
+
+    out = place / "chain.safetensors"
+    amounts = "attention_heads=0.7,mlp_neurons=0.9,truncated_svd=0.9"
+    names = "attention_heads,mlp_neurons,truncated_svd"
+    assert run(place, "--method", names, "--amount", amounts, "--out", str(out)) == 0
+    model = load_backbone(place / "w")
+    for rule, tau in (("heads", 0.7), ("mlp", 0.9), ("svd", 0.9)):
+        prune(model, rule, tau)
+    assert torch.equal(tokens_of(load_backbone(out), images(2)), tokens_of(rebuilt(model), images(2)))
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "nothing to do"),
+        (["--method", "heads"], "give --amount"),
+        (["--method", "compensate", "--budget", "0.7"], "compensate needs --calibrate"),
+        (["--method", "heads", "--amount", "0.9", "--images", "0"], "--images 0: at least 1"),
+        (["--method", "heads", "--amount", "0.9", "--train", "DATA/train"], "--train and --test go together"),
+        (["--method", "heads", "--amount", "0.9", "--train", "X", "--test", "X"], "--test is --train"),
+        (["--method", "heads", "--amount", "0.9", "--size", "30"], "--size: size 30: not a multiple"),
+        (["--method", "heads", "--amount", "0.9", "--beside", "W/config.json"], "not a report of dinov3 compress"),
+        (["--method", "whitened", "--budget", "0.7", "--calibrate", "DATA/none"], "none"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_code_78_and_no_file(
+    place: Path, words: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word.replace("DATA", str(place / "data")).replace("W/", f"{place / 'w'}/") for word in words]
+    out = place / "refused" / "x.safetensors"
+    assert run(place, *words, "--out", str(out)) == EXIT_CONFIG
+    message = capsys.readouterr().err.strip()
+    assert text in message
+    assert "\n" not in message
+    assert not out.parent.exists()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinov3.data.errors import BadImage, DataError
+from dinov3.dense.sets import Mirrored, open_parts, read_both
+from dinov3.dense.truth_files import check_labels, read_depth, read_mask
+from tests.dense.conftest import save
+
+
+def put(root: Path, names: list[str], images: str, masks: str) -> None:
+    for i, name in enumerate(names):
+        save(np.full((4, 6, 3), i, dtype=np.uint8), root / images / f"{name}.png")
+        save(np.full((4, 6), i, dtype=np.uint8), root / masks / f"{name}.png")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (("images/training", "annotations/training"), ("images/validation", "annotations/validation")),
+        (("train/images", "train/masks"), ("val/images", "val/masks")),
+        (("images/train", "labels/train"), ("images/test", "labels/test")),
+    ],
+)
+def test_the_parts_are_found_in_every_usual_layout(
+    tmp_path: Path, train: tuple[str, str], test: tuple[str, str]
+) -> None:
+    put(tmp_path, ["a", "b", "c"], *train)
+    put(tmp_path, ["d"], *test)
+    first, second = open_parts(str(tmp_path), "mask")
+    assert (len(first), len(second)) == (3, 1)
+    assert first.truth(2).max() == 2
+
+
+def test_without_parts_every_fifth_image_is_held_out(tmp_path: Path) -> None:
+    put(tmp_path, [f"{i:02d}" for i in range(11)], "images", "masks")
+    first, second = open_parts(str(tmp_path), "mask")
+    assert [Path(second.name(i)).stem for i in range(len(second))] == ["04", "09"]
+    assert len(first) == 9
+    assert first.fingerprint() != second.fingerprint()
+    pixels, truth = read_both(second, 0)
+    assert pixels.shape == (4, 6, 3)
+    assert truth.dtype == np.int32
+
+
+def test_an_image_without_a_mask_is_named(tmp_path: Path) -> None:
+    put(tmp_path, ["a", "b"], "images", "masks")
+    (tmp_path / "masks" / "b.png").unlink()
+    with pytest.raises(DataError, match=r"no mask b\.png"):
+        open_parts(str(tmp_path), "mask")
+
+
+def test_another_time_of_writing_is_another_version_and_mirrored_another_set(tmp_path: Path) -> None:
+    put(tmp_path, [f"{i}" for i in range(5)], "images", "masks")
+    first, _ = open_parts(str(tmp_path), "mask")
+    before = first.version()
+    save(np.zeros((4, 6, 3), dtype=np.uint8), tmp_path / "images" / "0.png")
+    assert open_parts(str(tmp_path), "mask")[0].version() != before
+    mirrored = Mirrored(first)
+    assert mirrored.fingerprint() != first.fingerprint()
+    assert np.array_equal(mirrored.read(1), read_both(first, 1)[0][:, ::-1])
+
+
+def test_the_synthetic_set_has_both_truths() -> None:
+    for kind, most in (("mask", 14), ("depth", 100)):
+        first, second = open_parts("Synthetic:n=10:size=32", kind)
+        assert (len(first), len(second)) == (8, 2)
+        assert 1 < read_both(first, 0)[1].max() <= most
+
+
+def test_a_data_set_without_a_truth_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder images"):
+        open_parts(str(tmp_path), "depth")
+    with pytest.raises(DataError, match="there is no such path"):
+        open_parts("nothing", "mask")
+
+
+def test_palette_indices_are_the_classes_and_colours_are_not(tmp_path: Path) -> None:
+    from PIL import Image
+
+    image = Image.fromarray(np.array([[0, 3]], dtype=np.uint8), mode="P")
+    image.putpalette([7, 8, 9] * 256)
+    image.save(tmp_path / "p.png")
+    assert read_mask(tmp_path / "p.png").tolist() == [[0, 3]]
+    save(np.zeros((2, 2, 3), dtype=np.uint8), tmp_path / "c.png")
+    with pytest.raises(BadImage, match="not colours"):
+        read_mask(tmp_path / "c.png")
+
+
+def test_depth_is_in_metres_and_needs_sixteen_bits(tmp_path: Path) -> None:
+    save(np.array([[0, 1500, 65535]], dtype=np.uint16), tmp_path / "d.png")
+    assert read_depth(tmp_path / "d.png", 1000).tolist() == [[0.0, 1.5, pytest.approx(65.535)]]
+    save(np.zeros((2, 2), dtype=np.uint8), tmp_path / "8.png")
+    with pytest.raises(BadImage, match="not 16 bit"):
+        read_depth(tmp_path / "8.png", 1000)
+
+
+def test_a_number_outside_the_classes_is_named_with_its_count() -> None:
+    check_labels(np.array([[0, 2, 255]]), 3, 255)
+    with pytest.raises(BadImage, match="label 3 on 2 pixels, outside the 3 classes"):
+        check_labels(np.array([[3, 3, 1]]), 3, 255)
