@@ -55,7 +55,10 @@ def commands(at: str) -> list[list[str]]:
         ["viz", "pca", *frozen, "--data", data, "--out", f"{at}/pca.png"],
         ["viz", "sim", *frozen, "--data", f"{data}/class 0/{UMLAUTS} 0.png", "--out", f"{at}/sim.png"],
         ["viz", "curves", "--weights", run, "--out", f"{at}/curves.png"],
+        ["video", *frozen, "--input", f"{data}/class 0", "--out", f"{at}/film", "--render", "png"],
+        ["compress", run, "--quantize", "bf16", "--out", f"{at}/small.safetensors"],
         ["models"],
+        ["models", run],
         ["da3-check", "--config-file", yaml, "--out", f"{at}/da3.png", *small, *DA3],
         ["doctor", "--config-file", yaml, "--output-dir", run],
     ]
