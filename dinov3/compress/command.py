@@ -39,6 +39,7 @@ from dinov3.features.preprocess import Preprocess
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_lines, describe_backbone
 from dinov3.system.files import flush
+from dinov3.system.paths import expanded
 from dinov3.weights.model_card import provenance_of
 from dinov3.weights.own import load_backbone
 from dinov3.weights.parity import images_for, tokens_of
@@ -54,7 +55,9 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 compress``."""
     parser.description = DESCRIPTION
-    parser.add_argument("weights", type=Path, help="run folder, export, or official weights of a vision transformer")
+    parser.add_argument(
+        "weights", type=expanded, help="run folder, export, or official weights of a vision transformer"
+    )
     parser.add_argument("--preset", help="released model the weights are of, when the file cannot tell")
     parser.add_argument("--method", default="none", help="one of these, several with commas, or none (only --quantize)")
     parser.add_argument(
@@ -81,10 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", help="labelled images on which it is scored before and after")
     parser.add_argument("--labelled-images", type=int, default=2000, help="most that are read of each (default 2000)")
     parser.add_argument(
-        "--beside", type=Path, nargs="+", default=[], help="reports of other runs, drawn beside this one"
+        "--beside", type=expanded, nargs="+", default=[], help="reports of other runs, drawn beside this one"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="NAME.safetensors or NAME.onnx; NAME.report.json and .png"
+        "--out", type=expanded, required=True, help="NAME.safetensors or NAME.onnx; NAME.report.json and .png"
     )
 
 

@@ -15,6 +15,7 @@ from dinov3.config.output import check_output_file
 from dinov3.data.errors import TooManyBadSamples
 from dinov3.data.storage.index_cache import cache_root
 from dinov3.features.command import add_extractor_arguments
+from dinov3.system.paths import expanded
 
 SHOWN = 5
 
@@ -27,9 +28,9 @@ def add_common_arguments(
     add_extractor_arguments(parser, size=size)
     parser.add_argument("--data", required=True, help=data)
     parser.add_argument("--protocol", default=names[0], choices=names, help=f"settings by name (default {names[0]})")
-    parser.add_argument("--out", type=Path, help="file the result is appended to, as one JSON line")
-    parser.add_argument("--pictures", type=Path, help="PNG: prediction beside truth")
-    parser.add_argument("--cache", type=Path, help="folder of feature sets (default: in the user's cache folder)")
+    parser.add_argument("--out", type=expanded, help="file the result is appended to, as one JSON line")
+    parser.add_argument("--pictures", type=expanded, help="PNG: prediction beside truth")
+    parser.add_argument("--cache", type=expanded, help="folder of feature sets (default: in the user's cache folder)")
     parser.add_argument(
         "--max-bad-frac", type=float, default=0.01, help="share of unusable images that ends the command (default 0.01)"
     )

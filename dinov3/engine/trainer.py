@@ -91,7 +91,8 @@ class Trainer(Generic[B]):
             self.saver.spare_what_others_need()
             decision = plan.decide(counters.step, finished=finished, skipped=counters.skipped_in_a_row > 0)
             if decision.save:
-                self.saver.save(self, must=decision.must)
+                with self.progress.beside(f"saving step {counters.step}"):
+                    self.saver.save(self, must=decision.must)
             if decision.put_off and not plan.owed:
                 log.warning("step %d is not saved: its update was skipped; the next one taken will be", counters.step)
             plan.owed = self.peers.any_of(decision.put_off)
@@ -149,8 +150,10 @@ class Trainer(Generic[B]):
         self.watchdog.beat(f"evaluating step {step}", slow=True)
         due = [look for look in self.looks if look.due(step, ends=step in (0, self.until))]
         if due and not main_decides(lambda: any(row.get("step") == step for row in read_rows(self.run.evaluation))):
-            self._measure(due, self.scene(step))
-        self.peers.barrier()
+            with self.progress.beside(f"evaluating step {step}"):
+                self._measure(due, self.scene(step))
+        with self.progress.beside("waiting for the others"):
+            self.peers.barrier()
 
     def _measure(self, due: Sequence[Look[Any]], scene: Any) -> None:
         if self.records is None:  # not the main process

@@ -7,7 +7,6 @@ import json
 import math
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from dinov3.features.cache import FeatureKind, weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.pictures.retrieval import retrieval_scores
+from dinov3.system.paths import expanded
 
 TASKS = {
     "knn": "weighted k-nearest neighbours, for every --k and --temperature",
@@ -92,8 +92,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--test", help="labelled images to score on (default: every fifth image of each class of --train)"
     )
     parser.add_argument("--pool", default="cls", choices=POOLED)
-    parser.add_argument("--out", type=Path, help="JSON file for the results")
-    parser.add_argument("--cache", type=Path, help="folder of feature sets (default: in the user's cache folder)")
+    parser.add_argument("--out", type=expanded, help="JSON file for the results")
+    parser.add_argument("--cache", type=expanded, help="folder of feature sets (default: in the user's cache folder)")
 
 
 def execute_labelled(args: argparse.Namespace) -> int:

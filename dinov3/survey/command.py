@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_folder
+from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.data.decode import Reading
 from dinov3.data.errors import DataError, TooManyBadSamples
@@ -17,6 +18,7 @@ from dinov3.survey import synth_dense
 from dinov3.system.cores import cores
 from dinov3.system.errors import EXIT_DONE
 from dinov3.system.files import write_json
+from dinov3.system.paths import expanded
 
 REPORT, SHEET = "report.json", "crops.png"
 
@@ -32,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(run=examine)
     parser.add_argument("dataset", metavar="PATH", help="folder, tar shards, or any text for train.dataset_path")
-    parser.add_argument("--config-file", type=Path, help="YAML of the run that is planned: its crops are shown")
-    parser.add_argument("--out", type=Path, help=f"folder for {REPORT} (everything) and {SHEET} (the first batch)")
+    parser.add_argument("--config-file", type=config_file, help="YAML of the run that is planned: its crops are shown")
+    parser.add_argument("--out", type=expanded, help=f"folder for {REPORT} (everything) and {SHEET} (the first batch)")
     parser.add_argument("--limit", type=int, help="look at so many images only, drawn by --seed (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of --limit (default: 0)")
     parser.add_argument("--workers", type=int, help="processes (default: one a core; 0: in this one)")

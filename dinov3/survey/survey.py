@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.decode import USUAL, Reading, Stored, kind_of, read_stored, stored_values, to_pixels
@@ -31,6 +30,7 @@ from dinov3.data.signal_mask import ASKING, signals_blocked
 from dinov3.data.sources.source import Source
 from dinov3.survey import duplicates
 from dinov3.survey.channel_moments import ChannelMoments
+from dinov3.system.bars import Bar
 
 BITS_OR_ALPHA = re.compile(r" (I|I;16\w*|F|RGBA|LA|PA|La|RGBa|P)$| 16 bit$")  # kinds of which the values are looked at
 CHUNK = 32  # images a task
@@ -108,7 +108,7 @@ def survey(
     indices = chosen_indices(len(source), limit, seed)
     result = Survey(len(source), len(indices), np.empty(0, dtype=FACTS))
     tables = [result.facts]
-    with tqdm(total=len(indices), unit=" images", dynamic_ncols=True, desc="reading") as bar:
+    with Bar(len(indices), about="reading", unit="images") as bar:
         tasks = np.array_split(indices, range(CHUNK, len(indices), CHUNK))
         for chunk in _chunks(source, reading, tasks, workers):
             tables.append(chunk.facts)

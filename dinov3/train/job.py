@@ -53,8 +53,10 @@ class PretrainingJob(Job[CropBatch]):
     cfg: Config
     product = "backbone"
 
-    def __init__(self, cfg: Config, run: RunFolder, peers: Peers = ALONE) -> None:
+    def __init__(self, cfg: Config, run: RunFolder, peers: Peers = ALONE, *, said: str = "") -> None:
+        """``said``: a line of the start-up block about what was chosen for the user."""
         super().__init__(cfg, run, peers)
+        self._said = [said] if said else []
         self._source: Source | None = None
 
     @property
@@ -121,13 +123,13 @@ class PretrainingJob(Job[CropBatch]):
         backbone = task.whole_backbone(task.device)
         if records is None or backbone is None:
             return None
-        return Scene(self.cfg, self.run, step, backbone, self.source, records)
+        return Scene(self.cfg, self.run, step, backbone, self.source, records, self.progress)
 
     def alarm_rules(self) -> Sequence[Rule]:
         return rules_for(self.cfg) if self.cfg.evaluation.alarms else ()
 
     def banner(self, trainer: Trainer[CropBatch]) -> list[str]:
-        return lines(trainer, self.cfg, self.source)
+        return [*self._said, *lines(trainer, self.cfg, self.source)]
 
     def files(self) -> Mapping[str, str | None]:
         cfg = self.cfg

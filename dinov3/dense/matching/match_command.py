@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from dinov3.data.errors import DataError
@@ -17,6 +16,7 @@ from dinov3.features.cache import weights_digest
 from dinov3.features.command import extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor
+from dinov3.system.paths import expanded
 
 TASKS = ("homography", "spair", "navi", "keypoints")
 
@@ -69,7 +69,7 @@ def measured(
     """By the protocol's task."""
     if protocol.task == "homography":
         return homographies(extractor, parse_dataset(args.data), protocol, left_out)
-    root = Path(args.data)
+    root = expanded(args.data)
     if not root.is_dir():
         raise DataError(f"--data {root}: {protocol.task} needs its folder")
     if protocol.task == "navi":

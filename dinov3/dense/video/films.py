@@ -17,6 +17,7 @@ from dinov3.data.sources.parse import split_options
 from dinov3.data.sources.synthetic_video import SyntheticVideo
 from dinov3.dense.sets import PICTURES
 from dinov3.dense.truth_files import check_same_size, read_mask
+from dinov3.system.paths import expanded
 
 VOID = 255  # of masks: counts as background, as in VOC's outlines
 SYNTHETIC = "SyntheticVideo"
@@ -69,7 +70,7 @@ def open_films(text: str) -> list[Film]:
     ``SyntheticVideo:n=4:length=60:size=96:seed=0``. Raises DataError."""
     if text.partition(":")[0] == SYNTHETIC:
         return synthetic_films(text)
-    root = Path(text)
+    root = expanded(text)
     frames, masks = _places(root)
     folders = sorted(path for path in frames.iterdir() if path.is_dir()) or [frames]
     wanted = _listed(root)

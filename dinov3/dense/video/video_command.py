@@ -30,6 +30,7 @@ from dinov3.features.cache import weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.tokens import Tokens
+from dinov3.system.paths import expanded
 
 DESCRIPTION = """\
 Frames of a video file or a folder through a frozen backbone. With --mask the labels of the first frame are carried
@@ -43,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     add_extractor_arguments(parser, size="native")
     parser.add_argument("--input", required=True, help="video file (needs PyAV: dinov3[video]) or folder of frames")
-    parser.add_argument("--out", required=True, type=Path, help="folder for what is made")
-    parser.add_argument("--mask", type=Path, help="PNG of numbers: the labels of the first frame")
+    parser.add_argument("--out", required=True, type=expanded, help="folder for what is made")
+    parser.add_argument("--mask", type=expanded, help="PNG of numbers: the labels of the first frame")
     parser.add_argument("--protocol", default="small", choices=TRACK, help="how labels are carried (default small)")
     parser.add_argument("--render", default="mp4", choices=("mp4", "png", "none"), help="what is shown (default mp4)")
     parser.add_argument("--features", action="store_true", help="keep the tokens of every frame, in OUT/features")

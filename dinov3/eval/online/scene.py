@@ -17,6 +17,7 @@ from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import class_tokens
 from dinov3.models.backbone import Backbone
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.progress import ProgressLine
 from dinov3.runs.records import Records
 
 
@@ -24,10 +25,17 @@ class Scene:
     """What is there to look at after ``step`` steps, on the main process."""
 
     def __init__(
-        self, cfg: Config, run: RunFolder, step: int, backbone: Backbone, source: Source, records: Records
+        self,
+        cfg: Config,
+        run: RunFolder,
+        step: int,
+        backbone: Backbone,
+        source: Source,
+        records: Records,
+        progress: ProgressLine,
     ) -> None:
         self.cfg, self.run, self.step = cfg, run, step
-        self.backbone, self.source, self.records = backbone, source, records
+        self.backbone, self.source, self.records, self.progress = backbone, source, records, progress
 
     def extractor(self, size: int | None = None) -> FeatureExtractor:
         """The live backbone as a feature extractor, in fp32: ``size`` px a side (None: as trained), the run's own channel
@@ -52,7 +60,9 @@ class Scene:
         parts: list[Tensor] = []
         for text, limit in ((settings.train, settings.max_train), (settings.test, settings.max_test)):
             source = parse_dataset(text)
-            parts += class_tokens(self.extractor(), source, spread(len(source), limit))
+            chosen = spread(len(source), limit)
+            with self.progress.counting(f"features of step {self.step} for k-NN:", len(chosen)) as count:
+                parts += class_tokens(self.extractor(), source, chosen, count)
         train, labels, test, test_labels = parts
         return train, labels, test, test_labels
 
