@@ -8,7 +8,7 @@ import os
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -40,8 +40,10 @@ from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_lines, describe_backbone
 from dinov3.system.files import flush
 from dinov3.system.paths import expanded
+from dinov3.weights.model_card import provenance_of
 from dinov3.weights.own import load_backbone
 from dinov3.weights.parity import images_for, tokens_of
+from dinov3.weights.provenance import Facts
 
 DESCRIPTION = (
     "Removes heads and neurons, factorises matrices or stores fewer bits, writes the model with its architecture, reads "
@@ -106,10 +108,11 @@ def execute(args: argparse.Namespace) -> int:
     settings = Settings(costs, args.multiple, not args.no_refit)
     steps = steps_of(whole, methods, args.amount, args.budget, settings)
     small, cuts = compress(whole, steps, settings, batches)
+    told = provenance_of(args.weights, cast(Any, whole).described, [f"compressed: {_name(args)}"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.", dir=args.out.parent) as folder:
         place = Path(folder) / args.out.name
-        written = write(small, args.quantize, place, _described(whole, preprocess), batches)
+        written = write(small, args.quantize, place, Facts(_described(whole, preprocess), told), batches)
         report = _report(args, whole, small, written, place, sets, size)
         report |= {"steps": [step.__dict__ for step in steps], "cuts": [cut.row() for cut in _told(cuts)]}
         names = [args.out.with_suffix(".report.json").name, args.out.with_suffix(".report.png").name]

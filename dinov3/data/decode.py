@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
 
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.signatures import described, scans_in
@@ -301,8 +301,9 @@ def is_deep_colour(image: Image.Image) -> bool:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file's values are laid out, in Pillow's words; they end in ``;I`` where it turns negatives itself."""
-    tiles = image.tile  # type: ignore[attr-defined]
+    """How the file's values are laid out, in Pillow's words; they end in ``;I`` where it turns negatives itself. Empty for
+    an image that is of no file."""
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
     arguments = tiles[0][3] if tiles else ""
     return arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
 

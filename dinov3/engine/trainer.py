@@ -224,6 +224,9 @@ class Trainer(Generic[B]):
         """The state is saved and a signal, perhaps another process's, asked to stop: another turn if it is to have one."""
         asked = torch.tensor(float(self.stop.asked), device=self.task.device)
         asked_of_all = Asked(int(max(self.peers.numbers(float(all_reduce_max(asked))))))
+        least = -max(self.peers.numbers(float(all_reduce_max(-asked))))
+        if asked_of_all == Asked.SIGTERM and least == Asked.NOBODY:  # only some machines got it: not from a person
+            asked_of_all = Asked.THE_SCHEDULER
         self.watchdog.beat("asking for another turn", slow=True)
         if is_main():
             until = max(self.stop.since + self.cfg.checkpointing.preemption_notice - RESERVE, time.monotonic())

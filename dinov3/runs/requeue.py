@@ -136,7 +136,9 @@ def _leave(stop: StopRequest) -> None:
         signal.signal(number, signal.SIG_IGN)  # this is the answer, to all of them
     first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     time.sleep(0.1 if first else OTHERS_WAIT)  # SIGCONT may come after the SIGTERM it belongs to
-    what_next = next_turn(stop.asked, time.monotonic() + PATIENCE)
+    # Process 0 would have ended the job by now: it was not told, and a person tells all.
+    asked = stop.asked if first else max(stop.asked, Asked.THE_SCHEDULER)
+    what_next = next_turn(asked, time.monotonic() + PATIENCE)
     print(f"{stop.signal_name}: training has not begun, nothing is lost; {what_next}", flush=True)
     sys.exit(EXIT_PREEMPTED)
 
