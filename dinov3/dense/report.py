@@ -13,8 +13,8 @@ from typing import Any
 
 from dinov3.config.output import check_output_file
 from dinov3.data.errors import TooManyBadSamples
-from dinov3.data.storage.index_cache import cache_root
 from dinov3.features.command import add_extractor_arguments
+from dinov3.features.kept import cache_folder
 from dinov3.system.paths import expanded
 
 SHOWN = 5
@@ -46,8 +46,7 @@ def check_places(args: argparse.Namespace) -> None:
 
 def cache_of(args: argparse.Namespace) -> Path:
     """Where feature sets are kept."""
-    folder: Path = args.cache or cache_root() / "features"
-    return folder
+    return cache_folder(args.cache)
 
 
 @dataclass

@@ -13,7 +13,6 @@ import torch
 
 from dinov3.config.output import check_output_file
 from dinov3.data.sources import parse_dataset
-from dinov3.data.storage.index_cache import cache_root
 from dinov3.distributed import context
 from dinov3.eval.knn import knn_predict
 from dinov3.eval.labelled import Labelled, hold_out, labelled_features, same_classes
@@ -22,6 +21,7 @@ from dinov3.eval.logreg import fit_logreg
 from dinov3.features.cache import FeatureKind, weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
+from dinov3.features.kept import cache_folder
 from dinov3.pictures.retrieval import retrieval_scores
 from dinov3.system.paths import expanded
 
@@ -107,7 +107,7 @@ def execute_labelled(args: argparse.Namespace) -> int:
         check_output_file(args.out, "--out")
     sources = {text: parse_dataset(text) for text in (args.train, args.test) if text is not None}
     extractor = extractor_from(args)
-    kind, cache = FeatureKind(pool=args.pool), args.cache or cache_root() / "features"
+    kind, cache = FeatureKind(pool=args.pool), cache_folder(args.cache)
     sets = {t: labelled_features(extractor, s, t, kind, cache) for t, s in sources.items()}
     if context.is_main():
         train, test = hold_out(sets[args.train]) if args.test is None else (sets[args.train], sets[args.test])

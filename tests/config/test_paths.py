@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dinov3.config.blocks_model import DistilledStudentConfig
 
+from dinov3.config.blocks.model import DistilledStudentConfig
 from dinov3.config.convert import convert_block
 from dinov3.config.load import load_config
 from dinov3.config.schema import Config
