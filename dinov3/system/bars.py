@@ -16,13 +16,14 @@ MINUTE = 60.0  # seconds
 def width() -> dict[str, Any]:
     """What tqdm is told of the width: that of the terminal, also after a change of it.
 
-    A terminal without a width (a serial line, a container's) would get bars of no letters.
+    A terminal without a size (a serial line, a container's) would get bars of no letters, and none: tqdm hides what lies
+    below the last row.
     """
     try:
         known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except (OSError, ValueError):
         known = False
-    return {"dynamic_ncols": True} if known else {"ncols": 80}
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
 class Bar:
