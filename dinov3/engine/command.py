@@ -66,8 +66,8 @@ class Kind(NamedTuple):
         return main(self.execute, add_arguments, prog, description, argv)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of a training command."""
+def add_arguments(parser: argparse.ArgumentParser, *, words: str = "key=value", about: str = "") -> None:
+    """The arguments of a training command; ``words`` and ``about`` tell what stands beside its options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument(
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-resume", action="store_true", help="start again; an earlier run is moved aside")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
-    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. optim.epochs=10")
+    parser.add_argument("opts", nargs="*", metavar=words, help=f"{about}overrides, e.g. optim.epochs=10")
 
 
 def check_arguments(args: argparse.Namespace) -> None:

@@ -31,7 +31,8 @@ KIND = Kind(PRETRAIN, _make)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``python -m dinov3.train`` and ``dinov3 train``."""
-    command.add_arguments(parser)
+    about = "a folder of images (without --config-file a recipe is chosen for them and this machine); "
+    command.add_arguments(parser, words="FOLDER key=value", about=about)
     parser.add_argument("--multi-distillation", action="store_true", help="the same as multidistillation.enabled=true")
 
 
