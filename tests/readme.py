@@ -26,7 +26,17 @@ SKIPPED = {
     "torchrun": "needs several processes",
 }
 PRESET = "student.preset="  # decides the architecture, so nothing can be smaller
-SLOW = ("models", "--format", ".onnx", "logreg", PRESET)  # run by `make test-nightly`
+SLOW = (
+    "models",
+    "--format",
+    ".onnx",
+    "logreg",
+    "compress",
+    "synth-dense",
+    " try",
+    "eval match",
+    PRESET,
+)  # run by `make test-nightly`
 
 
 def commands_of(page: str) -> list[str]:
@@ -49,7 +59,7 @@ def unabridged(commands: Sequence[str]) -> list[str]:
             text = text.replace(f"{option} …", f"{option} {value}")
         if "…" in text:
             text = text.replace("…", arguments)
-        elif re.match(r"(python -m dinov3\.train|dinov3 (train|submit)) ", text):
+        elif re.match(r"(python -m dinov3\.train|dinov3 (train|submit)) .*--config-file", text):
             arguments = re.search(r"--config-file \S+ --output-dir \S+", text)[0]  # type: ignore[index]
         options = dict(re.findall(r"(--\w+) ([^\s-]\S*)", text)) | options
         full.append(text)
@@ -68,12 +78,8 @@ def argv_of(command: str, places: Mapping[str, Path]) -> list[str]:
         return words
     # the recipe's own images are those of a cluster
     small = [word for word in SMALL if not (PRESET in command and word.startswith("student."))]
-    own = (
-        []
-        if any(word.startswith("train.dataset_path=") for word in words)
-        else ["train.dataset_path=Synthetic:n=40:size=40"]
-    )
-    return [*words, *small, *own]
+    named = any(word.startswith("train.dataset_path=") for word in words) or ("=" not in words[1] and words[1][0] != "-")
+    return [*words, *small, *([] if named else ["train.dataset_path=Synthetic:n=40:size=40"])]
 
 
 def reason_to_skip(command: str) -> str | None:
