@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from types import FrameType
 
-from dinov3.distributed.context import is_main
-
 # Seconds. torchrun hands on the SIGTERM that SLURM sends to every process anyway, so one request may arrive twice.
 SAME_REQUEST = 5.0
 ANSWER = b"\nstopping after this step, saving; again to end now\n"
@@ -81,7 +79,7 @@ class StopRequest:
             return
         asked = self.signal_name is not None
         self.signal_name = self.signal_name or signal.Signals(number).name
-        if number == signal.SIGINT and not asked and is_main():
+        if number == signal.SIGINT and not asked and os.environ.get("RANK", "0") == "0":
             with contextlib.suppress(OSError):  # not print: the signal may come in the middle of one
                 os.write(2, ANSWER)
         if (number == signal.SIGINT and asked) or (number == signal.SIGTERM and again):
