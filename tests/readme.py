@@ -78,7 +78,9 @@ def argv_of(command: str, places: Mapping[str, Path]) -> list[str]:
         return words
     # the recipe's own images are those of a cluster
     small = [word for word in SMALL if not (PRESET in command and word.startswith("student."))]
-    named = any(word.startswith("train.dataset_path=") for word in words) or ("=" not in words[1] and words[1][0] != "-")
+    named = any(word.startswith("train.dataset_path=") for word in words) or (
+        "=" not in words[1] and words[1][0] != "-"
+    )
     return [*words, *small, *([] if named else ["train.dataset_path=Synthetic:n=40:size=40"])]
 
 

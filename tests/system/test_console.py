@@ -58,6 +58,15 @@ def test_closed_streams_are_nowhere_and_no_file_takes_their_numbers(closed: str,
     assert (tmp_path / "x").read_text() == "done"
 
 
+def test_processes_that_are_started_have_open_streams_too(tmp_path: Path) -> None:
+    """A loader process without a standard error would end at its first word."""
+    code = "import subprocess; child = 'import sys; sys.stderr.write(str(1)); sys.stdout.write(str(1)); open(sys.argv[1], chr(119)).write(chr(120))'\n"
+    code += "assert subprocess.run([sys.executable, '-c', child, sys.argv[1]], close_fds=True).returncode == 0"
+    words = ["bash", "-c", 'exec 0<&- 1>&- 2>&-; exec "$@"', "bash", *python(code), str(tmp_path / "x")]
+    assert subprocess.run(words, env=environment()).returncode == 0
+    assert (tmp_path / "x").read_text() == "x"
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_a_character_the_console_lacks_is_written_as_an_escape(encoding: str) -> None:
     code = "print('Gr\u00f6\u00dfe \u2588 \u2192'); print('\u2588', file=sys.stderr)"
