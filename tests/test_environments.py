@@ -46,7 +46,7 @@ NO_HOME = {"HOME": None, "XDG_CACHE_HOME": None, "USER": None, "LOGNAME": None}
 PLAIN = {"LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 ENVIRONMENTS = {
     "nothing special": Environment(),
-    "no home": Environment(variables={**NO_HOME, "NO_SUCH_USER": "1"}),
+    "no home": Environment(variables=NO_HOME),
     "a read-only root": Environment(shell=SHORT_OF_ROOT, namespace=True, variables=NO_HOME),
     "umask 077": Environment(shell="umask 077; exec "),
     "a path of 3,000 characters": Environment(at=far_down),
