@@ -25,6 +25,7 @@ COMMANDS = {
         "dinov3.dense.video.video_command",
         "a video through a frozen backbone: masks carried along, features, colours",
     ),
+    "dit": ("dinov3.generate.command", "patch features in shards, as the condition of a diffusion transformer"),
     "export": (
         "dinov3.weights.command",
         "a backbone for other programs: Meta .pth, Hugging Face, timm, ONNX, safetensors",

@@ -35,11 +35,13 @@ ALLOWED: dict[str, set[str]] = {
     "finetune": NUMERICS | {"pictures"},
     # the metric before and after compression is that of the probes
     "compress": NUMERICS | {"eval", "finetune", "pictures"},
+    "generate": NUMERICS | {"pictures"},
     "train": NUMERICS | {"teachers", "objectives", "eval", "pictures"},
     "launch": NUMERICS | {"teachers", "objectives", "train"},
     "utility": {"models", "teachers"},
     "cli": NUMERICS
-    | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey", "dense", "finetune", "compress"},
+    | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey", "dense", "finetune", "compress"}
+    | {"generate"},
 }
 SOURCES = sorted([*(ROOT / "dinov3").rglob("*.py"), *(ROOT / "utility").rglob("*.py")])
 

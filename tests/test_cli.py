@@ -11,7 +11,10 @@ from dinov3.config.load import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
-COMMANDS = [[], ["train"], ["submit"], ["doctor"], ["config"], ["models"], ["export"], ["da3-check"], ["data", "check"]]
+COMMANDS = [
+    *([], ["train"], ["submit"], ["doctor"], ["config"], ["models"], ["export"], ["da3-check"], ["data", "check"]),
+    *(["dit"], ["dit", "extract"], ["dit", "verify"]),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -38,6 +38,8 @@ FORMATS = (
     *("JPEG", "PNG", "GIF", "BMP", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format),
     *(["AVIF"] if AVIF else []),
 )
+# Pillow turns a TIFF itself, in some versions before it tells the size and in others after.
+HEADER_TELLS = tuple(name for name in FORMATS if name != TiffImagePlugin.TiffImageFile.format)
 # How files of these formats are called: what a folder or a tar is searched for.
 SUFFIXES = (
     *(b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".tif", b".tiff", b".gif", b".bmp"),
@@ -50,6 +52,7 @@ MAX_ASPECT = 50
 BACKGROUND = 255  # what shows through transparent pixels: white, as on a page
 ORIENTATION = 0x0112  # the EXIF tag
 ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")  # modes
+SIDEWAYS = (5, 6, 7, 8)  # its values that exchange height and width
 PHOTOMETRIC, WHITE_IS_ZERO, BITS, NO_DATA = 262, 0, 258, 42113  # TIFF tags; the last is GDAL's
 # A scan of a progressive JPEG goes over every pixel: 3.8 ns each (0.24 s at 64 million). Encoders write about ten.
 MOST_SCANS, SCANS_OF_LARGEST = 1000, 16
@@ -98,6 +101,27 @@ def to_pixels(stored: Stored, reading: Reading = USUAL) -> Pixels:
         raise BadImage(f"the source gave {stored.dtype} {stored.shape}, not uint8 [H, W, C]")
     check_size(stored.shape[1], stored.shape[0], reading.max_pixels)
     return stored
+
+
+def size_of(stored: Stored) -> tuple[int, int]:
+    """(height, width) of what ``to_pixels`` gives, from the header alone where it can be. Raises BadImage."""
+    try:
+        if not isinstance(stored, bytes):
+            height, width = to_pixels(stored).shape[:2]
+            return height, width
+        if stored[:3] == b"\xff\xd8\xff":
+            height, width = simplejpeg.decode_jpeg_header(stored)[:2]
+            turned = _jpeg_orientation(stored) in SIDEWAYS
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(io.BytesIO(stored), formats=HEADER_TELLS) as image:
+                    (width, height), turned = image.size, _orientation(image) in SIDEWAYS
+    except DAMAGED:  # what is unusual, and what is none: only decoding tells
+        height, width = to_pixels(stored).shape[:2]
+        return height, width
+    check_size(width, height)
+    return (width, height) if turned else (height, width)
 
 
 def kind_of(stored: Stored) -> str:
@@ -222,7 +246,7 @@ def _orientation(image: Image.Image) -> int:
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
     """``pixels [H, W, C]`` turned as the EXIF orientation (1 to 8) asks."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in SIDEWAYS:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]

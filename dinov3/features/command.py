@@ -25,10 +25,7 @@ on where it was killed, and never returns features of something else.
 
 def add_extractor_arguments(parser: argparse.ArgumentParser, *, size: str) -> None:
     """What decides the features: weights and how they see an image; ``size`` is the default of ``--size``."""
-    parser.add_argument("--weights", required=True, type=expanded, help="run folder, export, or official weights")
-    parser.add_argument(
-        "--preset", help="released model the weights are of, when the file cannot tell (see dinov3 models)"
-    )
+    add_backbone_arguments(parser)
     parser.add_argument(
         "--size",
         type=image_size,
@@ -41,6 +38,14 @@ def add_extractor_arguments(parser: argparse.ArgumentParser, *, size: str) -> No
         type=int,
         default=1024,
         help="px: with --size native, larger images are shrunk to it (default 1024)",
+    )
+
+
+def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``extractor_from`` reads, but for ``size`` and ``max_side``."""
+    parser.add_argument("--weights", required=True, type=Path, help="run folder, export, or official weights")
+    parser.add_argument(
+        "--preset", help="released model the weights are of, when the file cannot tell (see dinov3 models)"
     )
     parser.add_argument(
         "--interpolation",

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ["--output-dir", "{}", *overrides()],
     "submit": ["--local", "--output-dir", "{}", *overrides()],
     "features": ["--weights", "w", "--data", "Synthetic:n=3", "--out", "{}"],
+    "dit": ["extract", "--weights", "w", "--data", "Synthetic:n=3", "--out", "{}"],
     "export": ["w", "--out", "{}/x.pth"],
     "viz": ["pca", "--weights", "w", "--data", "Synthetic:n=3", "--out", "{}/x.png"],
     "report": ["run", "--out", "{}/x.html"],

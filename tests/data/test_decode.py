@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dinov3.data import decode as decode_module
-from dinov3.data.decode import BACKGROUND, MAX_PIXELS, Pixels, decode, fit_channels, read_image
+from dinov3.data.decode import BACKGROUND, MAX_PIXELS, Pixels, decode, fit_channels, read_image, size_of
 from dinov3.data.errors import BadImage, DataError
 
 RAMP = np.linspace(0, 255, 48 * 64 * 3).reshape(48, 64, 3).astype(np.uint8)
@@ -62,6 +62,27 @@ def test_exif_orientation_is_applied_as_pillow_would(kind: str, orientation: int
     data = encoded(ramp(), kind, exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     assert np.array_equal(decode(data), expected)
+    assert size_of(data) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])
+def test_the_size_is_that_of_the_pixels_and_needs_only_the_header(kind: str) -> None:
+    data = encoded(ramp(), kind)
+    assert size_of(data) == decode(data).shape[:2]
+    if kind in ("JPEG", "PNG"):
+        assert size_of(data[: len(data) * 3 // 4]) == size_of(data)
+    assert size_of(decode(data)) == size_of(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"nothing", b"\xff\xd8\xff nothing", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_has_no_size(data: bytes) -> None:
+    with pytest.raises(BadImage):
+        size_of(data)
+
+
+def test_a_cmyk_jpeg_has_its_size_too() -> None:
+    data = encoded(ramp().convert("CMYK"), "JPEG")
+    assert size_of(data) == decode(data).shape[:2]
 
 
 def test_orientation_6_is_the_transposed_and_mirrored_image() -> None:

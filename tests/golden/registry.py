@@ -10,7 +10,7 @@ from tests.golden.case import Case
 # Longest prefix wins. Each module has a table RUNNERS: prefix -> function of a Case.
 MODULES = (
     *("cases_models", "cases_losses", "cases_optim", "cases_training", "cases_data"),
-    *("cases_dense", "cases_compress", "cases_finetune"),
+    *("cases_dense", "cases_compress", "cases_finetune", "cases_generate"),
 )
 
 

@@ -1,0 +1,148 @@
+"""Which image goes into which shard, decided before the first forward: a function of the data and the options alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dinov3.data.bad_samples import BadSample
+from dinov3.data.decode import read_stored, size_of
+from dinov3.data.errors import BadImage
+from dinov3.data.sources import Source
+from dinov3.features.extract import in_threads
+from dinov3.generate.buckets import Bucket
+from dinov3.generate.errors import GenerateError
+from dinov3.generate.shards import json_bytes, member_bytes, npy_bytes, shard_bytes
+from dinov3.generate.sizing import Sizing
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard: rows of the data set, all of one bucket."""
+
+    bucket: Bucket
+    number: int
+    indices: list[int]
+
+    @property
+    def name(self) -> str:
+        """Its path in the folder of the set."""
+        return f"{self.bucket.folder}/shard-{self.number:06d}.tar"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What all samples of a set have in common. ``patch``: px of the backbone's patch; ``pool``: patches averaged a side."""
+
+    weights: str
+    preproc_hash: str
+    width: int
+    patch: int
+    pool: int
+
+    def grid(self, bucket: Bucket) -> tuple[int, int]:
+        """(rows, cols) of stored patches."""
+        return bucket.grid(self.patch * self.pool)
+
+    def facts(self, key: str, src: str, bucket: Bucket) -> dict[str, Any]:
+        """The JSON of a sample."""
+        told = {"weights": self.weights, "preproc_hash": self.preproc_hash}
+        return {"image_id": key, "src": src, "bucket": str(bucket), "grid": list(self.grid(bucket)), **told}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All shards, and the images that have no place."""
+
+    shards: list[ShardPlan]
+    unreadable: list[BadSample]
+    too_long: list[BadSample]
+    stretch: float  # the largest of the images that have a place
+
+    @property
+    def images(self) -> int:
+        """Images with a place."""
+        return sum(len(shard.indices) for shard in self.shards)
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``from_json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Plan:
+        """What ``to_json`` gave. KeyError, TypeError or ValueError for something else."""
+        shards = [
+            ShardPlan(Bucket(**s["bucket"]), int(s["number"]), [*map(int, s["indices"])]) for s in content["shards"]
+        ]
+        unreadable, too_long = ([BadSample(**bad) for bad in content[name]] for name in ("unreadable", "too_long"))
+        return cls(shards, unreadable, too_long, float(content["stretch"]))
+
+
+def key_of(index: int) -> str:
+    """The sample's key: its place in the data set. File names may have dots, at which WebDataset would cut them."""
+    return f"{index:09d}"
+
+
+def make_plan(
+    source: Source,
+    sizing: Sizing,
+    form: Form,
+    cap: int,
+    *,
+    threads: int = 1,
+    count: Callable[[int], object] = lambda n: None,
+) -> Plan:
+    """The plan for all of ``source``; every image's size is read. ``cap``: bytes of a shard, at most.
+
+    Raises GenerateError when no image has a place, or one sample is larger than a shard may be.
+    """
+    rows: dict[Bucket, list[int]] = {}
+    unreadable: list[BadSample] = []
+    too_long: list[BadSample] = []
+    stretch = 1.0
+    for index, size in enumerate(in_threads(lambda i: _size(source, i), range(len(source)), threads)):
+        count(1)
+        if isinstance(size, BadSample):
+            unreadable.append(size)
+        elif (bucket := sizing.bucket(*size)) is None:
+            reason = f"{size[1]}x{size[0]} px: its shape is too far from every bucket; --max-stretch takes it in"
+            too_long.append(BadSample(source.name(index), reason))
+        else:
+            rows.setdefault(bucket, []).append(index)
+            stretch = max(stretch, bucket.stretch(size[1], size[0]))
+    if not rows:
+        first = [*unreadable, *too_long][:1]
+        told = f", the first {first[0].name}: {first[0].reason}" if first else ""
+        raise GenerateError(f"none of {len(source)} images can be used{told}")
+    shards = [shard for bucket in sorted(rows) for shard in _shards(source, form, bucket, rows[bucket], cap)]
+    return Plan(shards, unreadable, too_long, stretch)
+
+
+def _size(source: Source, index: int) -> tuple[int, int] | BadSample:
+    try:
+        return size_of(read_stored(source, index))
+    except BadImage as error:
+        return BadSample(source.name(index), str(error))
+
+
+def _shards(source: Source, form: Form, bucket: Bucket, indices: list[int], cap: int) -> Iterator[ShardPlan]:
+    """Consecutive images until the next would make the tar larger than ``cap``."""
+    grid = form.grid(bucket)
+    shapes = ((form.width,), (grid[0] * grid[1], form.width))
+    arrays = sum(member_bytes(len(npy_bytes(np.zeros(shape, np.float16)))) for shape in shapes)
+    number, content, chosen = 0, 0, list[int]()
+    for index in indices:
+        size = arrays + member_bytes(len(json_bytes(form.facts(key_of(index), source.name(index), bucket))))
+        if shard_bytes(size) > cap:
+            raise GenerateError(
+                f"a sample of bucket {bucket} has {shard_bytes(size):,} bytes in a shard of at most {cap:,}: raise --shard-mb"
+            )
+        if chosen and shard_bytes(content + size) > cap:
+            yield ShardPlan(bucket, number, chosen)
+            number, content, chosen = number + 1, 0, []
+        chosen.append(index)
+        content += size
+    yield ShardPlan(bucket, number, chosen)
