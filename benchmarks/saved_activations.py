@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._subclasses import FakeTensorMode
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from dinov3.config.archs import VIT_ARCHS
 from dinov3.models.execution import Execution
@@ -55,15 +56,16 @@ class Graphs:
         )
 
     def saved(self) -> list[Tensor]:
-        """Activations that go from the forward to the backward graph, each piece of memory once; weights and crops, its
-        first inputs, are there anyway.
+        """Activations that go from the forward to the backward graph, one view of each piece of memory; weights and
+        crops, its first inputs, are there anyway.
         """
         assert self.forward is not None
         assert self.backward is not None
         taken = {
             n.name for n in self.backward.graph.nodes if n.op == "placeholder" and not n.name.startswith("primals")
         }
-        results = [n for n in self.forward.graph.output_node().args[0] if getattr(n, "name", None) in taken]
+        outputs: Any = self.forward.graph.output_node().args[0]
+        results = [n for n in outputs if isinstance(n, Node) and n.name in taken]
         tensors = [n.meta["val"] for n in results if isinstance(n.meta["val"], Tensor)]
         return list({t.untyped_storage()._cdata: t for t in tensors}.values())
 
@@ -128,12 +130,12 @@ def main() -> None:
     chosen = [int(n) for n in args.only.split(",")] if args.only else range(len(REMEDIES))
     for name, mode, execution in (REMEDIES[n] for n in chosen):
         one, two = graphs(args, 1, mode, execution).saved(), (kept := graphs(args, 2, mode, execution)).saved()
-        first, both = (sum(t.numel() * t.element_size() for t in saved) for saved in (one, two))
+        first, both = (sum(t.untyped_storage().nbytes() for t in saved) for saved in (one, two))
         # blocks are alike: each further one saves as much as the second
         total = first + (both - first) * (int(VIT_ARCHS[args.arch]["depth"]) - 1)
         print(f"{args.arch} {name:36s} {total / 2**30:6.2f} GiB; products of 2 blocks {kept.products()}", flush=True)
         kinds = Counter((tuple(t.shape), t.dtype) for t in two)
-        size = {(tuple(t.shape), t.dtype): t.numel() * t.element_size() / 2**30 for t in two}
+        size = {(tuple(t.shape), t.dtype): t.untyped_storage().nbytes() / 2**30 for t in two}
         for kind in sorted(kinds, key=lambda k: -kinds[k] * size[k])[: args.largest]:
             print(f"    {kinds[kind]:3d} x {kind[1]} {list(kind[0])}: {kinds[kind] * size[kind]:.2f} GiB")
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "features": ("dinov3.features.command", "features of a data set through a frozen backbone, onto disk"),
     "eval": ("dinov3.eval.command", "frozen features measured: classes, segmentation, depth, matching, tracking"),
     "video": (
-        "dinov3.dense.video_command",
+        "dinov3.dense.video.video_command",
         "a video through a frozen backbone: masks carried along, features, colours",
     ),
     "export": (

@@ -8,7 +8,7 @@ import os
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -39,8 +39,11 @@ from dinov3.features.preprocess import Preprocess
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_lines, describe_backbone
 from dinov3.system.files import flush
+from dinov3.system.paths import expanded
+from dinov3.weights.model_card import provenance_of
 from dinov3.weights.own import load_backbone
 from dinov3.weights.parity import images_for, tokens_of
+from dinov3.weights.provenance import Facts
 
 DESCRIPTION = (
     "Removes heads and neurons, factorises matrices or stores fewer bits, writes the model with its architecture, reads "
@@ -52,7 +55,9 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 compress``."""
     parser.description = DESCRIPTION
-    parser.add_argument("weights", type=Path, help="run folder, export, or official weights of a vision transformer")
+    parser.add_argument(
+        "weights", type=expanded, help="run folder, export, or official weights of a vision transformer"
+    )
     parser.add_argument("--preset", help="released model the weights are of, when the file cannot tell")
     parser.add_argument("--method", default="none", help="one of these, several with commas, or none (only --quantize)")
     parser.add_argument(
@@ -79,10 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", help="labelled images on which it is scored before and after")
     parser.add_argument("--labelled-images", type=int, default=2000, help="most that are read of each (default 2000)")
     parser.add_argument(
-        "--beside", type=Path, nargs="+", default=[], help="reports of other runs, drawn beside this one"
+        "--beside", type=expanded, nargs="+", default=[], help="reports of other runs, drawn beside this one"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="NAME.safetensors or NAME.onnx; NAME.report.json and .png"
+        "--out", type=expanded, required=True, help="NAME.safetensors or NAME.onnx; NAME.report.json and .png"
     )
 
 
@@ -103,10 +108,11 @@ def execute(args: argparse.Namespace) -> int:
     settings = Settings(costs, args.multiple, not args.no_refit)
     steps = steps_of(whole, methods, args.amount, args.budget, settings)
     small, cuts = compress(whole, steps, settings, batches)
+    told = provenance_of(args.weights, cast(Any, whole).described, [f"compressed: {_name(args)}"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.", dir=args.out.parent) as folder:
         place = Path(folder) / args.out.name
-        written = write(small, args.quantize, place, _described(whole, preprocess), batches)
+        written = write(small, args.quantize, place, Facts(_described(whole, preprocess), told), batches)
         report = _report(args, whole, small, written, place, sets, size)
         report |= {"steps": [step.__dict__ for step in steps], "cuts": [cut.row() for cut in _told(cuts)]}
         names = [args.out.with_suffix(".report.json").name, args.out.with_suffix(".report.png").name]

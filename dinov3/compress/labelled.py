@@ -45,7 +45,7 @@ def pictures(source: Source, preprocess: Preprocess, count: int, option: str, *,
     labels: list[int] = []
     for index in chosen:
         try:
-            image = preprocess(read_image(source, index))
+            image = preprocess(read_image(source, index, preprocess.reading))
         except BadImage:
             continue
         label = source.label(index) if labelled else 0

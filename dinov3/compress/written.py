@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,10 +57,10 @@ def check_format(number_format: str, out: Path, calibrated: bool) -> None:
         raise CompressError("--quantize onnx-int8 needs --calibrate: activations get their ranges from images")
 
 
-def write(small: Backbone, number_format: str, out: Path, preprocess: dict[str, Any], batches: Batches) -> Written:
+def write(small: Backbone, number_format: str, out: Path, facts: Facts, batches: Batches) -> Written:
     """Write ``small`` to ``out`` and read it back. Raises WeightsError when it does not come back as it was."""
     if out.suffix == ".onnx":
-        return _write_onnx(small, number_format, out, preprocess, batches)
+        return _write_onnx(small, number_format, out, facts, batches)
     if number_format in KINDS:
         final = quantized(small, KINDS[number_format])
     else:
@@ -71,7 +69,7 @@ def write(small: Backbone, number_format: str, out: Path, preprocess: dict[str, 
     if number_format == "bf16":
         parameters = dict(final.named_parameters())
         state = {key: value.bfloat16() if key in parameters else value for key, value in state.items()}
-    described = description(final, Facts(preprocess)) | {"fingerprint": fingerprint(final)}
+    described = description(final, facts) | {"fingerprint": fingerprint(final)}
     write_tensor_file(state, out, as_metadata(described))
     again = load_backbone(out)
     same = all(torch.equal(value, again.state_dict()[key]) for key, value in final.state_dict().items())
@@ -86,14 +84,12 @@ def _under_autocast(backbone: Backbone, images: Tensor) -> Tensor:
         return tokens_of(backbone, images).float()
 
 
-def _write_onnx(
-    small: Backbone, number_format: str, out: Path, preprocess: Mapping[str, Any], batches: Batches
-) -> Written:
+def _write_onnx(small: Backbone, number_format: str, out: Path, facts: Facts, batches: Batches) -> Written:
     if number_format == "none":
-        written = write_onnx(small, out, Facts(dict(preprocess)))
+        written = write_onnx(small, out, facts)
         return Written(onnx_run(out, small), weights_in(small), None, notes=(str(written.parity),))
     plain = out.with_name(f"float-{out.name}")
-    written = write_onnx(small, plain, Facts(dict(preprocess)))
+    written = write_onnx(small, plain, facts)
     count = write_int8_onnx(plain, out, batches)
     run, float_run = onnx_run(out, small), onnx_run(plain, small)
     plain.unlink()  # the session holds it in memory

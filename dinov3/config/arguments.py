@@ -48,5 +48,6 @@ def refuse_a_model_nobody_chose(config_file: Path | None, overrides: Sequence[st
             COMMAND_LINE,
             "--config-file",
             "is missing, and the default is a ViT-L of 303 million parameters for many GPUs: "
-            f"name a recipe (for example {RECIPES}), or say student.arch=vit_large if that is meant",
+            "name a recipe (for example photos_vits), give a folder of images to have one chosen, "
+            "or say student.arch=vit_large if that is meant",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from dataclasses import fields
 from typing import Any, TypeVar, get_args, get_origin
@@ -155,6 +156,8 @@ def convert_block(values: Any, block: type[T], key: str) -> T:
         full, spec = prefix + name, spec_of(f)
         if name in values:
             result[name] = convert(values[name], hints(block)[name], full)
+            if spec.path and result[name] is not None:
+                result[name] = os.path.expanduser(result[name])
         elif spec.required:
             raise KeyProblem(full, f"is missing, it must be {describe(hints(block)[name])}")
         else:

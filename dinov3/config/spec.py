@@ -26,6 +26,7 @@ class Spec:
     ordered: bool = False  # [low, high] with low <= high
     required: bool = False  # no default when the block is given
     nonempty: bool = False  # text that must not be empty
+    path: bool = False  # a file or folder: `~` is expanded
     dead: bool = False  # a published key that nothing here reads
     replaced_by: str = ""  # the key that takes over when the block `schedules` is given
     fixed: bool | None = (

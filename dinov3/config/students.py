@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.config.errors import ConfigError
+from dinov3.config.recipes import config_file
 from dinov3.config.references import flat
 from dinov3.config.schema import Config, MultidistillationConfig
 from dinov3.config.stages import BLOCKS, NAME, NAMES, Layer
@@ -73,7 +74,7 @@ def layers_of_students(
             raise ConfigError(said_by, "train.batch_size_per_gpu", f"follows from {BLOCK}.global_batch_size: set that")
     students = []
     for student in settings.students:
-        ranks, path = range(*student.ranks_range), Path(student.config_path)
+        ranks, path = range(*student.ranks_range), config_file(student.config_path)
         if not path.exists():
             raise ConfigError(
                 source, f"{BLOCK}.students", f"{path}: no such file below {Path.cwd()}, where config_path begins"

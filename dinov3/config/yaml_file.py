@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from dinov3.config.errors import ConfigError
+from dinov3.config.recipes import recipes
 
 Tree = dict[str, Any]  # values: str, None, list, Tree
 
@@ -35,7 +36,8 @@ def read_yaml(path: Path) -> Tree:
             raise ConfigError(source, "", f"has more than {MAX_BYTES} bytes, that is no config")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(source, "", "no such file") from None
+        known = f"; the shipped recipes are {', '.join(recipes())}" if path.name == source else ""
+        raise ConfigError(source, "", f"no such file{known}") from None
     except OSError as error:
         raise ConfigError(source, "", f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

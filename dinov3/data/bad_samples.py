@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dinov3.config.shown import shown
 from dinov3.data.errors import TooManyBadSamples
 from dinov3.system.rows import append_row
 
@@ -23,7 +24,10 @@ class BadSample:
 
 
 class BadSampleLog:
-    """Appends each bad image to a file of JSON lines once, whoever wrote the earlier lines."""
+    """Appends each bad image to a file of JSON lines once, whoever wrote the earlier lines.
+
+    A full disk or a power cut leaves half a line: it is passed over, and what is appended begins a line of its own.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,6 +39,19 @@ class BadSampleLog:
         if bad.name not in self._names:
             append_row(self.path, asdict(bad))
 
+    def images(self) -> int:
+        """How many images are listed: those of this run, whichever process met them, since its first start."""
+        self._catch_up()
+        return len(self._names)
+
+    def summary(self) -> str | None:
+        """A line for the end of a run; None when every image could be read."""
+        number = self.images()
+        if not number:
+            return None
+        images = "1 image was" if number == 1 else f"{number:,} images were"
+        return f"{images} unreadable and replaced by others: listed with the reasons in {shown(str(self.path))}"
+
     def _catch_up(self) -> None:
         """Learn the names that this or another process has written; a half-written last line waits."""
         if not self.path.exists():
@@ -45,7 +62,7 @@ class BadSampleLog:
                 if not line.endswith(b"\n"):
                     break
                 self._read += len(line)
-                with contextlib.suppress(ValueError, LookupError, TypeError):  # what a disk's fault left of a line
+                with contextlib.suppress(ValueError, RecursionError, LookupError, TypeError):  # half a line, or noise
                     self._names.add(json.loads(line)["name"])
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
 
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.signatures import described, scans_in
@@ -49,6 +49,7 @@ MAX_SIDE = 20_000
 MAX_ASPECT = 50
 BACKGROUND = 255  # what shows through transparent pixels: white, as on a page
 ORIENTATION = 0x0112  # the EXIF tag
+ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")  # modes
 PHOTOMETRIC, WHITE_IS_ZERO, BITS, NO_DATA = 262, 0, 258, 42113  # TIFF tags; the last is GDAL's
 # A scan of a progressive JPEG goes over every pixel: 3.8 ns each (0.24 s at 64 million). Encoders write about ten.
 MOST_SCANS, SCANS_OF_LARGEST = 1000, 16
@@ -124,6 +125,27 @@ def decode(data: bytes, reading: Reading = USUAL) -> Pixels:
         raise BadImage(f"{len(data)} bytes, more than {MAX_BYTES}")
     pixels = _decode_jpeg(data, reading) if data[:3] == b"\xff\xd8\xff" else None
     return pixels if pixels is not None else _decode_with_pillow(data, reading)
+
+
+def stored_values(data: bytes) -> tuple[float, float, float]:
+    """(least value, largest value, mean opacity) of what Pillow reads; not a number where there are only 8 bits, or no
+    alpha. Of colours of 16 bits Pillow keeps the upper 8. Raises BadImage.
+    """
+    low = high = opacity = math.nan
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                check_size(*image.size, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
+                deep = is_deep_colour(image)
+                if is_gray_of_many_bits(image.mode) or deep:
+                    values = np.asarray(image).astype(np.float64) * (257 if deep else 1)
+                    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+                if image.mode in ALPHA or "transparency" in image.info:
+                    opacity = float(np.asarray(image.convert("RGBA").getchannel("A")).mean() / 255)
+    except DAMAGED as error:
+        raise BadImage(f"{type(error).__name__}: {error}") from error
+    return low, high, opacity
 
 
 def fit_channels(pixels: Pixels, channels: int) -> Pixels:
@@ -219,14 +241,20 @@ def _decode_with_pillow(data: bytes, reading: Reading) -> Pixels:
                 return pixels_of(image, reading)
     except BadImage:
         raise
-    except UnidentifiedImageError as error:  # Pillow's own words name an address in memory
-        what = described(data)
-        if what.startswith(("TIFF of", "a JPEG of", "a lossless JPEG")):  # an image, of a kind that is not read
-            raise BadImage(f"{what}: of this format other kinds are read") from error
-        also = f"; it is {what}" if what else ""
-        raise BadImage(f"UnidentifiedImageError: not an image in one of {', '.join(FORMATS)}{also}") from error
     except DAMAGED as error:
-        raise BadImage(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise BadImage(_reason(data, error)) from error
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    """What is wrong with a file that Pillow refused; its own words name an address in memory."""
+    what = described(data)
+    unknown = isinstance(error, UnidentifiedImageError)
+    if what.startswith(("a JPEG of", "a lossless JPEG", "a hierarchical JPEG")) or (unknown and what[:7] == "TIFF of"):
+        return f"{what}: of this format other kinds are read"  # nothing is broken
+    if unknown:
+        also = f"; it is {what}" if what else ""
+        return f"UnidentifiedImageError: not an image in one of {', '.join(FORMATS)}{also}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _pixels_of_a_tile(image: Image.Image) -> int:
@@ -251,7 +279,7 @@ def _to_rgb(image: Image.Image, value_range: tuple[float, float] | None) -> Pixe
         gray = _scaled(values, *(value_range or (low, high)))
         return _gray(255 - gray if inverted else gray)
     deep = value_range if is_deep_colour(image) else None
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if mode in ALPHA or "transparency" in image.info:
         rgba = image.convert("RGBA")
         page = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
         pixels = np.array(Image.alpha_composite(page, rgba).convert("RGB"))
@@ -273,8 +301,9 @@ def is_deep_colour(image: Image.Image) -> bool:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file's values are laid out, in Pillow's words; they end in ``;I`` where it turns negatives itself."""
-    tiles = image.tile  # type: ignore[attr-defined]
+    """How the file's values are laid out, in Pillow's words; they end in ``;I`` where it turns negatives itself. Empty for
+    an image that is of no file."""
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
     arguments = tiles[0][3] if tiles else ""
     return arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
 

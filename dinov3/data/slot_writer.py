@@ -13,7 +13,7 @@ from dinov3.config.schema import Config
 from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.crops import BOX_DRAWS, GLOBAL_CROPS, cut_and_resize
-from dinov3.data.decode import Pixels, fit_channels, read_image
+from dinov3.data.decode import USUAL, Pixels, Reading, fit_channels, read_image
 from dinov3.data.errors import BadImage, TooManyBadSamples
 from dinov3.data.order import rank_positions
 from dinov3.data.randomness import generator
@@ -39,12 +39,13 @@ class SampleWriter:
     rank: int
     world_size: int
     parts: int = 1  # batches of this process in one optimizer step
+    reading: Reading = USUAL
 
     @classmethod
     def from_config(cls, cfg: Config, source: Source, rank: int, world_size: int) -> SampleWriter:
         parts, batch_size = cfg.train.gradient_accumulation_steps, cfg.train.batch_size_per_gpu
         resolutions = Resolutions.from_config(cfg, batch_size * parts * world_size)
-        return cls(source, resolutions, cfg.train.seed, batch_size, rank, world_size, parts)
+        return cls(source, resolutions, cfg.train.seed, batch_size, rank, world_size, parts, Reading.from_config(cfg))
 
     def resolution_at(self, position: int) -> Resolution:
         """Sizes, layout and masks of the global batch at ``position``."""
@@ -106,7 +107,7 @@ class SampleWriter:
                 others = order_of(self.source).dataset_of(index)
                 chosen = others[int(generator(self.seed, "substitute", epoch, index, attempt).integers(len(others)))]
             try:
-                pixels = fit_channels(read_image(self.source, chosen), channels)
+                pixels = fit_channels(read_image(self.source, chosen, self.reading), channels)
             except BadImage as error:
                 bad.append(BadSample(self.source.name(chosen), str(error)))
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,17 +33,13 @@ def valid_pixels(truth: Tensor, low: float, high: float, *, eigen: bool = False)
 
 
 def scale_and_shift(prediction: Tensor, truth: Tensor, valid: Tensor) -> tuple[float, float]:
-    """(s, t) of the smallest sum of (s * prediction + t - truth)^2 over valid pixels; (1, 0) where there is none.
+    """(s, t) of the smallest sum of (s * prediction + t - truth)^2 over valid pixels.
 
-    Of a constant prediction no scale can be told: it is 0 and the shift is the mean of the truth.
+    Where several do, the shortest (s, t): (0, 0) without a valid pixel. As numpy's lstsq, which DINOv3's code calls.
     """
-    p, g = prediction[valid].double(), truth[valid].double()
-    if not len(p):
-        return 1.0, 0.0
-    centred = p - p.mean()
-    spread = float((centred**2).sum())
-    scale = float((centred * (g - g.mean())).sum()) / spread if spread > 0 else 0.0
-    return scale, float(g.mean()) - scale * float(p.mean())
+    p, g = prediction[valid].double().numpy(), truth[valid].double().numpy()
+    found = np.linalg.lstsq(np.stack([p, np.ones_like(p)], axis=1), g, rcond=None)[0]
+    return float(found[0]), float(found[1])
 
 
 def depth_scores(prediction: Tensor, truth: Tensor, valid: Tensor, *, empty_silog: float = math.nan) -> Tensor:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from dinov3.system.bars import Bar
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of ridge, for standardised features
 CHUNK = 65536  # patches whose products are summed at once
@@ -58,18 +59,20 @@ def fit_head(
         torch.manual_seed(fit.seed)
         head = make().to(device).train()
         optimizer = torch.optim.AdamW(head.parameters(), lr=fit.lr, betas=fit.betas, weight_decay=fit.weight_decay)
-        for step in tqdm(range(fit.steps), desc="probe", unit=" steps", disable=quiet):
-            for group in optimizer.param_groups:
-                group["lr"] = fit.rate(step)
-            maps, truth = batch_at(step)
-            value = loss(head([maps.to(device)]), truth.to(device))
-            if not torch.isfinite(value):
-                raise FloatingPointError(f"the loss of step {step} is {float(value.detach())}: lower lr")
-            optimizer.zero_grad()
-            value.backward()
-            if fit.clip:
-                nn.utils.clip_grad_norm_(head.parameters(), fit.clip)
-            optimizer.step()
+        with Bar(fit.steps, about="probe", unit="steps", shown=not quiet) as bar:
+            for step in range(fit.steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = fit.rate(step)
+                maps, truth = batch_at(step)
+                value = loss(head([maps.to(device)]), truth.to(device))
+                if not torch.isfinite(value):
+                    raise FloatingPointError(f"the loss of step {step} is {float(value.detach())}: lower lr")
+                optimizer.zero_grad()
+                value.backward()
+                if fit.clip:
+                    nn.utils.clip_grad_norm_(head.parameters(), fit.clip)
+                optimizer.step()
+                bar.update()
     return head.eval()
 
 

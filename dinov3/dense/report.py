@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,8 +13,9 @@ from typing import Any
 
 from dinov3.config.output import check_output_file
 from dinov3.data.errors import TooManyBadSamples
-from dinov3.data.storage.index_cache import cache_root
 from dinov3.features.command import add_extractor_arguments
+from dinov3.features.kept import cache_folder
+from dinov3.system.paths import expanded
 
 SHOWN = 5
 
@@ -26,9 +28,9 @@ def add_common_arguments(
     add_extractor_arguments(parser, size=size)
     parser.add_argument("--data", required=True, help=data)
     parser.add_argument("--protocol", default=names[0], choices=names, help=f"settings by name (default {names[0]})")
-    parser.add_argument("--out", type=Path, help="file the result is appended to, as one JSON line")
-    parser.add_argument("--pictures", type=Path, help="PNG: prediction beside truth")
-    parser.add_argument("--cache", type=Path, help="folder of feature sets (default: in the user's cache folder)")
+    parser.add_argument("--out", type=expanded, help="file the result is appended to, as one JSON line")
+    parser.add_argument("--pictures", type=expanded, help="PNG: prediction beside truth")
+    parser.add_argument("--cache", type=expanded, help="folder of feature sets (default: in the user's cache folder)")
     parser.add_argument(
         "--max-bad-frac", type=float, default=0.01, help="share of unusable images that ends the command (default 0.01)"
     )
@@ -44,8 +46,7 @@ def check_places(args: argparse.Namespace) -> None:
 
 def cache_of(args: argparse.Namespace) -> Path:
     """Where feature sets are kept."""
-    folder: Path = args.cache or cache_root() / "features"
-    return folder
+    return cache_folder(args.cache)
 
 
 @dataclass
@@ -99,9 +100,18 @@ def finish(
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with args.out.open("a") as file:  # one write of one line: a reader sees it whole
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def table(scores: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -115,6 +125,6 @@ def table(scores: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -22,6 +22,7 @@ from dinov3.data.sources.source import Source
 from dinov3.data.sources.synthetic import Synthetic
 from dinov3.data.storage.identity import VERSION, Identity
 from dinov3.dense.truth_files import check_same_size, read_depth, read_mask
+from dinov3.system.paths import expanded
 
 IMAGES = ("images", "JPEGImages", "rgb")
 TRUTHS = {"mask": ("masks", "annotations", "labels", "SegmentationClass"), "depth": ("depth", "depths")}
@@ -174,7 +175,7 @@ def read_both(dense: DenseSet, index: int) -> tuple[Pixels, NDArray[np.generic]]
 
 def open_parts(data: str, kind: str, *, units: float = DEPTH_UNITS) -> tuple[DenseSet, DenseSet]:
     """(training part, test part) of ``data``: a folder, or ``Synthetic:n=…``; kind is mask or depth. Raises DataError."""
-    root = Path(data)
+    root = expanded(data)
     if not root.is_dir():
         source = parse_dataset(data)
         if not isinstance(source, Synthetic):

@@ -61,7 +61,9 @@ def choose_device(device: str = "auto") -> torch.device:
         raise ConfigError("config", "train.device", "cuda, but torch sees no GPU: use auto or cpu")
     if kind == "cpu" and device == "auto":
         refuse_unused_gpus()
-    chosen = torch.device(kind, local_rank()) if kind == "cuda" else torch.device(kind)
+    # a launcher may show each process one GPU only, which is number 0 then
+    number = local_rank() if local_rank() < torch.cuda.device_count() else 0
+    chosen = torch.device(kind, number) if kind == "cuda" else torch.device(kind)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return chosen
@@ -72,6 +74,16 @@ def backend_of(device: torch.device) -> str:
     return "nccl" if device.type == "cuda" else "gloo"
 
 
+def _backends(device: torch.device) -> str:
+    """What carries tensors of each device: on GPUs also gloo, for objects that live on the host."""
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
+def _device_id(device: torch.device) -> torch.device | None:
+    """NCCL connects at once when it knows the device, and ``barrier`` need not guess it."""
+    return device if device.type == "cuda" else None
+
+
 def setup(device: str = "auto", timeout: float = 1800.0) -> torch.device:
     """Join the group torchrun describes, if it describes one and none was joined, and return the device to use.
 
@@ -79,7 +91,8 @@ def setup(device: str = "auto", timeout: float = 1800.0) -> torch.device:
     """
     chosen = choose_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
-        dist.init_process_group(backend_of(chosen), timeout=datetime.timedelta(seconds=timeout))
+        wait = datetime.timedelta(seconds=timeout)
+        dist.init_process_group(_backends(chosen), timeout=wait, device_id=_device_id(chosen))
     return chosen
 
 
@@ -90,7 +103,14 @@ def setup_part(ranks: range, number: int, store: dist.Store, device: torch.devic
     """
     if len(ranks) > 1:
         wait = datetime.timedelta(seconds=timeout)
-        dist.init_process_group(backend_of(device), store=store, rank=number, world_size=len(ranks), timeout=wait)
+        dist.init_process_group(
+            _backends(device),
+            store=store,
+            rank=number,
+            world_size=len(ranks),
+            timeout=wait,
+            device_id=_device_id(device),
+        )
 
 
 def second_group(timeout: float) -> dist.ProcessGroup | None:

@@ -7,19 +7,23 @@ them that continues what it finds.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinov3.config.arguments import unrecognised
-from dinov3.config.dump import to_yaml
+from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import ConfigError
 from dinov3.config.kind import Schema
 from dinov3.config.load import load_stages
 from dinov3.config.output import check_output_folder
+from dinov3.config.recipes import config_file
 from dinov3.config.stages import Stage
+from dinov3.config.yaml_file import read_yaml
 from dinov3.distributed.report import report
+from dinov3.runs.new_folder import folder_for
 from dinov3.system import console
 from dinov3.system.paths import expanded
 
@@ -62,18 +66,26 @@ class Kind(NamedTuple):
         return main(self.execute, add_arguments, prog, description, argv)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of a training command."""
+def add_arguments(parser: argparse.ArgumentParser, *, words: str = "key=value", about: str = "") -> None:
+    """The arguments of a training command; ``words`` and ``about`` tell what stands beside its options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("--config-file", type=expanded, help="YAML; what it leaves out has its default")
-    parser.add_argument("--output-dir", type=expanded, help="run folder (default: train.output_dir)")
+    parser.add_argument(
+        "--config-file",
+        type=config_file,
+        help="YAML, or the short name of a shipped recipe; what it leaves out has its default",
+    )
+    parser.add_argument(
+        "--output-dir",
+        type=expanded,
+        help="run folder (default: train.output_dir where a config gives it, else runs/RECIPE-DATE-N)",
+    )
     parser.add_argument(
         "--resume-from", type=expanded, metavar="CKPT", help="go back to this checkpoint; later ones are moved aside"
     )
     parser.add_argument("--no-resume", action="store_true", help="start again; an earlier run is moved aside")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
-    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. optim.epochs=10")
+    parser.add_argument("opts", nargs="*", metavar=words, help=f"{about}overrides, e.g. optim.epochs=10")
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -98,11 +110,26 @@ def print_configs(configs: Sequence[tuple[str, Any]], args: argparse.Namespace) 
 
 
 def output_folder(args: argparse.Namespace, cfg: Any) -> Path:
-    """The run folder, which can be written to. Raises OSError."""
+    """The run folder, which can be written to. Raises OSError.
+
+    Nobody who names no folder means the one he stands in: the run gets a folder of its own below ``runs``.
+    """
     out: Path = args.output_dir or expanded(cfg.train.output_dir)
+    if args.output_dir is None and not gives_output_dir(args.config_file, args.opts):
+        recipe = args.config_file.stem if args.config_file else "train"
+        out = folder_for(recipe, to_dict(cfg), anew=args.no_resume)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"run folder {out} (--output-dir takes another)", flush=True)
     if not out.is_dir():  # a finished run may lie in a folder that is only to be read
         check_output_folder(out, "--output-dir" if args.output_dir else "train.output_dir")
     return out
+
+
+def gives_output_dir(config: Path | None, overrides: Sequence[str]) -> bool:
+    """Whether anybody said where the run goes, be it the default."""
+    block = read_yaml(config).get("train") if config is not None else None
+    given = isinstance(block, dict) and block.get("output_dir") is not None
+    return given or any(word.startswith("train.output_dir=") for word in overrides)
 
 
 def to_the_end(train: Callable[[], int]) -> int:

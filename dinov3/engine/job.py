@@ -17,6 +17,7 @@ from dinov3.engine.schedules import build_rates
 from dinov3.engine.task import B, Counters, Plan, Stream, Task
 from dinov3.runs.alarms import Rule
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.progress import ProgressLine
 from dinov3.runs.records import Records
 from dinov3.runs.start import Start
 
@@ -43,6 +44,7 @@ class Job(ABC, Generic[B]):
 
     def __init__(self, cfg: RunConfig, run: RunFolder, peers: Peers = ALONE) -> None:
         self.cfg, self.run, self.peers = cfg, run, peers
+        self.progress = ProgressLine(0, 0, shown=False)  # the trainer's, once there is one
 
     @abstractmethod
     def open_data(self) -> str:

@@ -218,6 +218,7 @@ def build_trainer(setup: Setup[B], task: Task[B], stop: StopRequest) -> Trainer[
         "run": run_id(run, _run_of(start)) if main else None,
     }
     records = open_records(cfg, run, counters.step) if main else None
+    job.progress = ProgressLine(setup.until, counters.step, shown=peers.is_first)
     return Trainer(
         cfg=cfg,
         task=task,
@@ -230,7 +231,7 @@ def build_trainer(setup: Setup[B], task: Task[B], stop: StopRequest) -> Trainer[
         saver=Saver(cfg, run, SavePlan(cfg.checkpointing.period, setup.until), peers, facts),
         records=records,
         alarms=Alarms(job.alarm_rules(), setup.plan.total_steps) if main else None,
-        progress=ProgressLine(setup.until, counters.step, shown=peers.is_first),
+        progress=job.progress,
         stop=stop,
         watchdog=Watchdog(
             run.path / "hang", seconds=cfg.train.watchdog_seconds, slow_seconds=cfg.train.watchdog_slow_seconds

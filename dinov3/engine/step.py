@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,10 +38,12 @@ def train_step(
     clip_grad: float | None,
     stop_requested: bool = False,
     save_ended: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> StepResult:
     """The batches of one step through the task.
 
-    The update is taken on all processes or, when anything is not finite, on none.
+    The update is taken on all processes or, when anything is not finite, on none. ``meanwhile`` is called when all work
+    of the device is queued and the host is about to wait for it.
     """
     apply_schedules(optimizer, lr=now.lr, wd=now.wd, last_layer_lr=now.last_layer_lr)
     optimizer.zero_grad(set_to_none=True)
@@ -52,6 +55,7 @@ def train_step(
     if hit(Point.GRADIENT, step):
         local(next(p.grad for p in task.trained.parameters() if p.grad is not None)).view(-1)[:1] = torch.inf
     norms = clip_per_submodule(task.trained, clip_grad)
+    meanwhile()
     finite, stop, saved = _agree(loss, norms, stop_requested, save_ended)
     if finite:
         optimizer.step()

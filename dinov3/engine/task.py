@@ -58,6 +58,9 @@ class Stream(Protocol[B_co]):
 
     def __next__(self) -> B_co: ...
 
+    def stage_ahead(self) -> None:
+        """Begin work on the next batch that does not wait for anything; called while the device is at work."""
+
     def names_at(self, positions: Iterable[int]) -> list[str]:
         """What the samples at these positions of the stream are called."""
 

@@ -91,7 +91,8 @@ class Trainer(Generic[B]):
             self.saver.spare_what_others_need()
             decision = plan.decide(counters.step, finished=finished, skipped=counters.skipped_in_a_row > 0)
             if decision.save:
-                self.saver.save(self, must=decision.must)
+                with self.progress.beside(f"saving step {counters.step}"):
+                    self.saver.save(self, must=decision.must)
             if decision.put_off and not plan.owed:
                 log.warning("step %d is not saved: its update was skipped; the next one taken will be", counters.step)
             plan.owed = self.peers.any_of(decision.put_off)
@@ -124,6 +125,7 @@ class Trainer(Generic[B]):
                 clip_grad=cfg.optim.clip_grad,
                 stop_requested=self.stop.signal_name is not None,
                 save_ended=self.saver.ended,
+                meanwhile=self.stream.stage_ahead,
             )
             if result.taken:
                 counters.skipped_in_a_row = 0
@@ -148,16 +150,19 @@ class Trainer(Generic[B]):
         self.watchdog.beat(f"evaluating step {step}", slow=True)
         due = [look for look in self.looks if look.due(step, ends=step in (0, self.until))]
         if due and not main_decides(lambda: any(row.get("step") == step for row in read_rows(self.run.evaluation))):
-            self._measure(due, self.scene(step))
-        self.peers.barrier()
+            with self.progress.beside(f"evaluating step {step}"):
+                self._measure(due, self.scene(step))
+        with self.progress.beside("waiting for the others"):
+            self.peers.barrier()
 
     def _measure(self, due: Sequence[Look[Any]], scene: Any) -> None:
         if self.records is None:  # not the main process
             return
         row: dict[str, Any] = {}
-        for look in due:
-            with self._forgiving(look):
-                row |= look.measure(scene)
+        with self._eagerly():
+            for look in due:
+                with self._forgiving(look):
+                    row |= look.measure(scene)
         if row:
             self.records.evaluation({"step": self.counters.step, **row})
 
@@ -179,10 +184,17 @@ class Trainer(Generic[B]):
 
     def _draw(self) -> None:
         scene = self.scene(self.counters.step)
-        if self.records is not None:
+        if self.records is None:
+            return
+        with self._eagerly():
             for look in self.looks:
                 with self._forgiving(look):
                     look.finish(scene)
+
+    def _eagerly(self) -> contextlib.AbstractContextManager[object]:
+        """Batches of other shapes must not use up the graphs that training compiles."""
+        on_gpu = self.task.device.type == "cuda"  # elsewhere nothing is compiled, and asking would import the compiler
+        return torch.compiler.set_stance("force_eager") if on_gpu else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _forgiving(self, look: Look[Any]) -> Iterator[None]:
@@ -212,6 +224,9 @@ class Trainer(Generic[B]):
         """The state is saved and a signal, perhaps another process's, asked to stop: another turn if it is to have one."""
         asked = torch.tensor(float(self.stop.asked), device=self.task.device)
         asked_of_all = Asked(int(max(self.peers.numbers(float(all_reduce_max(asked))))))
+        least = -max(self.peers.numbers(float(all_reduce_max(-asked))))
+        if asked_of_all == Asked.SIGTERM and least == Asked.NOBODY:  # only some machines got it: not from a person
+            asked_of_all = Asked.THE_SCHEDULER
         self.watchdog.beat("asking for another turn", slow=True)
         if is_main():
             until = max(self.stop.since + self.cfg.checkpointing.preemption_notice - RESERVE, time.monotonic())

@@ -7,14 +7,12 @@ import json
 import math
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from dinov3.config.output import check_output_file
 from dinov3.data.sources import parse_dataset
-from dinov3.data.storage.index_cache import cache_root
 from dinov3.distributed import context
 from dinov3.eval.knn import knn_predict
 from dinov3.eval.labelled import Labelled, hold_out, labelled_features, same_classes
@@ -23,7 +21,9 @@ from dinov3.eval.logreg import fit_logreg
 from dinov3.features.cache import FeatureKind, weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
+from dinov3.features.kept import cache_folder
 from dinov3.pictures.retrieval import retrieval_scores
+from dinov3.system.paths import expanded
 
 TASKS = {
     "knn": "weighted k-nearest neighbours, for every --k and --temperature",
@@ -35,8 +35,11 @@ TASKS = {
 OTHERS = {
     "seg": ("dinov3.dense.segment_command", "segmentation: a linear head and dense k-NN on frozen patches, mIoU"),
     "depth": ("dinov3.dense.depth_command", "depth: a linear head over bins on frozen patches, RMSE"),
-    "match": ("dinov3.dense.match_command", "correspondence: homographies, SPair, NAVI, keypoints; raw and debiased"),
-    "track": ("dinov3.dense.track_command", "tracking: masks of a first frame carried through videos, J&F"),
+    "match": (
+        "dinov3.dense.matching.match_command",
+        "correspondence: homographies, SPair, NAVI, keypoints; raw and debiased",
+    ),
+    "track": ("dinov3.dense.video.track_command", "tracking: masks of a first frame carried through videos, J&F"),
 }
 POOLED = ("cls", "mean", "cls+mean")
 SEED: dict[str, tuple[Any, str]] = {"seed": (0, "of the held-out rows and their order")}
@@ -89,8 +92,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--test", help="labelled images to score on (default: every fifth image of each class of --train)"
     )
     parser.add_argument("--pool", default="cls", choices=POOLED)
-    parser.add_argument("--out", type=Path, help="JSON file for the results")
-    parser.add_argument("--cache", type=Path, help="folder of feature sets (default: in the user's cache folder)")
+    parser.add_argument("--out", type=expanded, help="JSON file for the results")
+    parser.add_argument("--cache", type=expanded, help="folder of feature sets (default: in the user's cache folder)")
 
 
 def execute_labelled(args: argparse.Namespace) -> int:
@@ -104,7 +107,7 @@ def execute_labelled(args: argparse.Namespace) -> int:
         check_output_file(args.out, "--out")
     sources = {text: parse_dataset(text) for text in (args.train, args.test) if text is not None}
     extractor = extractor_from(args)
-    kind, cache = FeatureKind(pool=args.pool), args.cache or cache_root() / "features"
+    kind, cache = FeatureKind(pool=args.pool), cache_folder(args.cache)
     sets = {t: labelled_features(extractor, s, t, kind, cache) for t, s in sources.items()}
     if context.is_main():
         train, test = hold_out(sets[args.train]) if args.test is None else (sets[args.train], sets[args.test])

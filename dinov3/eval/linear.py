@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
+
+from dinov3.system.bars import Bar
 
 LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)  # for standardised features and batches of 256
 HELD_OUT = 10  # every tenth training row chooses the learning rate
@@ -81,16 +82,21 @@ def _train(
     rate = torch.tensor(rates, device=x.device).view(-1, 1, 1)
     steps = -(-len(x) // batch_size)
     generator = torch.Generator().manual_seed(seed + 1)
-    for epoch in tqdm(range(epochs), desc="linear probe", unit=" epochs", disable=quiet):
-        shuffled = torch.randperm(len(x), generator=generator).to(x.device)
-        for step, rows in enumerate(shuffled.split(batch_size)):
-            inputs, targets = x[rows], F.one_hot(y[rows], n_classes).float()  # [n, D], [n, n_classes]
-            logits = torch.einsum("nd,rdk->rnk", inputs, weight) + bias
-            error = (logits.softmax(-1) - targets) / len(rows)  # the gradient of the mean cross-entropy
-            gradients = [torch.einsum("nd,rnk->rdk", inputs, error) + weight_decay * weight, error.sum(1, keepdim=True)]
-            done = torch.tensor((epoch * steps + step) / (epochs * steps))
-            now = rate * (1 + torch.cos(torch.pi * done)) / 2
-            for value, velocity, gradient in zip((weight, bias), momentum, gradients, strict=True):
-                velocity.mul_(0.9).add_(gradient)
-                value.sub_(now * velocity)
+    with Bar(epochs, about="linear probe", unit="epochs", shown=not quiet) as bar:
+        for epoch in range(epochs):
+            shuffled = torch.randperm(len(x), generator=generator).to(x.device)
+            for step, rows in enumerate(shuffled.split(batch_size)):
+                inputs, targets = x[rows], F.one_hot(y[rows], n_classes).float()  # [n, D], [n, n_classes]
+                logits = torch.einsum("nd,rdk->rnk", inputs, weight) + bias
+                error = (logits.softmax(-1) - targets) / len(rows)  # the gradient of the mean cross-entropy
+                gradients = [
+                    torch.einsum("nd,rnk->rdk", inputs, error) + weight_decay * weight,
+                    error.sum(1, keepdim=True),
+                ]
+                done = torch.tensor((epoch * steps + step) / (epochs * steps))
+                now = rate * (1 + torch.cos(torch.pi * done)) / 2
+                for value, velocity, gradient in zip((weight, bias), momentum, gradients, strict=True):
+                    velocity.mul_(0.9).add_(gradient)
+                    value.sub_(now * velocity)
+            bar.update()
     return weight, bias

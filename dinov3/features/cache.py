@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.errors import TooManyBadSamples
@@ -32,6 +31,7 @@ from dinov3.features.shards import FORMATS, read_shard, shard_is_whole, write_sh
 from dinov3.features.source_images import SourceImages
 from dinov3.features.tokens import POOLS, Pool, Tokens
 from dinov3.runs.lock import RunLock
+from dinov3.system.bars import Bar
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def _fill(extractor: FeatureExtractor, source: Source, out: Path, kind: FeatureK
     per_shard = _rows_a_shard(extractor, source, kind)
     starts = range(0, len(source), per_shard)
     world, rank = context.world_size(), context.rank()
-    with tqdm(total=len(source), unit=" images", desc="features", disable=quiet or not context.is_main()) as bar:
+    with Bar(len(source), about="features", unit="images", shown=context.is_main() and not quiet) as bar:
         for number, start in enumerate(starts):
             name = f"{number:05d}"
             yield name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,6 +14,7 @@ from dinov3.features.cache import FeatureKind, cached_features
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor, load
 from dinov3.features.tokens import POOLS
+from dinov3.system.paths import expanded
 
 DESCRIPTION = """\
 Features of every image of a data set, in safetensors or npy shards that any language reads. The set lies in OUT/KEY;
@@ -25,7 +25,7 @@ on where it was killed, and never returns features of something else.
 
 def add_extractor_arguments(parser: argparse.ArgumentParser, *, size: str) -> None:
     """What decides the features: weights and how they see an image; ``size`` is the default of ``--size``."""
-    parser.add_argument("--weights", required=True, type=Path, help="run folder, export, or official weights")
+    parser.add_argument("--weights", required=True, type=expanded, help="run folder, export, or official weights")
     parser.add_argument(
         "--preset", help="released model the weights are of, when the file cannot tell (see dinov3 models)"
     )
@@ -102,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     add_extractor_arguments(parser, size="native")
     parser.add_argument("--data", required=True, help="folder, or a data set as in train.dataset_path")
-    parser.add_argument("--out", required=True, type=Path, help="folder of feature sets")
+    parser.add_argument("--out", required=True, type=expanded, help="folder of feature sets")
     parser.add_argument("--pool", default="cls", choices=POOLS, help="one vector an image, or all patch tokens")
     parser.add_argument("--dtype", default="fp16", choices=("fp16", "bf16", "fp32"), help="number format of the files")
     parser.add_argument("--format", default="safetensors", choices=("safetensors", "npy"))

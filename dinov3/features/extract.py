@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dinov3.data.decode import USUAL, Reading
 from dinov3.distributed.allocation import refuse_unused_gpus
 from dinov3.engine.precision import DTYPES
 from dinov3.features.preprocess import Picture, Preprocess
@@ -230,6 +231,7 @@ def preprocess_of(
         size=None if size == "native" else size,
         max_side=max_side,
         interpolation=interpolation,
+        reading=Reading(value_range=tuple(statistics["value_range"])) if "value_range" in statistics else USUAL,
     )
 
 

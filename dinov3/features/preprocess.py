@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dinov3.data.decode import decode, fit_channels, pixels_of
+from dinov3.data.decode import USUAL, Reading, decode, fit_channels, pixels_of
 from dinov3.data.errors import BadImage
 from dinov3.system.paths import expanded
 
@@ -40,6 +40,7 @@ class Preprocess:
     size: int | tuple[int, int] | None = None  # px: a square, (height, width), or None for the image's own
     max_side: int | None = None  # px: with size None, larger images are shrunk to it, shape kept
     interpolation: str = "bicubic"  # as in training; "bilinear" equals the Hugging Face processor
+    reading: Reading = USUAL  # of files: which values are black and white in those of more than 8 bits, as in training
 
     def __post_init__(self) -> None:
         sides = (self.size,) if isinstance(self.size, int | float) else self.size or ()
@@ -93,7 +94,8 @@ class Preprocess:
         size: int | Sequence[int] | None = (
             self.size if self.size is None or isinstance(self.size, int) else list(self.size)
         )
-        return {
+        white = self.reading.value_range
+        return ({} if white is None else {"value_range": list(white)}) | {
             "mean": list(self.mean),
             "std": list(self.std),
             "patch": self.patch,
@@ -106,11 +108,11 @@ class Preprocess:
         if isinstance(picture, Tensor):
             return self._checked(picture)
         if isinstance(picture, str | os.PathLike):
-            pixels = _decoded_file(picture)
+            pixels = _decoded_file(picture, self.reading)
         elif isinstance(picture, bytes | bytearray):
-            pixels = decode(bytes(picture))
+            pixels = decode(bytes(picture), self.reading)
         elif hasattr(picture, "read"):
-            pixels = decode(picture.read())
+            pixels = decode(picture.read(), self.reading)
         elif isinstance(picture, Image.Image):
             pixels = pixels_of(picture)
         elif not isinstance(picture, np.ndarray):
@@ -161,11 +163,11 @@ class Preprocess:
             )
 
 
-def _decoded_file(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def _decoded_file(path: str | os.PathLike[str], reading: Reading) -> NDArray[np.uint8]:
     """The pixels of an image file. BadImage names the file, an OSError does too."""
     with expanded(os.fspath(path)).open("rb") as file:
         content = file.read()
     try:
-        return decode(content)
+        return decode(content, reading)
     except BadImage as error:
         raise BadImage(f"{os.fspath(path)}: {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,14 +18,22 @@ from dinov3.features.extract import FeatureExtractor, in_threads
 class SourceImages:
     """Iterates once over prepared images ``[C, H, W]``. Afterwards ``kept`` has their indices, ``skipped`` the others."""
 
-    def __init__(self, extractor: FeatureExtractor, source: Source, indices: Sequence[int]) -> None:
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        source: Source,
+        indices: Sequence[int],
+        count: Callable[[int], object] = lambda more: None,
+    ) -> None:
+        """``count`` is told of each image that was read, or left out."""
         self.kept: list[int] = []
         self.skipped: list[BadSample] = []
-        self._extractor, self._source, self._indices = extractor, source, indices
+        self._extractor, self._source, self._indices, self._count = extractor, source, indices, count
 
     def __iter__(self) -> Iterator[Tensor]:
         results = in_threads(self._prepare, self._indices, self._extractor.threads)
         for index, result in zip(self._indices, results, strict=True):
+            self._count(1)
             if isinstance(result, BadSample):
                 self.skipped.append(result)
             else:
@@ -34,7 +42,7 @@ class SourceImages:
 
     def _prepare(self, index: int) -> Tensor | BadSample:
         try:
-            pixels = read_image(self._source, index)
+            pixels = read_image(self._source, index, self._extractor.preprocess.reading)
         except BadImage as error:
             return BadSample(self._source.name(index), str(error))
         try:
@@ -43,9 +51,14 @@ class SourceImages:
             raise FeatureError(f"{self._source.name(index)}: {error}") from error
 
 
-def class_tokens(extractor: FeatureExtractor, source: Source, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+def class_tokens(
+    extractor: FeatureExtractor,
+    source: Source,
+    indices: Sequence[int],
+    count: Callable[[int], object] = lambda more: None,
+) -> tuple[Tensor, Tensor]:
     """Class tokens ``[N, D]`` and labels ``[N]`` of the chosen images that can be read; ValueError without labels."""
-    images = SourceImages(extractor, source, indices)
+    images = SourceImages(extractor, source, indices, count)
     features = [tokens[0].cls for tokens in extractor.stream_prepared(images)]
     labels = [source.label(index) for index in images.kept]
     if not labels or None in labels:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3.system.errors import Foreseeable
+
 Array = NDArray[Any]
 BINARY = ("AUROC", "AUPRC", "NLL", "Brier", "ECE", "Acc", "Sens95")
 CLIP = float(np.finfo(np.float64).eps)  # 2.2e-16: the log of a certain mistake is 36, not infinite
@@ -19,7 +21,7 @@ BINS = 15
 SPECIFICITY = 0.95
 
 
-class MetricError(ValueError):
+class MetricError(Foreseeable, ValueError):
     """Probabilities or labels that no metric is defined for; one line that says what is wrong."""
 
 

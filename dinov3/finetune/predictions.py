@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dinov3.finetune.metrics import Array, MetricError, checked
+from dinov3.system.files import write_whole
 
 FIXED = ("run", "split", "index", "label")
 
@@ -40,12 +40,7 @@ def write_predictions(path: Path, run: str, split: str, found: Predicted) -> Non
     writer.writerows(kept)
     for number, label, row in zip(found.sample, y, p.reshape(len(y), -1), strict=True):
         writer.writerow([run, split, int(number), int(label), *(repr(float(value)) for value in row)])
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with beside.open("w", newline="") as file:
-        file.write(text.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    write_whole(path, text.getvalue())
 
 
 def read_predictions(path: Path) -> dict[tuple[str, str], Predicted]:

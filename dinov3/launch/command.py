@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_stages, load_students
 from dinov3.config.output import check_output_folder
+from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.config.stages import Stage
 from dinov3.config.students import Student
@@ -25,6 +26,7 @@ from dinov3.launch import resources as asked
 from dinov3.launch.resources import Resources
 from dinov3.launch.script import LOGS, TORCHRUN_WAITS, Command, Copy, script
 from dinov3.system.errors import EXIT_DONE
+from dinov3.system.paths import expanded
 
 if TYPE_CHECKING:
     from dinov3.launch.job import TorchrunJob, TrainingJob
@@ -47,11 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 submit``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.add_argument("--config-file", type=Path, help="YAML, as for `dinov3 train`")
+    parser.add_argument("--config-file", type=config_file, help="YAML, as for `dinov3 train`")
     parser.add_argument(
-        "--output-dir", type=Path, help="run folder, on a disk all machines share; logs go to its slurm/"
+        "--output-dir", type=expanded, help="run folder, on a disk all machines share; logs go to its slurm/"
     )
-    parser.add_argument("--cluster", type=Path, metavar="YAML", help="the options below as a file: one a cluster")
+    parser.add_argument("--cluster", type=expanded, metavar="YAML", help="the options below as a file: one a cluster")
     parser.add_argument(
         "--dry-run",
         action="store_true",

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from dinov3.config.load import load_config
+from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.launch.machine import Machine
 from dinov3.system.errors import EXIT_DONE
+from dinov3.system.paths import expanded
 
 EXIT_UNFIT = 1
 WIDTH, INDENT = 100, 23
@@ -52,8 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Is this machine ready to train? Looks at packages, GPUs, kernels, cores, memory, limits, disk."
     )
     parser.epilog = EPILOG
-    parser.add_argument("--config-file", type=Path, help="judge for this run (default: the default config)")
-    parser.add_argument("--output-dir", type=Path, help="judge the disk of this run folder (default: train.output_dir)")
+    parser.add_argument("--config-file", type=config_file, help="judge for this run (default: the default config)")
+    parser.add_argument(
+        "--output-dir", type=expanded, help="judge the disk of this run folder (default: train.output_dir)"
+    )
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides, as for `dinov3 train`")
 

@@ -17,6 +17,7 @@ from dinov3.config.errors import ConfigError, KeyProblem
 from dinov3.config.spec import hints, key, spec_of, without_null
 from dinov3.config.yaml_file import read_yaml
 from dinov3.launch import clock
+from dinov3.system.paths import expanded
 
 SBATCH_OPTION = re.compile(r"[a-z][a-z0-9-]*")
 # Options of sbatch that have one here, by their name in sbatch.
@@ -168,7 +169,7 @@ def unprintable(text: str) -> str | None:
 
 def absolute(path: Path, option: str = "--output-dir") -> Path:
     """Where a path of the command line lies, whatever folder the job starts in. ConfigError for one of several lines."""
-    found = path.expanduser().absolute()
+    found = expanded(path).absolute()
     if problem := unprintable(str(found)):
         raise ConfigError("command line", option, problem)
     return found

@@ -187,7 +187,9 @@ def choose(fused: bool) -> Passes:
     return compiled() if fused else PLAIN
 
 
-def _compiled(plain: Callable[..., Result], rows_at: dict[int, int], backend: str) -> Callable[..., Result]:
+def _compiled(
+    plain: Callable[..., Result], rows_at: dict[int, int], backend: str | Callable[..., Any]
+) -> Callable[..., Result]:
     """``rows_at``: the dimension that counts rows, by the number of the argument; it differs from step to step."""
     whole: Callable[..., Result] = torch.compile(plain, fullgraph=True, backend=backend)
 

@@ -1,4 +1,6 @@
-"""In which of its forms a vision transformer is computed. All of them are the same function up to rounding."""
+"""In which of its forms a vision transformer is computed. All of them are the same function up to rounding, and drop path
+has the same law in all.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,13 @@ class Execution:
     narrow_residual: bool = False
     """Tokens between blocks have the number format of matrix products, fp32 otherwise. Nothing changes without autocast."""
     fused: bool = False
-    """LayerScale is folded into the matrix before it, and drop path drawn for all blocks at once.
+    """LayerScale is folded into the matrix before it.
 
     ``(a W' + b) * g = a (g W)' + g b`` needs no copy of the branch's output in the backward pass: the gradient of ``g``
     follows from that of the matrix. Two tensors of all tokens a block are neither kept nor read.
     """
+    joint_draws: bool = False
+    """Drop path is drawn for all blocks at once: other draws of the same law."""
 
 
 class Executed(nn.Module):
@@ -32,7 +36,8 @@ class Executed(nn.Module):
 
 def execution_of(cfg: Config, device_type: str) -> Execution:
     """What ``compute_precision`` says for a device of this type."""
-    return Execution(cfg.compute_precision.residual_dtype == "autocast", fused(cfg, device_type))
+    on = fused(cfg, device_type)
+    return Execution(cfg.compute_precision.residual_dtype == "autocast", fused=on, joint_draws=on)
 
 
 def set_execution(root: nn.Module, execution: Execution) -> None:

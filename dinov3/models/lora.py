@@ -126,7 +126,7 @@ def add_lora(
             continue
         layer = cast(nn.Linear, layers[name])
         adapter = _adapter(layer, wanted, settings, generator, fused=name.rpartition(".")[2] == FUSED)
-        layer.register_module(NAME, adapter)
+        layer.register_module(NAME, adapter.train(layer.training))  # a new module trains: its dropout would act
         layer.register_forward_hook(_add)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 

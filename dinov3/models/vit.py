@@ -165,7 +165,7 @@ class DinoVisionTransformer(Backbone, Executed):
         shared = None if self.rope_embed.augments else self._rotations(grids)
         results = []
         blocks = self.blocks[: wanted[-1] + 1]
-        drawn = draw_at_once(2 * len(blocks), sizes, rate, x.device) if rate and self.execution.fused else None
+        drawn = draw_at_once(2 * len(blocks), sizes, rate, x.device) if rate and self.execution.joint_draws else None
         for index, block in enumerate(blocks):
             rotations = self._rotations(grids) if shared is None else shared
             kept = None

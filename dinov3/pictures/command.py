@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 matplotlib.use("Agg")
@@ -25,6 +26,7 @@ from dinov3.pictures.attention import attention_maps, similarity_map
 from dinov3.pictures.curves import curves
 from dinov3.pictures.pca import token_colours
 from dinov3.pictures.token_sheet import token_sheet, unnormalised
+from dinov3.system.paths import expanded
 from dinov3.system.rows import read_rows
 
 KINDS = {
@@ -34,6 +36,7 @@ KINDS = {
     "curves": "losses, schedules, health and evaluations of a run",
 }
 MOST_HEADS = 6
+CROSS = (0.2, 1.0, 0.3)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=KINDS)
     add_extractor_arguments(parser, size="448")
     parser.add_argument("--data", help="pca, sim, attn: an image, a folder, or a data set as in train.dataset_path")
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--out", type=expanded, required=True, help="PNG to write")
     parser.add_argument("--images", type=int, default=6, help="images shown, evenly spread over the data (default 6)")
     parser.add_argument(
         "--point", type=point, default=(0.5, 0.5), help="sim: down,right as shares, 0.5,0.5 is the centre"
@@ -90,7 +93,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def load_images(args: argparse.Namespace) -> tuple[list[str], Tensor, FeatureExtractor]:
     """Names and prepared images ``[N, 3, H, W]`` of one size, and the extractor."""
-    single = Path(args.data)
+    single = expanded(args.data)
     source: Source | None = None if single.is_file() and single.suffix.lower() in PICTURES else parse_dataset(args.data)
     extractor = extractor_from(args)
     if len(extractor.preprocess.mean) != 3:
@@ -99,7 +102,7 @@ def load_images(args: argparse.Namespace) -> tuple[list[str], Tensor, FeatureExt
         try:
             return [single.stem], extractor.preprocess(single)[None], extractor
         except BadImage as error:
-            raise FeatureError(f"{single}: {error}") from error
+            raise FeatureError(str(error)) from error  # it names the file
     chosen = np.linspace(0, len(source) - 1, min(args.images, len(source))).astype(int).tolist()
     several = SourceImages(extractor, source, chosen)
     images = list(several)
@@ -123,13 +126,26 @@ def pca(extractor: FeatureExtractor, images: Tensor, args: argparse.Namespace) -
 
 
 def sim(extractor: FeatureExtractor, images: Tensor, args: argparse.Namespace) -> Columns:
-    """Heat maps; the point is a cross."""
+    """The images and their heat maps, both with a cross at the point."""
     tokens = extractor.extract(images, normalised=True)
     maps = torch.stack([similarity_map(patches, tokens.grid, args.point) for patches in tokens.patches])
-    shown = heat(maps.clamp_min(0))
-    row, col = (min(int(share * n), n - 1) for share, n in zip(args.point, tokens.grid, strict=True))
-    shown[:, :, row, col] = torch.tensor([0.90, 0.27, 0.55])
-    return {f"similarity to {args.point[0]:g},{args.point[1]:g}": shown}
+    shown = F.interpolate(heat(maps.clamp_min(0)), images.shape[-2:])  # nearest: patches stay squares
+    mean, std = extractor.preprocess.mean, extractor.preprocess.std
+    pictures = marked(unnormalised(images, mean, std), args.point)
+    return {"image": pictures, f"similarity to {args.point[0]:g},{args.point[1]:g}": marked(shown, args.point)}
+
+
+def marked(tiles: Tensor, at: tuple[float, float]) -> Tensor:
+    """``tiles [N, 3, H, W]`` with a cross at ``at`` (down, right, as shares): green in black, which no heat map has."""
+    tiles = tiles.clone()
+    height, width = tiles.shape[-2:]
+    row, col = min(int(at[0] * height), height - 1), min(int(at[1] * width), width - 1)
+    arm, half = max(2, min(height, width) // 16), min(height, width) // 150
+    for edge, colour in ((1, (0.0, 0.0, 0.0)), (0, CROSS)):
+        for down, right in ((arm + edge, half + edge), (half + edge, arm + edge)):
+            rows, cols = slice(max(row - down, 0), row + down + 1), slice(max(col - right, 0), col + right + 1)
+            tiles[:, :, rows, cols] = tiles.new_tensor(colour).reshape(1, 3, 1, 1)
+    return tiles
 
 
 def attn(extractor: FeatureExtractor, images: Tensor, args: argparse.Namespace) -> Columns:

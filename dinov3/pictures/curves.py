@@ -13,18 +13,14 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from dinov3.pictures.figures import figure, is_number, plans
 from dinov3.pictures.pca import INK, MUTED
 
-COLUMNS = 4
+COLUMNS = 2  # letters can be read on a screen of 1,500 px and, just, on one of 500
+WIDTH, HEIGHT = 5.4, 2.7  # inches of a panel
+LONGEST_LABEL = 24  # characters of a legend
 MOST_POINTS = 1500  # of a line; more is not to be seen and makes pages of megabytes
 Row = Mapping[str, Any]
-
-DRIFT = {
-    "drift_cls_cosine": "CLS cosine",
-    "drift_cls_cka": "CLS CKA",
-    "drift_patch_cosine": "patch cosine",
-    "drift_patch_cka": "patch CKA",
-}
 
 
 @dataclass(frozen=True)
@@ -32,93 +28,61 @@ class Panel:
     """One small plot: lines by label, each as (steps, values)."""
 
     title: str
+    note: str
     lines: dict[str, tuple[list[float], list[float]]]
     dots: bool = False
 
 
 def panels_of(rows: Sequence[Row], evaluations: Sequence[Row] = ()) -> list[Panel]:
     """The panels of a run, those that have something to show. ``rows``: of metrics.jsonl; ``evaluations``: of evaluation.jsonl."""
-    losses, norms = _named(rows, "_loss"), _named(rows, "_grad_norm")
-    chosen: list[tuple[str, dict[str, str], Sequence[Row], str, float]] = [
-        ("loss", losses, rows, "iteration", 1),
-        ("gradient norm before clipping", norms, rows, "iteration", 1),
-        ("learning rate", {"lr": "lr"}, rows, "iteration", 1),
-        ("teacher: momentum, temperature", {"mom": "momentum", "teacher_temp": "temperature"}, rows, "iteration", 1),
-        (
-            "targets, nats",
-            {
-                "dino_teacher_entropy": "entropy, CLS",
-                "ibot_teacher_entropy": "entropy, patches",
-                "dino_teacher_student_kl": "teacher to student",
-            },
-            rows,
-            "iteration",
-            1,
-        ),
-        (
-            "variety (0: collapsed)",
-            {
-                "cls_spread": "class tokens",
-                "dino_prototype_usage": "prototypes",
-                "ibot_prototype_usage": "patch prototypes",
-            },
-            rows,
-            "iteration",
-            1,
-        ),
-        ("images/s", {"images_per_second": "images/s"}, rows, "iteration", 1),
-        ("waiting for data, % of the time", {"data_wait": "data wait"}, rows, "iteration", 100),
-        (
-            "accuracy of frozen features, %",
-            {"knn_accuracy": "k-NN", "linear_accuracy": "linear probe"},
-            evaluations,
-            "step",
-            100,
-        ),
-        ("effective rank of class tokens", {"rankme": "RankMe"}, evaluations, "step", 1),
-        ("likeness to the features at the start", DRIFT, evaluations, "step", 1),
-    ]
     panels = []
-    for title, keys, source, over, scale in chosen:
-        lines = {label: _line(source, over, key, scale) for key, label in keys.items()}
+    for plan in plans(_ending(rows, "_loss"), _ending(rows, "_grad_norm")):
+        source, over = (evaluations, "step") if plan.evaluations else (rows, "iteration")
+        lines = {figure(key).label: _line(source, over, key) for key in plan.keys}
         lines = {label: line for label, line in lines.items() if line[0]}
         if lines:
-            panels.append(Panel(title, lines, dots=over == "step"))
+            panels.append(Panel(plan.title, plan.note, lines, dots=plan.evaluations))
     return panels
 
 
-def _named(rows: Sequence[Row], ending: str) -> dict[str, str]:
-    """Keys of the first and the last row that end so, with their labels; a term may begin late."""
+def _ending(rows: Sequence[Row], ending: str) -> list[str]:
+    """Keys of the first and the last row that end so; a term may begin late."""
     keys = dict.fromkeys(key for row in (*rows[:1], *rows[-1:]) for key in row)
-    return {k: k.removesuffix(ending).replace("_", " ") for k in keys if k.endswith(ending) and "/" not in k}
+    return [key for key in keys if key.endswith(ending) and "/" not in key]
 
 
-def _line(rows: Sequence[Row], over: str, key: str, scale: float) -> tuple[list[float], list[float]]:
-    points = [(row[over], scale * row[key]) for row in rows if row.get(key) is not None]
+def _line(rows: Sequence[Row], over: str, key: str) -> tuple[list[float], list[float]]:
+    scale = figure(key).scale
+    points = [(row[over], scale * row[key]) for row in rows if is_number(row.get(key)) and is_number(row.get(over))]
     points = points[:: max(1, -(-len(points) // MOST_POINTS))]
     return [x for x, _ in points], [y for _, y in points]
 
 
-def draw_panels(panels: Sequence[Panel], out: Path | io.BytesIO, form: str) -> None:
-    """Write the panels as a PNG or SVG, four a row."""
-    n_rows = -(-len(panels) // COLUMNS)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dinov3"}):
-        figure, axes = plt.subplots(n_rows, COLUMNS, figsize=(4.0 * COLUMNS, 2.9 * n_rows), squeeze=False)
+def draw_panels(panels: Sequence[Panel], out: Path | io.BytesIO, form: str, columns: int = COLUMNS) -> None:
+    """Write the panels as a PNG or SVG, ``columns`` a row."""
+    n_rows = -(-len(panels) // columns)
+    # SVG: letters as text; ids that are the same every time
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dinov3", "text.parse_math": False}):
+        figure, axes = plt.subplots(
+            n_rows, columns, figsize=(WIDTH * columns, HEIGHT * n_rows), squeeze=False, layout="constrained"
+        )
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         for axis, panel in zip(axes.flat, panels, strict=False):
             _draw(axis, panel)
-        figure.tight_layout()
         figure.savefig(out, format=form, dpi=100)
         plt.close(figure)
 
 
 def _draw(axis: Any, panel: Panel) -> None:
     for label, (steps, values) in panel.lines.items():
-        axis.plot(steps, values, label=label, linewidth=1.4, marker="o" if panel.dots else None, markersize=3)
-    axis.set_title(panel.title, loc="left", fontsize=10, color=INK)
-    if len(panel.lines) > 1:
-        axis.legend(fontsize=7, frameon=False)
+        short = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+        # a name that begins with _ would be hidden by matplotlib
+        axis.plot(steps, values, label=f" {short}", linewidth=1.4, marker="o" if panel.dots else None, markersize=3)
+    axis.set_title(panel.title, loc="left", fontsize=10.5, color=INK, pad=18)
+    axis.text(0, 1.03, panel.note, transform=axis.transAxes, fontsize=8, color=MUTED)
+    if len(panel.lines) > 1:  # beside the curves, never over them
+        axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.2)
     axis.set_xlabel("step", fontsize=8, color=MUTED)
     axis.tick_params(labelsize=8, colors=MUTED)
     axis.spines[["top", "right"]].set_visible(False)

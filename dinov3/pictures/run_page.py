@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import base64
-import html
 import io
 import json
-import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +18,33 @@ from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
 from dinov3.pictures.curves import draw_panels, panels_of
+from dinov3.pictures.figures import figure, heading, is_number, shown
+from dinov3.runs.alarms import judged_from
 from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_of
+from dinov3.runs.folder import CONFIG_HISTORY, RunFolder
+from dinov3.runs.recorded import read_config
 from dinov3.runs.stage_record import StageRecord, read_stages
 from dinov3.runs.student_folders import student_folders
+from dinov3.system.files import write_whole
+from dinov3.system.html import Html, joined, markup
+from dinov3.system.paths import expanded
 from dinov3.system.rows import read_rows
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1180px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}p{margin:.3rem 0}.muted{color:#7b8794}
+STYLE = Html("""
+body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1480px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem;margin:0;overflow-wrap:anywhere}h2{font-size:1.1rem;margin:2rem 0 .5rem}p{margin:.3rem 0;overflow-wrap:anywhere}.muted{color:#7b8794}
 table{border-collapse:collapse;font-size:.9rem}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #e4e7eb}
-td.n{text-align:right;font-variant-numeric:tabular-nums}td{overflow-wrap:anywhere}svg,img{max-width:100%;height:auto}
-.wide{overflow-x:auto}.wide svg{min-width:900px}code,pre{font-size:.85rem}
-pre{background:#f5f7fa;padding:.8rem;overflow:auto}.alarm{border-left:4px solid #d64545;padding:.4rem .8rem;background:#fdf2f2;margin:.4rem 0}
+td.n{text-align:right;font-variant-numeric:tabular-nums}td{overflow-wrap:anywhere}img{max-width:100%;height:auto}
+.curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:.8rem}.curves img{width:100%}
+.wide{overflow-x:auto}code,pre{font-size:.85rem}
+pre{background:#f5f7fa;padding:.8rem;overflow:auto}.alarm{border-left:4px solid #d64545;padding:.4rem .8rem;background:#fdf2f2;margin:.4rem 0;overflow-wrap:anywhere}
 .tiles{display:flex;flex-wrap:wrap;gap:1.5rem;margin:1rem 0}.tiles b{display:block;font-size:1.4rem}
+""")
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"><link rel="icon" href="data:,"><title>{}</title><style>{}</style><body>{}</body></html>
 """
-JUDGED_FROM = 100  # steps
+NOTHING = Html("")
+NUMBER = '<td class="n">{}</td>'
+Rows = Sequence[Mapping[str, Any]]
 
 
 def report(run: Path) -> str:
@@ -43,112 +53,144 @@ def report(run: Path) -> str:
         stages = read_stages(run)
     except ValueError as error:
         raise FeatureError(str(error)) from error
-    parts = _stages(run, stages) if stages else _run(run)
-    title = html.escape(run.resolve().name)
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style><body>{"".join(parts)}</body></html>\n'
+    parts = _stages(run, stages) if stages else _run(RunFolder(run))
+    return markup(PAGE, run.resolve().name, STYLE, joined(parts, ""))
 
 
-def _run(run: Path) -> list[str]:
+def _run(run: RunFolder) -> list[Html]:
     """A run's parts; FeatureError when it has no metrics."""
-    rows = read_rows(run / "metrics.jsonl")
+    rows = read_rows(run.metrics)
     if not rows:
-        if students := student_folders(run):
+        if students := student_folders(run.path):
             raise FeatureError(f"{run}: holds several students; give the folder of one, {students[0]}")
         raise FeatureError(f"{run}: no metrics.jsonl with a line in it: not the folder of a run that trained")
-    evaluations, alarms = read_rows(run / "evaluation.jsonl"), read_rows(run / "alarms.jsonl")
-    newest, checkpoints = _checkpoints(run)
+    evaluations = read_rows(run.evaluation)
+    config, damage = read_config(run, Config)
+    newest, checkpoints = _checkpoints(run.path)
+    written = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.metrics.stat().st_mtime))
     return [
-        _heading(run),
-        f'<p class="muted">{html.escape(str(run.resolve()))}, written {time.strftime("%Y-%m-%d %H:%M", time.localtime((run / "metrics.jsonl").stat().st_mtime))}</p>',
+        _heading(run.path),
+        markup('<p class="muted">{}, written {}</p>', run.path.resolve(), written),
         _tiles(rows, evaluations),
-        _alarms(alarms, rows),
-        "<h2>Curves</h2>",
-        f'<div class="wide">{_svg(rows, evaluations)}</div>',
+        _alarms(read_rows(run.alarms), rows, config),
+        markup('<h2>Curves</h2><div class="curves">{}</div>', _curves(rows, evaluations)),
         _pictures(run),
         _evaluations(evaluations),
         _last_figures(rows[-1]),
-        _config(run),
+        _config(run, config, damage),
         _start(run, newest),
         _files(run, checkpoints),
     ]
 
 
-def _heading(run: Path) -> str:
-    return f"<h1>{html.escape(run.resolve().name)}</h1>"
+def _heading(run: Path) -> Html:
+    return markup("<h1>{}</h1>", run.resolve().name)
 
 
-def _stages(run: Path, stages: Sequence[StageRecord]) -> list[str]:
+def _stages(run: Path, stages: Sequence[StageRecord]) -> list[Html]:
     """How far each stage is, then the parts of all that have begun. FeatureError when none has."""
-    begun = [stage for stage in stages if read_rows(run / stage.folder / "metrics.jsonl")]
+    begun = [stage for stage in stages if read_rows(RunFolder(run / stage.folder).metrics)]
     if not begun:
         raise FeatureError(f"{run}: none of its stages has trained a step yet")
-    head = "".join(f"<th>{name}</th>" for name in ("stage", "state", "began from", "loss, first to last"))
-    body = "".join(f"<tr>{_stage_cells(run, stage)}</tr>" for stage in stages)
-    sections = [part for stage in begun for part in (_mark(stage), *_run(run / stage.folder))]
-    return [_heading(run), f"<h2>Stages</h2><table><tr>{head}</tr>{body}</table>", *sections]
-
-
-def _mark(stage: StageRecord) -> str:
-    return f'<hr id="{html.escape(stage.folder)}">'
-
-
-def _stage_cells(run: Path, stage: StageRecord) -> str:
-    rows = read_rows(run / stage.folder / "metrics.jsonl")
-    folder, name = html.escape(stage.folder), html.escape(stage.name)
-    done = rows[-1]["iteration"] + 1 if rows else 0
-    state = f"{'finished' if stage.finished else 'at step'} {done:,} of {stage.steps:,}" if rows else "not begun"
-    cells = [
-        f'<a href="#{folder}">{name}</a>' if rows else name,
-        state,
-        html.escape(stage.began_from or ""),
-        f"{rows[0]['total_loss']:.3f} → {rows[-1]['total_loss']:.3f}" if rows else "",
+    table = _table(
+        ("stage", "state", "began from", "loss, first to last"), [_stage_cells(run, stage) for stage in stages]
+    )
+    sections = [
+        part for stage in begun for part in (markup('<hr id="{}">', stage.folder), *_run(RunFolder(run / stage.folder)))
     ]
-    return "".join(f"<td>{cell}</td>" for cell in cells)
+    return [_heading(run), markup("<h2>Stages</h2>{}", table), *sections]
 
 
-def _tiles(rows: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> str:
+def _stage_cells(run: Path, stage: StageRecord) -> list[object]:
+    rows = read_rows(RunFolder(run / stage.folder).metrics)
+    if not rows:
+        return [stage.name, "not begun", stage.began_from or "", ""]
+    done = _steps(rows[-1])
+    return [
+        markup('<a href="#{}">{}</a>', stage.folder, stage.name),
+        f"{'finished' if stage.finished else 'at step'} {done} of {stage.steps:,}",
+        stage.began_from or "",
+        _first_to_last(rows),
+    ]
+
+
+def _table(head: Sequence[object], body: Sequence[Sequence[object]], cell: str = "<td>{}</td>") -> Html:
+    """``cell``: what stands around each value."""
+    rows = [markup("<tr>{}</tr>", joined((markup(cell, value) for value in row), "")) for row in body]
+    heads = joined((markup("<th>{}</th>", name) for name in head), "")
+    return markup('<div class="wide"><table><tr>{}</tr>{}</table></div>', heads, joined(rows, ""))
+
+
+def _steps(row: Mapping[str, Any]) -> str:
+    """How many were done after this one."""
+    return f"{row['iteration'] + 1:,}" if is_number(row.get("iteration")) else "?"
+
+
+def _first_to_last(rows: Rows) -> str:
+    losses = [row["total_loss"] for row in rows if is_number(row.get("total_loss"))]
+    return f"{losses[0]:.3f} → {losses[-1]:.3f}" if losses else "not finite"
+
+
+def _tiles(rows: Rows, evaluations: Rows) -> Html:
     last = rows[-1]
-    speeds = sorted(row["images_per_second"] for row in rows if "images_per_second" in row)
-    tiles = [("steps", f"{last['iteration'] + 1:,}"), ("images seen", f"{last['samples']:,}")]
-    tiles.append(("loss, first to last", f"{rows[0]['total_loss']:.3f} → {last['total_loss']:.3f}"))
+    speeds = sorted(row["images_per_second"] for row in rows if is_number(row.get("images_per_second")))
+    samples = last.get("samples")
+    tiles: list[tuple[str, object]] = [
+        ("steps", _steps(last)),
+        ("images seen", f"{samples:,}" if is_number(samples) else "?"),
+        ("loss, first to last", _first_to_last(rows)),
+    ]
     if speeds:
         tiles.append(("images/s, median", f"{speeds[len(speeds) // 2]:,.1f}"))
-    for key, name in (("knn_accuracy", "k-NN"), ("linear_accuracy", "linear probe")):
-        measured = [row[key] for row in evaluations if key in row]
+    for key in ("knn_accuracy", "linear_accuracy"):
+        measured = [100 * row[key] for row in evaluations if is_number(row.get(key))]
         if measured:
-            tiles.append((f"{name}, first to last", f"{100 * measured[0]:.1f} → {100 * measured[-1]:.1f} %"))
-    tiles.append(("steps skipped", str(last.get("skipped_steps", 0))))
-    return (
-        '<div class="tiles">'
-        + "".join(f'<div><b>{v}</b><span class="muted">{k}</span></div>' for k, v in tiles)
-        + "</div>"
+            tiles.append((f"{figure(key).label}, first to last", f"{measured[0]:.1f} → {measured[-1]:.1f} %"))
+    tiles.append(("steps skipped", last.get("skipped_steps", 0)))
+    each = (markup('<div><b>{}</b><span class="muted">{}</span></div>', value, name) for name, value in tiles)
+    return markup('<div class="tiles">{}</div>', joined(each, ""))
+
+
+def _alarms(alarms: Rows, rows: Rows, config: Mapping[str, Any] | None) -> Html:
+    found = joined((markup('<div class="alarm">{}</div>', row.get("text")) for row in alarms), "")
+    return markup("<h2>Alarms</h2>{}", found or markup('<p class="muted">{}</p>', _no_alarm(rows[-1], config or {})))
+
+
+def _no_alarm(last: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Most rules wait until a run had time to get going."""
+    epochs = config.get("optim", {}).get("epochs")
+    length = config.get("train", {}).get("OFFICIAL_EPOCH_LENGTH")
+    begins = judged_from(int(epochs * length) if is_number(epochs) and is_number(length) else 0)
+    step = last.get("iteration")
+    return "None." if is_number(step) and step >= begins else f"None; a run is judged from step {begins:,} on."
+
+
+def _curves(rows: Rows, evaluations: Rows) -> Html:
+    """Each panel an SVG of its own, as an image: as many beside each other as there is room for."""
+    images = []
+    for panel in panels_of(rows, evaluations):
+        out = io.BytesIO()
+        draw_panels([panel], out, "svg", columns=1)
+        images.append(_img(panel.title, "svg+xml", out.getvalue()))
+    return joined(images, "")
+
+
+def _img(alt: str, kind: str, content: bytes) -> Html:
+    return markup('<img alt="{}" src="data:image/{};base64,{}">', alt, kind, base64.b64encode(content).decode())
+
+
+def _pictures(run: RunFolder) -> Html:
+    over_time = sorted(run.pictures.glob("pca-*.png")) if run.pictures.is_dir() else []
+    pictures = over_time[:: max(1, len(over_time) // 6)][-7:]  # a few of many
+    if run.pca.is_file() and not (pictures and pictures[-1].read_bytes() == run.pca.read_bytes()):
+        pictures.append(run.pca)
+    if not pictures:
+        return NOTHING
+    each = (markup("<p>{}</p>{}", _caption(path), _img(path.name, "png", path.read_bytes())) for path in pictures)
+    return markup(
+        '<h2>Patch features as colours</h2><p class="muted">First three principal components; the same images every time.</p>{}',
+        joined(each, ""),
     )
-
-
-def _alarms(alarms: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> str:
-    found = "".join(f'<div class="alarm">{html.escape(row["text"])}</div>' for row in alarms)
-    # most rules wait until a run had time to get going (train/alarms.py)
-    none = "None." if rows[-1]["iteration"] >= JUDGED_FROM else f"None; a run is judged from step {JUDGED_FROM} on."
-    return "<h2>Alarms</h2>" + (found or f'<p class="muted">{none}</p>')
-
-
-def _svg(rows: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> str:
-    out = io.BytesIO()
-    draw_panels(panels_of(rows, evaluations), out, "svg")
-    text = out.getvalue().decode()
-    return text[text.index("<svg") :]
-
-
-def _pictures(run: Path) -> str:
-    over_time = sorted((run / "pictures").glob("pca-*.png")) if (run / "pictures").is_dir() else []
-    shown = over_time[:: max(1, len(over_time) // 6)][-7:]  # a few of many
-    last = run / "pca.png"
-    if last.is_file() and not (shown and shown[-1].read_bytes() == last.read_bytes()):
-        shown.append(last)
-    if not shown:
-        return ""
-    figures = "".join(f"<p>{_caption(path)}</p>{_img(path)}" for path in shown)
-    return f'<h2>Patch features as colours</h2><p class="muted">First three principal components; the same images every time.</p>{figures}'
 
 
 def _caption(path: Path) -> str:
@@ -156,53 +198,45 @@ def _caption(path: Path) -> str:
     return f"step {int(step[1]):,}" if step else "at the end"
 
 
-def _img(path: Path) -> str:
-    return f'<img alt="{html.escape(path.name)}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
-
-
-def _evaluations(evaluations: Sequence[dict[str, Any]]) -> str:
+def _evaluations(evaluations: Rows) -> Html:
     if not evaluations:
-        return ""
+        return NOTHING
     keys = list(dict.fromkeys(key for row in evaluations for key in row))
-    head = "".join(f"<th>{html.escape(key)}</th>" for key in keys)
-    body = "".join(
-        "<tr>" + "".join(f'<td class="n">{_number(row.get(key))}</td>' for key in keys) + "</tr>" for row in evaluations
+    table = _table(
+        [heading(key) for key in keys], [[shown(k, row.get(k)) for k in keys] for row in evaluations], NUMBER
     )
-    return f"<h2>Evaluations</h2><table><tr>{head}</tr>{body}</table>"
+    meanings = [f"{key}: {meaning}" for key in keys if (meaning := figure(key).meaning)]
+    return markup('<h2>Evaluations</h2>{}<p class="muted">{}.</p>', table, "; ".join(meanings))
 
 
-def _last_figures(row: dict[str, Any]) -> str:
+def _last_figures(row: Mapping[str, Any]) -> Html:
     """Everything the last logged step says, also what no curve shows."""
-    cells = "".join(
-        f'<tr><td><code>{html.escape(key)}</code></td><td class="n">{_number(value)}</td></tr>'
-        for key, value in row.items()
-    )
-    return f"<details><summary>All figures of the last logged step</summary><table>{cells}</table></details>"
+    body = [
+        [markup("<code>{}</code>", heading(key)), shown(key, value), figure(key).meaning] for key, value in row.items()
+    ]
+    table = _table(("figure", "value", "meaning"), body)
+    return markup("<details><summary>All figures of the last logged step</summary>{}</details>", table)
 
 
-def _number(value: Any) -> str:
-    if value is None:
-        return ""
-    return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
-
-
-def _config(run: Path) -> str:
+def _config(run: RunFolder, config: Mapping[str, Any] | None, damage: str | None) -> Html:
     """What differs from the defaults; secrets are not shown."""
-    path = run / "config.json"
-    if not path.is_file():
-        return ""
-    default, own = _flat(to_dict(Config())), _flat(redacted("", json.loads(path.read_text())))
-    rows = []
-    for key, value in own.items():
-        if value != default.get(key):
-            rows.append(
-                f"<tr><td><code>{html.escape(key)}</code></td><td>{html.escape(json.dumps(value))}</td><td class='muted'>{html.escape(json.dumps(default.get(key)))}</td></tr>"
-            )
-    changes = (
-        sorted(p.name for p in (run / "config_history").glob("*.yaml")) if (run / "config_history").is_dir() else []
-    )
-    later = f"<p>Changed later: {', '.join(map(html.escape, changes))} in config_history.</p>" if changes else ""
-    return f"<h2>Config, where it differs from the default</h2><table><tr><th>key</th><th>this run</th><th>default</th></tr>{''.join(rows)}</table>{later}"
+    if config is None:
+        return markup("<p>config.json: {}.</p>", damage) if damage else NOTHING
+    default, own = _flat(to_dict(Config())), _flat(redacted("", config))
+    body = [
+        [
+            markup("<code>{}</code>", key),
+            json.dumps(value),
+            markup('<span class="muted">{}</span>', json.dumps(default.get(key))),
+        ]
+        for key, value in own.items()
+        if value != default.get(key)
+    ]
+    history = run.path / CONFIG_HISTORY
+    changes = sorted(p.name for p in history.glob("*.yaml")) if history.is_dir() else []
+    later = markup("<p>Changed later: {} in config_history.</p>", ", ".join(changes)) if changes else NOTHING
+    table = _table(("key", "this run", "default"), body)
+    return markup("<h2>Config, where it differs from the default</h2>{}{}", table, later)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -212,39 +246,38 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _start(run: Path, newest: Path | None) -> str:
+def _start(run: RunFolder, newest: Path | None) -> Html:
     """The start-up blocks: device, versions, data, schedules of every start."""
-    log = run / "run.log"
-    if not log.is_file():
-        return ""
-    blocks = re.findall(
-        r"^\S+ \S+ INFO dinov3: (dinov3 .*?)(?=^\d{4}-\d\d-\d\d )", log.read_text() + "\n0000-00-00 ", re.M | re.S
-    )
-    versions = ""
+    if not run.log.is_file():
+        return NOTHING
+    text = run.log.read_text(encoding="utf-8", errors="backslashreplace")
+    blocks = re.findall(r"^\S+ \S+ INFO dinov3: (dinov3 .*?)(?=^\d{4}-\d\d-\d\d )", text + "\n0000-00-00 ", re.M | re.S)
+    versions = NOTHING
     if newest is not None:
         facts = json.loads((newest / "train_state.json").read_text()).get("versions", {})
-        versions = "<p>" + ", ".join(f"{html.escape(k)} {html.escape(str(v))}" for k, v in facts.items()) + "</p>"
-    starts = "".join(f"<pre>{html.escape(block.rstrip())}</pre>" for block in blocks)
-    return f"<h2>Environment</h2>{versions}{starts}"
+        versions = markup("<p>{}</p>", ", ".join(f"{name} {version}" for name, version in facts.items()))
+    starts = joined((markup("<pre>{}</pre>", block.rstrip()) for block in blocks), "")
+    return markup("<h2>Environment</h2>{}{}", versions, starts)
 
 
-def _checkpoints(run: Path) -> tuple[Path | None, str]:
+def _checkpoints(run: Path) -> tuple[Path | None, Html]:
     """The newest whole one, and what there is to say."""
     try:
         newest = newest_valid(run)
     except CheckpointError as error:
-        return None, f'<div class="alarm">{html.escape(str(error))}</div>'
+        return None, markup('<div class="alarm">{}</div>', error)
     if newest is None:
-        return None, "<p>No checkpoint yet.</p>"
-    return (
-        newest,
-        f"<p>Newest whole checkpoint: step {step_of(newest):,}, in <code>{html.escape(str(newest))}</code>.</p>",
+        return None, Html("<p>No checkpoint yet.</p>")
+    return newest, markup(
+        "<p>Newest whole checkpoint: step {}, in <code>{}</code>.</p>", f"{step_of(newest):,}", newest
     )
 
 
-def _files(run: Path, checkpoints: str) -> str:
-    bad = len(read_rows(run / "bad_samples.jsonl"))
-    return f"<h2>Files</h2>{checkpoints}<p>{f'Unreadable images: {bad}.' if bad else 'No unreadable images.'}</p>"
+def _files(run: RunFolder, checkpoints: Html) -> Html:
+    bad = len(read_rows(run.bad_samples))
+    return markup(
+        "<h2>Files</h2>{}<p>{}</p>", checkpoints, f"Unreadable images: {bad}." if bad else "No unreadable images."
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -253,8 +286,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "One self-contained HTML page of a run: curves, alarms, pictures, evaluations, config, environment; "
         "of a run with stages for each of them."
     )
-    parser.add_argument("run", type=Path, help="run folder, also of a run with stages")
-    parser.add_argument("--out", type=Path, help="file to write (default: RUN/report.html)")
+    parser.add_argument("run", type=expanded, help="run folder, also of a run with stages")
+    parser.add_argument("--out", type=expanded, help="file to write (default: RUN/report.html)")
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -262,8 +295,6 @@ def execute(args: argparse.Namespace) -> int:
     page, out = report(args.run), args.out or args.run / "report.html"
     check_output_file(out, "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.name}.tmp")
-    temporary.write_text(page)
-    os.replace(temporary, out)
+    write_whole(out, page)
     print(out)
     return 0

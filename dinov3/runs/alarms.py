@@ -8,9 +8,12 @@ from typing import Any
 
 Row = Mapping[str, Any]  # a line of metrics.jsonl
 SETTLED_STEPS, SETTLED_SHARE = 100, 0.01  # a run is judged after this many steps, or this share of a long one
-
-
 FIRST_PAUSE = 10  # logged lines from a rule's first alarm to its second, at least
+
+
+def judged_from(total_steps: int) -> int:
+    """The step from which most rules look at a run of ``total_steps``."""
+    return max(SETTLED_STEPS, int(SETTLED_SHARE * total_steps))
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Alarms:
 
     def __init__(self, rules: Sequence[Rule], total_steps: int) -> None:
         self._rules = rules
-        self._settled = max(SETTLED_STEPS, int(SETTLED_SHARE * total_steps))
+        self._settled = judged_from(total_steps)
         names = [rule.name for rule in self._rules]
         self._broken = dict.fromkeys(names, 0)  # lines in a row
         self._said = dict.fromkeys(names, False)  # in this row of them

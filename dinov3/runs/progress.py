@@ -1,31 +1,117 @@
-"""The progress line of a run."""
+"""The progress of a run: a line that moves on a terminal, lines that follow one another anywhere else.
+
+Time is that of training steps. Evaluations and saves stand beside them, so that the estimate of what is left does not
+count the minutes before the first step as if every step took so long.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
 from tqdm import tqdm
+
+from dinov3.system.bars import width
+
+LINES = 100  # of a run whose output is a file, at most, but for one every MINUTE
+MINUTE = 60.0  # seconds
+OFTEN = 0.5  # seconds between two texts of what is counted, on a terminal
+Count = Callable[[int], object]  # called with how many more are done
 
 
 class ProgressLine:
-    """A bar with ETA, images/s, loss and the share of time spent waiting for data."""
+    """Steps of a run with ETA, images/s, loss and the share of time spent waiting for data."""
 
     def __init__(self, total: int, start: int, *, shown: bool) -> None:
+        self._total, self._start, self._done, self._shown = total, start, start, shown
+        self._moving = shown and sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             initial=start,
-            disable=not shown,
+            disable=not self._moving,
             unit="step",
             delay=1e-9,  # drawn from the first step on, below the start-up block
-            dynamic_ncols=True,
+            **width(),
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
+        self._began, self._beside = time.monotonic(), 0.0
+        self._said_at, self._said_step = -MINUTE, start  # of the last line
+        self._open = 0  # nested ``beside``
+
+    @property
+    def training_seconds(self) -> float:
+        """Since the start, without what was done beside steps."""
+        return time.monotonic() - self._began - self._beside
 
     def step(self) -> None:
+        self._done += 1
         self._bar.update(1)
 
     def describe(self, *, loss: float, images_per_second: float, data_wait: float) -> None:
         """Show the latest figures; ``data_wait`` is a share of wall time between 0 and 1."""
         text = f"loss {loss:.4f}, {images_per_second:.1f} images/s, data wait {data_wait:.0%}"
+        if self._beside >= 1:
+            text += f", evaluations and saves {tqdm.format_interval(self._beside)}"
         self._bar.set_postfix_str(text)
+        enough = self._done - self._said_step >= max(1, self._total // LINES)
+        if self._shown and not self._moving and (enough or self._done == self._total or self._is_late()):
+            self._say(f"step {self._done}/{self._total} [{self._clock()}, {text}]")
+
+    @contextlib.contextmanager
+    def beside(self, what: str) -> Iterator[None]:
+        """Time in here is none of the steps'; ``what`` is shown meanwhile."""
+        began, self._open = time.monotonic(), self._open + 1
+        try:
+            if self._open == 1:
+                self._bar.set_description_str(what, refresh=False)
+            yield
+        finally:
+            self._open -= 1
+            if self._open == 0:
+                spent = time.monotonic() - began
+                self._beside += spent
+                self._bar.set_description_str("", refresh=False)
+                if self._moving:  # tqdm's own clock begins later by as much
+                    self._bar.start_t += spent
+                    self._bar.last_print_t += spent
+
+    @contextlib.contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Count]:
+        """Shows how many of ``total`` are done: ``what 320 of 2,000``; the function is told of each."""
+        done, last = 0, time.monotonic()
+
+        def count(more: int) -> None:
+            nonlocal done, last
+            done += more
+            if (now := time.monotonic()) - last >= (OFTEN if self._moving else MINUTE) and self._shown:
+                last = now
+                self._note(f"{what} {done:,} of {total:,}")
+
+        if self._shown:
+            self._note(f"{what} {total:,} images")
+        yield count
 
     def close(self) -> None:
         self._bar.close()
+
+    def _note(self, text: str) -> None:
+        """What is done beside steps."""
+        if self._moving:
+            self._bar.set_description_str(text)
+        else:
+            self._say(text)
+
+    def _clock(self) -> str:
+        """``elapsed<remaining`` of the steps."""
+        spent, steps = self.training_seconds, self._done - self._start
+        left = tqdm.format_interval(spent / steps * (self._total - self._done)) if steps else "?"
+        return f"{tqdm.format_interval(spent)}<{left}"
+
+    def _is_late(self) -> bool:
+        return time.monotonic() - self._said_at >= MINUTE
+
+    def _say(self, text: str) -> None:
+        self._said_at, self._said_step = time.monotonic(), self._done
+        print(text, file=sys.stderr, flush=True)

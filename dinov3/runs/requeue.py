@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 TIMEOUT = 60.0  # seconds for scontrol: its server may be busy
 PATIENCE = 60.0  # seconds to try for, when nobody says how long there are
 RESERVE = 10.0  # seconds of a notice that are left for ending
+OTHERS_WAIT = 4.0  # seconds in which process 0 of a job asks and ends; SIGKILL comes after 30 by default
 PAUSE = 2.0  # seconds between two tries
 # What no second try changes, in scontrol's words. Everything else may be a server that is away for a minute.
 FINAL = ("presently disabled", "invalid job id", "denied", "not permitted", "only batch jobs")
@@ -121,19 +122,23 @@ def job_number() -> str | None:
 def answer_before_training() -> None:
     """Until training has begun, in a SLURM job: SIGUSR2 and a SIGTERM that no person sent are answered by another turn.
 
-    There is nothing to save yet. Process 0 asks and ends, and with it the job; the others wait for that.
+    There is nothing to save yet. Process 0 asks and ends, and with it the job. A signal may have come to one machine
+    only, and SIGKILL follows: so the first process of every other machine asks as well when that takes too long.
     """
     if job_number() is not None:
         StopRequest((signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT), then=_leave)
 
 
 def _leave(stop: StopRequest) -> None:
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+    if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) != "0":
         return
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # this is the answer, to all of them
-    time.sleep(0.1)  # SIGCONT may come after the SIGTERM it belongs to
-    what_next = next_turn(stop.asked, time.monotonic() + PATIENCE)
+    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    time.sleep(0.1 if first else OTHERS_WAIT)  # SIGCONT may come after the SIGTERM it belongs to
+    # Process 0 would have ended the job by now: it was not told, and a person tells all.
+    asked = stop.asked if first else max(stop.asked, Asked.THE_SCHEDULER)
+    what_next = next_turn(asked, time.monotonic() + PATIENCE)
     print(f"{stop.signal_name}: training has not begun, nothing is lost; {what_next}", flush=True)
     sys.exit(EXIT_PREEMPTED)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from types import FrameType
 
 # Seconds. torchrun hands on the SIGTERM that SLURM sends to every process anyway, so one request may arrive twice.
 SAME_REQUEST = 5.0
+ANSWER = b"\nstopping after this step, saving; again to end now\n"
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGCONT)
 
 
@@ -77,6 +79,9 @@ class StopRequest:
             return
         asked = self.signal_name is not None
         self.signal_name = self.signal_name or signal.Signals(number).name
+        if number == signal.SIGINT and not asked and os.environ.get("RANK", "0") == "0":  # torch may not be loaded yet
+            with contextlib.suppress(OSError):  # not print: the signal may come in the middle of one
+                os.write(2, ANSWER)
         if (number == signal.SIGINT and asked) or (number == signal.SIGTERM and again):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_folder
+from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
+from dinov3.data.decode import Reading
 from dinov3.data.errors import DataError, TooManyBadSamples
 from dinov3.data.sources import Source, open_dataset
+from dinov3.data.sources.imagefolder import refuse_output_inside
 from dinov3.survey import synth_dense
 from dinov3.system.cores import cores
 from dinov3.system.errors import EXIT_DONE
+from dinov3.system.files import write_json
+from dinov3.system.paths import expanded
 
 REPORT, SHEET = "report.json", "crops.png"
 
@@ -31,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(run=examine)
     parser.add_argument("dataset", metavar="PATH", help="folder, tar shards, or any text for train.dataset_path")
-    parser.add_argument("--config-file", type=Path, help="YAML of the run that is planned: its crops are shown")
-    parser.add_argument("--out", type=Path, help=f"folder for {REPORT} (everything) and {SHEET} (the first batch)")
+    parser.add_argument("--config-file", type=config_file, help="YAML of the run that is planned: its crops are shown")
+    parser.add_argument("--out", type=expanded, help=f"folder for {REPORT} (everything) and {SHEET} (the first batch)")
     parser.add_argument("--limit", type=int, help="look at so many images only, drawn by --seed (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of --limit (default: 0)")
     parser.add_argument("--workers", type=int, help="processes (default: one a core; 0: in this one)")
@@ -50,9 +53,6 @@ def execute(args: argparse.Namespace) -> int:
 
 def examine(args: argparse.Namespace) -> int:
     """Examine, print, write. Raises ConfigError and DataError (78), LoaderError, TooManyBadSamples and OSError (74)."""
-    from dinov3.survey.report import report_of
-    from dinov3.survey.survey import survey
-
     for name, least in (("limit", 1), ("workers", 0), ("seed", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             raise DataError(f"--{name} {value}: must be at least {least}")
@@ -61,18 +61,23 @@ def examine(args: argparse.Namespace) -> int:
     else:
         cfg = load_config(args.config_file, args.opts)
         cfg = replace(cfg, train=replace(cfg.train, dataset_path=args.dataset))
-    source = open_dataset(cfg.train.dataset_path)
+    source = open_dataset(cfg.train.dataset_path)  # before torch is imported: what is missing is said at once
+    from dinov3.survey.report import report_of
+    from dinov3.survey.survey import survey
+
     if len(source) == 0:
         raise DataError(f"{args.dataset}: contains no images")
     if args.out is not None:
         check_output_folder(args.out, "--out")
+        refuse_output_inside(source, args.out)
         args.out.mkdir(parents=True, exist_ok=True)
     workers = cores() if args.workers is None else args.workers
-    found = survey(source, limit=args.limit, seed=args.seed, workers=workers)
+    found = survey(source, limit=args.limit, seed=args.seed, workers=workers, reading=Reading.from_config(cfg))
     report = report_of(args.dataset, source, found, cfg)
+    if args.out is not None:  # before it is printed: a console may refuse characters, or be gone
+        write_json(args.out / REPORT, asdict(report))
     print("\n".join(report.lines()))
     if args.out is not None:
-        write_whole(args.out / REPORT, json.dumps(asdict(report), indent=1) + "\n")
         print(f"  written      {args.out / REPORT}, {draw(cfg, source, args.out / SHEET)}")
     limit = cfg.data.max_bad_frac
     if args.strict and report.unreadable_share > limit:
@@ -81,13 +86,6 @@ def examine(args: argparse.Namespace) -> int:
             "mend the data or raise it"
         )
     return EXIT_DONE
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is never seen half written."""
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(text)
-    os.replace(fresh, path)
 
 
 def draw(cfg: Config, source: Source, path: Path) -> str:

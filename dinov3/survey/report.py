@@ -13,6 +13,8 @@ import numpy as np
 
 from dinov3.config.derived import crop_sizes, largest_global_crop
 from dinov3.config.schema import Config
+from dinov3.config.shown import shown
+from dinov3.data.sources.mixture import left_out_lines
 from dinov3.data.sources.source import PartlyDamaged, Source
 from dinov3.survey.survey import NO_LABEL, Survey
 
@@ -41,7 +43,13 @@ class DataReport:
     unlabelled: int
     channels: dict[str, dict[str, list[float]]]  # number of channels -> mean, std
     decode_ms: dict[str, float]  # median and mean an image, processor time, reading included
+    left_out: list[str] = field(default_factory=list)  # what lies beside the images, by suffix, and why
+    values: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # kind of more than 8 bits -> images, least, largest
+    transparent: dict[str, float] = field(default_factory=dict)  # images with an alpha channel, their mean opacity
     resolution: dict[str, float] = field(default_factory=dict)
+    value_range: list[float] | None = None  # data.value_range
     global_sizes: list[int] = field(default_factory=list)
     local_sizes: list[int] = field(default_factory=list)
 
@@ -51,7 +59,10 @@ class DataReport:
         return len(self.unreadable) / max(self.examined, 1)
 
     def lines(self) -> Iterator[str]:
-        """The text."""
+        """The text, in which nothing steers a terminal."""
+        return map(shown, self._lines())
+
+    def _lines(self) -> Iterator[str]:
         part = "" if self.examined == self.images else f", {self.examined:,} of them looked at"
         yield f"{self.dataset}: {counted(self.images, 'image')}{part}"
         yield row("readable", f"{self.readable:,}; unreadable {len(self.unreadable):,} ({self.unreadable_share:.2%})")
@@ -59,9 +70,13 @@ class DataReport:
         if self.damaged:
             yield row("damaged", f"{counted(len(self.damaged), 'file')} of which only a part can be read")
             yield from listing([f"{name}: {reason}" for name, reason in self.damaged.items()])
+        if self.left_out:
+            yield row("left out", self.left_out[0])
+            yield from listing(self.left_out[1:])
         if not self.readable:
             return
         yield row("formats", ", ".join(f"{kind} {n:,}" for kind, n in self.formats.items()))
+        yield from self._value_lines()
         yield from self._size_lines()
         yield from self._label_lines()
         yield from self._duplicate_lines()
@@ -70,6 +85,18 @@ class DataReport:
             "decoding", f"{ms:.2f} ms an image (median {self.decode_ms['median']:.2f}): {1e3 / ms:,.0f} images/s a core"
         )
         yield from self._channel_lines()
+
+    def _value_lines(self) -> Iterator[str]:
+        for kind, found in self.values.items():
+            low, high = found["low"], found["high"]
+            yield row("values", f"{kind}: {counted(int(found['images']), 'image')} of values from {low:g} to {high:g}")
+            yield row("", value_advice(kind, low, high, self.value_range))
+        if self.transparent:
+            images, opacity = int(self.transparent["images"]), self.transparent["opacity"]
+            yield row(
+                "alpha", f"{counted(images, 'image')}, {opacity:.0%} opaque on average, laid on white; a fourth band"
+            )
+            yield row("", "(near infrared) that a TIFF marks as alpha is taken for one: write it without the mark")
 
     def _size_lines(self) -> Iterator[str]:
         for name, (least, median, most) in self.sides.items():
@@ -127,6 +154,18 @@ class DataReport:
         return [*student, "crops:", *keys]
 
 
+def value_advice(kind: str, low: float, high: float, chosen: Sequence[float] | None) -> str:
+    """What is made of these values, and what to do about it."""
+    if chosen is not None:
+        return f"data.value_range: {chosen[0]:g} is black, {chosen[1]:g} white"
+    if " F" in kind or (" I" in kind and "16" not in kind and "PNG" not in kind):
+        return f"each image is scaled by its own range; one for all, without no-data values: data.value_range=[{low:g}, {high:g}]"
+    top = 2 ** max(8, math.ceil(math.log2(high + 1))) - 1
+    if top < 2**16 - 1:
+        return f"0 is black, 65535 white, so they are dark: data.value_range=[0, {top}]"
+    return "0 is black, 65535 white"
+
+
 def row(name: str, text: str) -> str:
     return f"  {name:<12} {text}"
 
@@ -151,7 +190,8 @@ def report_of(dataset: str, source: Source, found: Survey, cfg: Config) -> DataR
     readable = len(facts)
     kinds = Counter(kind.decode() for kind in facts["kind"].tolist())
     labels, counts = np.unique(facts["label"][facts["label"] != NO_LABEL], return_counts=True)
-    classes = getattr(source, "classes", None)  # folders have names for them
+    classes = getattr(source, "classes", None)  # names, where classes are not numbers
+    opacity = facts["opacity"][~np.isnan(facts["opacity"])]
     seconds = facts["seconds"].astype(float) * 1e3 if readable else np.zeros(1)
     return DataReport(
         dataset=dataset,
@@ -176,10 +216,25 @@ def report_of(dataset: str, source: Source, found: Survey, cfg: Config) -> DataR
             for c, m in sorted(found.moments.items())
         },
         decode_ms={"median": float(np.median(seconds)), "mean": float(max(seconds.mean(), 1e-6))},
+        left_out=left_out_lines(source),
+        values=value_ranges(facts),
+        value_range=cfg.data.value_range,
+        transparent={"images": len(opacity), "opacity": float(opacity.mean())} if len(opacity) else {},
         resolution=resolution_shares(facts, cfg) if readable else {},
         global_sizes=sorted({sizes.global_size for sizes in crop_sizes(cfg)}),
         local_sizes=sorted({sizes.local_size for sizes in crop_sizes(cfg)}),
     )
+
+
+def value_ranges(facts: Any) -> dict[str, dict[str, float]]:
+    """Kind of more than 8 bits a value -> how many images, least and largest value."""
+    deep = facts[~np.isnan(facts["high"])]
+    found = {}
+    for kind in np.unique(deep["kind"]):
+        of_kind = deep[deep["kind"] == kind]
+        low, high = float(of_kind["low"].min()), float(of_kind["high"].max())
+        found[kind.decode()] = {"images": len(of_kind), "low": low, "high": high}
+    return found
 
 
 def class_name(classes: Sequence[str], label: int) -> str:

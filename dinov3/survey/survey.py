@@ -5,7 +5,10 @@ The result does not depend on their number: images are taken in chunks, and chun
 
 from __future__ import annotations
 
+import contextlib
+import math
 import multiprocessing
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -18,17 +21,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dinov3.data.bad_samples import BadSample
-from dinov3.data.decode import Stored, kind_of, read_stored, to_pixels
+from dinov3.data.decode import USUAL, Reading, Stored, kind_of, read_stored, stored_values, to_pixels
 from dinov3.data.errors import BadImage, LoaderError
 from dinov3.data.order import permuted
 from dinov3.data.signal_mask import ASKING, signals_blocked
 from dinov3.data.sources.source import Source
 from dinov3.survey import duplicates
 from dinov3.survey.channel_moments import ChannelMoments
+from dinov3.system.bars import Bar
 
+BITS_OR_ALPHA = re.compile(r" (I|I;16\w*|F|RGBA|LA|PA|La|RGBa|P)$| 16 bit$")  # kinds of which the values are looked at
 CHUNK = 32  # images a task
 NO_LABEL = -1
 # One row a readable image.
@@ -44,6 +48,9 @@ FACTS = np.dtype(
         ("look", np.uint64),  # perceptual hash
         ("blank", np.bool_),
         ("seconds", np.float32),  # of processor time to read and decode
+        ("low", np.float64),  # least and largest stored value of what has more than 8 bits, otherwise not a number
+        ("high", np.float64),
+        ("opacity", np.float32),  # mean, of what has an alpha channel, otherwise not a number
     ]
 )
 
@@ -91,7 +98,9 @@ def chosen_indices(images: int, limit: int | None, seed: int) -> NDArray[np.int6
     return np.sort(permuted(np.arange(limit), images, seed, epoch=0))
 
 
-def survey(source: Source, *, limit: int | None = None, seed: int = 0, workers: int = 0) -> Survey:
+def survey(
+    source: Source, *, limit: int | None = None, seed: int = 0, workers: int = 0, reading: Reading = USUAL
+) -> Survey:
     """Examine ``source`` with ``workers`` processes (0: in this one), a progress bar on stderr.
 
     Raises LoaderError when a worker dies.
@@ -99,8 +108,9 @@ def survey(source: Source, *, limit: int | None = None, seed: int = 0, workers: 
     indices = chosen_indices(len(source), limit, seed)
     result = Survey(len(source), len(indices), np.empty(0, dtype=FACTS))
     tables = [result.facts]
-    with tqdm(total=len(indices), unit=" images", dynamic_ncols=True, desc="reading") as bar:
-        for chunk in _chunks(source, np.array_split(indices, range(CHUNK, len(indices), CHUNK)), workers):
+    with Bar(len(indices), about="reading", unit="images") as bar:
+        tasks = np.array_split(indices, range(CHUNK, len(indices), CHUNK))
+        for chunk in _chunks(source, reading, tasks, workers):
             tables.append(chunk.facts)
             result.bad += chunk.bad
             for channels, moments in chunk.moments.items():
@@ -110,16 +120,18 @@ def survey(source: Source, *, limit: int | None = None, seed: int = 0, workers: 
     return result
 
 
-def _chunks(source: Source, tasks: Sequence[NDArray[np.int64]], workers: int) -> Iterator[_Chunk]:
+def _chunks(source: Source, reading: Reading, tasks: Sequence[NDArray[np.int64]], workers: int) -> Iterator[_Chunk]:
     if workers == 0:
         for task in tasks:
-            yield _examine_all(source, task)
+            yield _examine_all(source, reading, task)
         return
     context = multiprocessing.get_context("forkserver")  # copies neither threads nor memory
     context.set_forkserver_preload([__name__])
     with signals_blocked():  # by itself: starting it takes the mask away from what follows
         resource_tracker.ensure_running()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(source,)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(source, reading)
+    ) as pool:
         try:
             with signals_blocked():  # map starts the processes and returns at once
                 chunks = pool.map(_examine_here, tasks)
@@ -130,21 +142,21 @@ def _chunks(source: Source, tasks: Sequence[NDArray[np.int64]], workers: int) ->
             pool.shutdown(cancel_futures=True)
 
 
-_here: Source  # of a worker process
+_here: tuple[Source, Reading]  # of a worker process
 
 
-def _start_worker(source: Source) -> None:
+def _start_worker(source: Source, reading: Reading) -> None:
     global _here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
-    _here = source
+    _here = source, reading
 
 
 def _examine_here(indices: NDArray[np.int64]) -> _Chunk:
-    return _examine_all(_here, indices)
+    return _examine_all(*_here, indices)
 
 
-def _examine_all(source: Source, indices: NDArray[np.int64]) -> _Chunk:
+def _examine_all(source: Source, reading: Reading, indices: NDArray[np.int64]) -> _Chunk:
     rows: list[tuple[Any, ...]] = []
     thumbnails = []
     chunk = _Chunk(np.empty(0, dtype=FACTS), [], {})
@@ -152,7 +164,7 @@ def _examine_all(source: Source, indices: NDArray[np.int64]) -> _Chunk:
         try:
             started = time.thread_time()
             stored = read_stored(source, index)
-            pixels = to_pixels(stored)
+            pixels = to_pixels(stored, reading)
             seconds = time.thread_time() - started
         except BadImage as error:
             chunk.bad.append((index, BadSample(source.name(index), str(error))))
@@ -160,9 +172,9 @@ def _examine_all(source: Source, indices: NDArray[np.int64]) -> _Chunk:
         height, width, channels = pixels.shape
         label = source.label(index)
         label = NO_LABEL if label is None else label
-        rows.append(
-            (index, height, width, channels, label, kind_of(stored).encode(), digest(stored), 0, False, seconds)
-        )
+        kind = kind_of(stored)
+        what = (index, height, width, channels, label, kind.encode(), digest(stored), 0, False, seconds)
+        rows.append((*what, *values_of(stored, kind)))
         thumbnails.append(duplicates.thumbnail(pixels))
         chunk.moments.setdefault(channels, ChannelMoments.empty(channels)).add(pixels)
     chunk.facts = np.array(rows, dtype=FACTS)
@@ -170,6 +182,15 @@ def _examine_all(source: Source, indices: NDArray[np.int64]) -> _Chunk:
         chunk.facts["look"] = duplicates.perceptual_hashes(np.stack(thumbnails))
         chunk.facts["blank"] = duplicates.is_flat(np.stack(thumbnails))
     return chunk
+
+
+def values_of(stored: Stored, kind: str) -> tuple[float, float, float]:
+    """(least value, largest value, mean opacity) as a file stores them, each where it has any."""
+    low = high = opacity = math.nan
+    if isinstance(stored, bytes) and BITS_OR_ALPHA.search(kind):
+        with contextlib.suppress(BadImage):
+            low, high, opacity = stored_values(stored)
+    return low, high, opacity
 
 
 def digest(stored: Stored) -> bytes:

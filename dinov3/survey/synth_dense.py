@@ -17,6 +17,7 @@ from dinov3.data.errors import DataError
 from dinov3.data.sources.synthetic import Synthetic
 from dinov3.data.sources.synthetic_video import SyntheticVideo
 from dinov3.data.sources.world import SKY
+from dinov3.system.paths import expanded
 
 DEPTH_UNITS = 1000.0  # of the PNGs, a unit of depth
 HOLD_OUT = 5  # every fifth picture is for validation
@@ -25,7 +26,7 @@ HOLD_OUT = 5  # every fifth picture is for validation
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 data synth-dense``."""
     parser.description = "Write synthetic images with masks and depth, and films with masks, for `dinov3 eval`."
-    parser.add_argument("--out", required=True, type=Path, help="folder to write, which must not exist or be empty")
+    parser.add_argument("--out", required=True, type=expanded, help="folder to write, which must not exist or be empty")
     parser.add_argument("--n", type=int, default=200, help="images (default 200)")
     parser.add_argument("--films", type=int, default=2, help="films (default 2)")
     parser.add_argument("--length", type=int, default=60, help="frames a film (default 60)")

@@ -70,7 +70,9 @@ def _fill_standard_handles() -> None:
         try:
             os.fstat(handle)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            os.set_inheritable(
+                os.open(os.devnull, os.O_RDWR), True
+            )  # the lowest free number: this one; loaders need it too
 
 
 def _stream(handle: int, before: TextIO | None) -> TextIO:

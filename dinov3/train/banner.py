@@ -14,6 +14,7 @@ from dinov3.engine.trainer import Trainer
 from dinov3.system.cores import usable_workers
 from dinov3.train.accumulation import kept_logits
 from dinov3.train.task import Pretraining
+from dinov3.weights.names.translation import export_limits
 
 
 def crops_line(cfg: Config) -> str:
@@ -47,4 +48,5 @@ def lines(trainer: Trainer[CropBatch], cfg: Config, source: Source) -> list[str]
         *[f"           {line}" for line in left_out_lines(source)],
         f"crops      {crops_line(cfg)}",
         f"student    {cfg.student.arch}, width {model.embed_dim}, {millions:.1f} M parameters",
+        *[f"           {line}" for line in export_limits(cfg.student)],
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,15 +14,16 @@ from dinov3.config.students import Student
 from dinov3.engine import command
 from dinov3.engine.command import Kind, output_folder, print_configs, to_the_end
 from dinov3.runs.requeue import answer_before_training
+from dinov3.train.folder import refuse_missing_images, take_folder
 
 if TYPE_CHECKING:
     from dinov3.engine.stages.plan import MakeJob
 
 
-def _make() -> MakeJob:
+def _make(said: str = "") -> MakeJob:
     from dinov3.train.job import PretrainingJob
 
-    return PretrainingJob
+    return functools.partial(PretrainingJob, said=said)
 
 
 KIND = Kind(PRETRAIN, _make)
@@ -29,23 +31,27 @@ KIND = Kind(PRETRAIN, _make)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``python -m dinov3.train`` and ``dinov3 train``."""
-    command.add_arguments(parser)
+    about = "a folder of images (without --config-file a recipe is chosen for them and this machine); "
+    command.add_arguments(parser, words="FOLDER key=value", about=about)
     parser.add_argument("--multi-distillation", action="store_true", help="the same as multidistillation.enabled=true")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command; the exit code of the run. Raises what ``report`` turns into a line and a code."""
     answer_before_training()
-    args.opts = [*args.opts, *["multidistillation.enabled=true"] * args.multi_distillation]
+    args.config_file, opts, said = take_folder(args.config_file, args.opts)
+    args.opts = [*opts, *["multidistillation.enabled=true"] * args.multi_distillation]
     stages = KIND.stages(args)
     if not args.print_config:
         refuse_a_model_nobody_chose(args.config_file, args.opts)
+        for stage in stages:
+            refuse_missing_images(stage.cfg)
     if not stages[0].cfg.multidistillation.enabled:
-        return KIND.execute(args)
+        return KIND._replace(make=functools.partial(_make, said)).execute(args)
     students = load_students(args.config_file, args.opts)
     if args.print_config:
         return print_configs([(heading(student), student.cfg) for student in students], args)
-    out = output_folder(args, stages[0].cfg)
+    out = output_folder(args, students[0].cfg)
 
     def train() -> int:
         from dinov3.train.students import run_students

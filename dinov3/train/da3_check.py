@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_file
+from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, LossTerm, StepContext, StudentView
 from dinov3.data.loader import CropLoader
@@ -23,6 +24,7 @@ from dinov3.objectives.da3 import Da3
 from dinov3.pictures.pca import token_colours
 from dinov3.pictures.token_sheet import covered, token_sheet, unnormalised
 from dinov3.system.errors import EXIT_DONE, EXIT_NON_FINITE, Foreseeable
+from dinov3.system.paths import expanded
 from dinov3.teachers.da3 import Da3Teacher
 from dinov3.train.dataset import checked_source
 from dinov3.train.ssl_meta_arch import SSLMetaArch
@@ -38,8 +40,8 @@ class NotFinite(Foreseeable):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 da3-check``."""
-    parser.add_argument("--config-file", type=Path, help="YAML with da3.enabled: true")
-    parser.add_argument("--out", type=Path, help="PNG to write: crops, masks, the tokens of both as colours")
+    parser.add_argument("--config-file", type=config_file, help="YAML with da3.enabled: true")
+    parser.add_argument("--out", type=expanded, help="PNG to write: crops, masks, the tokens of both as colours")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides, e.g. da3.ckpt_path=/weights/DA3-BASE")
 
 

@@ -7,7 +7,7 @@ import contextlib
 from dinov3.config.derived import images_per_process
 from dinov3.config.schema import Config
 from dinov3.data.bad_samples import BadSample, BadSampleLog
-from dinov3.data.decode import fit_channels, read_image
+from dinov3.data.decode import Reading, fit_channels, read_image
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import DataError, Mixture, Source, open_dataset, parse_dataset
 from dinov3.data.sources.mixture import title
@@ -45,7 +45,7 @@ def check_channels(cfg: Config, source: Source) -> None:
         return
     for index in range(min(len(source), 10)):
         with contextlib.suppress(BadImage, OSError):  # the loader counts and records those
-            fit_channels(read_image(source, index), cfg.student.in_chans)
+            fit_channels(read_image(source, index, Reading.from_config(cfg)), cfg.student.in_chans)
             return
 
 

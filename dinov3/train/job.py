@@ -39,7 +39,6 @@ from dinov3.runs.folder import RunFolder
 from dinov3.runs.records import Records
 from dinov3.runs.start import Start
 from dinov3.system.cores import usable_workers
-from dinov3.system.rows import rows_of
 from dinov3.train.alarms import rules_for
 from dinov3.train.banner import lines
 from dinov3.train.dataset import checked_source, record_damage
@@ -54,8 +53,10 @@ class PretrainingJob(Job[CropBatch]):
     cfg: Config
     product = "backbone"
 
-    def __init__(self, cfg: Config, run: RunFolder, peers: Peers = ALONE) -> None:
+    def __init__(self, cfg: Config, run: RunFolder, peers: Peers = ALONE, *, said: str = "") -> None:
+        """``said``: a line of the start-up block about what was chosen for the user."""
         super().__init__(cfg, run, peers)
+        self._said = [said] if said else []
         self._source: Source | None = None
 
     @property
@@ -80,8 +81,8 @@ class PretrainingJob(Job[CropBatch]):
 
     def closing(self) -> list[str]:
         """How many images were replaced, and where they are listed."""
-        count = sum(1 for _ in rows_of(self.run.bad_samples))
-        return [f"{count:,} unreadable images were replaced by others: {self.run.bad_samples}"] if count else []
+        summary = BadSampleLog(self.run.bad_samples).summary()
+        return [] if summary is None else [summary]
 
     def plan(self) -> Schedules:
         return build_schedules(self.cfg, context.world_size())
@@ -110,7 +111,7 @@ class PretrainingJob(Job[CropBatch]):
             rank=context.rank(),
             world_size=context.world_size(),
             device=task.device,
-            dtype=torch.float32,
+            dtype=task.model.precision.dtype,
             on_bad=bad_samples,
             timeout=cfg.train.watchdog_seconds / 2,  # first: it can name the image and the worker
         )
@@ -122,13 +123,13 @@ class PretrainingJob(Job[CropBatch]):
         backbone = task.whole_backbone(task.device)
         if records is None or backbone is None:
             return None
-        return Scene(self.cfg, self.run, step, backbone, self.source, records)
+        return Scene(self.cfg, self.run, step, backbone, self.source, records, self.progress)
 
     def alarm_rules(self) -> Sequence[Rule]:
         return rules_for(self.cfg) if self.cfg.evaluation.alarms else ()
 
     def banner(self, trainer: Trainer[CropBatch]) -> list[str]:
-        return lines(trainer, self.cfg, self.source)
+        return [*self._said, *lines(trainer, self.cfg, self.source)]
 
     def files(self) -> Mapping[str, str | None]:
         cfg = self.cfg

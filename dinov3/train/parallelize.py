@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, cast
 
+import torch
 from torch import nn
 
+from dinov3.config.derived import fused
 from dinov3.config.schema import Config
 from dinov3.distributed.parallel import Parallel, choose
 from dinov3.distributed.shard import compile_forward, shard
 from dinov3.engine.precision import DTYPES, Precision
 from dinov3.models.backbone import Backbone
 from dinov3.models.checkpointing import CheckpointedBlock
+from dinov3.models.execution import execution_of
+
+RECOMPILE_LIMIT = 64
 
 
 def choose_parallel(
@@ -40,8 +45,14 @@ def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleD
         mode: Literal["full", "selective"] = "full" if train.checkpointing_full else "selective"
         cast(Backbone, student["backbone"]).set_checkpointing(mode)
         done.append(f"activation checkpointing: {mode}")
+    for model in (student, *frozen):
+        cast(Backbone, model["backbone"]).set_execution(execution_of(cfg, device))
+    if fused(cfg, device):
+        done.append("losses and colours: compiled")
     modules = [module for model in (student, *frozen) for module in model.values()]
     if train.compile and device == "cuda":
+        # every crop size of every resolution is a graph of one code object, Backbone.forward; torch's own limit is 8
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         for module in modules:
             compile_module(module, in_blocks=parallel.shards)
         done.append(f"torch.compile: {'blocks' if parallel.shards else 'backbones'}, heads and frozen teachers")

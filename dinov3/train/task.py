@@ -66,6 +66,8 @@ class Pretraining:
         crops = self._model.cfg.crops
         size = largest_global_crop(self._model.cfg)
         preprocess = {"mean": crops.rgb_mean, "std": crops.rgb_std, "size": size}
+        if (white := self._model.cfg.data.value_range) is not None:
+            preprocess["value_range"] = white
         backbone = self.whole_backbone("cpu", copy=copy)
 
         def write(folder: Path) -> None:

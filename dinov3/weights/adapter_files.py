@@ -7,10 +7,7 @@ layers there, row blocks of one here. Written for transformers 5 (``model.layer.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +20,7 @@ from dinov3.models.build import backbone_from_description, describe_backbone
 from dinov3.models.lora import FUSED, LowRank, RowBlocks, adapters_of, add_lora, merged_parameters
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.models.vit_config import QKV
-from dinov3.system.files import flush
+from dinov3.system.files import replacing, write_json
 from dinov3.weights.files import WeightsError, read_json, read_weights
 from dinov3.weights.tensor_file import write_tensor_file
 
@@ -69,12 +66,9 @@ def write_adapters(backbone: Backbone, folder: Path, *, base: str = "") -> list[
             tensors[f"{stem}.lora_{side}.weight"] = value.detach().cpu().float().contiguous()
     config = _config(backbone, one, sorted({names[name] for _, name in found}), base)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".adapters.", dir=folder) as place:
-        (Path(place) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        write_tensor_file(tensors, Path(place) / TENSORS, {"format": "pt"})
-        for name in (CONFIG, TENSORS):
-            flush(Path(place) / name)
-            os.replace(Path(place) / name, folder / name)
+    with replacing(folder / TENSORS) as fresh:
+        write_tensor_file(tensors, fresh, {"format": "pt"})
+    write_json(folder / CONFIG, config, indent=2)
     return [folder / TENSORS, folder / CONFIG]
 
 

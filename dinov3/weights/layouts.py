@@ -72,7 +72,7 @@ def read_model(path: Path) -> ModelWeights:
     raw = read_weights(path)
     described = _described(raw)
     raw = replace(raw, tensors=without_wrappers(raw.tensors))
-    if (described is None or "int8" not in described["config"]) and (integers := _integers(raw)):
+    if (described is None or described["config"].get("int8") is None) and (integers := _integers(raw)):
         raise WeightsError(f"{path}: {integers[0]} holds integers, and no description of ours says how to read them")
     names = set(raw.tensors)
     if huggingface_names.is_vit(names):

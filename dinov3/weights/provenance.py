@@ -27,7 +27,7 @@ class Provenance:
 class Facts:
     """What an export says of a backbone beyond its architecture."""
 
-    preprocess: dict[str, Any]  # mean, std, size
+    preprocess: dict[str, Any]  # mean, std, size; value_range when files of more than 8 bits were read by one
     provenance: Provenance = field(default_factory=Provenance)
 
 

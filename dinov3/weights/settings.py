@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from dinov3.models.build import COMPRESSED
 from dinov3.models.convnext import N_STAGES, ConvNeXtConfig
-from dinov3.models.vit_config import VitConfig
+from dinov3.models.vit_config import QKV, VitConfig
 from dinov3.weights.names.recognition import Shapes, is_convnext, seen_settings
 from dinov3.weights.reading.errors import WeightsError, clipped
 
@@ -60,9 +61,10 @@ def checked_settings(kind: Any, config: Any, source: str) -> dict[str, Any]:
         raise WeightsError(f"{source}: describes a {kind} with {clipped(strange[0])}, which is unknown here")
     checked = {key: _checked(value, types[key], key, source) for key, value in config.items()}
     try:
-        return asdict(KINDS[kind](**checked))
+        complete = asdict(KINDS[kind](**checked))
     except ValueError as error:
         raise WeightsError(f"{source}: {clipped(error)}") from error
+    return {name: value for name, value in complete.items() if value is not None or name not in COMPRESSED}
 
 
 def _checked(value: Any, kind: str, key: str, source: str) -> Any:
@@ -77,11 +79,46 @@ def _checked(value: Any, kind: str, key: str, source: str) -> Any:
         if not isinstance(value, list | tuple) or len(value) != N_STAGES:
             raise WeightsError(f"{source}: {key} is {said(value)}: a list of {N_STAGES} numbers is wanted")
         return [whole(v, key, source) for v in value]
+    if kind.startswith("tuple[BlockShape"):
+        return _block_shapes(value, key, source)
     if not isinstance(value, bool if kind == "bool" else str):
         raise WeightsError(
             f"{source}: {key} is {said(value)}: {'true or false' if kind == 'bool' else 'text'} is wanted"
         )
     return value
+
+
+def _block_shapes(value: Any, key: str, source: str) -> list[dict[str, Any]]:
+    """Widths and ranks of a compressed model's blocks."""
+    if not isinstance(value, list | tuple) or len(value) > LARGEST:
+        raise WeightsError(f"{source}: {key} is {said(value)}: a list of blocks is wanted")
+    found = []
+    for shape in value:
+        ranks = shape.get("ranks", {}) if isinstance(shape, Mapping) else None
+        if not isinstance(ranks, Mapping) or not {"heads", "hidden"} <= set(shape) <= {"heads", "hidden", "ranks"}:
+            raise WeightsError(f"{source}: {key}: a block has heads, hidden and ranks")
+        widths = {name: whole(shape[name], f"{key}: {name}", source) for name in ("heads", "hidden")}
+        named = {str(name): whole(rank, f"{key}: a rank", source) for name, rank in ranks.items()}
+        found.append({**widths, "ranks": named})
+    return found
+
+
+def _check_widths(config: Mapping[str, Any], shapes: Shapes, source: str) -> None:
+    """WeightsError when the blocks of a compressed model are described wider or narrower than their tensors."""
+    down = "fc2" if config["ffn_layer"] == "mlp" else "w3"
+    for index, shape in enumerate(config["block_shapes"]):
+        block = f"blocks.{index}"
+        ranks = shape["ranks"]
+        told = {f"{block}.mlp.{down}{'.first' if down in ranks else ''}.weight": (1, shape["hidden"])}
+        for name, rank in ranks.items():
+            place = "attn.qkv." if name in QKV else "attn." if name == "proj" else "mlp."
+            told[f"{block}.{place}{name}.second.weight"] = (1, rank)
+        for name, (axis, width) in told.items():
+            if name not in shapes or len(shapes[name]) != 2 or shapes[name][axis] != width:
+                raise WeightsError(
+                    f"{source}: its description says {width} for {clipped(name)}, its tensors say {shapes.get(name)}: "
+                    "they do not belong together"
+                )
 
 
 def check_agreement(config: Mapping[str, Any] | None, shapes: Shapes, source: str) -> None:
@@ -97,6 +134,8 @@ def check_agreement(config: Mapping[str, Any] | None, shapes: Shapes, source: st
         return
     if ("dims" in config) != is_convnext(shapes):
         raise WeightsError(f"{source}: its description is of another architecture than its tensors")
+    if config.get("block_shapes") is not None:
+        _check_widths(config, shapes, source)
     for key in SIZES:
         if key in config and key in seen and _plain(config[key]) != _plain(seen[key]):
             raise WeightsError(
@@ -110,7 +149,7 @@ def _plain(value: Any) -> Any:
 
 
 def checked_preprocess(found: Any, source: str) -> dict[str, Any]:
-    """``mean``, ``std`` and ``size`` of a description, those that are there. WeightsError for other than numbers."""
+    """``mean``, ``std``, ``value_range`` and ``size`` of a description, those that are there. WeightsError for other than numbers."""
     if not isinstance(found, Mapping):
         raise WeightsError(f"{source}: its preprocess is {said(found)}: a table is wanted")
     checked: dict[str, Any] = {}
@@ -120,6 +159,13 @@ def checked_preprocess(found: Any, source: str) -> dict[str, Any]:
             if not isinstance(values, list | tuple) or not 1 <= len(values) <= LARGEST:
                 raise WeightsError(f"{source}: {key} is {said(values)}: a list of numbers is wanted")
             checked[key] = [real(v, key, source, low) for v in values]
+    if found.get("value_range") is not None:
+        values = found["value_range"]
+        if not isinstance(values, list | tuple) or len(values) != 2:
+            raise WeightsError(f"{source}: value_range is {said(values)}: [black, white] is wanted")
+        checked["value_range"] = [real(v, "value_range", source, -FURTHEST * 1e4, FURTHEST * 1e4) for v in values]
+        if checked["value_range"][0] >= checked["value_range"][1]:
+            raise WeightsError(f"{source}: value_range is {said(values)}: black must be below white")
     if found.get("size") is not None:
         checked["size"] = whole(found["size"], "size", source)
     return checked

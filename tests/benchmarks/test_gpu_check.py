@@ -134,7 +134,7 @@ from importlib import import_module
 from benchmarks.gpu_sections.plan import SECTIONS
 for name in [*(s.module for s in SECTIONS), "child", "one_rank", "train"]:
     import_module(f"benchmarks.gpu_sections.{{name}}")
-import dinov3.train.run
+import dinov3.engine.life, dinov3.train.job
 """
 
 

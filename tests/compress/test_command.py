@@ -12,7 +12,7 @@ from PIL import Image
 
 from dinov3.cli import main as cli
 from dinov3.compress.report import read_report
-from dinov3.config.errors import EXIT_CONFIG
+from dinov3.system.errors import EXIT_CONFIG
 from dinov3.weights.own import load_backbone, write_backbone
 from dinov3.weights.parity import tokens_of
 from tests.compress.models import images, vit

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ from dinov3.compress.surgery import rebuilt
 from dinov3.compress.written import check_format, write
 from dinov3.config.schema import StudentConfig
 from dinov3.models.build import describe_backbone
-from dinov3.weights.export import export
+from dinov3.weights.export import card_of, export
 from dinov3.weights.files import WeightsError
 from dinov3.weights.own import load_backbone, write_backbone
 from dinov3.weights.parity import tokens_of
 from dinov3.weights.pretrained import load_start
+from dinov3.weights.provenance import Facts
 from tests.compress.models import batches, images, vit
 
 PREPROCESS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2], "size": 32}
@@ -40,7 +43,7 @@ def cut_vit(**settings: Any) -> Any:
 @pytest.mark.parametrize("number_format", ["none", "int8", "int8-dynamic"])
 def test_it_comes_back_bit_for_bit(number_format: str, ffn_layer: str, tmp_path: Path) -> None:
     small = cut_vit(ffn_layer=ffn_layer)
-    written = write(small, number_format, tmp_path / "m.safetensors", PREPROCESS, [])
+    written = write(small, number_format, tmp_path / "m.safetensors", Facts(PREPROCESS), [])
     kinds = {"int8": "weight_only", "int8-dynamic": "dynamic"}
     meant = quantized(small, kinds[number_format]) if number_format in kinds else small
     again = load_backbone(tmp_path / "m.safetensors")
@@ -54,7 +57,7 @@ def test_it_comes_back_bit_for_bit(number_format: str, ffn_layer: str, tmp_path:
 def test_bfloat16_halves_the_file_and_its_values_come_back(tmp_path: Path) -> None:
     model = vit(embed_dim=64, depth=4, n_storage_tokens=0)
     for number_format in ("none", "bf16"):
-        write(model, number_format, tmp_path / f"{number_format}.safetensors", PREPROCESS, [])
+        write(model, number_format, tmp_path / f"{number_format}.safetensors", Facts(PREPROCESS), [])
     sizes = [
         sum(v.numel() * v.element_size() for v in load_file(tmp_path / f"{name}.safetensors").values())
         for name in ("bf16", "none")
@@ -67,7 +70,7 @@ def test_bfloat16_halves_the_file_and_its_values_come_back(tmp_path: Path) -> No
 def test_eight_bits_take_about_a_quarter(tmp_path: Path) -> None:
     model = vit(embed_dim=128, depth=4, ffn_ratio=4.0)
     for number_format in ("none", "int8"):
-        write(model, number_format, tmp_path / f"{number_format}.safetensors", PREPROCESS, [])
+        write(model, number_format, tmp_path / f"{number_format}.safetensors", Facts(PREPROCESS), [])
     assert file_bytes(tmp_path / "int8.safetensors") < 0.35 * file_bytes(tmp_path / "none.safetensors")
 
 
@@ -78,7 +81,7 @@ def test_export_writes_a_cut_model_in_our_layouts_and_its_card_names_the_widths(
     write_backbone(tmp_path / "in", small, PREPROCESS)
     export(tmp_path / "in", tmp_path / name)
     assert torch.equal(tokens_of(load_backbone(tmp_path / name), images(2)), tokens_of(small, images(2)))
-    card = (tmp_path / name).with_suffix(".md").read_text()
+    card = card_of(tmp_path / name).read_text()
     assert f"| block 0 | {small.config.block_shapes[0].heads} heads, " in card
 
 
@@ -93,14 +96,35 @@ def test_layouts_without_words_for_it_refuse_in_one_line(layout: str, tmp_path: 
 
 
 def test_a_run_does_not_start_from_a_compressed_model_as_if_it_were_whole(tmp_path: Path) -> None:
-    write(cut_vit(), "int8", tmp_path / "m.safetensors", PREPROCESS, [])
+    write(cut_vit(), "int8", tmp_path / "m.safetensors", Facts(PREPROCESS), [])
     student = StudentConfig(pretrained_weights=str(tmp_path / "m.safetensors"))
     with pytest.raises(WeightsError, match=r"a compressed model \(block_shapes, int8\)"):
         load_start(torch.nn.ModuleDict({"backbone": vit()}), student)
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda shape: shape.update(hidden=60000), "says 60000 for blocks.0.mlp.fc2"),
+        (lambda shape: shape["ranks"].update(q=shape["ranks"]["q"] + 1), "for blocks.0.attn.qkv.q.second.weight"),
+        (lambda shape: shape.update(hidden="wide"), "hidden is 'wide'"),
+        (lambda shape: shape.update(depth=1), "a block has heads, hidden and ranks"),
+        (lambda shape: shape.update(ranks=[1]), "a block has heads, hidden and ranks"),
+    ],
+)
+def test_a_description_of_other_widths_than_the_tensors_is_refused(
+    change: Callable[[dict[str, Any]], None], text: str, tmp_path: Path
+) -> None:
+    write_backbone(tmp_path, cut_vit(), PREPROCESS)
+    described = json.loads((tmp_path / "config.json").read_text())
+    change(described["config"]["block_shapes"][0])
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(WeightsError, match=text):
+        load_backbone(tmp_path)
+
+
 def test_integers_without_a_description_are_refused(tmp_path: Path) -> None:
-    write(vit(), "int8", tmp_path / "m.safetensors", PREPROCESS, [])
+    write(vit(), "int8", tmp_path / "m.safetensors", Facts(PREPROCESS), [])
     save_file(load_file(tmp_path / "m.safetensors"), tmp_path / "bare.safetensors")
     with pytest.raises(WeightsError, match="holds integers, and no description of ours"):
         load_backbone(tmp_path / "bare.safetensors")
@@ -108,7 +132,7 @@ def test_integers_without_a_description_are_refused(tmp_path: Path) -> None:
 
 def test_models_prints_the_widths_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = cut_vit()
-    write(small, "none", tmp_path / "m.safetensors", PREPROCESS, [])
+    write(small, "none", tmp_path / "m.safetensors", Facts(PREPROCESS), [])
     assert cli(["models", str(tmp_path / "m.safetensors")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "GFLOP@32" in lines[0]
@@ -116,9 +140,9 @@ def test_models_prints_the_widths_of_a_file(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_onnx_in_eight_bits_is_measured_as_it_lies_there(tmp_path: Path) -> None:
-    small = cut_vit()
+    small = cut_vit(depth=1)
     calibration = batches(16)
-    written = write(small, "onnx-int8", tmp_path / "m.onnx", PREPROCESS, calibration)
+    written = write(small, "onnx-int8", tmp_path / "m.onnx", Facts(PREPROCESS), calibration)
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
     assert written.float_onnx is not None
     exact = closeness_of_output(written.float_onnx, small, calibration)

@@ -95,12 +95,14 @@ def test_the_next_batch_is_staged_as_soon_as_it_is_there(cfg: Config, consumer: 
         assert len(ahead.copies) <= ahead.filler.slots
 
 
-def test_a_batch_that_comes_late_is_staged_when_the_trainer_asks(cfg: Config, consumer: FakeStream) -> None:
+def test_a_batch_that_comes_late_is_staged_when_the_trainer_asks(
+    cfg: Config, consumer: FakeStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with fed(cfg, DeviceFeed, 2) as ahead:
         assert isinstance(ahead, DeviceFeed)
         late = True
         ready = ahead.filler.ready
-        ahead.filler.ready = lambda n: not late and ready(n)  # type: ignore[method-assign]
+        monkeypatch.setattr(ahead.filler, "ready", lambda n: not late and ready(n))
         ahead.get(0)
         ahead.stage_ahead()
         assert not ahead.staged

@@ -78,6 +78,7 @@ def test_ctrl_c_while_a_process_starts_ends_this_one_and_says_nothing_about_the_
 import os, signal, threading, time
 from multiprocessing import context
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
 start = context.ForkServerProcess.start
 
 def interrupted(self):

@@ -67,9 +67,9 @@ def test_alignment_finds_the_scale_and_shift_that_were_applied() -> None:
     valid = torch.rand(6, 5) > 0.2
     scale, shift = scale_and_shift((truth - 0.5) / 3, truth, valid)
     assert (scale, shift) == (pytest.approx(3, rel=1e-4), pytest.approx(0.5, abs=1e-3))
-    assert scale_and_shift(torch.ones(6, 5), truth, torch.zeros(6, 5, dtype=torch.bool)) == (1.0, 0.0)
-    constant = scale_and_shift(torch.ones(6, 5), truth, valid)
-    assert constant == (0.0, pytest.approx(float(truth[valid].double().mean())))
+    assert scale_and_shift(truth, truth, torch.zeros(6, 5, dtype=torch.bool)) == (0.0, 0.0)
+    scale, shift = scale_and_shift(torch.full((6, 5), 2.0), truth, valid)  # a constant: only their sum can be told
+    assert 2 * scale + shift == pytest.approx(float(truth[valid].double().mean()))
 
 
 def test_the_range_excludes_its_ends_and_the_eigen_crop_is_nyus() -> None:

@@ -142,7 +142,8 @@ def small_convnext() -> tuple[ConvNeXt, torch.Tensor]:
 def convnext_gradients(folder: Path) -> None:
     model, images = small_convnext()
     kinds = {"param_dtype": torch.float32, "reduce_dtype": torch.float32, "device_type": "cpu"}
-    shard(model, blocks_of(model), choose("SHARD_GRAD_OP", trained=0, frozen=0, **kinds), trains=True)
+    parallel = choose("SHARD_GRAD_OP", trained=0, frozen=0, per_machine=2, **kinds)
+    shard(model, blocks_of(model), parallel, trains=True)
     model(images).square().mean().backward()
     gradients = {n: whole(p.grad) for n, p in model.named_parameters() if p.grad is not None}
     if context.is_main():

@@ -46,6 +46,8 @@ class Numbers:
         x = torch.stack([torch.randn(self.width, generator=torch.Generator().manual_seed(i)) for i in own])
         return x, x.sum(1, keepdim=True)
 
+    def stage_ahead(self) -> None: ...
+
     def names_at(self, positions: Iterable[int]) -> list[str]:
         return [str(i) for i in positions]
 
@@ -62,7 +64,7 @@ class RegressionJob(Job[Batch]):
     cfg: RegressorConfig
 
     def open_data(self) -> str:
-        return f"random numbers, {self.cfg.regression.width} a sample"
+        return "random numbers"
 
     def build(self, start: Start, device: torch.device) -> tuple[Regression, list[str]]:
         torch.manual_seed(self.cfg.train.seed)

@@ -11,8 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dinov3.data.decode import Reading
 from dinov3.data.errors import BadImage
+from dinov3.features.extract import preprocess_of
 from dinov3.features.preprocess import Preprocess
+from dinov3.models.vit import DinoVisionTransformer
+from dinov3.weights.own import load_backbone, write_backbone
+from dinov3.weights.reading.errors import WeightsError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -113,3 +118,32 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
             Preprocess(MEAN, STD, 8)(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
         Preprocess(MEAN, STD, 8)(str(tmp_path / "missing.jpg"))
+
+
+def small() -> DinoVisionTransformer:
+    backbone = DinoVisionTransformer(img_size=32, patch_size=16, embed_dim=32, depth=1, num_heads=2)
+    backbone.init_weights(torch.Generator().manual_seed(0))
+    return backbone.eval()
+
+
+def test_a_backbone_says_which_values_of_deep_files_were_black_and_white(tmp_path: Path) -> None:
+    backbone = small()
+    facts = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 32, "value_range": [1000, 5095]}
+    write_backbone(tmp_path, backbone, facts)
+    deep = np.full((32, 32), 5095, np.uint16)
+    deep[:16] = 1000
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    preprocess = preprocess_of(load_backbone(tmp_path))
+    assert preprocess.reading == Reading(value_range=(1000, 5095))
+    seen = preprocess(tmp_path / "deep.png")
+    assert (seen[:, :16] == -1).all()
+    assert (seen[:, 16:] == 1).all()
+    assert preprocess.describe()["value_range"] == [1000, 5095]
+
+
+@pytest.mark.parametrize("bad", [[1], "all", [5, 5], [None, 3]])
+def test_a_value_range_that_is_none_is_refused(tmp_path: Path, bad: object) -> None:
+    facts = {"mean": [0.5] * 3, "std": [0.5] * 3, "value_range": bad}
+    write_backbone(tmp_path, small(), facts)
+    with pytest.raises(WeightsError, match="value_range"):
+        load_backbone(tmp_path)

@@ -1,4 +1,4 @@
-"""Run golden cases against the project's public classes: ``python -m tests.golden DIR [--cases GLOB] [--device cuda]``."""
+"""Run golden cases against the project's public classes: ``python -m tests.golden DIR [--cases GLOB] [--device cuda] [--fused BACKEND]``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import argparse
 import fnmatch
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from tests.golden.case import Case, Skip
+from tests.golden.fused import every_fused_piece
 from tests.golden.on_device import DrawnOnCpu, exact_products
 from tests.golden.registry import runner_for
 
@@ -42,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--device", default="cpu", choices=["cpu", "cuda"], help="cuda: tolerances are three times as wide"
     )
+    parser.add_argument(
+        "--fused", metavar="BACKEND", help="with every fused piece on, compiled by inductor or aot_eager"
+    )
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU")
@@ -52,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)  # the reference was made with one thread
     counts = {"ok": 0, "FAIL": 0, "skip": 0}
     for name in names:
-        status, detail = run_case(args.folder / name, device)
+        with every_fused_piece(args.fused) if args.fused else nullcontext():
+            status, detail = run_case(args.folder / name, device)
         counts[status] += 1
         print(f"{status:4s} {name}: {detail}", flush=True)
     print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinov3.dense import correspondence as matching
 from dinov3.dense.depth_bins import depth_bins, depth_of, pad_to_multiple
 from dinov3.dense.depth_losses import WARM_UP_CALLS, SigLoss, gradient_loss, l1_loss
 from dinov3.dense.depth_metrics import (
@@ -26,8 +25,9 @@ from dinov3.dense.depth_metrics import (
     mean_scores,
 )
 from dinov3.dense.linear_head import LinearHead
-from dinov3.dense.propagation import Rules, Tracker, one_hot, to_grid, to_mask
+from dinov3.dense.matching import correspondence as matching
 from dinov3.dense.segmentation import MEANS, areas, class_scores, summary, without_zero
+from dinov3.dense.video.propagation import Rules, Tracker, one_hot, to_grid, to_mask
 from dinov3.dense.windows import Network, Size, mirrored_logits, resized, slide, whole, window_places
 from tests.golden.case import Case
 

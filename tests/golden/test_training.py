@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.golden.case import Case
 from tests.golden.cases_training import RUNNERS
+from tests.golden.fused import every_fused_piece
 
 DATA = Path(__file__).parent / "data"
 CASES = ["D01_ssl_base", "D04_ssl_gram_separate_hires", "D06_ssl_reweight_local_untie_koleodist", "D08_ssl_distill"]
@@ -15,6 +17,16 @@ CASES = ["D01_ssl_base", "D04_ssl_gram_separate_hires", "D06_ssl_reweight_local_
 def test_training_steps_equal_those_of_the_official_code(name: str) -> None:
     case = Case(DATA / name)
     RUNNERS["D"](case)
+    assert case.checked > 60
+    assert case.failures == []
+
+
+@pytest.mark.parametrize("name", [CASES[0], CASES[2]])
+def test_they_do_with_every_fused_piece_on(name: str) -> None:
+    torch._dynamo.reset()
+    case = Case(DATA / name)
+    with every_fused_piece("aot_eager"):
+        RUNNERS["D"](case)
     assert case.checked > 60
     assert case.failures == []
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from dinov3.config.schema import Config
+from dinov3.models.checkpointing import CheckpointMode
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.execution import Execution, execution_of
 from dinov3.models.lora import add_lora
 from dinov3.models.vit import DinoVisionTransformer
 
 FUSED, NARROW = Execution(fused=True), Execution(narrow_residual=True)
-BOTH = Execution(narrow_residual=True, fused=True)
+BOTH = Execution(narrow_residual=True, fused=True, joint_draws=True)
 
 
 def vit(**settings: Any) -> DinoVisionTransformer:
@@ -103,7 +104,8 @@ def test_a_narrow_residual_costs_what_bf16_rounds(mode: Any, execution: Executio
 
 def test_tokens_between_blocks_have_the_format_of_matrix_products() -> None:
     for execution, dtype in ((Execution(), torch.float32), (BOTH, torch.bfloat16)):
-        model, seen = vit(drop_path_rate=0.4).train(), []
+        model = vit(drop_path_rate=0.4).train()
+        seen: list[torch.dtype] = []
         model.set_execution(execution)
         for block in model.blocks:
             block.register_forward_hook(lambda _, args, out, seen=seen: seen.extend([args[0].dtype, out.dtype]))
@@ -113,9 +115,9 @@ def test_tokens_between_blocks_have_the_format_of_matrix_products() -> None:
 
 def test_drop_path_drawn_at_once_keeps_the_same_share_of_every_entry() -> None:
     model = vit(drop_path_rate=0.4, depth=3).train()
-    model.set_execution(FUSED)
+    model.set_execution(BOTH)
     rows: list[int] = []
-    for block in model.blocks:
+    for block in cast(Any, model.blocks):
         block.mlp.fc1.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     run(model)
     assert rows == [math.floor(3 * 0.6) * 19 + math.floor(4 * 0.6) * 7] * 3
@@ -124,7 +126,8 @@ def test_drop_path_drawn_at_once_keeps_the_same_share_of_every_entry() -> None:
 def test_the_compiler_takes_every_form_whole() -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 
-    for execution, mode in ((Execution(), "none"), (BOTH, "none"), (BOTH, "selective")):
+    forms: list[tuple[Execution, CheckpointMode]] = [(Execution(), "none"), (BOTH, "none"), (BOTH, "selective")]
+    for execution, mode in forms:
         torch._dynamo.reset()
         model = vit(drop_path_rate=0.4).train()
         model.set_execution(execution)
@@ -151,4 +154,4 @@ def test_the_form_follows_the_config_and_the_device(setting: Any, device: str, c
     cfg = Config()
     assert execution_of(cfg, device).narrow_residual is False
     cfg.compute_precision.fused, cfg.train.compile, cfg.compute_precision.residual_dtype = setting, compiles, "autocast"
-    assert execution_of(cfg, device) == Execution(narrow_residual=True, fused=fuses)
+    assert execution_of(cfg, device) == Execution(narrow_residual=True, fused=fuses, joint_draws=fuses)

@@ -6,7 +6,8 @@ from torch import nn
 
 from dinov3.config.load import load_config
 from dinov3.contracts import CropBatch, StepContext, StudentView, TeacherView
-from dinov3.objectives.gram import Gram
+from dinov3.objectives.gram import Gram, select
+from tests.host_waits import HostWaits
 
 N, P, D = 4, 9, 6  # crops, patches, width
 
@@ -45,3 +46,21 @@ def test_what_happens_to_the_students_negatives_is_a_choice() -> None:
     only = "gram.remove_only_teacher_neg=true"
     official, published = loss(only), loss(only, "gram.remove_only_teacher_neg_rule=published")
     assert published < official, "the pairs both call opposite cost nothing any more"
+
+
+@pytest.mark.parametrize("tokens", ["all", "masked", "unmasked"])
+def test_tokens_are_chosen_in_their_order_and_no_device_is_waited_for(tokens: str) -> None:
+    masks = torch.rand(N, P, generator=torch.Generator().manual_seed(2)) < 0.4
+    pixels, indices = torch.zeros(N, 1, 1, 1), masks.flatten().nonzero()[:, 0]
+    batch = CropBatch(pixels, pixels[:0], masks, indices, torch.ones(len(indices)), masks.sum()[None], len(indices), 2)
+    student, teacher = randn(N, P, D, seed=0), randn(N, P, D, seed=1)
+    with HostWaits() as waits:
+        ours = select(student, teacher, batch, tokens)
+    if tokens == "all":
+        assert ours[0] is student
+        assert ours[1] is teacher
+    else:
+        chosen = masks if tokens == "masked" else ~masks
+        assert torch.equal(ours[0], student[chosen])
+        assert torch.equal(ours[1], teacher[chosen])
+    assert waits.seen == []

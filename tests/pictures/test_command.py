@@ -98,3 +98,14 @@ def test_the_images_are_spread_over_the_data_and_those_that_cannot_be_read_are_n
     assert main(["viz", "pca", *arguments, "--out", str(tmp_path / "x.png")]) == 0
     assert rows == [["0", "3"]]
     assert f"left out: {folder}/7.png: UnidentifiedImageError" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("at", [(0.0, 0.0), (0.5, 0.25), (1.0, 1.0)])
+def test_the_point_is_a_cross_in_a_colour_that_no_heat_map_has(at: tuple[float, float]) -> None:
+    for tiles in (torch.zeros(2, 3, 64, 96), viz.heat(torch.rand(2, 64, 96))):
+        shown = viz.marked(tiles, at)
+        green = (shown == torch.tensor(viz.CROSS).reshape(1, 3, 1, 1)).all(1)
+        assert not (tiles == torch.tensor(viz.CROSS).reshape(1, 3, 1, 1)).all(1).any()
+        assert green[:, min(int(64 * at[0]), 63), min(int(96 * at[1]), 95)].all()
+        assert 5 <= int(green[0].sum()) <= 20
+        assert torch.equal(green[0], green[1])

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from PIL import Image
 
-from dinov3.pictures.curves import MOST_POINTS, curves, panels_of
+from dinov3.pictures.curves import MOST_POINTS, _draw, curves, panels_of
+from dinov3.pictures.figures import FIGURES, plans
 
 BASE = {"total_loss": 2.0, "dino_global_crops_loss": 1.0, "backbone_grad_norm": 0.1, "lr": 1e-3, "mom": 0.99}
 
@@ -12,12 +14,12 @@ BASE = {"total_loss": 2.0, "dino_global_crops_loss": 1.0, "backbone_grad_norm": 
 def test_panels_show_what_was_measured_and_nothing_else() -> None:
     rows = [{"iteration": i, **BASE} for i in range(5)]
     assert [p.title for p in panels_of(rows)] == [
-        "loss",
-        "gradient norm before clipping",
-        "learning rate",
-        "teacher: momentum, temperature",
+        "Losses",
+        "Gradient norms",
+        "Learning rate",
+        "Momentum of the EMA teacher",
     ]
-    accuracy = panels_of(rows, [{"step": 0, "knn_accuracy": 0.1}, {"step": 5, "knn_accuracy": 0.4}])[-1]
+    accuracy = panels_of(rows, [{"step": 0, "knn_accuracy": 0.1}, {"step": 5, "knn_accuracy": 0.4}])[1]
     assert accuracy.lines == {"k-NN": ([0, 5], [10.0, 40.0])}
 
 
@@ -31,10 +33,43 @@ def test_long_runs_are_thinned() -> None:
     assert len(panels_of(rows)[0].lines["total"][0]) <= MOST_POINTS
 
 
-def test_a_png_has_four_panels_a_row(tmp_path: Path) -> None:
+def test_what_has_another_unit_has_an_axis_of_its_own() -> None:
+    rows = [{"iteration": i, **BASE, "wd": 0.04, "teacher_temp": 0.07} for i in range(2)]
+    drawn = {panel.title: sorted(panel.lines) for panel in panels_of(rows)}
+    assert drawn["Momentum of the EMA teacher"] == ["momentum"]
+    assert drawn["Temperature of the teacher"] == ["temperature"]
+    assert drawn["Weight decay"] == ["weight decay"]
+
+
+def test_values_that_are_no_numbers_are_passed_over() -> None:
+    rows = [{"iteration": i, "total_loss": value} for i, value in enumerate([1.0, "x", None, True, float("nan"), 2.0])]
+    assert panels_of(rows)[0].lines["total"] == ([0, 5], [1.0, 2.0])
+
+
+def test_a_png_has_two_panels_a_row(tmp_path: Path) -> None:
     rows = [{"iteration": i, **BASE} for i in range(5)]
     curves(rows, tmp_path / "a.png")
     curves(rows, tmp_path / "b.png", [{"step": 0, "knn_accuracy": 0.1}])
     one, two = Image.open(tmp_path / "a.png"), Image.open(tmp_path / "b.png")
     assert two.width == one.width
-    assert two.height == 2 * one.height
+    assert (one.height, two.height) == (540, 810)
+
+
+def test_a_legend_stands_beside_its_curves() -> None:
+    rows = [{"iteration": i, **BASE, "ibot_loss": 1.0} for i in range(5)]
+    panel = next(panel for panel in panels_of(rows) if panel.title == "Losses")
+    figure, axis = plt.subplots(layout="constrained")
+    _draw(axis, panel)
+    figure.canvas.draw()
+    legend = axis.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().x0 >= axis.get_window_extent().x1
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+    plt.close(figure)
+
+
+def test_every_figure_that_is_drawn_is_explained() -> None:
+    drawn = {key for plan in plans(["total_loss"], []) for key in plan.keys}
+    assert drawn <= set(FIGURES)
+    assert all(figure.meaning for figure in FIGURES.values())
+    assert all(plan.note for plan in plans([], []))

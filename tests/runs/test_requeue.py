@@ -217,10 +217,18 @@ def test_a_preemption_before_training_gives_the_job_another_turn_and_a_scancel_d
     assert STAYS in done.stdout
 
 
-def test_before_training_only_the_first_process_asks_and_the_others_wait_for_it(scontrol: Scontrol) -> None:
-    done = start_up(scontrol, "os.kill(os.getpid(), signal.SIGUSR2)", wait=0.2, RANK="3")
+def test_before_training_the_others_of_a_machine_wait_for_its_first_process(scontrol: Scontrol) -> None:
+    done = start_up(scontrol, "os.kill(os.getpid(), signal.SIGUSR2)", wait=0.2, RANK="3", LOCAL_RANK="1")
     assert "not ended" in done.stdout
     assert scontrol.asked() == []
+
+
+def test_before_training_a_machine_that_alone_was_signalled_asks_for_all(scontrol: Scontrol) -> None:
+    """What SLURM sends to a machine that comes back, for an earlier turn: SIGKILL follows, and would end the job."""
+    scontrol.says(RUNNING)
+    done = start_up(scontrol, "os.kill(os.getpid(), signal.SIGTERM)", RANK="8", LOCAL_RANK="0")
+    assert (done.returncode, BACK in done.stdout) == (85, True)
+    assert scontrol.asked() == ["show job -o 4242", "requeue 4242"]
 
 
 def test_outside_of_slurm_signals_before_training_end_the_process(scontrol: Scontrol) -> None:

@@ -113,3 +113,13 @@ def test_a_closed_terminal_is_a_request_and_under_nohup_it_is_none() -> None:
     stop = StopRequest()
     signal.raise_signal(signal.SIGHUP)
     assert stop.signal_name is None
+
+
+def test_ctrl_c_is_answered_at_once_and_once(capfd: pytest.CaptureFixture[str]) -> None:
+    StopRequest()
+    signal.raise_signal(signal.SIGUSR1)
+    assert capfd.readouterr().err == ""
+    stop = StopRequest()
+    signal.raise_signal(signal.SIGINT)
+    assert stop.signal_name == "SIGINT"
+    assert capfd.readouterr().err == "\nstopping after this step, saving; again to end now\n"

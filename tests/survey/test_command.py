@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dinov3 import cli
+from tests.data.tiffs import tiff
 from tests.train.tiny import OVERRIDES
 
 CROPS = [f"{k}={v}" for k, v in OVERRIDES.items() if k.startswith(("crops.", "student."))]
@@ -116,3 +118,50 @@ def test_a_list_of_data_sets_is_examined_as_training_would_open_it(
     assert "30 images" in capsys.readouterr().out
     assert json.loads((out / "report.json").read_text())["readable"] == 29
     assert (out / "crops.png").exists()
+
+
+def test_the_report_is_written_before_it_is_printed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A console that cannot show a character must not cost hours of reading."""
+    (folder / "größe.jpg").write_text("<html>")
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.raises(UnicodeEncodeError):
+        cli.main(["data", "check", str(folder), "--out", str(tmp_path / "out"), "--workers", "0", *CROPS])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {Path(bad["name"]).name for bad in report["unreadable"]} == {"page.jpg", "größe.jpg"}
+
+
+def test_a_report_inside_the_images_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "check", str(folder), "--out", str(folder / "check"), "--workers", "0"]) == 78
+    assert "lies inside the images" in capsys.readouterr().err
+    assert not (folder / "check").exists()
+
+
+def test_values_in_use_alpha_and_what_is_left_out_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    gray = np.random.default_rng(0).integers(0, 4096, (48, 64)).astype(np.uint16)
+    gray[0, :2] = 0, 4080
+    Image.fromarray(np.minimum(gray, 4080)).save(root / "a.png")
+    height = gray.astype(np.float32)
+    height[:3] = -9999
+    (root / "b.tif").write_bytes(tiff(height))
+    four = np.random.default_rng(0).integers(0, 255, (48, 64, 4), dtype=np.uint8)
+    four[:, :, 3] = 51
+    (root / "c.tif").write_bytes(tiff(four, 2, t338=2))
+    for n in range(34):
+        (root / f"{n}.heic").write_bytes(b"x")
+    (root / "d\x1b[2J.heic").write_bytes(b"x")
+    (root / "e\x1b[2J\u202e.jpg").write_bytes(b"x")
+    assert cli.main(["data", "check", str(root), "--workers", "0"]) == 0
+    text = capsys.readouterr().out
+    assert "left out     35 .heic left out: not a format read here" in text
+    assert "PNG I;16: 1 image of values from 0 to 4080" in text
+    assert "data.value_range=[0, 4095]" in text
+    assert "TIFF F: 1 image of values from -9999 to " in text
+    assert "alpha        1 image, 20% opaque on average, laid on white" in text
+    assert r"e\x1b[2J\u202e.jpg" in text
+    assert not {"\x1b", "\u202e"} & set(text)
+    assert cli.main(["data", "check", str(root), "--workers", "0", "data.value_range=[0,4095]"]) == 0
+    assert "data.value_range: 0 is black, 4095 white" in capsys.readouterr().out

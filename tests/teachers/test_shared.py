@@ -17,7 +17,9 @@ from dinov3.config.schema import StudentConfig
 from dinov3.models.build import build_backbone
 from dinov3.models.head import DINOHead
 from dinov3.models.token_grid import resample_tokens
+from dinov3.teachers import shared
 from dinov3.teachers.shared import askers_of, divide, shared_logits
+from tests.host_waits import HostWaits
 
 Ranks = tuple[range, ...]
 
@@ -155,3 +157,26 @@ def test_processes_that_hold_other_masks_of_one_image_are_an_error(teacher: nn.M
     other[0, :2, 0] ^= True  # one that each process asks about: both must see it
     with pytest.raises(RuntimeError, match="different masks of the same images"):
         together(teacher, ranks_of([1, 1]), crops, {0: masks, 1: other})
+
+
+def test_the_host_waits_once_and_not_for_the_teacher(teacher: nn.ModuleDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    crops, masks = pictures(2)
+    events: list[str] = []
+
+    class Later(shared.Later):
+        def __init__(self, x: Tensor) -> None:
+            events.append("counted")
+            super().__init__(x)
+
+        def read(self) -> object:
+            events.append("read")
+            return super().read()
+
+    monkeypatch.setattr(shared, "Later", Later)
+    hook = teacher["backbone"].register_forward_hook(lambda *_: events.append("backbone"))
+    indices = masks.flatten().nonzero().squeeze(1)
+    with HostWaits() as waits:
+        shared_logits(teacher, crops.flatten(0, 1), indices, divide((range(1),), 0, 2), lambda x: x[None], (4, 4))
+    hook.remove()
+    assert waits.seen == []
+    assert events == ["counted", "backbone", "read"]

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from dinov3.train.loop import train_step
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dinov3.config.load import load_config
@@ -21,8 +20,10 @@ from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import build_schedules
+from dinov3.engine.step import train_step
 from dinov3.runs.state import allocate_optimizer_state
 from dinov3.train.ssl_meta_arch import SSLMetaArch
+from dinov3.train.task import Pretraining
 from tests.accelerator_of_nothing import NAME, Waits, start
 from tests.train.tiny import OVERRIDES
 
@@ -69,11 +70,12 @@ def waits_of_a_step(changes: dict[str, object]) -> list[str]:
     model = SSLMetaArch(cfg, device)
     model.init_weights()
     model.prepare_for_distributed_training()
-    optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
+    task = Pretraining(model)
+    optimizer = build_optimizer(task.groups(), cfg.optim)
     allocate_optimizer_state(optimizer)
     schedules, batch = build_schedules(cfg, world_size=1), batch_on(device, cfg)
     step: Callable[[int], object] = lambda i: train_step(  # noqa: E731
-        model, optimizer, schedules.at(i), batch, iteration=i, clip_grad=3.0
+        task, optimizer, schedules.at(i), batch, step=i, clip_grad=3.0
     )
     with waits:
         step(0)

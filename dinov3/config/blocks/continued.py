@@ -44,7 +44,9 @@ class FeatureAnchorConfig:
 @dataclass
 class FeatureDistillationConfig:
     enabled: bool = key(False, "match the features of any frozen backbone; it needs no heads")
-    checkpoint: str = key("", "the frozen backbone: a run, a checkpoint, or a file `dinov3` can read", fixed=False)
+    checkpoint: str = key(
+        "", "the frozen backbone: a run, a checkpoint, or a file `dinov3` can read", path=True, fixed=False
+    )
     loss_weight: float = key(1.0, "weight of the term", ge=0, fixed=False)
     loss_weight_schedule: ScheduleConfig | None = key(None, "weight over time, in place of loss_weight", fixed=False)
     loss: Literal["cosine", "l2"] = key(

@@ -89,7 +89,7 @@ class GramConfig:
     compute_stats: bool = key(False, "log similarity statistics")
     loss_weight: float = key(1.0, "weight of the term", ge=0)
     ema_teacher: bool = key(False, "the EMA teacher is the Gram teacher", fixed=True)
-    ckpt: str | None = key(None, "weights of the Gram teacher")
+    ckpt: str | None = key(None, "weights of the Gram teacher", path=True)
     it_load_ema_teacher: int = key(
         -1, "step at which the EMA teacher is copied into the Gram teacher; -1: never", unit="steps", ge=-1
     )
@@ -126,7 +126,7 @@ class Da3Config:
     loss_weight: float = key(1.0, "weight of the term", ge=0, fixed=False)
     embed_dim: int | None = key(None, "width of the teacher's tokens; null: the variant's own", ge=1)
     projector_hidden_dim: int = key(2048, "width of the projector's hidden layer", ge=1)
-    ckpt_path: str = key("", "file or folder with the teacher's weights", fixed=False)
+    ckpt_path: str = key("", "file or folder with the teacher's weights", path=True, fixed=False)
     use_fsdp: bool = key(False, "shard the frozen teacher over processes", fixed=False)
     variant: Literal["small", "base", "large", "giant", "mono-large", "metric-large"] = key(
         "base", "which Depth Anything 3"

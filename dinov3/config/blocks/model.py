@@ -94,6 +94,7 @@ class StudentConfig:
         "weights student and teacher start from: a Meta .pth, a Hugging Face folder or Hub id (org/name, with "
         "huggingface_hub installed), a timm safetensors file, a DCP folder, a run or an export of ours; heads start fresh "
         "when it has none",
+        path=True,
     )
     pretrained_allow: list[str] = key(
         [],
@@ -104,7 +105,7 @@ class StudentConfig:
         "mlp", "feed-forward block; the number is what the hidden width is rounded up to a multiple of"
     )
     ffn_ratio: float | None = key(None, "hidden width of the feed-forward / width; null: the arch's own", gt=0)
-    resume_from_teacher_chkpt: str = key("", "the same, from a checkpoint that must have the heads")
+    resume_from_teacher_chkpt: str = key("", "the same, from a checkpoint that must have the heads", path=True)
     qkv_bias: bool = key(True, "bias of the query, key and value projection")
     proj_bias: bool = key(True, "bias of the attention's output projection")
     ffn_bias: bool = key(True, "biases of the feed-forward block")
@@ -163,14 +164,14 @@ class TeacherConfig:
 @dataclass
 class DistillationConfig:
     enabled: bool = key(False, "train the student from a frozen larger model")
-    full_cfg_path: str = key("", "config of the frozen model")
-    checkpoint_path: str = key("", "weights of the frozen model")
+    full_cfg_path: str = key("", "config of the frozen model", path=True)
+    checkpoint_path: str = key("", "weights of the frozen model", path=True)
 
 
 @dataclass
 class DistilledStudentConfig:
     name: str = key("", "name of the student", required=True)
-    config_path: str = key("", "its config, laid over this one; from where the command runs", required=True)
+    config_path: str = key("", "its config, laid over this one; from where the command runs", path=True, required=True)
     ranks_range: list[int] = key([0, 1], "first and one past the last process", length=2, ge=0, required=True)
 
 

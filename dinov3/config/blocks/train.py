@@ -29,7 +29,7 @@ class LoopConfig:
         ge=1,
         fixed=True,
     )
-    output_dir: str = key(".", "run folder: checkpoints, metrics, config", nonempty=True)
+    output_dir: str = key(".", "run folder: checkpoints, metrics, config", path=True, nonempty=True)
     seed: int = key(0, "every random draw follows from it", ge=0, le=2**63 - 1, fixed=True)
     num_workers: int = key(10, "processes that load images; the result does not depend on it", ge=0)
     OFFICIAL_EPOCH_LENGTH: int = key(
@@ -198,6 +198,7 @@ class StartConfig:
         "",
         "run folder or checkpoint whose end is the beginning of this run: student, EMA, heads and centres, and the place "
         "in the data; steps and schedules start at 0. A later stage has `stage:NAME` here",
+        path=True,
     )
     student: Literal["student", "ema"] = key(
         "student", "the student starts as the student there, or as its EMA (DINOv3's later stages do)"

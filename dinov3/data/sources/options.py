@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dinov3.data.errors import DataError
+from dinov3.system.paths import expanded
 
 
 class Options:
@@ -63,4 +64,4 @@ def local_path(text: str) -> Path:
     scheme = text.split(":", 1)[0]
     if "://" in text or (scheme != text and scheme in ("pipe", "file", "http", "https", "s3", "gs", "hf")):
         raise DataError(f"{text}: only local paths are read; copy the data to this machine first")
-    return Path(text).expanduser()
+    return expanded(text)

@@ -117,7 +117,9 @@ def listing_of(shards: list[Path]) -> Listing:
     stamps = {str(shard): stamp(shard) for shard in shards}
     for number, shard in enumerate(shards):
         _list_shard(shard, number, found)
-    others = [*lines(found.left_out), *[f"{len(found.damaged)} damaged shards"] * bool(found.damaged)]
+    others = lines(found.left_out)
+    if found.damaged:
+        others.append(f"{len(found.damaged)} of them {next(iter(found.damaged.values()))}")
     if not found.names:
         raise DataError(f"{shards[0]} and {len(shards) - 1} other shards: contain no images ({'; '.join(others)})")
     log.info("%d shards: %d images (%s)", len(shards), len(found.names), "; ".join(others) or "nothing left out")

@@ -19,6 +19,7 @@ from dinov3.eval.online.scene import Scene
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.source_images import SourceImages
 from dinov3.runs.folder import DRIFT_START
+from dinov3.runs.progress import ProgressLine
 from dinov3.system.files import write_whole
 
 PATCHES = 16  # of an image, evenly spread: neighbours say the same
@@ -35,7 +36,7 @@ class Drift(Look[Scene]):
 
     def measure(self, scene: Scene) -> dict[str, Any]:
         """Drift since step 0, whose features are kept in the run folder; DataError when they are not there any more."""
-        now, path = fixed_tokens(scene.extractor(), self.cfg), scene.run.path / DRIFT_START
+        now, path = fixed_tokens(scene.extractor(), self.cfg, scene.progress), scene.run.path / DRIFT_START
         if scene.step == 0:
             write_whole(path, save(now))
         elif not path.exists():
@@ -62,12 +63,14 @@ class Drift(Look[Scene]):
         )
 
 
-def fixed_tokens(extractor: FeatureExtractor, cfg: Config) -> dict[str, Tensor]:
+def fixed_tokens(extractor: FeatureExtractor, cfg: Config, progress: ProgressLine) -> dict[str, Tensor]:
     """``cls [N, D]`` and ``patch [N*PATCHES, D]`` of the fixed images."""
     settings = cfg.evaluation.drift
     source = open_dataset(settings.dataset or cfg.train.dataset_path)
     chosen = torch.linspace(0, len(source) - 1, min(settings.images, len(source))).long().unique().tolist()
-    tokens = [layers[0] for layers in extractor.stream_prepared(SourceImages(extractor, source, chosen))]
+    with progress.counting("features of the fixed images for drift:", len(chosen)) as count:
+        images = SourceImages(extractor, source, chosen, count)
+        tokens = [layers[0] for layers in extractor.stream_prepared(images)]
     if len(tokens) < 2:
         raise DataError(f"evaluation.drift.dataset {settings.dataset}: fewer than 2 images to measure drift on")
     places = torch.linspace(0, tokens[0].patches.shape[1] - 1, PATCHES).long().unique()

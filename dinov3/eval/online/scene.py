@@ -10,12 +10,14 @@ from torch import Tensor
 
 from dinov3.config.derived import largest_global_crop
 from dinov3.config.schema import Config
+from dinov3.data.decode import Reading
 from dinov3.data.sources import Source, parse_dataset
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import class_tokens
 from dinov3.models.backbone import Backbone
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.progress import ProgressLine
 from dinov3.runs.records import Records
 
 
@@ -23,17 +25,30 @@ class Scene:
     """What is there to look at after ``step`` steps, on the main process."""
 
     def __init__(
-        self, cfg: Config, run: RunFolder, step: int, backbone: Backbone, source: Source, records: Records
+        self,
+        cfg: Config,
+        run: RunFolder,
+        step: int,
+        backbone: Backbone,
+        source: Source,
+        records: Records,
+        progress: ProgressLine,
     ) -> None:
         self.cfg, self.run, self.step = cfg, run, step
-        self.backbone, self.source, self.records = backbone, source, records
+        self.backbone, self.source, self.records, self.progress = backbone, source, records, progress
 
     def extractor(self, size: int | None = None) -> FeatureExtractor:
         """The live backbone as a feature extractor, in fp32: ``size`` px a side (None: as trained), the run's own channel
         statistics."""
         crops, device = self.cfg.crops, next(self.backbone.parameters()).device
         size = size or largest_global_crop(self.cfg)
-        preprocess = Preprocess(tuple(crops.rgb_mean), tuple(crops.rgb_std), self.backbone.stride, size)
+        preprocess = Preprocess(
+            tuple(crops.rgb_mean),
+            tuple(crops.rgb_std),
+            self.backbone.stride,
+            size,
+            reading=Reading.from_config(self.cfg),
+        )
         return FeatureExtractor(self.backbone, preprocess, device=device, dtype="fp32", batch_size=128)
 
     @cached_property
@@ -45,7 +60,9 @@ class Scene:
         parts: list[Tensor] = []
         for text, limit in ((settings.train, settings.max_train), (settings.test, settings.max_test)):
             source = parse_dataset(text)
-            parts += class_tokens(self.extractor(), source, spread(len(source), limit))
+            chosen = spread(len(source), limit)
+            with self.progress.counting(f"features of step {self.step} for k-NN:", len(chosen)) as count:
+                parts += class_tokens(self.extractor(), source, chosen, count)
         train, labels, test, test_labels = parts
         return train, labels, test, test_labels
 

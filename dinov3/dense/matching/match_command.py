@@ -1,0 +1,105 @@
+"""``dinov3 eval match``: do frozen patch features find the same place again in another image?"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from dinov3.data.errors import DataError
+from dinov3.data.sources import parse_dataset
+from dinov3.dense.matching.match import Matches, homographies, keypoints, navi
+from dinov3.dense.matching.pairs import chosen_pairs, coco_keypoints, spair
+from dinov3.dense.protocols import MATCH, MatchProtocol, chosen
+from dinov3.dense.report import LeftOut, add_common_arguments, check_places, finish
+from dinov3.distributed import context
+from dinov3.features.cache import weights_digest
+from dinov3.features.command import extractor_from
+from dinov3.features.errors import FeatureError
+from dinov3.features.extract import FeatureExtractor
+from dinov3.system.paths import expanded
+
+TASKS = ("homography", "spair", "navi", "keypoints")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dinov3 eval match``."""
+    parser.description = (
+        "Correspondence of patch features, raw, without their positional bias, and of plain colours. homography: any "
+        "images, no labels; spair, keypoints: PCK of annotated points; navi: recall in millimetres on scanned objects."
+    )
+    add_common_arguments(
+        parser, MATCH, "homography: images; spair, navi: the data set's folder; keypoints: images and a COCO file"
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the command."""
+    protocol = chosen(MATCH, args.protocol, args.opts)
+    check(protocol)
+    check_places(args)
+    left_out = LeftOut()
+    extractor = extractor_from(args)
+    try:
+        found = measured(args, protocol, extractor, left_out)
+    except ValueError as error:
+        raise FeatureError(str(error)) from error
+    left_out.check(args.max_bad_frac)
+    facts: dict[str, Any] = {
+        "weights_sha256": weights_digest(extractor.backbone),
+        "pairs": found.pairs,
+        "positional_bias": found.facts,
+        "patch_px": extractor.preprocess.patch,
+        "preprocess": extractor.preprocess.describe(),
+    }
+    finish(args, "correspondence", protocol, facts, found.scores, left_out)
+    if found.facts:
+        print(
+            f"  debiased: {found.facts['directions_removed']} directions, estimated on {found.facts['estimated_on']}; "
+            f"the place explains {found.facts['share_of_variance']:.1%} of their features"
+        )
+    if args.pictures is not None:
+        draw(found, extractor, args)
+    context.teardown()
+    return 0
+
+
+def measured(
+    args: argparse.Namespace, protocol: MatchProtocol, extractor: FeatureExtractor, left_out: LeftOut
+) -> Matches:
+    """By the protocol's task."""
+    if protocol.task == "homography":
+        return homographies(extractor, parse_dataset(args.data), protocol, left_out)
+    root = expanded(args.data)
+    if not root.is_dir():
+        raise DataError(f"--data {root}: {protocol.task} needs its folder")
+    if protocol.task == "navi":
+        return navi(extractor, root, protocol, left_out)
+    if protocol.task == "keypoints":
+        return keypoints(extractor, coco_keypoints(root, protocol.most_pairs, protocol.seed), protocol, left_out)
+    pairs = spair(root)
+    kept = [pairs[i] for i in chosen_pairs(len(pairs), protocol.most_pairs, protocol.seed)]
+    return keypoints(extractor, kept, protocol, left_out)
+
+
+def check(protocol: MatchProtocol) -> None:
+    """FeatureError for settings without a meaning."""
+    if protocol.task not in TASKS or protocol.descriptor not in ("nearest", "bilinear"):
+        raise FeatureError(f"task: {', '.join(TASKS)}; descriptor: nearest, bilinear")
+    if (
+        not 0 < protocol.strength < 0.5
+        or protocol.most_pairs < 0
+        or (protocol.debias_images < 2 and protocol.debias_images != 0)
+    ):
+        raise FeatureError("strength between 0 and 0.5, most_pairs at least 0, debias_images 0 or at least 2")
+
+
+def draw(found: Matches, extractor: FeatureExtractor, args: argparse.Namespace) -> None:
+    """Source and target side by side, matches in the colour of their place in the source."""
+    from dinov3.dense.matching.match_picture import match_picture
+
+    if not found.shown:
+        print("  no picture: this task draws none")
+        return
+    title = f"correspondence, {args.protocol}, {args.weights}"
+    match_picture(found.shown, extractor.preprocess.mean, extractor.preprocess.std, title, args.pictures)
+    print(f"  picture {args.pictures}")

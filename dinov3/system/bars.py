@@ -1,0 +1,52 @@
+"""How far a command is: a bar on a terminal, a line a minute anywhere else (a bar in a file is one line of megabytes)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+MINUTE = 60.0  # seconds
+
+
+def width() -> dict[str, Any]:
+    """What tqdm is told of the width: that of the terminal, also after a change of it.
+
+    A terminal without a size (a serial line, a container's) would get bars of no letters, and none: tqdm hides what lies
+    below the last row.
+    """
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+
+
+class Bar:
+    """``update(n)`` for each n of ``total`` that are done; a context manager."""
+
+    def __init__(self, total: int, *, about: str, unit: str, shown: bool = True) -> None:
+        """``about``: what is done; ``unit``: what is counted, in the plural."""
+        self._moving = shown and sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=about, unit=f" {unit}", **width(), disable=not self._moving)
+        self._total, self._about, self._unit, self._shown = total, about, unit, shown
+        self._done, self._said = 0, time.monotonic()
+
+    def update(self, more: int = 1) -> None:
+        self._done += more
+        self._bar.update(more)
+        if self._shown and not self._moving and time.monotonic() - self._said >= MINUTE:
+            self._said = time.monotonic()
+            print(f"{self._about}: {self._done:,} of {self._total:,} {self._unit}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()

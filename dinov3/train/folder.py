@@ -1,0 +1,95 @@
+"""``dinov3 train FOLDER``: images in, a recipe chosen for them and for this machine. And images that are not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dinov3.config.arguments import COMMAND_LINE
+from dinov3.config.errors import ConfigError
+from dinov3.config.load import OVERRIDE
+from dinov3.config.recipes import RULES, config_file, rule_for
+from dinov3.config.schema import Config
+from dinov3.data.decode import SUFFIXES
+from dinov3.data.errors import DataError
+from dinov3.data.sources import open_dataset, parse_dataset
+from dinov3.data.sources.parse import BY_SUFFIX, module_of
+from dinov3.system.paths import expanded
+
+STORED = (*BY_SUFFIX, ".json", ".arrow")  # files that may hold images
+KEY = "train.dataset_path"
+
+
+class Chosen(NamedTuple):
+    """What a command line without words for it means."""
+
+    config: Path | None
+    opts: list[str]
+    said: str  # a line of the start-up block; empty when nothing was chosen
+
+
+def take_folder(config: Path | None, opts: Sequence[str]) -> Chosen:
+    """A folder, or a data set, among the overrides becomes ``train.dataset_path``; without a config a recipe is chosen.
+
+    Raises ConfigError and DataError. torch is loaded only when there are images.
+    """
+    folders = [word for word in opts if is_data(word)]
+    if not folders:
+        return Chosen(config, list(opts), "")
+    rest = [word for word in opts if not is_data(word)]
+    if len(folders) > 1 or any(word.startswith(f"{KEY}=") for word in rest):
+        raise ConfigError(COMMAND_LINE, folders[-1], f"images are given twice: give one folder, or {KEY}=[A, B]")
+    own = [f"{KEY}={folders[0]}", *rest]
+    if config is not None:
+        return Chosen(config, own, "")
+    if (count := len(parse_dataset(folders[0]))) == 0:
+        raise DataError(f"{folders[0]}: contains no images")
+    gpus = _gpus()
+    rule = rule_for(count, gpus)
+    batch = [f"train.batch_size_per_gpu={count}"] if rule is RULES[-1] and count < 8 else []
+    machine = f"{gpus} GPUs" if gpus != 1 else "1 GPU"
+    said = (
+        f"recipe     {rule.recipe}, for {count:,} images and {machine} ({rule.why}); --config-file NAME takes another"
+    )
+    return Chosen(config_file(rule.recipe), [*batch, *own], said)
+
+
+def is_data(word: str) -> bool:
+    """Whether a word of the command line names images, not a key."""
+    if OVERRIDE.fullmatch(word) or word.endswith((".yaml", ".yml")):
+        return False
+    name, colon, _ = word.partition(":")
+    return (
+        word.startswith(("/", "./", "../", "~"))
+        or expanded(word).exists()
+        or (bool(colon) and name.isidentifier() and module_of(name) is not None)
+    )
+
+
+def _gpus() -> int:
+    """That this run will use: one a process."""
+    import torch
+
+    return int(os.environ.get("WORLD_SIZE", "1")) if torch.cuda.is_available() else 0
+
+
+def refuse_missing_images(cfg: Config) -> None:
+    """DataError when a folder or file of images is missing or holds none: seconds before torch is loaded."""
+    given = cfg.train.dataset_path
+    for part in given if isinstance(given, list) else [given]:
+        text = part if isinstance(part, str) else part.path
+        if ":" not in text and not _may_hold_images(expanded(text)):
+            source = open_dataset(text)  # says what is wrong, in its own words
+            if len(source) == 0:
+                raise DataError(f"{text}: contains no images")
+
+
+def _may_hold_images(path: Path) -> bool:
+    """Whether a file is there whose name is that of an image or of something that holds images; the first one is enough."""
+    if not path.is_dir():
+        return path.is_file()
+    endings = (*SUFFIXES, *map(os.fsencode, STORED))  # names are bytes: they need not be text
+    # what is reached through links only is found by whoever opens the folder
+    return any(name.lower().endswith(endings) for _, _, names in os.walk(os.fsencode(path)) for name in names)

@@ -1,0 +1,108 @@
+"""Every command of ``dinov3``, one after the other in this process: ``python -m tests.every_command FOLDER RESULTS``.
+
+``FOLDER``, as it is given, begins every path of every command. A JSON line a command goes to ``RESULTS``: its words, and
+what it ended with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.train.tiny import overrides
+
+UMLAUTS = "Größe – ∅"  # in the name of an image and of a folder: neither Latin-1 nor ASCII has all of them
+DA3 = ("da3.enabled=true", "da3.random_init=true", "da3.variant=small", "da3.projector_hidden_dim=64")
+
+
+def images(folder: Path) -> None:
+    """Two classes of ten images."""
+    random = np.random.default_rng(0)
+    for number in range(20):
+        path = folder / f"class {number % 2}" / f"{UMLAUTS} {number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+
+
+def commands(at: str) -> list[list[str]]:
+    """Each command at least once, with all of its options that take a path; ``at`` begins every path."""
+    data, run, yaml = f"{at}/{UMLAUTS}", f"{at}/run", f"{at}/tiny.yaml"
+    tiny = overrides(train__max_steps=2, train__dataset_path=data, evaluation__knn__train=data)
+    tiny += [f"evaluation.knn.test={data}", f"evaluation.drift.dataset={data}"]
+    frozen = ["--weights", run, "--size", "32", "--batch-size", "8"]
+    small = [word for word in tiny if not word.startswith("evaluation")]
+    return [
+        ["train", "--config-file", yaml, "--output-dir", run, *tiny],
+        ["train", "--config-file", yaml, "--output-dir", f"{at}/b", *small, f"student.pretrained_weights={run}"],
+        ["train", "--config-file", yaml, *small, f"train.output_dir={at}/c", f"start.run={run}"],
+        [
+            "submit",
+            "--config-file",
+            yaml,
+            "--output-dir",
+            run,
+            "--cluster",
+            f"{at}/cluster.yaml",
+            "--gpus-per-node",
+            "1",
+            "--dry-run",
+            *small,
+        ],
+        ["submit", "--config-file", yaml, "--output-dir", run, "--local", "--dry-run", *small],
+        ["config", "explain", "optim"],
+        ["config", "default"],
+        ["data", "check", data, "--config-file", yaml, "--out", f"{at}/check", "--workers", "0", *small],
+        ["features", *frozen, "--data", data, "--out", f"{at}/features"],
+        ["eval", "knn", *frozen, "--train", data, "--out", f"{at}/knn.json", "--cache", f"{at}/cache"],
+        ["eval", "linear", *frozen, "--train", data, "--epochs", "1"],
+        ["export", run, "--out", f"{at}/exports/backbone.pth"],
+        ["report", run, "--out", f"{at}/page.html"],
+        ["report", run],
+        ["viz", "pca", *frozen, "--data", data, "--out", f"{at}/pca.png"],
+        ["viz", "sim", *frozen, "--data", f"{data}/class 0/{UMLAUTS} 0.png", "--out", f"{at}/sim.png"],
+        ["viz", "curves", "--weights", run, "--out", f"{at}/curves.png"],
+        ["video", *frozen, "--input", f"{data}/class 0", "--out", f"{at}/film", "--render", "png"],
+        ["compress", run, "--quantize", "bf16", "--out", f"{at}/small.safetensors"],
+        ["models"],
+        ["models", run],
+        ["da3-check", "--config-file", yaml, "--out", f"{at}/da3.png", *small, *DA3],
+        ["doctor", "--config-file", yaml, "--output-dir", run],
+    ]
+
+
+def prepare(folder: Path) -> None:
+    """The files that the commands read."""
+    images(folder / UMLAUTS)
+    (folder / "tiny.yaml").write_text("train: {seed: 1}\n")
+    (folder / "cluster.yaml").write_text("partition: gpu\n")
+
+
+def main() -> None:
+    from dinov3 import cli
+    from dinov3.models.da3 import VARIANTS, DA3Spec
+    from dinov3.weights import models_command as models
+
+    at, results = sys.argv[1:]
+    VARIANTS["small"] = DA3Spec(32, 4, 2, alt_start=2)
+    whole = models.model_lines
+    models.model_lines = lambda: islice(whole(), 2)  # the largest take seconds
+    prepare(Path(os.path.expanduser(at)))
+    with open(results, "w") as file:
+        for words in commands(at):
+            try:
+                code: object = cli.main(words)
+            except SystemExit as end:
+                code = f"usage: {end.code}"
+            except BaseException as error:  # noqa: BLE001 - a traceback is what the test looks for
+                code = f"{type(error).__name__}: {error}"
+            print(json.dumps({"words": words, "code": code}), file=file, flush=True)
+
+
+if __name__ == "__main__":
+    main()

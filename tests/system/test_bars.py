@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from dinov3.system import bars
+from dinov3.system.bars import Bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with Bar(10, about="reading", unit="images") as bar:
+        bar.update(10)
+    assert "reading: 100%" in screen.getvalue()
+
+
+def test_a_file_gets_a_line_a_minute_and_nothing_of_what_is_quick(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
+    with Bar(1000, about="reading", unit="images") as bar, Bar(1000, about="other", unit="x", shown=False) as hidden:
+        for _ in range(1000):
+            now[0] += 0.1
+            bar.update()
+            hidden.update()
+    assert capsys.readouterr().err == "reading: 600 of 1,000 images\n"
