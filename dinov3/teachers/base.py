@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import nn
 
+from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, TeacherView
 
 Grid = tuple[int, int]
@@ -34,6 +35,11 @@ class Teacher(ABC):
     state_name = ""
     model: nn.ModuleDict | None = None
     embed_dim = 0  # of its tokens, when that is not the student's width
+
+    @classmethod
+    @abstractmethod
+    def build(cls, cfg: Config, parts: Parts) -> Self | None:
+        """The teacher of this config; None when it is off."""
 
     @abstractmethod
     def output(self, batch: CropBatch, ema: TeacherView, grid: Grid, step: int) -> TeacherView | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,7 @@ class Da3Teacher(Teacher):
     name = "da3"
 
     @classmethod
-    def build(cls, cfg: Config, parts: Parts) -> Da3Teacher | None:
+    def build(cls, cfg: Config, parts: Parts) -> Self | None:
         """When ``da3.enabled``."""
         return cls(cfg, parts.device) if cfg.da3.enabled else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class AnchorTeacher(Teacher):
         self.backbone = model["backbone"]
 
     @classmethod
-    def build(cls, cfg: Config, parts: Parts) -> AnchorTeacher | None:
+    def build(cls, cfg: Config, parts: Parts) -> Self | None:
         """When ``feature_anchor.enabled``."""
         return cls(parts.like_student()) if cfg.feature_anchor.enabled else None
 
@@ -81,7 +82,7 @@ class FeatureTeacher(Teacher):
         return ["feature distillation's teacher: compiled"]
 
     @classmethod
-    def build(cls, cfg: Config, parts: Parts) -> FeatureTeacher | None:
+    def build(cls, cfg: Config, parts: Parts) -> Self | None:
         """When ``feature_distillation.enabled``; WeightsError when its file cannot be read."""
         return cls(cfg, parts.device) if cfg.feature_distillation.enabled else None
 

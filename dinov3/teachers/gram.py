@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ class GramTeacher(Teacher):
         self.cfg, self.ema, self.model = cfg, ema, model
 
     @classmethod
-    def build(cls, cfg: Config, parts: Parts) -> GramTeacher | None:
+    def build(cls, cfg: Config, parts: Parts) -> Self | None:
         """When ``gram.use_loss``."""
         if not cfg.gram.use_loss:
             return None

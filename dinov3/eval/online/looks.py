@@ -1,4 +1,4 @@
-"""The table of what pretraining looks at."""
+"""What pretraining looks at: a new look is a file in this folder and a line here."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from collections.abc import Callable
 
 from dinov3.config.schema import Config
 from dinov3.engine.look import Look
-from dinov3.eval.online.drift import Drift
-from dinov3.eval.online.knn import Knn
-from dinov3.eval.online.linear import Linear
-from dinov3.eval.online.pictures import Curves, Picture
-from dinov3.eval.online.rank import Rank
 from dinov3.eval.online.scene import Scene
+from dinov3.system.tables import read_table
 
-# In the order of the figures in a row of evaluation.jsonl. Each decides by the config whether it has anything to do.
-LOOKS: tuple[Callable[[Config], Look[Scene]], ...] = (Knn, Rank, Linear, Drift, Curves, Picture)
+# file.Class, in the order of their figures in a row of evaluation.jsonl.
+LOOKS = (
+    "knn.Knn",
+    "rank.Rank",
+    "linear.Linear",
+    "drift.Drift",
+    "pictures.Curves",
+    "pictures.Picture",
+)
 
 
 def looks(cfg: Config) -> list[Look[Scene]]:
-    """One of each."""
-    return [look(cfg) for look in LOOKS]
+    """One of each; whether it has anything to do, each decides by the config."""
+    kinds: list[Callable[[Config], Look[Scene]]] = read_table(__name__, LOOKS)
+    return [kind(cfg) for kind in kinds]
