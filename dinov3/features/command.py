@@ -43,7 +43,7 @@ def add_extractor_arguments(parser: argparse.ArgumentParser, *, size: str) -> No
 
 def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``extractor_from`` reads, but for ``size`` and ``max_side``."""
-    parser.add_argument("--weights", required=True, type=Path, help="run folder, export, or official weights")
+    parser.add_argument("--weights", required=True, type=expanded, help="run folder, export, or official weights")
     parser.add_argument(
         "--preset", help="released model the weights are of, when the file cannot tell (see dinov3 models)"
     )

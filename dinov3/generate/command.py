@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from dinov3.config.output import check_output_folder
 from dinov3.data.sources import parse_dataset
@@ -14,6 +13,7 @@ from dinov3.generate.extract import SHARD_MB, Job, extract
 from dinov3.generate.plan import Form, Plan
 from dinov3.generate.sizing import POOLS, Sizing
 from dinov3.generate.verify import verify
+from dinov3.system.paths import expanded
 
 EXTRACT = """\
 Class token and patch features of every image, whole and nearly in its own shape: it is resized to the nearest of seven
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taking = tasks.add_parser("extract", help="features of a data set, in tar shards by size", description=EXTRACT)
     add_backbone_arguments(taking)
     taking.add_argument("--data", required=True, help="folder, or a data set as in train.dataset_path")
-    taking.add_argument("--out", required=True, type=Path, help="folder of the shards")
+    taking.add_argument("--out", required=True, type=expanded, help="folder of the shards")
     taking.add_argument(
         "--side",
         type=_side,
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taking.add_argument("--dry-run", action="store_true", help="only say what would be written")
     taking.set_defaults(run=execute_extract, size="native", max_side=None)
     checking = tasks.add_parser("verify", help="is a folder of shards one set, whole and aligned?", description=VERIFY)
-    checking.add_argument("folder", type=Path)
+    checking.add_argument("folder", type=expanded)
     checking.set_defaults(run=execute_verify)
 
 
