@@ -22,6 +22,7 @@ from dinov3.data.errors import TooManyBadSamples
 from dinov3.data.sources import Source
 from dinov3.distributed import context
 from dinov3.distributed.agreement import all_processes_or_none, main_decides
+from dinov3.distributed.collectives import gather_objects
 from dinov3.features.cache import weights_digest
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.source_images import SourceImages
@@ -89,7 +90,8 @@ def extract(job: Job, out: Path, *, max_bad_frac: float = 0.01, quiet: bool = Fa
     with RunLock(out):
         main_decides(lambda: _prepare(job, out, max_bad_frac, quiet=quiet))
         plan = all_processes_or_none(lambda: _read_plan(out).plan)
-        computed = all_processes_or_none(lambda: _fill(job, plan, out, quiet=quiet))
+        own = all_processes_or_none(lambda: _fill(job, plan, out, quiet=quiet))
+        computed = sum(gather_objects(own))
         main_decides(lambda: _finish(job, plan, out, max_bad_frac))
     manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text())
     return {**manifest, "computed": computed}
