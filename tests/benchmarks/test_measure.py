@@ -98,16 +98,16 @@ def test_a_profile_on_a_cpu_names_the_operations_of_the_steps() -> None:
     assert {row["name"]: row["calls"] for row in found["top"]}["aten::mm"] == 1.0
 
 
-def test_recompilations_and_the_limit_where_functions_run_eagerly_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+def test_recompilations_and_the_limit_where_functions_run_eagerly_are_counted() -> None:
     compilations = Compilations()
 
     def double(x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
     compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(double, backend="eager", dynamic=False)
-    for n in range(1, 5):
-        compiled(torch.ones(n))
+    with torch._dynamo.config.patch(recompile_limit=2):  # pytest's monkeypatch would leave the key unset
+        for n in range(1, 5):
+            compiled(torch.ones(n))
     found = compilations.figures()
     assert (found["compilations"], found["recompiles"], found["limit_hits"]) == (3, 2, 1)
     compilations.restart()
