@@ -58,8 +58,8 @@ def fill_in_preset(tree: Tree, origin: Mapping[str, str], sources: Sequence[str]
     command line over a file, takes its place; KeyProblem when one was given beside or after it that says otherwise.
     """
     student, name = tree["student"], tree["student"]["preset"]
-    if name not in RELEASED:
-        return []  # null, or a word that the schema refuses
+    if not isinstance(name, str) or name not in RELEASED:
+        return []  # null, or what the schema refuses
     order = {source: at for at, source in enumerate(sources)}
     defaults, given_by = asdict(StudentConfig()), origin["student.preset"]
     gave_way: dict[str, list[str]] = {}

@@ -88,3 +88,10 @@ def test_a_dotted_key_in_a_file_says_how_to_write_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert str(caught.value) == f"{path}: optim.lr: dots are for the command line; in a file write a block optim"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("key", types_of_keys())
+@pytest.mark.parametrize("value", ["[]", "{}", "[a]", "{a: 1}", "1.5", "x"])
+def test_every_key_with_a_value_of_every_kind(key: str, value: str) -> None:
+    config_or_line(None, [f"{key}={value}"])

@@ -126,6 +126,7 @@ def test_what_only_training_sees_stays_free() -> None:
         ),
         (["student.pretrained_allow=[mask_token]"], "no student.pretrained_weights are given"),
         (["student.preset=dinov3_vits"], "did you mean dinov3_vits16"),
+        (["student.preset=[]"], "student.preset"),
     ],
 )
 def test_contradictions_about_the_start_are_refused(overrides: list[str], message: str) -> None:
