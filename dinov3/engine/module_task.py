@@ -10,16 +10,21 @@ from typing import Any, Generic
 import torch
 from torch import Tensor, nn
 
+from dinov3.distributed.context import rank
 from dinov3.distributed.replicate import average_gradients
+from dinov3.engine.model_randomness import seed_model_randomness
 from dinov3.engine.optim import ParamGroup, parameter_groups
 from dinov3.engine.task import B, StepLoss
 
 
 class ModuleTask(ABC, Generic[B]):
-    """``trained``, by name; gradients are averaged over processes after the backward pass. Override what differs."""
+    """``trained``, by name; gradients are averaged over processes after the backward pass. Override what differs.
 
-    def __init__(self, trained: nn.ModuleDict, device: torch.device) -> None:
-        self._trained, self._device = trained.to(device).train(), device
+    What ``loss`` draws from torch's generators (dropout) is a function of ``seed``, the step and the share of the batch.
+    """
+
+    def __init__(self, trained: nn.ModuleDict, device: torch.device, *, seed: int) -> None:
+        self._trained, self._device, self._seed = trained.to(device).train(), device, seed
 
     @property
     def device(self) -> torch.device:
@@ -42,7 +47,8 @@ class ModuleTask(ABC, Generic[B]):
     def gradients(self, batches: Sequence[B], step: int, now: Any) -> StepLoss:
         """The mean of ``loss`` over the batches; terms likewise."""
         totals, parts = [], []
-        for batch in batches:
+        for part, batch in enumerate(batches):
+            seed_model_randomness(self._seed, step, rank() * len(batches) + part)
             total, terms = self.loss(batch, step)
             (total / len(batches)).backward()
             totals.append(total.detach())

@@ -85,7 +85,14 @@ def changed_batch(start: Start, images: int) -> list[str]:
 def changed_since(cfg: RunConfig, run: RunFolder, newest: Path | None = None) -> Changes:
     """Key -> (old, new) for what is not as the run in this folder began with; nothing when nobody wrote that down.
 
-    ``newest``: a verified checkpoint of it, which has a copy.
+    ``newest``: a verified checkpoint of it, which has a copy. ConfigError for a run of another kind: it would be compared
+    key by key with defaults it never had.
     """
-    old = recorded_config(run, type(cfg), newest)
-    return {} if old is None else changed_keys(with_defaults(old, type(cfg)), to_dict(cfg))
+    old, new = recorded_config(run, type(cfg), newest), to_dict(cfg)
+    if old is None:
+        return {}
+    if foreign := sorted(set(old) - set(new)):
+        blocks = ", ".join(foreign)
+        problem = f"is a run of another kind, or of a newer program (it has {blocks}): use another folder"
+        raise ConfigError(str(run), "--output-dir", problem)
+    return changed_keys(with_defaults(old, type(cfg)), new)

@@ -25,6 +25,7 @@ Batch = tuple[Tensor, Tensor]  # x [N, width], y [N, 1]
 @dataclass
 class RegressionConfig:
     width: int = key(4, "numbers a sample has", ge=1, fixed=True)
+    dropout: float = key(0.0, "share of a sample's numbers that a step leaves out", ge=0, le=1)
 
 
 @dataclass
@@ -68,7 +69,8 @@ class RegressionJob(Job[Batch]):
 
     def build(self, start: Start, device: torch.device) -> tuple[Regression, list[str]]:
         torch.manual_seed(self.cfg.train.seed)
-        return Regression(nn.ModuleDict({"line": nn.Linear(self.cfg.regression.width, 1)}), device), []
+        line = nn.Sequential(nn.Dropout(self.cfg.regression.dropout), nn.Linear(self.cfg.regression.width, 1))
+        return Regression(nn.ModuleDict({"line": line}), device, seed=self.cfg.train.seed), []
 
     def stream(self, task: Regression, counters: Counters) -> Numbers:
         return Numbers(self.cfg, counters.samples)

@@ -12,6 +12,7 @@ import pytest
 from dinov3.cli import main as dinov3
 from dinov3.runs.checkpoint import read_tensors, step_folders
 from dinov3.system.rows import read_rows
+from dinov3.train.command import main as pretrain
 from tests.engine import regressor
 from tests.faults.runs import Launcher, final_state, history, launcher, whole
 
@@ -30,12 +31,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
         yield server
 
 
-def words(ranks: int = 1) -> list[str]:
-    return [*WORDS, f"train.batch_size_per_gpu={BATCH // ranks}"]
+def words(ranks: int = 1, dropout: float = 0.1) -> list[str]:
+    """By default every step draws: what a resumed run draws is then a part of what must be equal."""
+    return [*WORDS, f"train.batch_size_per_gpu={BATCH // ranks}", f"regression.dropout={dropout}"]
 
 
-def run(runs: Launcher, out: Path, ranks: int = 1, **options: Any) -> list[int]:
-    return runs.run(out, ranks=ranks, main=MAIN, words=words(ranks), **options)
+def run(runs: Launcher, out: Path, ranks: int = 1, dropout: float = 0.1, **options: Any) -> list[int]:
+    return runs.run(out, ranks=ranks, main=MAIN, words=words(ranks, dropout), **options)
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +82,13 @@ def test_a_damaged_checkpoint_is_passed_over(runs: Launcher, reference: Path, tm
     assert final_state(out) == final_state(reference)
 
 
-def test_two_processes_learn_what_one_does(runs: Launcher, reference: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    assert run(runs, out, ranks=2) == [0, 0]
-    ours, theirs = (read_tensors(step_folders(o)[-1] / "state", prefix="line.") for o in (out, reference))
+def test_two_processes_learn_what_one_does(runs: Launcher, tmp_path: Path) -> None:
+    out, alone = tmp_path / "run", tmp_path / "alone"
+    assert run(runs, out, ranks=2, dropout=0) == [0, 0]
+    assert run(runs, alone, dropout=0) == [0]
+    ours, theirs = (read_tensors(step_folders(o)[-1] / "state", prefix="line.") for o in (out, alone))
     assert all((ours[name] - theirs[name]).abs().max() < 1e-6 for name in theirs)
-    losses = [[row["mse_loss"] for row in read_rows(o / "metrics.jsonl")] for o in (out, reference)]
+    losses = [[row["mse_loss"] for row in read_rows(o / "metrics.jsonl")] for o in (out, alone)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -104,3 +107,17 @@ def test_it_appears_in_the_report(reference: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert dinov3(["report", str(reference), "--out", str(page)]) == 0
     assert "mse_loss" in page.read_text()
+
+
+def test_a_run_of_another_kind_is_named_as_one(
+    reference: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(reference, tmp_path / "run")
+    words = [
+        "--output-dir",
+        str(tmp_path / "run"),
+        "student.arch=vit_small",
+        "train.dataset_path=Synthetic:n=400:size=40",
+    ]
+    assert pretrain(words) == 78
+    assert "is a run of another kind, or of a newer program (it has regression)" in capfd.readouterr().err
