@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from dinov3.data.errors import TooManyBadSamples
 from dinov3.features.command import add_extractor_arguments
 from dinov3.features.kept import cache_folder
 from dinov3.system.paths import expanded
+from dinov3.system.rows import append_row
 
 SHOWN = 5
 
@@ -99,10 +98,7 @@ def finish(
     }
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        with args.out.open("a") as file:  # one write of one line: a reader sees it whole
-            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_row(args.out.resolve(), _plain(row))  # a link of the user's own is followed
 
 
 def _plain(value: Any) -> Any:

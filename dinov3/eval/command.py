@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,6 +22,7 @@ from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.kept import cache_folder
 from dinov3.pictures.retrieval import retrieval_scores
+from dinov3.system.files import write_json
 from dinov3.system.paths import expanded
 
 TASKS = {
@@ -134,7 +134,7 @@ def execute_labelled(args: argparse.Namespace) -> int:
         print(table(report))
         if args.out is not None:
             args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(report, indent=1) + "\n")
+            write_json(args.out, report)
     context.teardown()
     return 0
 

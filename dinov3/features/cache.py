@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from dinov3.features.source_images import SourceImages
 from dinov3.features.tokens import POOLS, Pool, Tokens
 from dinov3.runs.lock import RunLock
 from dinov3.system.bars import Bar
+from dinov3.system.files import remove_half_written, write_json
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +151,8 @@ def cached_features(
         context.barrier()
         if context.is_main():
             (out / MANIFEST).unlink(missing_ok=True)
+            remove_half_written(out)
+        context.barrier()  # what is half written from here on is another process's
         shards = list(_fill(extractor, source, out, kind, quiet=quiet))
         context.barrier()
         if context.is_main():
@@ -233,14 +235,13 @@ def _finish(out: Path, key: dict[str, Any], names: list[str], images: int, max_b
             f"{len(skipped)} of {images} images are unreadable, the first {skipped[0]['name']}: {skipped[0]['reason']}; "
             f"mend the data or raise --max-bad-frac ({max_bad_frac:g})"
         )
-    manifest = {
-        "format": "dinov3-features",
-        "format_version": FORMAT_VERSION,
-        "key": key,
-        "rows": images - len(skipped),
-        "skipped": skipped,
-        "shards": [{k: v for k, v in shard.items() if k != "skipped"} for shard in shards],
-    }
-    temporary = out / f"{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(manifest, indent=1))
-    os.replace(temporary, out / MANIFEST)
+    shards = [{k: v for k, v in shard.items() if k != "skipped"} for shard in shards]
+    write_manifest(out, key, images - len(skipped), skipped, shards)
+
+
+def write_manifest(
+    out: Path, key: Mapping[str, Any], rows: int, skipped: Sequence[Mapping[str, str]], shards: Sequence[dict[str, Any]]
+) -> None:
+    """What makes a folder of shards a ``FeatureSet``."""
+    manifest = {"format": "dinov3-features", "format_version": FORMAT_VERSION, "key": key, "rows": rows}
+    write_json(out / MANIFEST, manifest | {"skipped": skipped, "shards": shards})

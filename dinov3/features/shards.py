@@ -5,8 +5,8 @@ Any language with a safetensors or npy reader can read them; the JSON names the 
 
 from __future__ import annotations
 
-import json
-import os
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,33 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dinov3.runs.manifest import describe_file
-from dinov3.system.files import flush
+from dinov3.system.files import replacing, write_json
 
 FORMATS = ("safetensors", "npy")
 
 
-def write_shard(folder: Path, name: str, tensors: dict[str, Tensor], form: str, facts: dict[str, Any]) -> None:
-    """Write ``name.safetensors``, or ``name.<tensor>.npy`` for each tensor, then ``name.json``, each complete or not at all."""
-    files: dict[str, Path] = {}
-    if form == "safetensors":
-        files[f"{name}.safetensors"] = folder / f"{name}.safetensors.tmp"
-        # not write_tensor_file: killed, that leaves a file of another name
-        files[f"{name}.safetensors"].write_bytes(save({k: v.contiguous() for k, v in tensors.items()}))
-    else:
-        for key, tensor in tensors.items():
-            files[f"{name}.{key}.npy"] = temporary = folder / f"{name}.{key}.npy.tmp"
-            with temporary.open("wb") as file:
-                np.save(file, tensor.numpy(), allow_pickle=False)
+def write_shard(
+    folder: Path, name: str, tensors: dict[str, Tensor], form: str, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write ``name.safetensors``, or ``name.<tensor>.npy`` for each tensor, then ``name.json``, each complete or not at all;
+    returns the content of the last."""
     entry = {"name": name, "rows": len(tensors["index"]), "files": {}, **facts}
-    for final, temporary in files.items():
-        entry["files"][final] = describe_file(temporary)
-        flush(temporary)
-        os.replace(temporary, folder / final)
-    record = folder / f"{name}.json.tmp"
-    record.write_text(json.dumps(entry))
-    flush(record)
-    os.replace(record, folder / f"{name}.json")
+    for file, content in _files(name, tensors, form):
+        with replacing(folder / file) as fresh:
+            fresh.write_bytes(content)
+            entry["files"][file] = describe_file(fresh)
+    write_json(folder / f"{name}.json", entry, indent=None)
+    return entry
+
+
+def _files(name: str, tensors: dict[str, Tensor], form: str) -> Iterator[tuple[str, bytes | memoryview]]:
+    if form == "safetensors":
+        yield f"{name}.safetensors", save({k: v.contiguous() for k, v in tensors.items()})
+        return
+    for key, tensor in tensors.items():
+        memory = io.BytesIO()
+        np.save(memory, tensor.numpy(), allow_pickle=False)
+        yield f"{name}.{key}.npy", memory.getbuffer()
 
 
 def shard_is_whole(folder: Path, entry: dict[str, Any]) -> bool:

@@ -32,7 +32,7 @@ from dinov3.generate.shards import Sample, write_shard
 from dinov3.generate.sizing import Sizing, bucketed, digest
 from dinov3.runs.lock import RunLock
 from dinov3.runs.manifest import describe_file
-from dinov3.system.files import TEMPORARY, write_json
+from dinov3.system.files import remove_half_written, write_json
 
 FORMAT, FORMAT_VERSION = "dinov3-dit-features", 1
 MANIFEST, PLAN = "manifest.json", "plan.json"
@@ -113,8 +113,8 @@ def _read_plan(out: Path) -> _StoredPlan:
 
 def _prepare(job: Job, out: Path, max_bad_frac: float, *, quiet: bool) -> None:
     """Remove what a killed call left half-written, and see to it that there is a plan, of this job."""
-    for left in [*out.glob(f"{TEMPORARY}*"), *out.glob(f"bucket_*/{TEMPORARY}*")]:
-        left.unlink(missing_ok=True)
+    for folder in (out, *out.glob("bucket_*")):
+        remove_half_written(folder)
     if (out / PLAN).is_file():
         before = _read_plan(out).key
         if other := sorted(name for name in {*before, *job.key} if before.get(name) != job.key.get(name)):

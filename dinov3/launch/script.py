@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dinov3.config.errors import ConfigError
 from dinov3.launch.resources import Resources
+from dinov3.system.files import write_whole
 
 LOGS = "slurm"  # folder in the run's: scripts, output of every process, the config as submitted
 # One process that fails ends the job at once: the others would wait for it until a timeout, on paid GPUs. The
@@ -63,9 +64,7 @@ class Copy:
     def write(self) -> None:
         """Make the file, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.path.with_name(f"{self.path.name}.tmp")
-        fresh.write_text(self.text, encoding="utf-8")
-        fresh.replace(self.path)
+        write_whole(self.path, self.text)
 
 
 @dataclass(frozen=True)

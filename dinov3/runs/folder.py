@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinov3.system.files import TEMPORARY
+from dinov3.system.files import remove_half_written
 
 CHECKPOINTS = "ckpt"
 METRICS, EVALUATION, ALARMS, BAD_SAMPLES = "metrics.jsonl", "evaluation.jsonl", "alarms.jsonl", "bad_samples.jsonl"
@@ -101,9 +101,7 @@ class RunFolder:
     def remove_temporaries(self) -> None:
         """Delete what a killed run left half written. Only the holder of the run's lock may call it."""
         for folder in (self.path, self.pictures):
-            for path in folder.glob(f"{TEMPORARY}*"):
-                if not path.is_dir():
-                    path.unlink()
+            remove_half_written(folder)
 
     def new_aside(self) -> Path:
         """Make and return the next folder ``before-N``."""

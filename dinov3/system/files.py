@@ -57,6 +57,13 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     write_whole(path, json.dumps(content, indent=indent) + "\n")
 
 
+def remove_half_written(folder: Path) -> None:
+    """Delete what killed writers have left in ``folder``. Only who alone writes there may call it."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
 def open_unlinked(path: Path, flags: int, mode: int = 0o666) -> int:
     """``os.open`` that raises OSError, naming the file, when ``path`` is a symbolic link."""
     if path.is_symlink():

@@ -83,7 +83,7 @@ def test_a_killed_call_leaves_nothing_partial_and_the_next_one_goes_on(
 
     def dies_in_the_second(folder, name, *args):  # type: ignore[no-untyped-def]
         if name == "00001":
-            (folder / "00001.safetensors.tmp").write_bytes(b"half")
+            (folder / ".tmp-0123-00001.safetensors").write_bytes(b"half")
             raise KeyboardInterrupt
         written.append(name)
         shards.write_shard(folder, name, *args)
@@ -99,7 +99,7 @@ def test_a_killed_call_leaves_nothing_partial_and_the_next_one_goes_on(
     resumed, _ = features(run, tmp_path).pooled()
     assert Counting.images == 150 - 64
     torch.testing.assert_close(resumed, features(run, tmp_path / "other").pooled()[0], rtol=0, atol=0)
-    assert not list(folder.glob("*.tmp"))
+    assert not list(folder.glob(".tmp*"))
 
 
 def test_a_damaged_shard_is_not_read(tmp_path: Path) -> None:

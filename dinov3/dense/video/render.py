@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from torch import Tensor
 from dinov3.data.decode import Pixels
 from dinov3.data.storage.extras import need
 from dinov3.dense.palette import class_colour
+from dinov3.system.files import replacing
 
 OPACITY = 0.55
 ENCODERS = ("libx264", "mpeg4")  # the first that this PyAV has
@@ -55,7 +56,7 @@ class FileScreen:
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self._av = path, need("av")
         self._rate = Fraction(rate).limit_denominator(1000)
-        self._partial = path.with_name(f"{path.name}.tmp")
+        self._whole = ExitStack()  # closed when all frames are there
         self._container: Any = None
         self._stream: Any = None
 
@@ -64,7 +65,8 @@ class FileScreen:
         height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2  # yuv420p halves both
         if self._container is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = self._av.open(str(self._partial), "w", format="mp4")
+            fresh = self._whole.enter_context(replacing(self.path))
+            self._container = self._av.open(str(fresh), "w", format="mp4")
             codec = next(name for name in ENCODERS if name in self._av.codecs_available)
             self._stream = self._container.add_stream(codec, rate=self._rate)
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
@@ -78,7 +80,7 @@ class FileScreen:
             for packet in self._stream.encode():
                 self._container.mux(packet)
             self._container.close()
-            os.replace(self._partial, self.path)
+            self._whole.close()
         return self.path
 
 
@@ -98,6 +100,5 @@ def save_mask(labels: Tensor, path: Path) -> None:
     image = Image.fromarray(labels.numpy().astype(np.uint8), mode="P")
     colours = [(0.0, 0.0, 0.0), *(class_colour(i) for i in range(1, 256))]
     image.putpalette([round(255 * channel) for colour in colours for channel in colour])
-    temporary = path.with_name(f"{path.name}.tmp")
-    image.save(temporary, "PNG")
-    os.replace(temporary, path)
+    with replacing(path) as fresh:
+        image.save(fresh, "PNG")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from dinov3.engine.precision import DTYPES
-from dinov3.features.cache import FORMAT_VERSION, MANIFEST
+from dinov3.features.cache import MANIFEST, write_manifest
 from dinov3.features.shards import write_shard
 from dinov3.features.tokens import Tokens
 
@@ -44,17 +43,7 @@ class FrameWriter:
         """Write what is left and the manifest; the folder of the set."""
         if self._waiting:
             self._write()
-        manifest = {
-            "format": "dinov3-features",
-            "format_version": FORMAT_VERSION,
-            "key": self.key,
-            "rows": self._rows,
-            "skipped": skipped,
-            "shards": self._shards,
-        }
-        temporary = self.out / f"{MANIFEST}.tmp"
-        temporary.write_text(json.dumps(manifest, indent=1))
-        os.replace(temporary, self.out / MANIFEST)
+        write_manifest(self.out, self.key, self._rows, skipped, self._shards)
         return self.out
 
     def _write(self) -> None:
@@ -67,7 +56,7 @@ class FrameWriter:
             "grid": torch.tensor([tokens.grid for tokens in each], dtype=torch.int64),
             "index": torch.tensor([number for number, _ in self._waiting], dtype=torch.int64),
         }
-        write_shard(self.out, name, tensors, "safetensors", {"first": self._waiting[0][0]})
-        self._shards.append(json.loads((self.out / f"{name}.json").read_text()))
+        facts = {"first": self._waiting[0][0]}
+        self._shards.append(write_shard(self.out, name, tensors, "safetensors", facts))
         self._rows += len(each)
         self._waiting = []

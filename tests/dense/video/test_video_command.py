@@ -71,7 +71,7 @@ def test_a_file_is_read_and_written_frame_by_frame(weights: Path, film: Path) ->
     for path in sorted((film / "film").iterdir()):
         screen.show(np.asarray(Image.open(path)))
     assert screen.close().is_file()
-    assert not list(film.glob("*.tmp"))
+    assert not list(film.glob(".tmp*"))
     frames = open_frames(str(film / "film.mp4"))
     assert frames.rate == 10
     shapes = [frame.shape for frame in frames if not isinstance(frame, tuple)]
