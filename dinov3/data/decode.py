@@ -281,10 +281,10 @@ def _reason(data: bytes, error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _pixels_of_a_tile(image: Image.Image) -> int:
+def _pixels_of_a_tile(image: ImageFile.ImageFile) -> int:
     """Pixels of the largest part that is decoded at once."""
     width, height = image.size
-    boxes = [tile[1] for tile in image.tile or ()]  # type: ignore[attr-defined]
+    boxes = [tile[1] for tile in image.tile or ()]
     return max([(box[2] - box[0]) * (box[3] - box[1]) for box in boxes if box], default=width * height)
 
 
