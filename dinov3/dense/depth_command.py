@@ -14,7 +14,6 @@ from dinov3.dense.protocols import DEPTH, DepthProtocol, chosen
 from dinov3.dense.report import LeftOut, add_common_arguments, cache_of, check_places, finish
 from dinov3.dense.sets import open_parts
 from dinov3.distributed import context
-from dinov3.features.cache import weights_digest
 from dinov3.features.command import extractor_from
 from dinov3.features.errors import FeatureError
 
@@ -43,12 +42,10 @@ def execute(args: argparse.Namespace) -> int:
     except (ValueError, FloatingPointError) as error:
         raise FeatureError(str(error)) from error
     facts = {
-        "weights_sha256": weights_digest(extractor.backbone),
         "images": found.images,
         "without_valid_pixels": found.without_truth,
-        "preprocess": extractor.preprocess.describe(),
     }
-    finish(args, "depth", protocol, facts, found.scores, left_out)
+    finish(args, "depth", protocol, extractor, facts, found.scores, left_out)
     if found.without_truth:
         print(f"  {found.without_truth} test images have no valid pixel and are in no mean (DINOv3's code: silog 0)")
     if args.pictures is not None:

@@ -11,7 +11,9 @@ from typing import Any
 
 from dinov3.config.output import check_output_file
 from dinov3.data.errors import TooManyBadSamples
+from dinov3.features.cache import weights_digest
 from dinov3.features.command import add_extractor_arguments
+from dinov3.features.extract import FeatureExtractor
 from dinov3.features.kept import cache_folder
 from dinov3.system.paths import expanded
 from dinov3.system.rows import append_row
@@ -79,6 +81,7 @@ def finish(
     args: argparse.Namespace,
     task: str,
     protocol: Any,
+    extractor: FeatureExtractor,
     facts: Mapping[str, Any],
     scores: Sequence[Mapping[str, Any]],
     left_out: LeftOut,
@@ -91,6 +94,8 @@ def finish(
         "protocol": args.protocol,
         "settings": asdict(protocol),
         "weights": str(args.weights),
+        "weights_sha256": weights_digest(extractor.backbone),
+        "preprocess": extractor.preprocess.describe(),
         "data": args.data,
         **facts,
         "scores": list(scores),

@@ -10,7 +10,6 @@ from dinov3.dense.report import LeftOut, add_common_arguments, cache_of, check_p
 from dinov3.dense.segment import Segmentation, evaluate
 from dinov3.dense.sets import open_parts
 from dinov3.distributed import context
-from dinov3.features.cache import weights_digest
 from dinov3.features.command import extractor_from
 from dinov3.features.errors import FeatureError
 
@@ -41,12 +40,10 @@ def execute(args: argparse.Namespace) -> int:
     except (ValueError, FloatingPointError) as error:
         raise FeatureError(str(error)) from error
     facts = {
-        "weights_sha256": weights_digest(extractor.backbone),
         "images": found.images,
         "classes": found.classes,
-        "preprocess": extractor.preprocess.describe(),
     }
-    finish(args, "segmentation", protocol, facts, found.scores, left_out)
+    finish(args, "segmentation", protocol, extractor, facts, found.scores, left_out)
     if args.pictures is not None:
         draw(found, protocol, args)
     context.teardown()

@@ -7,20 +7,28 @@ from pathlib import Path
 
 import pytest
 
+from dinov3 import features
 from dinov3.data.errors import TooManyBadSamples
 from dinov3.dense.protocols import SEGMENT, TRACK, chosen
 from dinov3.dense.report import LeftOut, finish, table
+from dinov3.features.cache import weights_digest
 from dinov3.features.errors import FeatureError
 
 
-def test_lines_gather_in_one_file_and_hold_no_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_gather_in_one_file_and_hold_no_nan(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extractor = features.load(weights)
     args = argparse.Namespace(protocol="small", weights=Path("w"), data="d", out=tmp_path / "deep" / "all.jsonl")
     for score in (0.5, math.nan):
-        finish(args, "segmentation", SEGMENT["small"], {}, [{"mIoU": score, "of_class": [math.nan, 1.0]}], LeftOut())
+        scores = [{"mIoU": score, "of_class": [math.nan, 1.0]}]
+        finish(args, "segmentation", SEGMENT["small"], extractor, {}, scores, LeftOut())
     rows = [json.loads(line, parse_constant=pytest.fail) for line in args.out.read_text().splitlines()]
     assert [row["scores"][0]["mIoU"] for row in rows] == [0.5, None]
     assert rows[0]["scores"][0]["of_class"] == [None, 1.0]
     assert rows[0]["settings"]["steps"] == 500
+    assert rows[0]["weights_sha256"] == weights_digest(extractor.backbone)
+    assert rows[0]["preprocess"] == extractor.preprocess.describe()
     assert "0.5000" in capsys.readouterr().out
 
 

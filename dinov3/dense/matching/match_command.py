@@ -12,7 +12,6 @@ from dinov3.dense.matching.pairs import chosen_pairs, coco_keypoints, spair
 from dinov3.dense.protocols import MATCH, MatchProtocol, chosen
 from dinov3.dense.report import LeftOut, add_common_arguments, check_places, finish
 from dinov3.distributed import context
-from dinov3.features.cache import weights_digest
 from dinov3.features.command import extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor
@@ -45,13 +44,11 @@ def execute(args: argparse.Namespace) -> int:
         raise FeatureError(str(error)) from error
     left_out.check(args.max_bad_frac)
     facts: dict[str, Any] = {
-        "weights_sha256": weights_digest(extractor.backbone),
         "pairs": found.pairs,
         "positional_bias": found.facts,
         "patch_px": extractor.preprocess.patch,
-        "preprocess": extractor.preprocess.describe(),
     }
-    finish(args, "correspondence", protocol, facts, found.scores, left_out)
+    finish(args, "correspondence", protocol, extractor, facts, found.scores, left_out)
     if found.facts:
         print(
             f"  debiased: {found.facts['directions_removed']} directions, estimated on {found.facts['estimated_on']}; "

@@ -10,7 +10,6 @@ from dinov3.dense.report import LeftOut, add_common_arguments, check_places, fin
 from dinov3.dense.video.films import open_films
 from dinov3.dense.video.track import Track, rules_of, track
 from dinov3.distributed import context
-from dinov3.features.cache import weights_digest
 from dinov3.features.command import extractor_from
 from dinov3.features.errors import FeatureError
 
@@ -39,8 +38,8 @@ def execute(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise FeatureError(str(error)) from error
     left_out.check(args.max_bad_frac)
-    facts = {"weights_sha256": weights_digest(extractor.backbone), "videos": len(films)}
-    finish(args, "tracking", protocol, facts, found.scores(), left_out)
+    facts = {"videos": len(films)}
+    finish(args, "tracking", protocol, extractor, facts, found.scores(), left_out)
     if args.pictures is not None and found.shown:
         draw(found, args)
     context.teardown()
