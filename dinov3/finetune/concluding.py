@@ -13,7 +13,7 @@ from dinov3.finetune.classifier_file import ABOUT, FORMAT, VERSION, load_classif
 from dinov3.finetune.curves import draw_curves
 from dinov3.finetune.metrics import metrics
 from dinov3.finetune.predictions import Predicted, write_predictions
-from dinov3.finetune.results import CURVES, PREDICTIONS, RESULTS, finite, scores
+from dinov3.finetune.results import CALIBRATED, CURVES, PREDICTIONS, RESULTS, finite, scores
 from dinov3.finetune.results import FORMAT as RESULTS_FORMAT
 from dinov3.finetune.scoring import Scored
 from dinov3.finetune.selection import kept, place_of
@@ -23,8 +23,6 @@ from dinov3.system.rows import read_rows
 if TYPE_CHECKING:
     from dinov3.finetune.job import FinetuneJob
     from dinov3.finetune.task import FinetuneTask
-
-CALIBRATED = ("NLL", "Brier", "ECE")  # what a temperature changes
 
 
 def conclude(job: FinetuneJob, task: FinetuneTask, step: int) -> None:

@@ -48,7 +48,7 @@ def open_training(text: str, classes: int | None) -> tuple[LabelledSet, int]:
     train = open_labelled(text)
     largest = int(train.labels.max())
     number = classes or max(largest + 1, len(train.names or ()))
-    _check_range(train, number, "train.classes")
+    checked_labels(train, number, "train.classes")
     if len(np.unique(train.labels)) < 2:
         raise DataError(f"{text}: all {len(train):,} images are of class {largest}: there is nothing to tell apart")
     return train, number
@@ -61,8 +61,8 @@ def open_beside(text: str, key: str, train: LabelledSet, classes: int) -> Labell
     """
     other = open_labelled(text)
     if train.names is not None and other.names is not None and train.names != other.names:
-        other = _renumbered(other, train.names)
-    _check_range(other, classes, key)
+        other = renumbered(other, train.names)
+    checked_labels(other, classes, key)
     if len(np.unique(other.labels)) < 2:
         raise DataError(
             f"{key}: {text}: all {len(other):,} images are of class {other.labels[0]}: give images of every class"
@@ -75,7 +75,8 @@ def same_images(first: LabelledSet, second: LabelledSet) -> bool:
     return first.source.identity().content == second.source.identity().content
 
 
-def _renumbered(other: LabelledSet, names: Sequence[str]) -> LabelledSet:
+def renumbered(other: LabelledSet, names: Sequence[str]) -> LabelledSet:
+    """A set that has names of its classes, with the numbers they have in ``names``. DataError for one that is not there."""
     assert other.names is not None
     number = {name: i for i, name in enumerate(names)}
     used = [other.names[label] for label in np.unique(other.labels)]
@@ -85,7 +86,8 @@ def _renumbered(other: LabelledSet, names: Sequence[str]) -> LabelledSet:
     return LabelledSet(other.text, other.source, place[other.labels], list(names))
 
 
-def _check_range(labelled: LabelledSet, classes: int, key: str) -> None:
+def checked_labels(labelled: LabelledSet, classes: int, key: str) -> LabelledSet:
+    """The set; DataError when a label is not below ``classes``, a number that ``key`` gives."""
     outside = np.flatnonzero((labelled.labels < 0) | (labelled.labels >= classes))
     if len(outside):
         first = int(outside[0])
@@ -93,3 +95,4 @@ def _check_range(labelled: LabelledSet, classes: int, key: str) -> None:
             f"{labelled.text}: {labelled.source.name(first)} has class {labelled.labels[first]}, {key} allows 0 to "
             f"{classes - 1} ({len(outside):,} such images): give the number of classes, or other images"
         )
+    return labelled

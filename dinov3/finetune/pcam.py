@@ -71,7 +71,9 @@ def _fetch(part: Path, name: str, mirrors: tuple[str, ...]) -> None:
             problems.append(f"{mirror.format(name=name)}: {error}")
         else:
             return
-    raise FinetuneError(f"{name}: {'; '.join(problems)}: the same command goes on where it ended; --mirror gives another")
+    raise FinetuneError(
+        f"{name}: {'; '.join(problems)}: the same command goes on where it ended; --mirror gives another"
+    )
 
 
 def _fetch_from(address: str, part: Path, name: str) -> None:
@@ -135,7 +137,9 @@ def verify(root: Path, sums: dict[str, str]) -> list[Verified]:
             with h5py.File(pair[0]) as pixels, h5py.File(pair[1]) as classes:
                 shape, labels = pixels["x"].shape, classes["y"][...].reshape(-1)
         except (OSError, KeyError) as error:
-            raise DataError(f"{pair[0]} or {pair[1].name}: damaged ({error}): remove it and download it again") from error
+            raise DataError(
+                f"{pair[0]} or {pair[1].name}: damaged ({error}): remove it and download it again"
+            ) from error
         if len(labels) != shape[0] or shape[1] != shape[2] or shape[3] != 3:
             raise DataError(f"{pair[0]}: pixels {shape}, {len(labels)} classes beside it: they are no pair")
         if not np.isin(labels, (0, 1)).all():
@@ -168,13 +172,16 @@ def synthesise(out: Path, counts: dict[str, int], *, size: int, seed: int, class
         n = counts[split]
         labels = generator(seed, "pcam labels", number).permutation(np.arange(n) % classes).astype(np.uint8)
         paths = [out / FILE.format(split=split, part=part) for part in ("x", "y")]
-        with Bar(n, about=split, unit="images") as bar, replacing(paths[0]) as fresh:
-            with h5py.File(fresh, "w") as file:
-                pixels = file.create_dataset("x", (n, size, size, 3), np.uint8, chunks=(1, size, size, 3))
-                for index in range(n):
-                    rng = generator(seed, "pcam", number, index)
-                    pixels[index] = tissue(rng, size, labels[index] / (classes - 1))
-                    bar.update()
+        with (
+            Bar(n, about=split, unit="images") as bar,
+            replacing(paths[0]) as fresh,
+            h5py.File(fresh, "w") as file,
+        ):
+            pixels = file.create_dataset("x", (n, size, size, 3), np.uint8, chunks=(1, size, size, 3))
+            for index in range(n):
+                rng = generator(seed, "pcam", number, index)
+                pixels[index] = tissue(rng, size, labels[index] / (classes - 1))
+                bar.update()
         with replacing(paths[1]) as fresh, h5py.File(fresh, "w") as file:
             file["y"] = labels.reshape(n, 1, 1, 1)
 

@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=expanded, required=True, help="folder of the files")
     parser.add_argument("--mirror", action="append", help="download: address with {name}, tried first; may be repeated")
     parser.add_argument(
-        "--sums", type=expanded, help="file of `sha256  name` lines to compare with, as sha256sum and `verify` write them"
+        "--sums",
+        type=expanded,
+        help="file of `sha256  name` lines to compare with, as sha256sum and `verify` write them",
     )
     parser.add_argument("--dry-run", action="store_true", help="download: say what would be fetched")
     parser.add_argument("--n", type=int, default=2000, help="synth: training images; a quarter for each other split")

@@ -14,6 +14,7 @@ from dinov3.finetune.metrics import Array, metrics
 
 RESULTS, PREDICTIONS, CURVES = "results.json", "predictions.csv", "roc_pr_reliability"
 FORMAT = "dinov3-finetune-results"
+CALIBRATED = ("NLL", "Brier", "ECE")  # what a temperature changes
 Results = dict[str, Any]
 
 
