@@ -164,7 +164,7 @@ def _sha256(path: Path) -> str:
 
 def synthesise(out: Path, counts: dict[str, int], *, size: int, seed: int, classes: int = 2) -> None:
     """Made tissue in the official format: pink noise with nuclei, some large ones around the middle of every image; those
-    in the middle follow the Poisson law of 1 in class 0, of 9 in class 1. Nobody's AUROC is above 0.995.
+    in the middle follow the Poisson law of 1 in class 0, of 9 in class 1. Who counts them perfectly has an AUROC of 0.997.
 
     A function of (seed, split, index). ``classes`` above 2: so many crowds, from none to all.
     """
