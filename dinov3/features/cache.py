@@ -26,17 +26,19 @@ from dinov3.distributed import context
 from dinov3.engine.precision import DTYPES
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor, reduced
-from dinov3.features.shards import FORMATS, read_shard, shard_is_whole, write_shard
+from dinov3.features.shards import FORMATS, SHARD, read_record, read_shard, shard_is_whole, write_shard
 from dinov3.features.source_images import SourceImages
 from dinov3.features.tokens import POOLS, Pool, Tokens
 from dinov3.runs.lock import RunLock
 from dinov3.system.bars import Bar
 from dinov3.system.files import remove_half_written, write_json
+from dinov3.system.json_file import JsonError, as_form, read_object
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+FORM = {"format_version": int, "key": dict, "rows": int, "skipped": list, "shards": [SHARD]}  # what readers rely on
 SHARD_BYTES = 256 * 2**20  # about; a shard is also what a killed run may have to compute again
 
 
@@ -61,7 +63,7 @@ class FeatureKind:
 
 
 class FeatureSet:
-    """A finished set. Raises FeatureError when ``folder`` is not one, or a shard is not as it was written."""
+    """A finished set. Raises FeatureError when ``folder`` is not one, is damaged, or a shard is not as it was written."""
 
     def __init__(self, folder: Path, *, fresh: bool = False) -> None:
         self.folder = folder
@@ -71,11 +73,13 @@ class FeatureSet:
             raise FeatureError(
                 f"{folder}: no {MANIFEST}: unfinished, or not a feature set; run `dinov3 features` again"
             )
-        self.manifest: dict[str, Any] = json.loads(path.read_text())
-        if self.manifest.get("format_version") != FORMAT_VERSION:
-            raise FeatureError(
-                f"{path}: format version {self.manifest.get('format_version')!r}, this program reads {FORMAT_VERSION}"
-            )
+        try:
+            self.manifest: dict[str, Any] = read_object(path, {"format_version": int})
+            if (version := self.manifest["format_version"]) != FORMAT_VERSION:
+                raise FeatureError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}")
+            as_form(self.manifest, FORM)
+        except (OSError, JsonError) as error:
+            raise FeatureError(f"{path}: damaged ({error}); `dinov3 features` computes it again") from error
 
     def __len__(self) -> int:
         return int(self.manifest["rows"])
@@ -142,11 +146,8 @@ def cached_features(
     key = set_key(extractor, source, kind)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     out = folder / name
-    if (out / MANIFEST).is_file():
-        found = FeatureSet(out)
-        if not (damaged := found.damaged()):
-            return found
-        log.warning("%s: %s not as written: computed again", out, ", ".join(damaged))
+    if (found := _finished(out)) is not None:
+        return found
     with RunLock(out):
         context.barrier()
         if context.is_main():
@@ -180,9 +181,24 @@ def _fill(extractor: FeatureExtractor, source: Source, out: Path, kind: FeatureK
                 bar.update(len(rows))
 
 
+def _finished(out: Path) -> FeatureSet | None:
+    """The set in ``out``; None when it is unfinished, or when something of it is damaged, which is said."""
+    if not (out / MANIFEST).is_file():
+        return None
+    try:
+        found = FeatureSet(out)
+    except FeatureError as error:
+        log.warning("%s", error)
+        return None
+    if damaged := found.damaged():
+        log.warning("%s: %s not as written: computed again", out, ", ".join(damaged))
+        return None
+    return found
+
+
 def _is_whole(out: Path, name: str) -> bool:
-    record = out / f"{name}.json"
-    return record.is_file() and shard_is_whole(out, json.loads(record.read_text()))
+    record = read_record(out, name)
+    return record is not None and shard_is_whole(out, record)
 
 
 def _shard(
@@ -228,7 +244,9 @@ def _rows_a_shard(extractor: FeatureExtractor, source: Source, kind: FeatureKind
 
 
 def _finish(out: Path, key: dict[str, Any], names: list[str], images: int, max_bad_frac: float) -> None:
-    shards = [json.loads((out / f"{name}.json").read_text()) for name in names]
+    shards = [known for name in names if (known := read_record(out, name)) is not None]
+    if len(shards) != len(names):
+        raise FeatureError(f"{out}: a shard was damaged while others were computed: run `dinov3 features` again")
     skipped = [bad for shard in shards for bad in shard["skipped"]]
     if len(skipped) > max_bad_frac * images:
         raise TooManyBadSamples(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.randomness import generator
+from dinov3.system.json_file import JsonError, read_value
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _spair_pair(root: Path, path: Path) -> KeypointPair:
             _points(told["trg_kps"]),
             max(right - left, bottom - top),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ArithmeticError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: not a pair of SPair-71k: {type(error).__name__}: {error}") from error
 
 
@@ -73,7 +73,7 @@ def coco_keypoints(root: Path, most: int, seed: int) -> list[KeypointPair]:
     try:
         images = {row["id"]: _found(root, str(row["file_name"])) for row in told["images"]}
         objects = [_Object.read(row, images) for row in told["annotations"] if row.get("num_keypoints", 1)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ArithmeticError, ValueError, RuntimeError) as error:
         raise DataError(f"{files[0]}: not COCO keypoints: {type(error).__name__}: {error}") from error
     if not objects:
         raise DataError(f"{files[0]}: no annotation with keypoints")
@@ -131,8 +131,8 @@ def _points(rows: Sequence[Sequence[float]]) -> Tensor:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises DataError."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return read_value(path)
+    except (OSError, JsonError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
 
 
