@@ -65,7 +65,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def draw(reports: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Quality against size, one dot a report beside the uncompressed model of the first; and cosines by block."""
-    metric = next((m for m in ("AUROC", "Acc") if all(m in r["after"].get("metrics", {}) for r in reports)), None)
+    metric = next((m for m in ("AUROC", "Acc") if all((r["after"].get("metrics") or {}).get(m) for r in reports)), None)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     _draw_sizes(left, reports, metric)
     for index, report in enumerate(reports):
@@ -97,7 +97,7 @@ def _draw_sizes(axis: Any, reports: Sequence[Mapping[str, Any]], metric: str | N
             axis.plot(size, y, "o", color=_color(index), label=label)
             continue
         row = report["after"]["metrics"][metric]
-        bars = [[y - row["low"]], [row["high"] - y]]
+        bars = [[max(0.0, y - row["low"])], [max(0.0, row["high"] - y)]]  # of a file that somebody edited
         axis.errorbar(size, y, bars, fmt="o", color=_color(index), capsize=3, lw=1, label=label)
     axis.set_xlim(left=0)
     axis.set(xlabel="file, MB", title=f"{metric} of a linear layer, 95 % interval" if metric else "mean output cosine")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dinov3.data.bad_samples import BadSample
@@ -31,6 +32,7 @@ from dinov3.features.source_images import SourceImages
 from dinov3.features.tokens import POOLS, Pool, Tokens
 from dinov3.runs.lock import RunLock
 from dinov3.system.bars import Bar
+from dinov3.system.errors import first_line
 from dinov3.system.files import remove_half_written, write_json
 from dinov3.system.json_file import JsonError, as_form, read_object
 
@@ -91,7 +93,13 @@ class FeatureSet:
                 raise FeatureError(
                     f"{self.folder}/{shard['name']}: not as it was written; `dinov3 features` computes it again"
                 )
-            yield read_shard(self.folder, shard)
+            try:
+                tensors = read_shard(self.folder, shard)
+                if "index" not in tensors or tensors["index"].shape != (shard["rows"],):
+                    raise ValueError("no index of its rows")
+            except (OSError, EOFError, ValueError, MemoryError, SafetensorError) as error:
+                raise FeatureError(f"{self.folder}/{shard['name']}: cannot be read: {first_line(error)}") from error
+            yield tensors
 
     def damaged(self) -> list[str]:
         """Names of shards that are not as they were written."""
@@ -102,6 +110,9 @@ class FeatureSet:
         shards = [shard for shard in self.shards() if len(shard["index"])]
         if not shards or "features" not in shards[0]:
             raise FeatureError(f"{self.folder}: holds patch tokens, not one vector an image")
+        wanted = shards[0]["features"].shape[1:]
+        if any("features" not in s or s["features"].shape != (*s["index"].shape, *wanted) for s in shards):
+            raise FeatureError(f"{self.folder}: its shards do not fit together; `dinov3 features` computes them again")
         labels = torch.cat([s["labels"] for s in shards]) if all("labels" in s for s in shards) else None
         return torch.cat([s["features"].float() for s in shards]), labels
 

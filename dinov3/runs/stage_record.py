@@ -38,7 +38,7 @@ def read_stages(run: Path) -> list[StageRecord]:
         raise ValueError(f"{path}: not the record of a run with stages: {error}") from error
     stages = [StageRecord(**{name: entry[name] for name in FORM if name in entry}) for entry in content["stages"]]
     for stage in stages:
-        if Path(stage.folder).name != stage.folder:
+        if stage.folder in ("", "..") or Path(stage.folder).name != stage.folder:
             raise ValueError(f"{path}: {stage.folder!r} is not a folder of this run")
     return stages
 

@@ -16,6 +16,7 @@ from dinov3.config.output import check_output_folder
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.system.errors import first_line
 from dinov3.system.files import flush
 from dinov3.system.paths import expanded
 from dinov3.weights.description import read_description, sidecar_of
@@ -104,7 +105,7 @@ def _write(source: Path, chosen: Format, reference: Backbone, out: Path, facts: 
         if heads:
             export_heads(source, out)
     except RuntimeError as error:  # what torch raises for a file it cannot write, and its exporter for a graph
-        raise WeightsError(f"{out.name}: cannot be written: {str(error).splitlines()[0][:200]}") from error
+        raise WeightsError(f"{out.name}: cannot be written: {first_line(error)[:200]}") from error
     return written
 
 

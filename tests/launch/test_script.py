@@ -116,7 +116,9 @@ def test_the_step_of_a_turn_has_another_number_than_those_of_the_turns_beside_it
         seen = tmp_path / f"turn-{turn}"
         env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SEEN": str(seen)}
         env["SLURM_RESTART_COUNT"] = str(turn)
-        assert subprocess.run(["bash", "script.sh"], cwd=tmp_path, env=env).returncode == 0, "a step that fails is no end"
+        assert subprocess.run(["bash", "script.sh"], cwd=tmp_path, env=env).returncode == 0, (
+            "a step that fails is no end"
+        )
         lines = seen.read_text().splitlines()
         assert [line.endswith(" true") for line in lines] == [True] * (len(lines) - 1) + [False]
         numbers.append(len(lines) - 1)

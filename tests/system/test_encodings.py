@@ -39,7 +39,11 @@ def might_be_text(call: ast.Call, mode: ast.expr | None) -> bool:
     """Image.open, tarfile.open, os.open and the like give no text."""
     assert isinstance(call.func, ast.Attribute)
     owner = call.func.value
-    if isinstance(owner, ast.Name) and owner.id in ("Image", "Index", "tarfile", "av", "os", "io") and call.func.attr == "open":
+    if (
+        isinstance(owner, ast.Name)
+        and owner.id in ("Image", "Index", "tarfile", "av", "os", "io")
+        and call.func.attr == "open"
+    ):
         return False
     if isinstance(owner, ast.Attribute) and owner.attr == "_av":
         return False

@@ -31,6 +31,7 @@ from dinov3.data.storage.index_cache import Arrays, Index, Listing, stamp
 from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.segments import place
+from dinov3.system.errors import first_line
 from dinov3.system.json_file import JsonError, read_object
 
 NAME = "HuggingFace"
@@ -218,7 +219,7 @@ def listing_of(folder: Path, files: list[Path], image: str, label: str | None) -
             _add_file(path, number, image, label, rows)
             digest.update(f"/{path.stat().st_size}".encode())
         except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"{path}: is not an Arrow file that can be read: {str(error).splitlines()[0]}") from None
+            raise DataError(f"{path}: is not an Arrow file that can be read: {first_line(error)}") from None
         except DataError as error:
             raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     if not rows.labels:

@@ -21,6 +21,7 @@ from dinov3.data.decode import SUFFIXES
 from dinov3.data.errors import DataError
 from dinov3.data.storage.arrow import column_of, optional_column_of
 from dinov3.data.storage.extras import need
+from dinov3.system.errors import first_line
 from dinov3.system.json_file import JsonError, parse
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -139,7 +140,7 @@ def _rows_of_parquet(path: Path, columns: Columns) -> Rows:
         label = optional_column_of(header, columns.label, "label", path)
         table = parquet.read_table(path, columns=[place, *([label] if label else [])], use_threads=False)
     except arrow.ArrowException as error:
-        raise DataError(f"{path}: is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path}: is not a Parquet file that can be read: {first_line(error)}") from None
     names = table[place].to_pylist()
     if not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: column {place} does not hold paths; if it holds images, use Parquet:root={path}")
