@@ -18,6 +18,14 @@ from dinov3.generate.errors import GenerateError
 from dinov3.generate.shards import json_bytes, member_bytes, npy_bytes, shard_bytes
 from dinov3.generate.sizing import Sizing
 
+_IMAGE = {"name": str, "reason": str}
+PLAN_FORM = {
+    "shards": [{"bucket": {"width": int, "height": int}, "number": int, "indices": [int]}],
+    "unreadable": [_IMAGE],
+    "too_long": [_IMAGE],
+    "stretch": float,
+}
+
 
 @dataclass(frozen=True)
 class ShardPlan:
@@ -73,11 +81,14 @@ class Plan:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Plan:
-        """What ``to_json`` gave. KeyError, TypeError or ValueError for something else."""
+        """What ``to_json`` gave, of the form ``PLAN_FORM``."""
         shards = [
-            ShardPlan(Bucket(**s["bucket"]), int(s["number"]), [*map(int, s["indices"])]) for s in content["shards"]
+            ShardPlan(Bucket(s["bucket"]["width"], s["bucket"]["height"]), s["number"], s["indices"])
+            for s in content["shards"]
         ]
-        unreadable, too_long = ([BadSample(**bad) for bad in content[name]] for name in ("unreadable", "too_long"))
+        unreadable, too_long = (
+            [BadSample(bad["name"], bad["reason"]) for bad in content[name]] for name in ("unreadable", "too_long")
+        )
         return cls(shards, unreadable, too_long, float(content["stretch"]))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,12 @@ from dinov3.generate.extract import FORMAT, FORMAT_VERSION, MANIFEST
 from dinov3.generate.plan import Form
 from dinov3.generate.shards import Sample, read_shard
 from dinov3.runs.manifest import describe_file
+from dinov3.system.json_file import JsonError, as_form, read_object
 
 SHARD = re.compile(r"bucket_([1-9]\d{0,5})x([1-9]\d{0,5})/shard-\d{6,}\.tar")
 AGAIN = "run `dinov3 dit extract` again"
+KEY = {"weights": str, "preproc_hash": str, "width": int, "patch": int, "pool": int}
+SHARD_ROW = {"name": str, "rows": int, "size": int, "sha256": str}
 
 
 @dataclass(frozen=True)
@@ -48,28 +50,26 @@ def read_manifest(folder: Path) -> Contents:
     """The manifest of a finished set. Raises GenerateError."""
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text())
+        content = read_object(path, {"format": str, "format_version": int})
         if (content["format"], content["format_version"]) != (FORMAT, FORMAT_VERSION):
             raise GenerateError(
                 f"{path}: {content['format']!r} version {content['format_version']!r}; this program reads {FORMAT} {FORMAT_VERSION}"
             )
-        key = content["key"]
-        numbers = [int(key[name]) for name in ("width", "patch", "pool")]
-        form = Form(str(key["weights"]), str(key["preproc_hash"]), *numbers)
+        as_form(content, {"key": KEY, "shards": [SHARD_ROW]})
         shards = [_shard(row) for row in content["shards"]]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise GenerateError(f"{folder}: no {MANIFEST}: unfinished, or not a set of shards; {AGAIN}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise GenerateError(f"{path}: damaged; {AGAIN}") from error
-    return Contents(form, shards)
+    except JsonError as error:
+        raise GenerateError(f"{path}: damaged ({error}); {AGAIN}") from error
+    return Contents(Form(**{name: content["key"][name] for name in KEY}), shards)
 
 
 def _shard(row: dict[str, Any]) -> Shard:
     match = SHARD.fullmatch(row["name"])
     if match is None:
-        raise ValueError(row["name"])
-    file = {"size": int(row["size"]), "sha256": str(row["sha256"])}
-    return Shard(row["name"], Bucket(int(match[1]), int(match[2])), int(row["rows"]), file)
+        raise JsonError(f"a shard called {row['name'][:80]!r}")
+    file = {"size": row["size"], "sha256": row["sha256"]}
+    return Shard(row["name"], Bucket(int(match[1]), int(match[2])), row["rows"], file)
 
 
 def verify(folder: Path) -> Contents:
