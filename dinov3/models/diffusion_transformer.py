@@ -230,5 +230,3 @@ class Alignment(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, T, D]`` -> ``[B, T, feature_width]``."""
         return self.fc3(F.silu(self.fc2(F.silu(self.fc1(x)))))
-
-

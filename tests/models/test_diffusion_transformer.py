@@ -81,7 +81,9 @@ def test_the_context_is_text_then_class_token_then_patches() -> None:
     context, mask = network.context(known())
     assert context.shape == (B, L + 1 + 8, 32)
     assert mask.shape == (B, L)
-    assert torch.equal(context[:, L], network.dino_cls_proj(known().cls)), "the token of the class does not know the time"
+    assert torch.equal(context[:, L], network.dino_cls_proj(known().cls)), (
+        "the token of the class does not know the time"
+    )
 
 
 def test_of_padded_text_nothing_reaches_the_output() -> None:
