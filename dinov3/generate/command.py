@@ -13,7 +13,9 @@ from dinov3.generate.buckets import SIDE
 from dinov3.generate.extract import SHARD_MB, Job, extract
 from dinov3.generate.inputs.open import LATENTS, TEXTS, Inputs, LatentInput, TextInput
 from dinov3.generate.plan import Form, Plan
+from dinov3.generate.sampling import command as sampling
 from dinov3.generate.sizing import POOLS, Sizing
+from dinov3.generate.training import command as training
 from dinov3.generate.verify import verify
 from dinov3.system.paths import expanded
 
@@ -70,6 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checking = tasks.add_parser("verify", help="is a folder of shards one set, whole and aligned?", description=VERIFY)
     checking.add_argument("folder", type=expanded)
     checking.set_defaults(run=execute_verify)
+    training.add_arguments(tasks.add_parser("train", help="a diffusion transformer on shards, from a YAML"))
+    sampling.add_arguments(tasks.add_parser("sample", help="images from an image, a text, both, or two images mixed"))
 
 
 def _side(text: str) -> int | None:

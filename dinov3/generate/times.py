@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,3 +30,17 @@ def velocity_of(images: Tensor, noise: Tensor) -> Tensor:
 def flow_losses(predicted: Tensor, images: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of each sample, ``[N]``; the loss is their mean."""
     return F.mse_loss(predicted, velocity_of(images, noise), reduction="none").flatten(1).mean(1)
+
+
+def shift_of(shape: Sequence[int], base: float | None) -> float:
+    """How far times are shifted for latents ``[C, H, W]``: ``sqrt(numbers / base)``, 1 for no base.
+
+    Neighbours in a large latent say the same, so it takes more noise to hide as much (Esser et al. 2024); Zheng et al. 2025
+    (RAE) count channels too, with the 4096 numbers of a latent of 32 x 32 x 4 as base.
+    """
+    return 1.0 if base is None else math.sqrt(math.prod(shape) / base)
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """``shift t / (1 + (shift - 1) t)``: 0 and 1 stay, what lies between moves towards noise for a ``shift`` above 1."""
+    return t if shift == 1 else shift * t / (1 + (shift - 1) * t)

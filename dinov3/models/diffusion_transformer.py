@@ -6,8 +6,9 @@ text, class token and patch features, one after the other. Time and class token 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,13 @@ class Conditions(NamedTuple):
     grid: tuple[int, int]  # (rows, cols)
     without_text: Tensor  # [B] bool
     without_features: Tensor  # [B] bool, class token and patches together
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Conditions:
+        """With every tensor changed."""
+        tensors: dict[str, Any] = {
+            name: change(part) for name, part in self._asdict().items() if isinstance(part, Tensor)
+        }
+        return self._replace(**tensors)
 
 
 class DitBlock(CheckpointedBlock):
