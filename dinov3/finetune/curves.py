@@ -8,8 +8,7 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 import numpy as np
 
 from dinov3.finetune.metrics import (
@@ -57,7 +56,8 @@ def draw_curves(predictions: Predictions, path: Path, *, bins: int = BINS) -> No
     if not predictions:
         raise MetricError("there is nothing to draw")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dinov3"}):
-        figure, (roc, recall, reliability) = plt.subplots(1, 3, figsize=(13.5, 4.4))
+        figure = Figure(figsize=(13.5, 4.4))
+        roc, recall, reliability = figure.subplots(1, 3)
         for name, (p, y) in predictions.items():
             points = operating_points(*_both_classes(p, y))
             roc.plot(*_thinned(*roc_curve(p, y)), lw=1.5, label=f"{name}: {auroc(points):.4f}")
@@ -73,7 +73,6 @@ def draw_curves(predictions: Predictions, path: Path, *, bins: int = BINS) -> No
         figure.tight_layout()
         metadata = {"Date": None} if form == "svg" else None  # the same predictions give the same file
         figure.savefig(path, format=form, dpi=110, metadata=metadata)
-        plt.close(figure)
 
 
 def _reliability(axis: Any, name: str, p: Array, y: Array, bins: int) -> None:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from dinov3.pictures.figures import figure, is_number, plans
 from dinov3.pictures.pca import INK, MUTED
@@ -63,15 +61,14 @@ def draw_panels(panels: Sequence[Panel], out: Path | io.BytesIO, form: str, colu
     n_rows = -(-len(panels) // columns)
     # SVG: letters as text; ids that are the same every time
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dinov3", "text.parse_math": False}):
-        figure, axes = plt.subplots(
-            n_rows, columns, figsize=(WIDTH * columns, HEIGHT * n_rows), squeeze=False, layout="constrained"
-        )
+        # not pyplot: it keeps figures, and choosing its backend would change a notebook's own
+        figure = Figure(figsize=(WIDTH * columns, HEIGHT * n_rows), layout="constrained")
+        axes = figure.subplots(n_rows, columns, squeeze=False)
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         for axis, panel in zip(axes.flat, panels, strict=False):
             _draw(axis, panel)
         figure.savefig(out, format=form, dpi=100)
-        plt.close(figure)
 
 
 def _draw(axis: Any, panel: Panel) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import io
 import json
 import re
@@ -26,7 +25,7 @@ from dinov3.runs.recorded import read_config
 from dinov3.runs.stage_record import StageRecord, read_stages
 from dinov3.runs.student_folders import student_folders
 from dinov3.system.files import write_whole
-from dinov3.system.html import Html, joined, markup
+from dinov3.system.html import Html, embedded, joined, markup
 from dinov3.system.paths import expanded
 from dinov3.system.rows import read_rows
 
@@ -176,7 +175,7 @@ def _curves(rows: Rows, evaluations: Rows) -> Html:
 
 
 def _img(alt: str, kind: str, content: bytes) -> Html:
-    return markup('<img alt="{}" src="data:image/{};base64,{}">', alt, kind, base64.b64encode(content).decode())
+    return markup('<img alt="{}" src="{}">', alt, embedded(content, kind))
 
 
 def _pictures(run: RunFolder) -> Html:
@@ -292,9 +291,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
-    page, out = report(args.run), args.out or args.run / "report.html"
+    print(write_report(args.run, args.out))
+    return 0
+
+
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """Write the page of a run to ``out``, ``RUN/report.html`` by default. Raises FeatureError and OSError."""
+    page, out = report(run), out or run / "report.html"
     check_output_file(out, "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page)
-    print(out)
-    return 0
+    return out
