@@ -16,6 +16,7 @@ from dinov3.system import console
 # command that was asked for is imported, so that help is there at once. Errors that were foreseen are raised by it.
 COMMANDS = {
     "train": ("dinov3.train.command", "train a backbone without labels, from a YAML"),
+    "init": ("dinov3.advice.command", "a commented YAML for these images, this machine and this goal"),
     "submit": ("dinov3.launch.command", "train on a SLURM cluster, or on this machine as it would run there"),
     "config": ("dinov3.config.about.command", "what a key means; all keys with their defaults"),
     "data": ("dinov3.survey.command", "what is in a data set, before training depends on it"),

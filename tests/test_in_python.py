@@ -41,7 +41,7 @@ def test_a_run_returns_what_the_command_leaves_behind(run: object, tmp_path: Pat
 def test_a_notebook_sees_the_curves_and_no_other_file(run: object) -> None:
     page = run._repr_html_()
     assert page.count("<img") == 2
-    assert page.count("src=\"data:image/png;base64,") == 2
+    assert page.count('src="data:image/png;base64,') == 2
     assert "finished after 2 steps" in page
 
 

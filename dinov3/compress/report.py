@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 from matplotlib.figure import Figure
 
 from dinov3.compress.errors import CompressError

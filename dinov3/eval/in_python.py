@@ -52,7 +52,9 @@ def option_words(options: dict[str, Any]) -> list[str]:
         flag = f"--{name.replace('_', '-')}"
         if name == "words" or value is None or value is False:
             continue
-        values = [] if value is True else value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        values = (
+            [] if value is True else value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        )
         words += [flag, *map(str, values)]
     return words
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-from matplotlib.figure import Figure
 import numpy as np
+from matplotlib.figure import Figure
 
 from dinov3.finetune.metrics import (
     BINS,

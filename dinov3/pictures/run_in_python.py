@@ -61,7 +61,9 @@ class Run:
 
     def _facts(self) -> str:
         rows, evaluations = self.metrics(), self.evaluations()
-        state = "finished" if self.finished else "stopped, the same call continues it" if self.stopped else "ended early"
+        state = (
+            "finished" if self.finished else "stopped, the same call continues it" if self.stopped else "ended early"
+        )
         said = [f"{state} after {rows[-1]['iteration'] + 1:,} steps" if rows else state]
         if rows and is_number(loss := rows[-1].get("total_loss")):
             said.append(f"loss {loss:.3f}")
@@ -77,5 +79,7 @@ class Run:
         """In a notebook: the facts, the curves and the patch features, without a plotting library of the notebook's."""
         folder = self._latest()
         pictures = [path for path in (folder.curves, folder.pca) if path.is_file()]
-        shown = [markup('<img style="max-width:100%" alt="{}" src="{}">', path.name, embedded(path)) for path in pictures]
+        shown = [
+            markup('<img style="max-width:100%" alt="{}" src="{}">', path.name, embedded(path)) for path in pictures
+        ]
         return joined([markup("<p><code>{}</code>: {}</p>", self.path, self._facts()), *shown] or [Html("")])

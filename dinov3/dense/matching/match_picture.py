@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from torch import Tensor
-
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from dinov3.pictures.token_sheet import unnormalised
 
