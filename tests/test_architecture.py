@@ -40,9 +40,10 @@ ALLOWED: dict[str, set[str]] = {
     "train": NUMERICS | {"teachers", "objectives", "eval", "pictures", "advice"},
     "launch": NUMERICS | {"teachers", "objectives", "train"},
     "utility": {"models", "teachers"},
+    "overview": FILES | {"features", "pictures"},
     "cli": NUMERICS
     | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey", "dense", "finetune", "compress"}
-    | {"generate", "advice"},
+    | {"generate", "advice", "overview"},
 }
 SOURCES = sorted([*(ROOT / "dinov3").rglob("*.py"), *(ROOT / "utility").rglob("*.py")])
 

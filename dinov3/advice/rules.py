@@ -357,6 +357,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
                 "feature_anchor.enabled": True,
                 "feature_anchor.tokens": "unmasked",
                 "evaluation.drift.enabled": True,
+                "evaluation.drift.period": 100,
                 "evaluation.drift.stop_below": 0.5,
             },
             "a frozen copy of the start, and an end to a run whose features leave it: as continue_small",
@@ -426,6 +427,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ),
     ),
     "copies": (
+        Rule(
+            "one image a step",
+            lambda c: batch_of(c) == 1,
+            {"dino.koleo_loss_weight": 0.0},
+            "KoLeo needs neighbours",
+        ),
         Rule(
             "above 5 per cent of the sample are equal files",
             lambda c: c.data.copies > 0.05,

@@ -10,7 +10,7 @@ from dinov3.pictures.figures import figure, is_number
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.stage_record import read_stages
 from dinov3.system.errors import EXIT_DONE, EXIT_PREEMPTED
-from dinov3.system.html import Html, embedded, joined, markup
+from dinov3.system.html import embedded, joined, markup
 from dinov3.system.rows import Row, read_rows
 
 if TYPE_CHECKING:
@@ -82,4 +82,4 @@ class Run:
         shown = [
             markup('<img style="max-width:100%" alt="{}" src="{}">', path.name, embedded(path)) for path in pictures
         ]
-        return joined([markup("<p><code>{}</code>: {}</p>", self.path, self._facts()), *shown] or [Html("")])
+        return joined([markup("<p><code>{}</code>: {}</p>", self.path, self._facts()), *shown])
