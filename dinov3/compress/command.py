@@ -116,7 +116,7 @@ def execute(args: argparse.Namespace) -> int:
         report = _report(args, whole, small, written, place, sets, size)
         report |= {"steps": [step.__dict__ for step in steps], "cuts": [cut.row() for cut in _told(cuts)]}
         names = [args.out.with_suffix(".report.json").name, args.out.with_suffix(".report.png").name]
-        (Path(folder) / names[0]).write_text(json.dumps(report, indent=1) + "\n")
+        (Path(folder) / names[0]).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         draw([report, *others], Path(folder) / names[1])
         for path in sorted(Path(folder).iterdir(), key=lambda p: p.name == args.out.name):  # the weights last
             flush(path)
