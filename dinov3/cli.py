@@ -30,6 +30,8 @@ COMMANDS = {
         "dinov3.weights.command",
         "a backbone for other programs: Meta .pth, Hugging Face, timm, ONNX, safetensors",
     ),
+    "finetune": ("dinov3.finetune.command", "a classifier on a backbone: the head, LoRA or everything, from a YAML"),
+    "pcam": ("dinov3.finetune.pcam_command", "the files of PatchCamelyon: fetched, checked, or made"),
     "compress": ("dinov3.compress.command", "a smaller backbone: fewer heads, neurons, ranks or bits, with a report"),
     "report": ("dinov3.pictures.run_page", "a run on one self-contained HTML page"),
     "viz": ("dinov3.pictures.command", "pictures: patch features as colours, similarity, attention, curves of a run"),

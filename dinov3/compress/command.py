@@ -24,7 +24,6 @@ from dinov3.compress.measure import (
     file_bytes,
     latencies,
     operations,
-    weights_in,
 )
 from dinov3.compress.methods import CALIBRATED, METHODS, Settings, compress
 from dinov3.compress.moments import token_count
@@ -38,6 +37,7 @@ from dinov3.features.extract import preprocess_of
 from dinov3.features.preprocess import Preprocess
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_lines, describe_backbone
+from dinov3.models.int8 import weights_in
 from dinov3.system.files import flush
 from dinov3.system.paths import expanded
 from dinov3.weights.model_card import provenance_of
