@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from dinov3.compress.errors import CompressError
 from dinov3.pictures.pca import MUTED
@@ -66,7 +63,8 @@ def read_report(path: Path) -> dict[str, Any]:
 def draw(reports: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Quality against size, one dot a report beside the uncompressed model of the first; and cosines by block."""
     metric = next((m for m in ("AUROC", "Acc") if all((r["after"].get("metrics") or {}).get(m) for r in reports)), None)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    figure = Figure(figsize=(11, 4))
+    left, right = figure.subplots(1, 2)
     _draw_sizes(left, reports, metric)
     for index, report in enumerate(reports):
         rows = [row for row in report["cosines"] if row["where"].startswith("block")]
@@ -81,7 +79,6 @@ def draw(reports: Sequence[Mapping[str, Any]], out: Path) -> None:
     figure.legend(loc="lower center", ncols=3, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.05 * (1 + len(reports) // 3) + 0.02, 1, 1))
     figure.savefig(out, dpi=110, format="png")
-    plt.close(figure)
 
 
 def _draw_sizes(axis: Any, reports: Sequence[Mapping[str, Any]], metric: str | None) -> None:

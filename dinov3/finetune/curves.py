@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from dinov3.finetune.metrics import (
     BINS,
@@ -60,7 +58,8 @@ def draw_curves(
     if not predictions:
         raise MetricError("there is nothing to draw")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dinov3"}):
-        figure, (roc, recall, reliability) = plt.subplots(1, 3, figsize=(13.5, 4.4))
+        figure = Figure(figsize=(13.5, 4.4))
+        roc, recall, reliability = figure.subplots(1, 3)
         for name, (p, y) in predictions.items():
             points = operating_points(*_both_classes(p, y))
             roc.plot(*_thinned(*roc_curve(p, y)), lw=1.5, label=f"{name}: {auroc(points):.4f}")
@@ -76,7 +75,6 @@ def draw_curves(
         figure.tight_layout()
         metadata = {"Date": None} if form == "svg" else None  # the same predictions give the same file
         figure.savefig(path, format=form, dpi=110, metadata=metadata)
-        plt.close(figure)
 
 
 def _reliability(axis: Any, name: str, p: Array, y: Array, bins: int) -> None:

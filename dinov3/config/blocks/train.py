@@ -174,6 +174,12 @@ class CheckpointingConfig:
 class LoggingConfig:
     csv: bool = key(False, "also write metrics.csv and evaluation.csv")
     tensorboard: bool = key(False, "also write RUN/tensorboard; needs dinov3[tensorboard]")
+    mlflow: str = key(
+        "",
+        "also send metrics to this MLflow tracking address, for example http://127.0.0.1:5000 or sqlite:///mlflow.db; "
+        "needs dinov3[mlflow]",
+    )
+    mlflow_experiment: str = key("dinov3", "experiment the run is listed in there", nonempty=True)
 
 
 @dataclass
