@@ -19,6 +19,9 @@ from dinov3.dense.matching.navi import photograph_pairs
 from dinov3.dense.matching.pairs import coco_keypoints, spair
 from dinov3.features.cache import MANIFEST, FeatureSet, write_manifest
 from dinov3.features.shards import read_record, shard_is_whole, write_shard
+from dinov3.finetune.report import rows_of
+from dinov3.finetune.results import FORMAT as RESULTS_FORMAT
+from dinov3.finetune.results import read_results, sentence_of
 from dinov3.generate.buckets import Bucket
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.plan import PLAN_FORM, Plan, ShardPlan
@@ -288,3 +291,18 @@ def test_a_list_of_json_lines_holds_any_character(tmp_path: Path) -> None:
     source = parse_dataset(os.fspath(tmp_path / "list.jsonl"))
     assert len(source) == 1
     assert source.name(0).endswith(r"a\u2028b.jpg")
+
+
+def test_the_results_of_a_fine_tuning_run(tmp_path: Path) -> None:
+    score = {"value": 0.9, "low": 0.8, "high": None}
+    part = {"images": 3, "scores": {"AUROC": score, "BalancedAcc": score}}
+    content = {"format": RESULTS_FORMAT, "run": "a", "label": "b", "step": 1, "parameters": 2, "tta": False}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({**content, "sets": {"test": part}}))
+
+    def read() -> None:
+        found = read_results(path)
+        sentence_of(found)
+        rows_of([(tmp_path, found)], "test")
+
+    survives(path, read)
