@@ -158,9 +158,9 @@ def test_the_plan_of_such_a_set() -> None:
     for content in [plan.to_json(), *changed(json.loads(json.dumps(plan.to_json())))]:
         try:
             as_form(content, PLAN_FORM)
+            again = Plan.from_json(content)
         except JsonError:
             continue
-        again = Plan.from_json(content)
         taken += again == plan
         json.dumps(again.to_json())
     assert taken >= 1
