@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from dinov3.system import files
-from dinov3.system.files import open_to_append, open_unlinked, remove_half_written, replacing, write_json, write_whole
+from dinov3.system.files import (
+    as_bytes,
+    open_to_append,
+    open_unlinked,
+    remove_half_written,
+    replacing,
+    write_json,
+    write_whole,
+)
 
 
 def half_written(path: Path) -> None:
@@ -74,3 +82,11 @@ def test_the_umask_decides_who_may_read(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+
+
+def test_names_that_are_no_text_are_written_as_their_bytes(tmp_path: Path) -> None:
+    for name in (b"Gr\xc3\xb6\xc3\x9fe", b"\xff\xfe"):
+        text = name.decode("ascii", "surrogateescape")  # what Python makes of them under LANG=C
+        write_whole(tmp_path / "page.html", f"<p>{text}</p>")
+        assert (tmp_path / "page.html").read_bytes() == b"<p>" + name + b"</p>"
+    assert as_bytes("a\ud800") == b"a\\ud800"
