@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from dinov3.system.rows import read_rows
 from dinov3.weights.own import write_backbone
 
 IMAGES, SIDE = 600, 128
-BACKBONE = {"img_size": SIDE, "patch_size": 16, "embed_dim": 96, "depth": 2, "num_heads": 3}
+BACKBONE: dict[str, Any] = {"img_size": SIDE, "patch_size": 16, "embed_dim": 96, "depth": 2, "num_heads": 3}
 RECIPE = "dit/demo_cpu"
 LIMITS = {"recon_mse": 0.2, "swap_ratio": 0.2}  # what the demonstration has to reach
 DESCRIPTION = f"""\

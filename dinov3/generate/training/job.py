@@ -17,6 +17,7 @@ from dinov3.engine import precision
 from dinov3.engine.banner import device_line, processes_line
 from dinov3.engine.job import Job
 from dinov3.engine.look import Look
+from dinov3.engine.schedules import RateSchedules, build_rates
 from dinov3.engine.task import Counters
 from dinov3.engine.trainer import Trainer
 from dinov3.features.extract import load
@@ -86,6 +87,9 @@ class DitJob(Job[DitBatch]):
             positions=own.positions,
             visual_bias=first_visual_bias(keys) if own.visual_bias else None,
         )
+
+    def plan(self) -> RateSchedules:
+        return build_rates(self.cfg.optim, self.cfg.train.OFFICIAL_EPOCH_LENGTH)
 
     def build(self, start: Start, device: torch.device) -> tuple[DitTask, list[str]]:
         """Every process calls it; the main one computes statistics that are not there yet."""
