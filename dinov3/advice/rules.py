@@ -255,7 +255,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
                 "crops.global_crops_scale": [0.5, 1.0],
                 "crops.local_crops_scale": [0.2, 0.5],
             },
-            "36 patches a crop, as many as demo_cpu has: so a step takes as long",
+            "36 patches a crop, as many as demo_cpu has",
         ),
         Rule("a GPU", always, crops(16, 224, 96, 8), "the official sizes"),
     ),

@@ -21,7 +21,7 @@ SCRIPTS = ("uPlot.iife.min.js", "draw.js")
 LAYOUT = Html("""
 .curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1.2rem .8rem}
 .curves figure{margin:0;min-width:0}.curves figcaption{font-size:.95rem}.curves figcaption span{display:block;font-size:.8rem;color:#7b8794}
-.curves img{width:100%}.u-legend{font-size:.78rem;text-align:left}
+.curves img{width:100%}.u-legend{font-size:.78rem;text-align:left}.u-legend td,.u-legend th{border:0;padding:.1rem .3rem .1rem 0}
 """)
 
 
