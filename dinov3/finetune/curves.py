@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,14 @@ def precision_recall_curve(p: Array, y: Array) -> tuple[Array, Array]:
     return points.true_positives / points.positives, points.true_positives / chosen
 
 
-def draw_curves(predictions: Predictions, path: Path, *, bins: int = BINS) -> None:
-    """Three panels, a line a classifier; the format is the ending of ``path``, .png or .svg.
+def draw_curves(
+    predictions: Predictions, path: Path | io.BytesIO, *, bins: int = BINS, form: str | None = None
+) -> None:
+    """Three panels, a line a classifier. ``form``: png or svg; None: the ending of ``path``.
 
     The legends have the area, the average precision and the calibration error that ``metrics`` gives.
     """
-    form = path.suffix.removeprefix(".")
+    form = form or (path.suffix.removeprefix(".") if isinstance(path, Path) else "")
     if form not in ("png", "svg"):
         raise MetricError(f"{path}: a picture's name ends in .png or .svg")
     if not predictions:

@@ -23,6 +23,7 @@ from dinov3.pictures.page import NUMBER, img, page, table_of
 from dinov3.runs.alarms import judged_from
 from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_of
 from dinov3.runs.folder import CONFIG_HISTORY, RunFolder
+from dinov3.runs.manifest import read_train_state
 from dinov3.runs.recorded import read_config
 from dinov3.runs.stage_record import StageRecord, read_stages
 from dinov3.runs.student_folders import student_folders
@@ -220,7 +221,7 @@ def _start(run: RunFolder, newest: Path | None) -> Html:
     blocks = re.findall(r"^\S+ \S+ INFO dinov3: (dinov3 .*?)(?=^\d{4}-\d\d-\d\d )", text + "\n0000-00-00 ", re.M | re.S)
     versions = NOTHING
     if newest is not None:
-        facts = json.loads((newest / "train_state.json").read_text()).get("versions", {})
+        facts = read_train_state(newest).get("versions") or {}
         versions = markup("<p>{}</p>", ", ".join(f"{name} {version}" for name, version in facts.items()))
     starts = joined((markup("<pre>{}</pre>", block.rstrip()) for block in blocks), "")
     return markup("<h2>Environment</h2>{}{}", versions, starts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dinov3.config.arguments import refuse_a_model_nobody_chose
 from dinov3.config.load import load_students
 from dinov3.config.pretraining import PRETRAIN
+from dinov3.config.stages import named
 from dinov3.config.students import Student
 from dinov3.engine import command
 from dinov3.engine.command import Kind, Prepared, output_folder, print_configs, to_the_end
@@ -67,7 +68,8 @@ def prepared(args: argparse.Namespace) -> Prepared:
     stages = KIND.stages(args)
     refuse_a_model_nobody_chose(args.config_file, args.opts)
     for stage in stages:
-        refuse_missing_images(stage.cfg)
+        with named(stage.name):
+            refuse_missing_images(stage.cfg)
     if not stages[0].cfg.multidistillation.enabled:
         return KIND._replace(make=functools.partial(_make, said)).prepared(stages, args)
     students = load_students(args.config_file, args.opts)
