@@ -81,16 +81,6 @@ GROUPS = {
             "a backbone for other programs: Meta .pth, Hugging Face, timm, ONNX, safetensors",
             "export runs/photos --out backbone.onnx",
         ),
-        "finetune": (
-            "dinov3.finetune.command",
-            "a classifier on a backbone: the head, LoRA or everything, from a YAML",
-            "finetune --config-file pcam_lora train.weights=runs/photos",
-        ),
-        "pcam": (
-            "dinov3.finetune.pcam_command",
-            "the files of PatchCamelyon: fetched, checked, or made",
-            "pcam synth --out pcam",
-        ),
         "compress": (
             "dinov3.compress.command",
             "a smaller backbone: fewer heads, neurons, ranks or bits, with a report",
