@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 $(VENV)/.tests: $(VENV)/.installed
-	$(INSTALL) --editable '.[test,docs,notebooks,completion]'
+	$(INSTALL) --editable '.[test,docs,notebooks]'
 	touch $@
 
 tests: $(VENV)/.tests ## what the tests need, too
