@@ -134,13 +134,12 @@ def model_of_weights(case: Case) -> Keys:
 
 
 def evaluation(case: Case) -> Keys:
-    steps = max(1, 20 * 10)
     return {
         "evaluation.knn.train": case.data.train,
         "evaluation.knn.test": case.data.test,
         "evaluation.knn.max_train": 5000,
         "evaluation.knn.max_test": 1000,
-        "evaluation.knn.period": steps if on_cpu(case) else 1000,
+        "evaluation.knn.period": 200 if on_cpu(case) else 1000,
     }
 
 
