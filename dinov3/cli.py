@@ -24,11 +24,6 @@ GROUPS = {
             "init photos",
         ),
         "data": ("dinov3.survey.command", "what is in a data set, before training depends on it", "data check photos"),
-        "pcam": (
-            "dinov3.finetune.pcam_command",
-            "the files of PatchCamelyon: fetched, checked, or made",
-            "pcam synth --out pcam",
-        ),
         "config": (
             "dinov3.config.about.command",
             "what keys mean, which there are, what differs",
@@ -43,11 +38,6 @@ GROUPS = {
             "dinov3.launch.command",
             "train on a SLURM cluster, or on this machine as it would run there",
             "submit --config-file photos_vits --output-dir runs/photos --local train.dataset_path=photos",
-        ),
-        "finetune": (
-            "dinov3.finetune.command",
-            "a classifier on a backbone: the head, LoRA or everything, from a YAML",
-            "finetune --config-file pcam_lora --output-dir runs/pcam",
         ),
         "da3-check": (
             "dinov3.train.da3_check",
@@ -80,6 +70,16 @@ GROUPS = {
             "dinov3.weights.command",
             "a backbone for other programs: Meta .pth, Hugging Face, timm, ONNX, safetensors",
             "export runs/photos --out backbone.onnx",
+        ),
+        "finetune": (
+            "dinov3.finetune.command",
+            "a classifier on a backbone: the head, LoRA or everything, from a YAML",
+            "finetune --config-file pcam_lora model.weights=runs/photos",
+        ),
+        "pcam": (
+            "dinov3.finetune.pcam_command",
+            "the files of PatchCamelyon: fetched, checked, or made",
+            "pcam synth --out pcam",
         ),
         "compress": (
             "dinov3.compress.command",
