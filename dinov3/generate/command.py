@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 
 from dinov3.config.output import check_output_folder
 from dinov3.data.sources import parse_dataset
 from dinov3.distributed import context
 from dinov3.features.command import add_backbone_arguments, extractor_from
+from dinov3.generate import demo
 from dinov3.generate.buckets import SIDE
 from dinov3.generate.extract import SHARD_MB, Job, extract
 from dinov3.generate.inputs.open import LATENTS, TEXTS, Inputs, LatentInput, TextInput
@@ -16,6 +18,7 @@ from dinov3.generate.plan import Form, Plan
 from dinov3.generate.sampling import command as sampling
 from dinov3.generate.sizing import POOLS, Sizing
 from dinov3.generate.training import command as training
+from dinov3.generate.validation import report
 from dinov3.generate.verify import verify
 from dinov3.system.paths import expanded
 
@@ -74,10 +77,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checking.set_defaults(run=execute_verify)
     training.add_arguments(tasks.add_parser("train", help="a diffusion transformer on shards, from a YAML"))
     sampling.add_arguments(tasks.add_parser("sample", help="images from an image, a text, both, or two images mixed"))
+    report.add_arguments(
+        tasks.add_parser("report", help="figures and pictures of a run, judged by limits, on one page")
+    )
+    showing = tasks.add_parser("demo", help="the whole way on made pictures, in minutes")
+    demo.add_arguments(showing)
+    showing.set_defaults(run=lambda args: demo.demonstrate(args.out, args.weights, call))
 
 
 def _side(text: str) -> int | None:
     return None if text == "native" else int(text)
+
+
+def call(words: Sequence[str]) -> int:
+    """One command of ``dinov3 dit``, as a user calls it. Raises its errors."""
+    parser = argparse.ArgumentParser(prog="dinov3 dit")
+    add_arguments(parser)
+    return execute(parser.parse_args(words))
 
 
 def execute(args: argparse.Namespace) -> int:

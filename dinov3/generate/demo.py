@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from dinov3.config.output import check_output_folder
-from dinov3.config.recipes import config_file
 from dinov3.data.sources.synthetic import SHAPES, Synthetic
 from dinov3.generate.errors import GenerateError
 from dinov3.models.vit import DinoVisionTransformer
@@ -24,7 +23,6 @@ from dinov3.system.rows import read_rows
 from dinov3.weights.own import write_backbone
 
 IMAGES, SIDE = 600, 128
-BACKBONE = {"img_size": SIDE, "patch_size": 16, "embed_dim": 96, "depth": 2, "num_heads": 3}
 RECIPE = "dit/demo_cpu"
 LIMITS = {"recon_mse": 0.2, "swap_ratio": 0.2}  # what the demonstration has to reach
 DESCRIPTION = f"""\
@@ -39,12 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.add_argument("--out", type=expanded, default=Path("runs/dit-demo"), help="folder (default runs/dit-demo)")
     parser.add_argument("--weights", type=expanded, help="a trained backbone in place of the untrained one")
-    parser.set_defaults(run=execute)
 
 
 def untrained_backbone(folder: Path) -> None:
     """A small ViT with its first random weights, always the same."""
-    model = DinoVisionTransformer(**BACKBONE, n_storage_tokens=4, pos_embed_rope_dtype="fp32")
+    model = DinoVisionTransformer(
+        img_size=SIDE,
+        patch_size=16,
+        embed_dim=96,
+        depth=2,
+        num_heads=3,
+        n_storage_tokens=4,
+        pos_embed_rope_dtype="fp32",
+    )
     model.init_weights(torch.Generator().manual_seed(0))
     folder.mkdir(parents=True, exist_ok=True)
     write_backbone(folder, model, {"mean": [0.5] * 3, "std": [0.25] * 3, "size": SIDE})
@@ -68,37 +73,50 @@ def picture(path: Path, source: Synthetic, index: int) -> None:
 
 
 def commands(out: Path, weights: Path, data: str) -> list[list[str]]:
-    """The words of ``dinov3``, one command after the other."""
+    """The words of ``dinov3 dit``, one command after the other."""
     shards, run = out / "shards", out / "run"
     asked = ["--weights", str(weights), "--seeds", "0", "1", "2", "3", "--steps", "25"]
     return [
         [
-            *("dit", "extract", "--weights", str(weights), "--data", data, "--out", str(shards), "--side", str(SIDE)),
-            *("--text", "hash:8:32", "--captions", str(out / "captions.jsonl"), "--latents", "pixels", "--shard-mb", "4"),
+            *("extract", "--weights", str(weights), "--data", data, "--out", str(shards), "--side", str(SIDE)),
+            *(
+                "--text",
+                "hash:8:32",
+                "--captions",
+                str(out / "captions.jsonl"),
+                "--latents",
+                "pixels",
+                "--shard-mb",
+                "4",
+            ),
         ],
-        ["dit", "verify", str(shards)],
+        ["verify", str(shards)],
         [
-            *("dit", "train", "--config-file", RECIPE, "--output-dir", str(run)),
+            *("train", "--config-file", RECIPE, "--output-dir", str(run)),
             *(f"train.dataset_path={shards}", f"validation.backbone={weights}"),
         ],
-        ["dit", "sample", str(run), "--out", str(out / "samples"), "--image", str(out / "a.png"), "--text", "a ring", *asked],
         [
-            *("dit", "sample", str(run), "--out", str(out / "mixed"), "--image", str(out / "a.png"), *asked),
+            "dit",
+            "sample",
+            str(run),
+            "--out",
+            str(out / "samples"),
+            "--image",
+            str(out / "a.png"),
+            "--text",
+            "a ring",
+            *asked,
+        ],
+        [
+            *("sample", str(run), "--out", str(out / "mixed"), "--image", str(out / "a.png"), *asked),
             *("--mix", str(out / "b.png"), "--guidance", "full"),
         ],
-        ["dit", "report", str(run)],
+        ["report", str(run)],
     ]
 
 
-def execute(args: argparse.Namespace) -> int:
-    """Run the demonstration; 0 when it reached LIMITS."""
-    from dinov3.cli import main  # the commands as a user calls them
-
-    return demonstrate(args.out, args.weights, main)
-
-
 def demonstrate(out: Path, weights: Path | None, call: Callable[[Sequence[str]], int]) -> int:
-    """``call`` runs one command. GenerateError when one fails, or the figures are worse than LIMITS."""
+    """``call`` runs one command of ``dinov3 dit``. GenerateError when one fails, or the figures are worse than LIMITS."""
     began, cpu = time.monotonic(), time.process_time()
     check_output_folder(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
@@ -111,12 +129,16 @@ def demonstrate(out: Path, weights: Path | None, call: Callable[[Sequence[str]],
         weights = out / "backbone"
         untrained_backbone(weights)
     for words in commands(out, weights, data):
-        print(f"\n$ dinov3 {' '.join(words)}", flush=True)
+        print(f"\n$ dinov3 dit {' '.join(words)}", flush=True)
         if code := call(words):
-            raise GenerateError(f"dinov3 {' '.join(words[:2])} ended with {code}")
+            raise GenerateError(f"dinov3 dit {words[0]} ended with {code}")
     last = read_rows(out / "run" / "evaluation.jsonl")[-1]
     spent, busy = time.monotonic() - began, time.process_time() - cpu
-    print(f"\n{spent:.0f} s, {busy:.0f} s of them on a CPU; look at {out / 'run' / 'pictures'} and {out / 'samples' / 'grid.png'}")
-    if missed := [f"{name} {last[name]:.3f} (below {limit:g})" for name, limit in LIMITS.items() if not last[name] < limit]:
+    print(
+        f"\n{spent:.0f} s, {busy:.0f} s of them on a CPU; look at {out / 'run' / 'pictures'} and {out / 'samples' / 'grid.png'}"
+    )
+    if missed := [
+        f"{name} {last[name]:.3f} (below {limit:g})" for name, limit in LIMITS.items() if not last[name] < limit
+    ]:
         raise GenerateError(f"{out}: the demonstration did not reach {', '.join(missed)}")
     return 0
