@@ -19,7 +19,7 @@ COMMANDS = {
     "submit": ("dinov3.launch.command", "train on a SLURM cluster, or on this machine as it would run there"),
     "config": ("dinov3.config.about.command", "what a key means; all keys with their defaults"),
     "data": ("dinov3.survey.command", "what is in a data set, before training depends on it"),
-    "features": ("dinov3.features.command", "features of a data set through a frozen backbone, onto disk"),
+    "features": ("dinov3.generate.features_command", "features of a data set through a frozen backbone, onto disk"),
     "eval": ("dinov3.eval.command", "frozen features measured: classes, segmentation, depth, matching, tracking"),
     "video": (
         "dinov3.dense.video.video_command",
