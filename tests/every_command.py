@@ -25,6 +25,8 @@ transformer: {width: 16, depth: 1, heads: 2}
 validation: {samples: 2, steps: 1}
 """
 
+TUNED = ("model.size=32", "optim.epochs=1", "train.batch_size_per_gpu=10", "train.num_workers=1", "train.device=cpu")
+
 
 def images(folder: Path) -> None:
     """Two classes of ten images."""
@@ -63,6 +65,7 @@ def commands(at: str) -> list[list[str]]:
         ["submit", "--config-file", yaml, "--output-dir", run, "--local", "--dry-run", *small],
         ["config", "explain", "optim"],
         ["config", "default"],
+        ["config", "diff", yaml, run],
         ["data", "check", data, "--config-file", yaml, "--out", f"{at}/check", "--workers", "0", *small],
         ["features", *frozen, "--data", data, "--out", f"{at}/features"],
         ["features", *tars, "--out", f"{at}/tars", "--pool", "patches", "--layout", "webdataset"],
@@ -102,11 +105,22 @@ def commands(at: str) -> list[list[str]]:
         ["export", run, "--out", f"{at}/exports/backbone.pth"],
         ["report", run, "--out", f"{at}/page.html"],
         ["report", run],
+        ["runs", at],
+        ["compare", run, f"{at}/b", "--out", f"{at}/compare.html"],
+        ["completion", "bash"],
+        ["init", data, "--out", f"{at}/init.yaml"],
         ["viz", "pca", *frozen, "--data", data, "--out", f"{at}/pca.png"],
         ["viz", "sim", *frozen, "--data", f"{data}/class 0/{UMLAUTS} 0.png", "--out", f"{at}/sim.png"],
         ["viz", "curves", "--weights", run, "--out", f"{at}/curves.png"],
         ["video", *frozen, "--input", f"{data}/class 0", "--out", f"{at}/film", "--render", "png"],
+        ["dit", "extract", *frozen[:2], "--side", "32", "--batch-size", "8", "--data", data, "--out", f"{at}/shards"],
+        ["dit", "verify", f"{at}/shards"],
         ["compress", run, "--quantize", "bf16", "--out", f"{at}/small.safetensors"],
+        ["finetune", "--output-dir", f"{at}/tuned", f"model.weights={run}", *TUNED, f"train.dataset_path={data}"],
+        ["finetune", "evaluate", f"{at}/tuned", "--data", data, "--out", f"{at}/scores"],
+        ["finetune", "report", f"{at}/tuned", f"{at}/scores", "--out", f"{at}/tuned.html"],
+        ["pcam", "synth", "--out", f"{at}/pcam", "--n", "8", "--size", "16"],
+        ["pcam", "verify", "--out", f"{at}/pcam"],
         ["models"],
         ["models", run],
         ["da3-check", "--config-file", yaml, "--out", f"{at}/da3.png", *small, *DA3],

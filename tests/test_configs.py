@@ -18,11 +18,13 @@ from dinov3.config.recipes import config_file
 from dinov3.config.run_config import RunBlocks
 from dinov3.config.schema import Config, StudentConfig
 from dinov3.config.spec import choices_of, hints, leaves
+from dinov3.finetune.kinds import kind_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENTS = sorted((ROOT / "configs" / "train" / "students").glob("*.yaml"))
 DIT_FILES = sorted((ROOT / "configs" / "dit").glob("*.yaml"))
-FILES = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDENTS, *DIT_FILES})
+FINETUNE = sorted((ROOT / "configs" / "finetune").glob("*.yaml"))
+FILES = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDENTS, *DIT_FILES, *FINETUNE})
 
 
 def named(path: Path) -> str:
@@ -67,6 +69,19 @@ def test_every_key_of_a_diffusion_transformer_is_read_or_refused() -> None:
     own = [leaf.name for leaf in leaves(DitConfig, DitConfig()) if leaf.key not in shared]
     text = "".join(path.read_text() for path in (ROOT / "dinov3" / "generate").rglob("*.py"))
     assert [name for name in own if not re.search(rf"\.{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("path", FINETUNE, ids=named)
+def test_a_recipe_of_fine_tuning_loads_and_its_first_line_is_the_command(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema, first = kind_of(path, ()).schema, path.read_text().splitlines()[0]
+    words = shlex.split(first.removeprefix("# dinov3 finetune "))
+    assert words[:4] == ["--config-file", named(path), "--output-dir", f"runs/{path.stem}"]
+    with caplog.at_level(logging.WARNING):
+        cfg = load_config(path, words[4:], schema)
+    assert caplog.messages == []
+    assert len({cfg.train.dataset_path, cfg.evaluation.validation, cfg.evaluation.test}) == 3
 
 
 def test_every_students_file_belongs_to_a_recipe_and_lies_over_it() -> None:

@@ -7,7 +7,6 @@ it; ``manifest.json`` comes last. A killed call goes on behind the last whole sh
 from __future__ import annotations
 
 import copy
-import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -32,13 +31,14 @@ from dinov3.generate.buckets import Bucket
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.inputs.files import names_of
 from dinov3.generate.inputs.open import Inputs
-from dinov3.generate.plan import FEATURES_ALONE, Form, Plan, ShardPlan, facts_of, make_plan
+from dinov3.generate.plan import FEATURES_ALONE, PLAN_FORM, Form, Plan, ShardPlan, facts_of, make_plan
 from dinov3.generate.shards import Sample, write_shard
 from dinov3.generate.sizing import Sizing, bucketed, digest
 from dinov3.runs.lock import RunLock
 from dinov3.runs.manifest import describe_file
 from dinov3.system.bars import Bar
 from dinov3.system.files import remove_half_written, write_json
+from dinov3.system.json_file import JsonError, Maybe, read_object
 
 FORMAT, FORMAT_VERSION = "dinov3-dit-features", 1
 MANIFEST, PLAN = "manifest.json", "plan.json"
@@ -114,8 +114,16 @@ def extract(job: Job, out: Path, *, max_bad_frac: float = 0.01, quiet: bool = Fa
         own = all_processes_or_none(lambda: _fill(job, plan, out, quiet=quiet))
         computed = sum(gather_objects(own))
         main_decides(lambda: _finish(job, plan, out, max_bad_frac))
-    manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text())
+    manifest = read_object(out / MANIFEST)
     return {**manifest, "computed": computed}
+
+
+RECORD = {  # what stands beside a shard
+    "name": str,
+    "rows": int,
+    "file": Maybe({"size": int, "sha256": str}),
+    "skipped": [{"name": str, "reason": str}],
+}
 
 
 @dataclass(frozen=True)
@@ -126,9 +134,9 @@ class _StoredPlan:
 
 def _read_plan(out: Path) -> _StoredPlan:
     try:
-        content = json.loads((out / PLAN).read_text())
-        return _StoredPlan(dict(content["key"]), Plan.from_json(content["plan"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        content = read_object(out / PLAN, {"key": dict, "plan": PLAN_FORM})
+        return _StoredPlan(content["key"], Plan.from_json(content["plan"]))
+    except JsonError as error:
         raise GenerateError(f"{out / PLAN}: damaged; remove the folder, or give another --out") from error
 
 
@@ -177,10 +185,10 @@ def record_path(out: Path, shard: ShardPlan) -> Path:
 def record_of(out: Path, shard: ShardPlan) -> dict[str, Any] | None:
     """What stands beside a shard; None when it is not there or damaged."""
     try:
-        found = json.loads(record_path(out, shard).read_text())
-    except (FileNotFoundError, ValueError, RecursionError):
+        found = read_object(record_path(out, shard), RECORD)
+    except (OSError, JsonError):
         return None
-    return found if isinstance(found, dict) and found.get("name") == shard.name else None
+    return found if found["name"] == shard.name else None
 
 
 def is_whole(out: Path, record: dict[str, Any] | None) -> bool:
@@ -265,7 +273,10 @@ def _finish(job: Job, plan: Plan, out: Path, max_bad_frac: float) -> None:
     whole = [record for record in records if record is not None]
     if len(whole) < len(records):
         raise GenerateError(f"{out}: a shard has vanished while others were written: run the command again")
-    unreadable = [*plan.unreadable, *(BadSample(**bad) for record in whole for bad in record["skipped"])]
+    unreadable = [
+        *plan.unreadable,
+        *(BadSample(bad["name"], bad["reason"]) for record in whole for bad in record["skipped"]),
+    ]
     _check_share(unreadable, len(job.source), max_bad_frac)
     rows: dict[str, int] = {}
     for shard, record in zip(plan.shards, whole, strict=True):

@@ -29,7 +29,15 @@ from dinov3.generate.shards import (
     shard_bytes,
 )
 from dinov3.generate.sizing import Sizing
+from dinov3.system.json_file import as_form
 
+_IMAGE = {"name": str, "reason": str}
+PLAN_FORM = {
+    "shards": [{"bucket": {"width": int, "height": int}, "number": int, "indices": [int]}],
+    "unreadable": [_IMAGE],
+    "too_long": [_IMAGE],
+    "stretch": float,
+}
 FEATURES_ALONE = Inputs()
 
 
@@ -107,15 +115,17 @@ class Plan:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Plan:
-        """What ``to_json`` gave. KeyError, TypeError or ValueError for something else."""
+        """What ``to_json`` gave, of the form ``PLAN_FORM``."""
         shards = [
-            ShardPlan(Bucket(**s["bucket"]), int(s["number"]), [*map(int, s["indices"])]) for s in content["shards"]
+            ShardPlan(Bucket(s["bucket"]["width"], s["bucket"]["height"]), s["number"], s["indices"])
+            for s in content["shards"]
         ]
-        bad = {
-            name: [BadSample(**each) for each in content.get(name, [])]
-            for name in ("unreadable", "too_long", "incomplete")
-        }
-        return cls(shards, stretch=float(content["stretch"]), **bad)
+        as_form(left_out := content.get("incomplete", []), [_IMAGE])  # sets of images alone do not have it
+        unreadable, too_long, incomplete = (
+            [BadSample(bad["name"], bad["reason"]) for bad in rows]
+            for rows in (content["unreadable"], content["too_long"], left_out)
+        )
+        return cls(shards, unreadable, too_long, float(content["stretch"]), incomplete)
 
 
 def key_of(index: int) -> str:

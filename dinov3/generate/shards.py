@@ -25,6 +25,7 @@ from dinov3.data.storage.tar_headers import BLOCK, Member, TarDamage, members
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.shard_names import samples_of
 from dinov3.system.files import replacing
+from dinov3.system.json_file import JsonError, parse_object
 
 FIELDS = ("json", "dinov3.npy", "dinov3_patches.npy")
 TEXT_FIELDS, LATENT_FIELDS = ("t5h.npy", "t5m.npy"), ("vae.npy",)
@@ -168,12 +169,9 @@ def _content(descriptor: int, member: Member, field: str) -> bytes:
 
 def _facts(key: str, content: bytes) -> dict[str, Any]:
     try:
-        facts = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise GenerateError(f"sample {key}: its json is damaged") from error
-    if not isinstance(facts, dict):
-        raise GenerateError(f"sample {key}: its json is not an object")
-    return facts
+        return parse_object(content)
+    except JsonError as error:
+        raise GenerateError(f"sample {key}: its json is damaged ({error})") from error
 
 
 def _array(key: str, content: bytes, field: str) -> NDArray[Any]:

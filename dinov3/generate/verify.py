@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,13 @@ from dinov3.generate.extract import FORMAT, FORMAT_VERSION, MANIFEST
 from dinov3.generate.plan import Form
 from dinov3.generate.shards import FIELDS, Sample, read_shard
 from dinov3.runs.manifest import describe_file
+from dinov3.system.json_file import JsonError, as_form, read_object
 
 SHARD = re.compile(r"bucket_([1-9]\d{0,5})x([1-9]\d{0,5})/shard-\d{6,}\.tar")
 AGAIN = "run `dinov3 dit extract` again"
+KEY = {"weights": str, "preproc_hash": str, "width": int, "patch": int, "pool": int}
+OPTIONAL = ("text_length", "text_width", "channels")  # of a key: sets of images alone do not have them
+SHARD_ROW = {"name": str, "rows": int, "size": int, "sha256": str}
 
 
 @dataclass(frozen=True)
@@ -49,27 +52,28 @@ def read_manifest(folder: Path) -> Contents:
     """The manifest of a finished set. Raises GenerateError."""
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text())
+        content = read_object(path, {"format": str, "format_version": int})
         if (content["format"], content["format_version"]) != (FORMAT, FORMAT_VERSION):
             raise GenerateError(
                 f"{path}: {content['format']!r} version {content['format_version']!r}; this program reads {FORMAT} {FORMAT_VERSION}"
             )
+        as_form(content, {"key": KEY, "shards": [SHARD_ROW]})
         key = content["key"]
-        form = Form.of_key(key)
+        as_form({name: key[name] for name in OPTIONAL if name in key}, {name: int for name in OPTIONAL if name in key})
         shards = [_shard(row) for row in content["shards"]]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise GenerateError(f"{folder}: no {MANIFEST}: unfinished, or not a set of shards; {AGAIN}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise GenerateError(f"{path}: damaged; {AGAIN}") from error
-    return Contents(form, shards, dict(key))
+    except JsonError as error:
+        raise GenerateError(f"{path}: damaged ({error}); {AGAIN}") from error
+    return Contents(Form.of_key(key), shards, dict(key))
 
 
 def _shard(row: dict[str, Any]) -> Shard:
     match = SHARD.fullmatch(row["name"])
     if match is None:
-        raise ValueError(row["name"])
-    file = {"size": int(row["size"]), "sha256": str(row["sha256"])}
-    return Shard(row["name"], Bucket(int(match[1]), int(match[2])), int(row["rows"]), file)
+        raise JsonError(f"a shard called {row['name'][:80]!r}")
+    file = {"size": row["size"], "sha256": row["sha256"]}
+    return Shard(row["name"], Bucket(int(match[1]), int(match[2])), row["rows"], file)
 
 
 def verify(folder: Path) -> Contents:
