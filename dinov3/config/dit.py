@@ -18,7 +18,6 @@ from dinov3.config.spec import key
 @dataclass
 class DitLoopConfig(LoopConfig):
     dataset_path: str = key("", "folder of shards that `dinov3 dit extract` wrote", path=True, fixed=True)
-    OFFICIAL_EPOCH_LENGTH: int = key(1250, "steps in an epoch, the unit of optim.epochs", unit="steps", ge=1)
     precision: Literal["bf16", "fp32"] = key("bf16", "number format of matrix products on a GPU; a CPU runs in fp32")
     recompute: bool = key(False, "compute activations of the blocks again in the backward pass: less memory, slower")
 
@@ -92,16 +91,11 @@ class DitValidationConfig:
 
 
 @dataclass
-class DitOptimConfig(TaskOptimConfig):
-    lr: float = key(3e-4, "peak learning rate", gt=0)
-
-
-@dataclass
 class DitConfig(RunBlocks):
     """One training run of a diffusion transformer."""
 
     train: DitLoopConfig = key(DitLoopConfig, "shards, batch, run folder, seed, length")
-    optim: DitOptimConfig = key(DitOptimConfig, "length of training, optimizer, schedules")
+    optim: TaskOptimConfig = key(lambda: TaskOptimConfig(lr=3e-4), "length of training, optimizer, schedules")
     transformer: TransformerConfig = key(TransformerConfig, "the model", fixed=True)
     conditions: ConditionsConfig = key(ConditionsConfig, "which samples see what; in sum 1", fixed=True)
     flow: FlowConfig = key(FlowConfig, "noise", fixed=True)
@@ -112,10 +106,7 @@ class DitConfig(RunBlocks):
 
 
 # Keys that every kind of run has and that mean nothing here.
-IDLE = (
-    *("data.max_bad_frac", "data.max_pixels", "data.value_range"),
-    "start.run",
-)
+IDLE = ("data.max_bad_frac", "data.max_pixels", "data.value_range", "start.run")
 
 
 def _checks(cfg: DitConfig) -> Iterator[tuple[str, str]]:

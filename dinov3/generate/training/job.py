@@ -17,6 +17,7 @@ from dinov3.engine import precision
 from dinov3.engine.banner import device_line, processes_line
 from dinov3.engine.job import Job
 from dinov3.engine.look import Look
+from dinov3.engine.resume import images_a_step
 from dinov3.engine.schedules import RateSchedules, build_rates
 from dinov3.engine.task import Counters
 from dinov3.engine.trainer import Trainer
@@ -71,6 +72,10 @@ class DitJob(Job[DitBatch]):
         assert self.measured  # a mistake there would be known after the first steps only
         return self.shards.identity()
 
+    def plan(self) -> RateSchedules:
+        """An epoch is one pass over the set."""
+        return build_rates(self.cfg.optim, max(1, sum(self.shards.counts) // images_a_step(self.cfg)))
+
     def spec(self) -> DitSpec:
         """The transformer for these shards."""
         own, form = self.cfg.transformer, self.shards.form
@@ -87,9 +92,6 @@ class DitJob(Job[DitBatch]):
             positions=own.positions,
             visual_bias=first_visual_bias(keys) if own.visual_bias else None,
         )
-
-    def plan(self) -> RateSchedules:
-        return build_rates(self.cfg.optim, self.cfg.train.OFFICIAL_EPOCH_LENGTH)
 
     def build(self, start: Start, device: torch.device) -> tuple[DitTask, list[str]]:
         """Every process calls it; the main one computes statistics that are not there yet."""
