@@ -13,6 +13,7 @@ from dinov3.config.schema import Config
 from dinov3.contracts import GLOBAL_CROPS, CropBatch, Features, StepContext, StudentView, TeacherLogits, TeacherView
 from dinov3.distributed import parallel
 from dinov3.distributed.peers import ALONE, Peers
+from dinov3.distributed.replicate import EarlySums
 from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
 from dinov3.engine.precision import Precision
 from dinov3.models.backbone import Backbone
@@ -84,6 +85,7 @@ class SSLMetaArch(nn.Module):
             # another name of the EMA, not another submodule: the state dict has it once
             object.__setattr__(self, "teacher", self.model_ema)
         self.parallel = parallel.ALONE
+        self.early_sums: EarlySums | None = None
         self.to_empty(device=device)
         fill_with_nan(self)
         for frozen in self._frozen():
@@ -282,6 +284,18 @@ class SSLMetaArch(nn.Module):
         for objective in self.objectives:
             objective.before_step()
 
+    def last_backward(self) -> None:
+        """The next backward pass is the last of the step: gradients of whole copies may be summed while it runs."""
+        if self.early_sums is not None:
+            self.early_sums.last_backward()
+
+    def finish_backward(self) -> None:
+        """Make every gradient its mean over processes, where that has not been done."""
+        if self.early_sums is not None:
+            self.early_sums.finish()
+        else:
+            self.parallel.finish_backward(self.student)
+
     def update_gram(self, iteration: int) -> None:
         """Change the teachers that are due after this step: the Gram teacher takes over the EMA."""
         for teacher in self.teachers.values():
@@ -315,4 +329,5 @@ class SSLMetaArch(nn.Module):
         """
         self.parallel = choose_parallel(self.cfg, self.precision, self.student, self._frozen(), self.peers.per_machine)
         done = parallelize(self.cfg, self.student, self._frozen(), self.parallel)
+        self.early_sums = self.parallel.early_sums(self.student)
         return [*done, *(x for t in self.teachers.values() for x in t.prepare(compiled=self.cfg.train.compile))]
