@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("dinov3.train.command", "train a backbone without labels, from a YAML"),
     "submit": ("dinov3.launch.command", "train on a SLURM cluster, or on this machine as it would run there"),
     "config": ("dinov3.config.about.command", "what a key means; all keys with their defaults"),
+    "plan": ("dinov3.plan.command", "what a training will cost: memory, traffic, hours, before it is begun"),
     "data": ("dinov3.survey.command", "what is in a data set, before training depends on it"),
     "features": ("dinov3.features.command", "features of a data set through a frozen backbone, onto disk"),
     "eval": ("dinov3.eval.command", "frozen features measured: classes, segmentation, depth, matching, tracking"),

@@ -38,10 +38,11 @@ ALLOWED: dict[str, set[str]] = {
     "generate": NUMERICS | {"pictures"},
     "train": NUMERICS | {"teachers", "objectives", "eval", "pictures"},
     "launch": NUMERICS | {"teachers", "objectives", "train"},
+    "plan": NUMERICS | {"objectives", "train"},
     "utility": {"models", "teachers"},
     "cli": NUMERICS
     | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey", "dense", "finetune", "compress"}
-    | {"generate"},
+    | {"generate", "plan"},
 }
 SOURCES = sorted([*(ROOT / "dinov3").rglob("*.py"), *(ROOT / "utility").rglob("*.py")])
 

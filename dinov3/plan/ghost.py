@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +97,25 @@ def prepare_to_continue_without_values(model: SSLMetaArch) -> None:
         prepare_to_continue(model)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How a model is spread over processes, and its parameters, which have no memory."""
+
+    parallel: Parallel
+    trained: list[Tensor]
+    frozen: list[Tensor]
+
+
+def choice(cfg: Config, *, dtype: torch.dtype, processes: int, per_machine: int) -> Choice:
+    """The decision that training would make. Raises what ``choose`` raises."""
+    model = SSLMetaArch(cfg, "meta", Precision(dtype, HOST, "planned"))
+    prepare_to_continue_without_values(model)
+    with group_of(processes):
+        parallel = decided(cfg, model.precision, model.student, model._frozen(), min(per_machine, processes))
+    frozen = [parameter for part in model._frozen() for parameter in part.parameters()]
+    return Choice(parallel, list(model.student.parameters()), frozen)
+
+
 def decided(
     cfg: Config, precision: Precision, student: nn.Module, frozen: list[nn.ModuleDict], per_machine: int
 ) -> Parallel:
@@ -134,7 +153,8 @@ def batch_of(cfg: Config, processes: int) -> CropBatch:
     images, channels = cfg.train.batch_size_per_gpu, cfg.student.in_chans
     crops, cells = GLOBAL_CROPS * images, (sizes.global_size // cfg.student.patch_size) ** 2
     low, high = cfg.ibot.mask_ratio_min_max
-    masked = int(mask_counts(crops, cells, cfg.ibot.mask_sample_probability, (low, high)).sum())
+    with unset_fake_temporarily():
+        masked = int(mask_counts(crops, cells, cfg.ibot.mask_sample_probability, (low, high)).sum())
 
     def stack(n: int, side: int | None) -> Tensor | None:
         return None if side is None else torch.empty(n, channels, side, side)
@@ -155,6 +175,3 @@ def batch_of(cfg: Config, processes: int) -> CropBatch:
         collated_global_crops_clean=stack(crops, clean),
         collated_gram_teacher_crops=stack(crops, sizes.gram_size if cfg.gram.use_loss else None),
     )
-
-
-__all__ = ["Ghost", "ghost", "group_of", "nullcontext"]

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dinov3.config.schema import Config
+from dinov3.distributed.parallel import Parallel
+from dinov3.distributed.replicate import buckets
 from dinov3.engine.optim import clip_per_submodule
 from dinov3.engine.step import agreed, update
 from dinov3.plan.counting import Counting, Sent, at_the_peak
@@ -41,6 +43,7 @@ class StepCost:
     peak: dict[str, int]  # bytes of each kind at the moment when most is held
     whole: dict[str, int]  # bytes of weights, teachers, moments and gradients, whenever they are there
     sent: Counter[Sent]
+    gradient_sums: Counter[Sent]  # of whole copies; they are in ``sent`` too
     launches: int  # operators, eager
 
     @property
@@ -56,10 +59,10 @@ def count_step(cfg: Config, *, dtype: torch.dtype, processes: int = 1, per_machi
     with group_of(processes):
         made = ghost(cfg, dtype, min(per_machine, processes))
         with made.mode:
-            return _counted(made)
+            return _counted(made, processes)
 
 
-def _counted(made: Ghost) -> StepCost:
+def _counted(made: Ghost, processes: int) -> StepCost:
     model, optimizer, counting = made.model, made.optimizer, Counting()
     kinds: dict[int, str] = {}
 
@@ -88,6 +91,7 @@ def _counted(made: Ghost) -> StepCost:
         peak=at_the_peak(counting.count.log, kinds, WORK),
         whole=whole,
         sent=counting.count.sent,
+        gradient_sums=gradient_sums(trained, model.parallel, processes),
         launches=counting.count.launches,
     )
 
@@ -104,9 +108,13 @@ def run_step(made: Ghost) -> None:
     model.after_step(STEP, MOMENTUM)
 
 
-def _of_teachers(made: Ghost) -> list[Tensor]:
-    """Weights that teachers keep to themselves are not in the module tree; the schema has no other."""
-    return []
+def gradient_sums(trained: Iterable[Tensor], parallel: Parallel, processes: int) -> Counter[Sent]:
+    """The all-reduces of ``EarlySums`` over whole copies; none where FSDP2 sums shards, or alone."""
+    if processes == 1 or parallel.strategy != "NO_SHARD":
+        return Counter()
+    pieces = buckets(reversed([p for p in trained if p.requires_grad]))
+    width = parallel.reduce_dtype.itemsize
+    return Counter(Sent("allreduce_", width * sum(p.numel() for p in piece), processes) for piece in pieces)
 
 
 def _local(tensor: Tensor) -> Tensor:
