@@ -44,12 +44,14 @@ def shard_frozen(model: nn.Module, blocks: Iterable[nn.Module]) -> bool:
     return True
 
 
-def compile_forward(module: nn.Module, *, dynamic: bool | None = False) -> None:
+def compile_forward(module: nn.Module, *, dynamic: bool | None = False, cudagraphs: bool = False) -> None:
     """Compile what ``module`` computes, not the hooks around it: FSDP2 gathers and frees weights in hooks.
 
-    ``dynamic`` as in torch.compile: None where sizes change from step to step.
+    ``dynamic`` as in torch.compile: None where sizes change from step to step. ``cudagraphs``: the whole graph is one
+    launch; its results are overwritten in the next step.
     """
-    module.forward = torch.compile(module.forward, dynamic=dynamic)
+    options = {"triton.cudagraphs": True} if cudagraphs else None
+    module.forward = torch.compile(module.forward, dynamic=dynamic, options=options)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from dinov3.contracts import GLOBAL_CROPS
 from dinov3.engine.schedules import build_schedules
 from dinov3.plan.counting import on_the_wire
 from dinov3.plan.depth import cost_of_step, with_keys
-from dinov3.plan.ghost import batch_of, choice
+from dinov3.plan.ghost import choice, masked_patches
 from dinov3.plan.state import State, states
 from dinov3.plan.step import StepCost
 from dinov3.system.cards import Card
@@ -111,12 +111,9 @@ def plan(
 
 def logits(cfg: Config, itemsize: int) -> int:
     """Bytes of student and teacher logits of one batch."""
-    with torch.device("meta"):
-        batch = batch_of(cfg, 1)
-    teacher = GLOBAL_CROPS * batch.batch_size
-    student = teacher + cfg.crops.local_crops_number * batch.batch_size
-    masked = len(batch.mask_indices_list)
-    numbers = (teacher + student) * cfg.dino.head_n_prototypes + 2 * masked * cfg.ibot.head_n_prototypes
+    images = cfg.train.batch_size_per_gpu
+    crops = (2 * GLOBAL_CROPS + cfg.crops.local_crops_number) * images  # of the teacher, and of the student
+    numbers = crops * cfg.dino.head_n_prototypes + 2 * masked_patches(cfg) * cfg.ibot.head_n_prototypes
     return itemsize * numbers
 
 

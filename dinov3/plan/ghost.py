@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
 
-from dinov3.config.derived import clean_crop_size, crop_sizes
+from dinov3.config.derived import clean_crop_size, crop_sizes, largest_global_crop
 from dinov3.config.schema import Config
 from dinov3.contracts import GLOBAL_CROPS, CropBatch
 from dinov3.data.masking import mask_counts
@@ -75,7 +75,8 @@ def ghost(cfg: Config, dtype: torch.dtype, per_machine: int) -> Ghost:
     prepare_to_continue_without_values(model)
     mode = FakeTensorMode()
     with mode:
-        give_memory(model)
+        for module in (model, *own_modules(model)):
+            give_memory(module)
         for objective in model.objectives:
             if isinstance(objective, CenteredObjective):
                 objective.passes = lambda logits: OUTLINES  # type: ignore[method-assign]
@@ -130,6 +131,13 @@ def decided(
     )
 
 
+def own_modules(model: SSLMetaArch) -> list[nn.Module]:
+    """What teachers keep to themselves, outside the module tree."""
+    inside = set(model.modules())
+    values = [value for teacher in model.teachers.values() for value in vars(teacher).values()]
+    return [value for value in values if isinstance(value, nn.Module) and value not in inside]
+
+
 def give_memory(model: nn.Module) -> None:
     """Every parameter and buffer from the meta device into the mode that is on; one that has two names stays one."""
     known: dict[Tensor, Tensor] = {}
@@ -147,14 +155,21 @@ def give_memory(model: nn.Module) -> None:
                     table[name] = made(old)  # type: ignore[assignment]
 
 
+def masked_patches(cfg: Config) -> int:
+    """Of one batch at the largest resolution; every batch of a run has as many."""
+    side = largest_global_crop(cfg) // cfg.student.patch_size
+    low, high = cfg.ibot.mask_ratio_min_max
+    with unset_fake_temporarily():
+        crops = GLOBAL_CROPS * cfg.train.batch_size_per_gpu
+        return int(mask_counts(crops, side**2, cfg.ibot.mask_sample_probability, (low, high)).sum())
+
+
 def batch_of(cfg: Config, processes: int) -> CropBatch:
     """One batch of the largest resolution, as many patches masked as in every batch of a run."""
     sizes = max(crop_sizes(cfg), key=lambda s: (s.global_size, s.local_size))
     images, channels = cfg.train.batch_size_per_gpu, cfg.student.in_chans
     crops, cells = GLOBAL_CROPS * images, (sizes.global_size // cfg.student.patch_size) ** 2
-    low, high = cfg.ibot.mask_ratio_min_max
-    with unset_fake_temporarily():
-        masked = int(mask_counts(crops, cells, cfg.ibot.mask_sample_probability, (low, high)).sum())
+    masked = masked_patches(cfg)
 
     def stack(n: int, side: int | None) -> Tensor | None:
         return None if side is None else torch.empty(n, channels, side, side)

@@ -16,7 +16,7 @@ from dinov3.distributed.replicate import buckets
 from dinov3.engine.optim import clip_per_submodule
 from dinov3.engine.step import agreed, update
 from dinov3.plan.counting import Counting, Sent, at_the_peak
-from dinov3.plan.ghost import Ghost, ghost, group_of
+from dinov3.plan.ghost import Ghost, ghost, group_of, own_modules
 from dinov3.train.accumulation import accumulate
 
 # Kinds of memory, in the order they are told.
@@ -72,10 +72,10 @@ def _counted(made: Ghost, processes: int) -> StepCost:
         return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in own}.values())
 
     trained = list(model.student.parameters())
-    others = [t for m in model._frozen() for t in (*m.parameters(), *m.buffers())]
+    others = [t for m in (*model._frozen(), *own_modules(model)) for t in (*m.parameters(), *m.buffers())]
     whole = {
         WEIGHTS: name([*trained, *model.student.buffers()], WEIGHTS),
-        FROZEN: name([*others, *_of_teachers(made)], FROZEN),
+        FROZEN: name(others, FROZEN),
         MOMENTS: name([v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)], MOMENTS),
     }
     name([t for batch in made.batches for t in vars(batch).values() if isinstance(t, Tensor)], BATCH)

@@ -50,7 +50,7 @@ def accumulate(
         for number, batch in enumerate(parts):
             _seed(model, iteration, number, len(parts))
             share = {"share": 1 / len(parts)} if len(parts) > 1 else {}
-            if batch is parts[-1]:
+            if number == len(parts) - 1:
                 model.last_backward()
             results.append(model.forward_backward(batch, teacher_temp=teacher_temp, iteration=iteration, **share))
         total = torch.stack([loss for loss, _ in results]).mean()
@@ -105,7 +105,7 @@ def _exact(
             wanted = total / len(parts)
             for name, gradient in done.gradients.items() if done is not None else ():
                 wanted = wanted + (gradient.chunk(len(parts), dim=1)[number] * _feature(student_global, name)).sum()
-        if batch is parts[-1]:
+        if number == len(parts) - 1:
             model.last_backward()
         wanted.backward()
         totals.append(total.detach())

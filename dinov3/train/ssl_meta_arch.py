@@ -278,6 +278,8 @@ class SSLMetaArch(nn.Module):
 
     def before_step(self, iteration: int) -> None:
         """Teachers that change at a given step, objectives that collect something over its batches, head warm-up."""
+        if self.cfg.train.cudagraphs:
+            torch.compiler.cudagraph_mark_step_begin()  # what graphs gave in the step before is no longer needed
         self.heads_alone = iteration < self.head_warmup_steps
         for teacher in self.teachers.values():
             teacher.before_step(iteration, self.model_ema)
