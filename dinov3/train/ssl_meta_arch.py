@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from dinov3.config.derived import largest_global_crop
+from dinov3.config.derived import largest_global_crop, skips_unread_tokens
 from dinov3.config.schema import Config
 from dinov3.contracts import GLOBAL_CROPS, CropBatch, Features, StepContext, StudentView, TeacherLogits, TeacherView
 from dinov3.distributed import parallel
@@ -176,6 +176,15 @@ class SSLMetaArch(nn.Module):
         cls_targets = self.dino_loss.targets(out.cls_logits, teacher_temp)
         return out.view(cls_targets, self.ibot_patch_loss.targets(out.masked_logits, teacher_temp))
 
+    @property
+    def narrow(self) -> bool:
+        """Whether the last blocks finish only the tokens that are read: CLS tokens and masked patches."""
+        parts = self.cfg.train.gradient_accumulation_steps
+        for objective in self.objectives:
+            if objective.reads_every_patch or (parts > 1 and "patches" in objective.joint_features):
+                return False
+        return skips_unread_tokens(self.cfg, self.precision.device.type)
+
     @torch.no_grad()
     def get_teacher_logits(self, images: Tensor, mask_indices_list: Tensor) -> TeacherLogits:
         """``get_teacher_output`` before centering."""
@@ -184,11 +193,14 @@ class SSLMetaArch(nn.Module):
         if self.peers.several:
             division = divide(self.peers.ranks, self.peers.number, len(images) // GLOBAL_CROPS)
             return shared_logits(self.teacher, images, mask_indices_list, division, self.peers.gather, grid)
-        features: Features = self.teacher["backbone"](images, is_training=True)
+        narrow = self.narrow and not self.cfg.distillation.enabled  # a frozen teacher may have another grid
+        read = mask_indices_list if narrow else None
+        features: Features = self.teacher["backbone"](images, is_training=True, read=read)
         patches = resample_tokens(features.patches, features.grid, grid)
         cls_logits = self.teacher["dino_head"](features.cls).unflatten(0, (GLOBAL_CROPS, -1))  # [G, B, K]
         masked = patches.flatten(0, 1).index_select(0, mask_indices_list)  # [M, D]
-        return TeacherLogits(features.cls, cls_logits, self.teacher["ibot_head"](masked), grid, patches)
+        whole = None if narrow else patches
+        return TeacherLogits(features.cls, cls_logits, self.teacher["ibot_head"](masked), grid, whole)
 
     def get_gram_teacher_output(self, batch: CropBatch, ema: TeacherView, grid: Grid, step: int) -> TeacherView | None:
         """``patches [G*B, P, D]`` of the Gram teacher on the student's grid; None before it has weights."""
@@ -216,7 +228,8 @@ class SSLMetaArch(nn.Module):
         if crops[1].shape[0] == 0:
             crops, masks = crops[:1], masks[:1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.heads_alone):
-            features: list[Features] = self.student["backbone"](crops, masks, is_training=True)
+            read = batch.mask_indices_list if self.narrow else None
+            features: list[Features] = self.student["backbone"](crops, masks, is_training=True, read=read)
         return features
 
     def get_student_output(self, batch: CropBatch) -> tuple[StudentView, StudentView]:
@@ -229,7 +242,7 @@ class SSLMetaArch(nn.Module):
         student_global = StudentView(
             cls_pre_head=features[0].cls.unflatten(0, (-1, b)),
             cls_after_head=logits[:n_global].unflatten(0, (-1, b)),
-            patches=features[0].patches,
+            patches=features[0].patches[:, :0] if self.narrow else features[0].patches,
             grid=features[0].grid,
             masked_patch_pre_head=masked,
             masked_patch_after_head=self.student["ibot_head"](masked),
@@ -238,7 +251,7 @@ class SSLMetaArch(nn.Module):
         student_local = StudentView(
             cls_pre_head=local_cls.reshape(-1, b, local_cls.shape[-1]),
             cls_after_head=logits[n_global:].reshape(-1, b, logits.shape[-1]),
-            patches=features[-1].patches,
+            patches=features[-1].patches[:, :0] if self.narrow else features[-1].patches,
             grid=features[-1].grid,
         )
         return student_global, student_local

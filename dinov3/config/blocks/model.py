@@ -66,6 +66,11 @@ class ComputePrecisionConfig:
         "number format of the tokens between the blocks of a vision transformer; autocast: that of matrix products, for "
         "half the memory",
     )
+    unread_tokens: Literal["auto", "compute", "skip"] = key(
+        "auto",
+        "tokens that no loss reads in a vision transformer's last block: its matrices behind attention pass over them with "
+        "skip. auto: skip where nothing is compiled (their number changes every step)",
+    )
     fused: Literal["auto", "always", "never"] = key(
         "auto",
         "losses and colour changes compiled, LayerScale folded into the matrix before it, drop path drawn at once: the "
