@@ -47,9 +47,7 @@ class _Summing:
         """The mean into the gradients."""
         self.work.wait()
         parts = self.flat.split([g.numel() for g in self.gradients])
-        torch._foreach_copy_(
-            self.gradients, [p.view_as(g) for p, g in zip(parts, self.gradients, strict=True)]
-        )
+        torch._foreach_copy_(self.gradients, [p.view_as(g) for p, g in zip(parts, self.gradients, strict=True)])
 
 
 def _begin(gradients: list[Tensor], dtype: torch.dtype) -> _Summing | None:

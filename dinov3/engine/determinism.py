@@ -36,7 +36,9 @@ def determinism(cfg: RunConfig) -> Iterator[list[str]]:
 
         inductor.deterministic = True  # else kernels are chosen by how fast they were just now
     try:
-        yield ["repeatable train.deterministic: the same numbers again on this kind of machine, with this torch and as many processes"]
+        yield [
+            "repeatable train.deterministic: the same numbers again on this kind of machine, with this torch and as many processes"
+        ]
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

@@ -74,6 +74,8 @@ def execute(args: argparse.Namespace) -> int:
             except ValueError as error:  # an architecture or teacher that the keys alone could not rule out
                 raise ConfigError("config", "", str(error)) from error
         heading = f"stage {stage.number}: {stage.name}\n" if stage.name else ""
-        printed.append(json.dumps({"stage": stage.name, **as_json(made)}, indent=1) if args.json else heading + table(made))
+        printed.append(
+            json.dumps({"stage": stage.name, **as_json(made)}, indent=1) if args.json else heading + table(made)
+        )
     print("\n".join(printed) if not args.json else (printed[0] if len(printed) == 1 else f"[{','.join(printed)}]"))
     return 0

@@ -49,10 +49,24 @@ def on_the_wire(sent: Sent) -> float:
     return sent.bytes * share * (2 if sent.operation.startswith("allreduce") else 1)
 
 
-def _collective(func: Any, args: Any) -> Sent | None:
-    """What an operator of ``c10d`` sends; None for those that send nothing (a wait)."""
+# What DTensor calls, by the name of what torch.distributed calls for the same.
+FUNCTIONAL = {
+    "all_reduce": "allreduce_",
+    "all_gather_into_tensor": "_allgather_base_",
+    "reduce_scatter_tensor": "_reduce_scatter_base_",
+}
+SENDING = ("c10d", "_c10d_functional")  # namespaces
+
+
+def _collective(func: Any, args: Any, out: Any) -> Sent | None:
+    """What an operator of ``SENDING`` sends; None for those that send nothing (a wait)."""
     name = func._schema.name.split("::")[1]
     tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+    if func.namespace == "_c10d_functional":
+        if name == "wait_tensor":
+            return None
+        size = torch.distributed.distributed_c10d._resolve_process_group(args[-1]).size()
+        return Sent(FUNCTIONAL.get(name, name), max(t.nbytes for t in [*tensors, *tree_leaves(out)]), size)
     groups = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.ScriptObject)]
     if not tensors or not groups:
         return None
@@ -93,9 +107,9 @@ class Counting(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func.namespace == "c10d":
-            if (sent := _collective(func, args)) is not None:
-                self.count.sent[sent] += 1
+        if func.namespace in SENDING and (sent := _collective(func, args, out)) is not None:
+            self.count.sent[sent] += 1
+        if func.namespace == "c10d":  # in place
             return out
         packet = func._overloadpacket
         formula = ON_CPU.get(packet) or flop_registry.get(packet)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.distributed.device_mesh import DeviceMesh
 
 from dinov3.config.derived import clean_crop_size, crop_sizes, largest_global_crop
 from dinov3.config.schema import Config
 from dinov3.contracts import GLOBAL_CROPS, CropBatch
 from dinov3.data.masking import mask_counts
+from dinov3.distributed.context import world_size
+from dinov3.distributed.imagined import Imagined, group_of
 from dinov3.distributed.parallel import Parallel, choose
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.precision import DTYPES, Precision
@@ -28,29 +26,6 @@ from dinov3.train.parallelize import parallelize
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 HOST = torch.device("cpu")
-
-
-@contextmanager
-def group_of(processes: int) -> Iterator[None]:
-    """A process group of that size whose collectives return at once; this process is number 0."""
-    if processes == 1:
-        yield
-        return
-    from torch.testing._internal.distributed.fake_pg import FakeStore  # torch's own, for tests of sharding
-
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-class Imagined(Parallel):
-    """Sharding over processes that do not exist."""
-
-    def mesh(self) -> DeviceMesh:
-        with unset_fake_temporarily():  # it reads the ranks it consists of
-            return super().mesh()
 
 
 @dataclass
@@ -86,7 +61,7 @@ def ghost(cfg: Config, dtype: torch.dtype, per_machine: int) -> Ghost:
         model.early_sums = model.parallel.early_sums(student)
         optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
         allocate_optimizer_state(optimizer)
-        batches = [batch_of(cfg, dist.get_world_size() if dist.is_initialized() else 1)]
+        batches = [batch_of(cfg, world_size())]
         batches *= cfg.train.gradient_accumulation_steps
     return Ghost(mode, model, optimizer, batches, done)
 

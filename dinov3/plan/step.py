@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dinov3.config.schema import Config
+from dinov3.distributed.imagined import group_of
 from dinov3.distributed.parallel import Parallel
 from dinov3.distributed.replicate import buckets
 from dinov3.engine.optim import clip_per_submodule
 from dinov3.engine.step import agreed, update
 from dinov3.plan.counting import Counting, Sent, at_the_peak
-from dinov3.plan.ghost import Ghost, ghost, group_of, own_modules
+from dinov3.plan.ghost import Ghost, ghost, own_modules
 from dinov3.train.accumulation import accumulate
 
 # Kinds of memory, in the order they are told.

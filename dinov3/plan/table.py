@@ -52,7 +52,9 @@ def _memory(made: Plan) -> list[str]:
 
 def _sharding(made: Plan) -> list[str]:
     lines = [f"sharding   {made.cost.strategy} ({made.cost.reason})"]
-    lines.append(f"           GiB a GPU{'weights':>18s}{'teachers':>10s}{'moments':>10s}{'gradients':>11s}{'together':>10s}")
+    lines.append(
+        f"           GiB a GPU{'weights':>18s}{'teachers':>10s}{'moments':>10s}{'gradients':>11s}{'together':>10s}"
+    )
     for state in made.states:
         numbers = (state.weights, state.frozen, state.moments, state.gradients, state.total)
         cells = "".join(f"{value / GIB:{width}.2f}" for value, width in zip(numbers, (9, 10, 10, 11, 10), strict=True))

@@ -52,7 +52,9 @@ def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleD
     if cfg.student.fp8_enabled:
         done.append(fp8_line(cfg, student["backbone"]))
     if train.cudagraphs and (device != "cuda" or parallel.shards):
-        why = "whole copies of the model, and this one is sharded" if parallel.shards else f"a GPU, and this is {device}"
+        why = (
+            "whole copies of the model, and this one is sharded" if parallel.shards else f"a GPU, and this is {device}"
+        )
         raise ConfigError("config", "train.cudagraphs", f"true needs {why}: set it to false")
     if fused(cfg, device):
         done.append("losses and colours: compiled")

@@ -24,10 +24,21 @@ def test_everything_is_on_inside_and_as_before_outside() -> None:
     with determinism(tiny_config()) as said:
         assert said == []
         assert flags() == before
-    with pytest.raises(KeyError), determinism(tiny_config(train__deterministic=True)) as said:
+    with determinism(tiny_config(train__deterministic=True)) as said:
         assert "train.deterministic" in said[0]
         assert flags() == [True, False, True, False]
-        raise KeyError
+    assert flags() == before
+
+
+def test_an_error_puts_everything_back() -> None:
+    before = flags()
+
+    def fail() -> None:
+        with determinism(tiny_config(train__deterministic=True)):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert flags() == before
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 
 from dinov3.config.schema import Config
+from dinov3.distributed.context import world_size
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.precision import resolve
 from dinov3.plan.ghost import Ghost, batch_of
@@ -22,7 +22,7 @@ def real_step(cfg: Config) -> Ghost:
     done = model.prepare_for_distributed_training()
     optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
     allocate_optimizer_state(optimizer)
-    batch = batch_of(cfg, dist.get_world_size() if dist.is_initialized() else 1)
+    batch = batch_of(cfg, world_size())
     for crops in (batch.collated_global_crops, batch.collated_local_crops):
         crops.normal_(generator=torch.Generator().manual_seed(1))
     batch.collated_masks.zero_()
