@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +51,8 @@ def compile_forward(module: nn.Module, *, dynamic: bool | None = False, cudagrap
     ``dynamic`` as in torch.compile: None where sizes change from step to step. ``cudagraphs``: the whole graph is one
     launch; its results are overwritten in the next step.
     """
-    options = {"triton.cudagraphs": True} if cudagraphs else None
-    module.forward = torch.compile(module.forward, dynamic=dynamic, options=options)
+    graphs: dict[str, Any] = {"triton.cudagraphs": True}
+    module.forward = torch.compile(module.forward, dynamic=dynamic, options=graphs if cudagraphs else None)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

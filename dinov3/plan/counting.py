@@ -148,7 +148,7 @@ class Counting(TorchDispatchMode):
             self.resized(storage)
             return result
 
-        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = resize  # type: ignore[assignment, method-assign]
         try:
             yield
         finally:

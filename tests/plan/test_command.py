@@ -44,7 +44,7 @@ def test_the_table_names_what_is_largest(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_model_that_is_too_large_is_said_not_to_fit(capsys: pytest.CaptureFixture[str]) -> None:
-    words = overrides(train__batch_size_per_gpu=8192, crops__global_crops_size=96, crops__local_crops_size=48)
+    words = overrides(train__batch_size_per_gpu=65536, crops__global_crops_size=96, crops__local_crops_size=48)
     assert cli.main(["plan", *words, "--card", "l4"]) == 0
     out = capsys.readouterr().out
     assert "DOES NOT FIT into 19.4 GiB" in out

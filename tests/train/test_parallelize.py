@@ -35,7 +35,7 @@ def test_layers_of_the_student_alone_are_put_into_fp8(monkeypatch: pytest.Monkey
 
 
 def test_cuda_graphs_are_refused_where_there_is_no_gpu() -> None:
-    with pytest.raises(ConfigError, match="train.cudagraphs: true needs a GPU, and this is cpu: set it to false"):
+    with pytest.raises(ConfigError, match=r"train\.cudagraphs: true needs a GPU, and this is cpu: set it to false"):
         prepared(train__cudagraphs=True)
 
 
@@ -52,7 +52,7 @@ def test_cuda_graphs_are_refused_beside_what_excludes_them(changes: dict[str, ob
 
 
 def test_a_filter_that_is_no_expression_is_one_line() -> None:
-    with pytest.raises(ConfigError, match="student.fp8_filter: '\\(' is not a regular expression"):
+    with pytest.raises(ConfigError, match=r"student\.fp8_filter: .* is not a regular expression"):
         tiny_config(student__fp8_filter="(")
 
 
