@@ -33,8 +33,9 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# One process a core, and one thread in each: two threads in each of two processes on two cores wait for one another.
 test: lint ## everything fast
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 test-nightly: setup ## everything slow
 	$(BIN)/python -m pytest -m nightly --timeout 3600

@@ -36,7 +36,7 @@ def graph() -> Graph:
         room = room_of(path)
         if room != "__init__":
             found[room] |= imported_rooms(parsed(path)) - {room}
-    found["cli"] |= {module.split(".")[1] for module, _ in COMMANDS.values()}
+    found["cli"] |= {module.split(".")[1] for module, _, _ in COMMANDS.values()}
     return {room: sorted(others) for room, others in sorted(found.items())}
 
 

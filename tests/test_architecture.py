@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "features": FILES | {"engine"},
     "engine": FILES,
     "survey": FILES | {"pictures"},
+    "advice": FILES | {"survey"},
     "pictures": FILES | {"features"},
     "teachers": NUMERICS,
     "objectives": NUMERICS | {"teachers"},
@@ -36,13 +37,14 @@ ALLOWED: dict[str, set[str]] = {
     # the metric before and after compression is that of the probes
     "compress": NUMERICS | {"eval", "finetune", "pictures"},
     "generate": NUMERICS | {"pictures"},
-    "train": NUMERICS | {"teachers", "objectives", "eval", "pictures"},
+    "train": NUMERICS | {"teachers", "objectives", "eval", "pictures", "advice"},
     "launch": NUMERICS | {"teachers", "objectives", "train"},
     "plan": NUMERICS | {"objectives", "train"},
     "utility": {"models", "teachers"},
+    "overview": FILES | {"features", "pictures"},
     "cli": NUMERICS
     | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey", "dense", "finetune", "compress"}
-    | {"generate", "plan"},
+    | {"generate", "advice", "overview", "plan"},
 }
 SOURCES = sorted([*(ROOT / "dinov3").rglob("*.py"), *(ROOT / "utility").rglob("*.py")])
 

@@ -15,10 +15,12 @@ from dinov3.config.archs import CONVNEXT_ARCHS, VIT_ARCHS
 from dinov3.config.load import load_config, parse_override, to_yaml
 from dinov3.config.schema import Config, StudentConfig
 from dinov3.config.spec import choices_of, hints
+from dinov3.finetune.kinds import kind_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENTS = sorted((ROOT / "configs" / "train" / "students").glob("*.yaml"))
-FILES = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDENTS})
+FINETUNE = sorted((ROOT / "configs" / "finetune").glob("*.yaml"))
+FILES = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDENTS, *FINETUNE})
 
 
 def named(path: Path) -> str:
@@ -42,6 +44,19 @@ def test_the_first_line_is_the_command_that_runs_the_file(path: Path) -> None:
     overrides = words[4:]
     assert all(parse_override(word) for word in overrides)
     load_config(path, overrides)
+
+
+@pytest.mark.parametrize("path", FINETUNE, ids=named)
+def test_a_recipe_of_fine_tuning_loads_and_its_first_line_is_the_command(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema, first = kind_of(path, ()).schema, path.read_text().splitlines()[0]
+    words = shlex.split(first.removeprefix("# dinov3 finetune "))
+    assert words[:4] == ["--config-file", named(path), "--output-dir", f"runs/{path.stem}"]
+    with caplog.at_level(logging.WARNING):
+        cfg = load_config(path, words[4:], schema)
+    assert caplog.messages == []
+    assert len({cfg.train.dataset_path, cfg.evaluation.validation, cfg.evaluation.test}) == 3
 
 
 def test_every_students_file_belongs_to_a_recipe_and_lies_over_it() -> None:

@@ -24,7 +24,6 @@ from dinov3.compress.measure import (
     file_bytes,
     latencies,
     operations,
-    weights_in,
 )
 from dinov3.compress.methods import CALIBRATED, METHODS, Settings, compress
 from dinov3.compress.moments import token_count
@@ -38,6 +37,7 @@ from dinov3.features.extract import preprocess_of
 from dinov3.features.preprocess import Preprocess
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_lines, describe_backbone
+from dinov3.models.int8 import weights_in
 from dinov3.system.files import flush
 from dinov3.system.paths import expanded
 from dinov3.weights.model_card import provenance_of
@@ -116,7 +116,7 @@ def execute(args: argparse.Namespace) -> int:
         report = _report(args, whole, small, written, place, sets, size)
         report |= {"steps": [step.__dict__ for step in steps], "cuts": [cut.row() for cut in _told(cuts)]}
         names = [args.out.with_suffix(".report.json").name, args.out.with_suffix(".report.png").name]
-        (Path(folder) / names[0]).write_text(json.dumps(report, indent=1) + "\n")
+        (Path(folder) / names[0]).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         draw([report, *others], Path(folder) / names[1])
         for path in sorted(Path(folder).iterdir(), key=lambda p: p.name == args.out.name):  # the weights last
             flush(path)

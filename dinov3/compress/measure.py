@@ -95,15 +95,6 @@ def closeness_of_output(run: Run, whole: Backbone, batches: Batches) -> Closenes
     return Closeness.of([run(batch) for batch in batches], [tokens_of(whole, batch) for batch in batches])
 
 
-def weights_in(backbone: Backbone) -> int:
-    """Parameters, and the integers that stand for some of them."""
-    integers = sum(buffer.numel() for buffer in backbone.buffers() if buffer.dtype == torch.int8)
-    biases = sum(
-        buffer.numel() for name, buffer in backbone.named_buffers() if integers and name.endswith(".bias")
-    )  # of 8-bit layers, which do not train
-    return sum(p.numel() for p in backbone.parameters()) + integers + biases
-
-
 def operations(backbone: Backbone, size: int) -> int:
     """FLOPs of one ``size`` px image, attention included; of a float model."""
     return forward_flops(backbone, size, backbone.in_chans)

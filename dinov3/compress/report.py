@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from dinov3.compress.errors import CompressError
 from dinov3.pictures.pca import MUTED
+from dinov3.system.json_file import JsonError, Maybe, as_form, read_object
 
 FORMAT = "dinov3-compress-report"
+_SCORE = {"value": float}
+_INTERVAL = {"value": float, "low": float, "high": float}
+DRAWN = {  # what a report that stands beside another is asked for
+    "method": str,
+    "before": {"bytes": int, "metrics": Maybe({str: _SCORE})},
+    "after": {"bytes": int, "metrics": Maybe({"AUROC": Maybe(_INTERVAL), "Acc": Maybe(_INTERVAL)})},
+    "cosines": [{"where": str, "mean": float, "least": float}],
+}
 COLORS = ("#c2410c", "#2563eb", "#15803d", "#7c3aed", "#b45309", "#0e7490", "#be123c", "#4d7c0f")
 
 
@@ -46,18 +51,20 @@ def table(report: Mapping[str, Any]) -> str:
 def read_report(path: Path) -> dict[str, Any]:
     """A JSON report of an earlier run. CompressError for another file."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_object(path, {"format": str})
+        if content["format"] != FORMAT:
+            raise CompressError(f"{path}: not a report of dinov3 compress")
+        as_form(content, DRAWN)
+    except (OSError, JsonError) as error:
         raise CompressError(f"{path}: not a report: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CompressError(f"{path}: not a report of dinov3 compress")
     return content
 
 
 def draw(reports: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Quality against size, one dot a report beside the uncompressed model of the first; and cosines by block."""
-    metric = next((m for m in ("AUROC", "Acc") if all(m in r["after"].get("metrics", {}) for r in reports)), None)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    metric = next((m for m in ("AUROC", "Acc") if all((r["after"].get("metrics") or {}).get(m) for r in reports)), None)
+    figure = Figure(figsize=(11, 4))
+    left, right = figure.subplots(1, 2)
     _draw_sizes(left, reports, metric)
     for index, report in enumerate(reports):
         rows = [row for row in report["cosines"] if row["where"].startswith("block")]
@@ -72,7 +79,6 @@ def draw(reports: Sequence[Mapping[str, Any]], out: Path) -> None:
     figure.legend(loc="lower center", ncols=3, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.05 * (1 + len(reports) // 3) + 0.02, 1, 1))
     figure.savefig(out, dpi=110, format="png")
-    plt.close(figure)
 
 
 def _draw_sizes(axis: Any, reports: Sequence[Mapping[str, Any]], metric: str | None) -> None:
@@ -88,7 +94,7 @@ def _draw_sizes(axis: Any, reports: Sequence[Mapping[str, Any]], metric: str | N
             axis.plot(size, y, "o", color=_color(index), label=label)
             continue
         row = report["after"]["metrics"][metric]
-        bars = [[y - row["low"]], [row["high"] - y]]
+        bars = [[max(0.0, y - row["low"])], [max(0.0, row["high"] - y)]]  # of a file that somebody edited
         axis.errorbar(size, y, bars, fmt="o", color=_color(index), capsize=3, lw=1, label=label)
     axis.set_xlim(left=0)
     axis.set(xlabel="file, MB", title=f"{metric} of a linear layer, 95 % interval" if metric else "mean output cosine")

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from dinov3.compress.errors import CompressError
-from dinov3.compress.measure import Run, weights_in
+from dinov3.compress.measure import Run
 from dinov3.compress.moments import Batches
 from dinov3.compress.onnx_int8 import onnx_run, write_int8_onnx
 from dinov3.compress.quantize import quantized, rounded_to_bf16
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
+from dinov3.models.int8 import weights_in
 from dinov3.weights.description import as_metadata
 from dinov3.weights.fingerprint import fingerprint
 from dinov3.weights.onnx_graph import write_onnx

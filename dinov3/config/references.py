@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dinov3.config.errors import KeyProblem
 from dinov3.config.yaml_file import Tree
+from dinov3.system.errors import first_line
 
 REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
@@ -38,7 +39,7 @@ def resolve_references(tree: Tree) -> None:
         resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except OmegaConfBaseException as error:
         where = re.sub(r"\[.*", "", error.full_key or "")  # of an item of a list: the list
-        what = str(error).splitlines()[0]
+        what = first_line(error)
         raise KeyProblem(where, f"its reference cannot be followed: {what}") from error
     tree.update(resolved)
 

@@ -8,16 +8,31 @@ from typing import Protocol
 
 from dinov3.config.blocks.data import DataConfig
 from dinov3.config.blocks.train import (
+    BeginConfig,
     CheckpointingConfig,
     LoggingConfig,
     LoopConfig,
     NanConfig,
-    OptimConfig,
     ResumeConfig,
-    StartConfig,
+    TaskOptimConfig,
     WandbConfig,
 )
 from dinov3.config.spec import key
+
+
+class AdamWConfig(Protocol):
+    """What the optimizer and the trainer read of ``optim``, in every kind of run."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def adamw_beta1(self) -> float: ...
+    @property
+    def adamw_beta2(self) -> float: ...
+    @property
+    def clip_grad(self) -> float: ...
 
 
 class RunConfig(Protocol):
@@ -26,7 +41,7 @@ class RunConfig(Protocol):
     @property
     def train(self) -> LoopConfig: ...
     @property
-    def optim(self) -> OptimConfig: ...
+    def optim(self) -> AdamWConfig: ...
     @property
     def checkpointing(self) -> CheckpointingConfig: ...
     @property
@@ -40,7 +55,7 @@ class RunConfig(Protocol):
     @property
     def data(self) -> DataConfig: ...
     @property
-    def start(self) -> StartConfig: ...
+    def start(self) -> BeginConfig: ...
 
 
 @dataclass
@@ -48,11 +63,11 @@ class RunBlocks:
     """These blocks, for the root of a schema to inherit."""
 
     train: LoopConfig = key(LoopConfig, "batch, run folder, seed, length")
-    optim: OptimConfig = key(OptimConfig, "length of training, optimizer, schedules")
+    optim: TaskOptimConfig = key(TaskOptimConfig, "length of training, optimizer, schedules")
     checkpointing: CheckpointingConfig = key(CheckpointingConfig, "when checkpoints are written and dropped")
     logging: LoggingConfig = key(LoggingConfig, "where metrics go beside metrics.jsonl")
     wandb: WandbConfig = key(WandbConfig, "Weights & Biases")
     nan: NanConfig = key(NanConfig, "what to do about losses and gradients that are not finite")
     resume: ResumeConfig = key(ResumeConfig, "continuing a run")
     data: DataConfig = key(DataConfig, "unreadable samples")
-    start: StartConfig = key(StartConfig, "continuing from another run, as the stages of a file do")
+    start: BeginConfig = key(BeginConfig, "continuing from another run, as the stages of a file do")

@@ -13,7 +13,9 @@ one starts from the stage before it (``start.run: stage:NAME``).
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from dinov3.config.convert import convert
 from dinov3.config.errors import ConfigError, KeyProblem
 from dinov3.config.references import flat
 from dinov3.config.yaml_file import Tree
+from dinov3.system.errors import Foreseeable
 
 NAMES, BLOCKS = "stages", "stage"  # the two keys; no single run has them
 MEANING = {
@@ -44,6 +47,22 @@ class Stage:
     name: str
     number: int  # from 1
     cfg: Any  # of the schema's root
+
+
+@contextlib.contextmanager
+def named(stage: str) -> Iterator[None]:
+    """Errors inside name the stage, when there are several."""
+    if not stage:
+        yield
+        return
+    try:
+        yield
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"stage {stage}", "", str(error)) from error
+    except Foreseeable as error:
+        said = Foreseeable(f"stage {stage}: {error}")
+        said.code = error.code
+        raise said from error
 
 
 def names_of(layers: list[Layer]) -> list[str]:

@@ -42,10 +42,10 @@ def mistakes(prediction: Tensor, truth: Tensor, ignore: int) -> Tensor:
 
 def heat(values: Tensor, low: float, high: float, known: Tensor | None = None) -> Tensor:
     """``values [H, W]`` between low and high as RGB ``[3, H, W]``; gray where ``known`` is False."""
-    import matplotlib.pyplot as plt  # half a second
+    import matplotlib  # slow to load
 
     share = ((values - low) / max(high - low, 1e-12)).clamp(0, 1).nan_to_num(0)
-    colours: NDArray[np.float64] = plt.get_cmap("magma")(share.numpy())[..., :3]
+    colours: NDArray[np.float64] = matplotlib.colormaps["magma"](share.numpy())[..., :3]
     found = torch.from_numpy(np.ascontiguousarray(colours)).float().permute(2, 0, 1)
     if known is None:
         return found

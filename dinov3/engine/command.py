@@ -29,11 +29,19 @@ from dinov3.system.paths import expanded
 
 if TYPE_CHECKING:
     from dinov3.engine.stages.plan import MakeJob
+    from dinov3.runs.signals import StopRequest
 
 EPILOG = """\
 The same command run again continues the run; a finished run says so and ends with 0.
 exit codes: 0 done, 70 too many non-finite steps, 71 below a limit of evaluation.*, saved, 74 checkpoint or file error, 75 folder in use, 78 config or data, 79 hang, 85 stopped and saved
 """
+
+
+class Prepared(NamedTuple):
+    """A run that can be started: what is wrong with its config has been said."""
+
+    out: Path  # its folder
+    train: Callable[..., int]  # to its end: the exit code. Takes the StopRequest of a caller that has one
 
 
 class Kind(NamedTuple):
@@ -47,14 +55,19 @@ class Kind(NamedTuple):
         stages = self.stages(args)
         if args.print_config:
             return print_configs([(heading(stage), stage.cfg) for stage in stages], args)
+        return to_the_end(self.prepared(stages, args).train)
+
+    def prepared(self, stages: Sequence[Stage], args: argparse.Namespace) -> Prepared:
+        """The run of these stages, about to begin. Raises OSError for a folder that cannot be written to."""
         out = output_folder(args, stages[0].cfg)
 
-        def train() -> int:
+        def train(stop: StopRequest | None = None) -> int:
             from dinov3.engine.stages.run import run_stages
 
-            return run_stages(stages, out, self.make(), resume=not args.no_resume, resume_from=args.resume_from)
+            resume = not args.no_resume
+            return run_stages(stages, out, self.make(), resume=resume, resume_from=args.resume_from, stop=stop)
 
-        return to_the_end(train)
+        return Prepared(out, train)
 
     def stages(self, args: argparse.Namespace) -> list[Stage]:
         """What the arguments ask for: one run, or several stages."""

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 import torch
 
 from dinov3.config.run_config import RunConfig
-from dinov3.distributed.context import world_size
 from dinov3.distributed.peers import ALONE, Peers
 from dinov3.engine.banner import device_line, processes_line
 from dinov3.engine.look import Look
-from dinov3.engine.schedules import build_rates
 from dinov3.engine.task import B, Counters, Plan, Stream, Task
 from dinov3.runs.alarms import Rule
 from dinov3.runs.folder import RunFolder
@@ -57,9 +55,9 @@ class Job(ABC, Generic[B]):
         """How the data compare with those whose identifier a checkpoint has."""
         return DataMatch(same=recorded == self.open_data())
 
+    @abstractmethod
     def plan(self) -> Plan:
-        """The schedules."""
-        return build_rates(self.cfg, world_size())
+        """The schedules; called after ``open_data``."""
 
     @abstractmethod
     def build(self, start: Start, device: torch.device) -> tuple[Task[B], list[str]]:

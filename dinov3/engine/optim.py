@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from dinov3.config.run_config import AdamWConfig
 from dinov3.config.schema import OptimConfig
 
 ADAMW_EPS = 1e-8
@@ -101,14 +102,10 @@ def block_index(name: str) -> int | None:
     return int(segments[segments.index("blocks") + 1])
 
 
-def build_optimizer(groups: list[ParamGroup], cfg: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(groups: list[ParamGroup], cfg: OptimConfig | AdamWConfig) -> torch.optim.AdamW:
     """AdamW over ``groups``; ``apply_schedules`` sets learning rates and weight decays before each step.
 
-    Fused also on a CPU, where one step of 44 M parameters takes 0.32 s against 0.54 s one by one and 0.63 s foreach.
-    Raises ValueError when ``cfg.optimizer`` is not adamw.
-    """
-    if cfg.optimizer != "adamw":
-        raise ValueError(f"optim.optimizer {cfg.optimizer!r}: choose from ['adamw']")
+    Fused also on a CPU, where one step of 44 M parameters takes 0.32 s against 0.54 s one by one and 0.63 s foreach."""
     options: list[dict[str, Any]] = [
         {
             "params": group.params,

@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3.config.blocks.train import TaskOptimConfig
 from dinov3.config.derived import images_per_process
-from dinov3.config.run_config import RunConfig
+from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config, ScheduleConfig, SchedulesConfig
 
 # The factor by which a learning rate for the reference batch is multiplied, from the images of one optimizer step.
@@ -63,15 +64,19 @@ class StepSchedule:
 
 @dataclass(frozen=True)
 class Rates:
-    """Learning rates and weight decay of one step."""
+    """Learning rate and weight decay of one step."""
 
     lr: float
-    last_layer_lr: float
     wd: float
+
+    @property
+    def last_layer_lr(self) -> float:
+        """No layer waits for the others here."""
+        return self.lr
 
     def row(self) -> dict[str, float]:
         """Under their names in metrics.jsonl."""
-        return {"lr": self.lr, "last_layer_lr": self.last_layer_lr, "wd": self.wd}
+        return {"lr": self.lr, "wd": self.wd}
 
 
 @dataclass(frozen=True)
@@ -80,22 +85,19 @@ class RateSchedules:
 
     lr: Schedule
     weight_decay: Schedule
-    last_layer_lr: Schedule
     total_steps: int
-    lr_scale: float  # factor of the scaling rule
 
     def at(self, step: int) -> Rates:
         """The values of ``step``; the final ones beyond the end."""
-        return Rates(self.lr[step], self.last_layer_lr[step], self.weight_decay[step])
+        return Rates(self.lr[step], self.weight_decay[step])
 
     def table(self, batch: int, until: int) -> str:
         """The resolved schedules, for the start of the log; arguments as for ``Schedules.table``."""
-        names = ("lr", "last_layer_lr", "weight_decay")
         return "\n".join(
             [
                 f"{'schedule':<14}{'start':>11}{'peak':>11}{'end':>11}",
-                *(_row(name, getattr(self, name), self.total_steps) for name in names),
-                f"lr is scaled by {self.lr_scale:.6g}; {until} steps of {batch}: {until * batch} samples",
+                *(_row(name, getattr(self, name), self.total_steps) for name in ("lr", "weight_decay")),
+                f"{until} steps of {batch}: {until * batch} samples",
             ]
         )
 
@@ -232,23 +234,20 @@ def build_schedules(cfg: Config, world_size: int) -> Schedules:
     )
 
 
-def build_rates(cfg: RunConfig, world_size: int) -> RateSchedules:
-    """The schedules of ``optim``: a linear warm-up and a cosine of the learning rate, a cosine of weight decay.
+def build_rates(cfg: TaskOptimConfig, epoch: int) -> RateSchedules:
+    """The schedules of a task's ``optim``: a warm-up of the learning rate, a cosine behind it; weight decay is constant.
 
-    Raises ValueError: unknown ``optim.scaling_rule``, or a warm-up longer than the run.
+    ``epoch``: optimizer steps of one. The warm-up does not begin at 0: the first of w steps has 1 / w of the peak, so that
+    none is wasted. Raises ConfigError for a warm-up longer than the run.
     """
-    optim, train = cfg.optim, cfg.train
-    batch = train.batch_size_per_gpu * train.gradient_accumulation_steps * world_size
-    scale, total = lr_scale(optim.scaling_rule, batch), optim.epochs * train.OFFICIAL_EPOCH_LENGTH
-    warm, extra = optim.warmup_epochs * train.OFFICIAL_EPOCH_LENGTH, optim.schedule_trunc_extra
-    try:
-        lr = cosine_schedule(optim.lr * scale, optim.min_lr, total, warmup_iters=warm, trunc_extra=extra)
-    except ValueError as error:
-        raise ValueError(f"optim.warmup_epochs {optim.warmup_epochs}: {error}") from error
-    decay = cosine_schedule(optim.weight_decay, optim.weight_decay_end, total, trunc_extra=extra)
-    last = lr.values.copy()
-    last[: optim.freeze_last_layer_epochs * train.OFFICIAL_EPOCH_LENGTH] = 0
-    return RateSchedules(lr, decay, Schedule(last, lr.final), total, scale)
+    total, warm = cfg.epochs * epoch, cfg.warmup_steps
+    if warm >= total:
+        raise ConfigError("", "optim.warmup_steps", f"{warm} steps, the run has {total}: shorten it or train longer")
+    rising = cfg.lr * np.arange(1, warm + 1) / max(warm, 1)
+    falling = cosine_schedule(cfg.lr, cfg.min_lr, total - warm).values
+    return RateSchedules(
+        Schedule(np.concatenate([rising, falling]), float(cfg.min_lr)), constant(cfg.weight_decay), total
+    )
 
 
 def lr_scale(rule: str, effective_batch: int) -> float:

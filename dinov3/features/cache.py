@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dinov3.data.bad_samples import BadSample
@@ -26,17 +27,20 @@ from dinov3.distributed import context
 from dinov3.engine.precision import DTYPES
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor, reduced
-from dinov3.features.shards import FORMATS, read_shard, shard_is_whole, write_shard
+from dinov3.features.shards import FORMATS, SHARD, read_record, read_shard, shard_is_whole, write_shard
 from dinov3.features.source_images import SourceImages
 from dinov3.features.tokens import POOLS, Pool, Tokens
 from dinov3.runs.lock import RunLock
 from dinov3.system.bars import Bar
+from dinov3.system.errors import first_line
 from dinov3.system.files import remove_half_written, write_json
+from dinov3.system.json_file import JsonError, as_form, read_object
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+FORM = {"format_version": int, "key": dict, "rows": int, "skipped": list, "shards": [SHARD]}  # what readers rely on
 SHARD_BYTES = 256 * 2**20  # about; a shard is also what a killed run may have to compute again
 
 
@@ -61,7 +65,7 @@ class FeatureKind:
 
 
 class FeatureSet:
-    """A finished set. Raises FeatureError when ``folder`` is not one, or a shard is not as it was written."""
+    """A finished set. Raises FeatureError when ``folder`` is not one, is damaged, or a shard is not as it was written."""
 
     def __init__(self, folder: Path, *, fresh: bool = False) -> None:
         self.folder = folder
@@ -71,11 +75,13 @@ class FeatureSet:
             raise FeatureError(
                 f"{folder}: no {MANIFEST}: unfinished, or not a feature set; run `dinov3 features` again"
             )
-        self.manifest: dict[str, Any] = json.loads(path.read_text())
-        if self.manifest.get("format_version") != FORMAT_VERSION:
-            raise FeatureError(
-                f"{path}: format version {self.manifest.get('format_version')!r}, this program reads {FORMAT_VERSION}"
-            )
+        try:
+            self.manifest: dict[str, Any] = read_object(path, {"format_version": int})
+            if (version := self.manifest["format_version"]) != FORMAT_VERSION:
+                raise FeatureError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}")
+            as_form(self.manifest, FORM)
+        except (OSError, JsonError) as error:
+            raise FeatureError(f"{path}: damaged ({error}); `dinov3 features` computes it again") from error
 
     def __len__(self) -> int:
         return int(self.manifest["rows"])
@@ -87,7 +93,13 @@ class FeatureSet:
                 raise FeatureError(
                     f"{self.folder}/{shard['name']}: not as it was written; `dinov3 features` computes it again"
                 )
-            yield read_shard(self.folder, shard)
+            try:
+                tensors = read_shard(self.folder, shard)
+                if "index" not in tensors or tensors["index"].shape != (shard["rows"],):
+                    raise ValueError("no index of its rows")
+            except (OSError, EOFError, ValueError, MemoryError, SafetensorError) as error:
+                raise FeatureError(f"{self.folder}/{shard['name']}: cannot be read: {first_line(error)}") from error
+            yield tensors
 
     def damaged(self) -> list[str]:
         """Names of shards that are not as they were written."""
@@ -98,6 +110,9 @@ class FeatureSet:
         shards = [shard for shard in self.shards() if len(shard["index"])]
         if not shards or "features" not in shards[0]:
             raise FeatureError(f"{self.folder}: holds patch tokens, not one vector an image")
+        wanted = shards[0]["features"].shape[1:]
+        if any("features" not in s or s["features"].shape != (*s["index"].shape, *wanted) for s in shards):
+            raise FeatureError(f"{self.folder}: its shards do not fit together; `dinov3 features` computes them again")
         labels = torch.cat([s["labels"] for s in shards]) if all("labels" in s for s in shards) else None
         return torch.cat([s["features"].float() for s in shards]), labels
 
@@ -142,11 +157,8 @@ def cached_features(
     key = set_key(extractor, source, kind)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     out = folder / name
-    if (out / MANIFEST).is_file():
-        found = FeatureSet(out)
-        if not (damaged := found.damaged()):
-            return found
-        log.warning("%s: %s not as written: computed again", out, ", ".join(damaged))
+    if (found := _finished(out)) is not None:
+        return found
     with RunLock(out):
         context.barrier()
         if context.is_main():
@@ -180,9 +192,24 @@ def _fill(extractor: FeatureExtractor, source: Source, out: Path, kind: FeatureK
                 bar.update(len(rows))
 
 
+def _finished(out: Path) -> FeatureSet | None:
+    """The set in ``out``; None when it is unfinished, or when something of it is damaged, which is said."""
+    if not (out / MANIFEST).is_file():
+        return None
+    try:
+        found = FeatureSet(out)
+    except FeatureError as error:
+        log.warning("%s", error)
+        return None
+    if damaged := found.damaged():
+        log.warning("%s: %s not as written: computed again", out, ", ".join(damaged))
+        return None
+    return found
+
+
 def _is_whole(out: Path, name: str) -> bool:
-    record = out / f"{name}.json"
-    return record.is_file() and shard_is_whole(out, json.loads(record.read_text()))
+    record = read_record(out, name)
+    return record is not None and shard_is_whole(out, record)
 
 
 def _shard(
@@ -228,7 +255,9 @@ def _rows_a_shard(extractor: FeatureExtractor, source: Source, kind: FeatureKind
 
 
 def _finish(out: Path, key: dict[str, Any], names: list[str], images: int, max_bad_frac: float) -> None:
-    shards = [json.loads((out / f"{name}.json").read_text()) for name in names]
+    shards = [known for name in names if (known := read_record(out, name)) is not None]
+    if len(shards) != len(names):
+        raise FeatureError(f"{out}: a shard was damaged while others were computed: run `dinov3 features` again")
     skipped = [bad for shard in shards for bad in shard["skipped"]]
     if len(skipped) > max_bad_frac * images:
         raise TooManyBadSamples(

@@ -23,6 +23,7 @@ from dinov3.features.preprocess import Picture, Preprocess
 from dinov3.features.tokens import POOLS, Pool, Tokens
 from dinov3.models.backbone import Backbone
 from dinov3.system.cores import cores
+from dinov3.system.errors import first_line
 from dinov3.weights.own import load_backbone
 
 DEFAULT_SIZE = 224  # px: what released models are evaluated at
@@ -243,7 +244,7 @@ def known_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.zeros(1, device=found).cpu()
     except (RuntimeError, AssertionError) as error:  # an AssertionError where torch is built without CUDA
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"device {str(device)!r} is not there: use auto or cpu ({reason})") from error
     return found
 

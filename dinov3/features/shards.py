@@ -17,8 +17,11 @@ from torch import Tensor
 
 from dinov3.runs.manifest import describe_file
 from dinov3.system.files import replacing, write_json
+from dinov3.system.json_file import JsonError, read_object
 
 FORMATS = ("safetensors", "npy")
+SHARD = {"name": str, "rows": int, "files": {str: {"size": int, "sha256": str}}}  # what stands beside a shard
+RECORD = {**SHARD, "skipped": [{"name": str, "reason": str}]}
 
 
 def write_shard(
@@ -45,10 +48,20 @@ def _files(name: str, tensors: dict[str, Tensor], form: str) -> Iterator[tuple[s
         yield f"{name}.{key}.npy", memory.getbuffer()
 
 
+def read_record(folder: Path, name: str) -> dict[str, Any] | None:
+    """What stands beside the shard ``name``; None when it is not there, or damaged: then the shard is not there either."""
+    try:
+        record = read_object(folder / f"{name}.json", RECORD)
+    except (OSError, JsonError):
+        return None
+    return record if record["name"] == name else None
+
+
 def shard_is_whole(folder: Path, entry: dict[str, Any]) -> bool:
     """Whether the files of ``entry`` (the content of its JSON) have the size and hash they were written with."""
     return all(
-        (folder / name).is_file()
+        Path(name).name == name  # a forged entry leads nowhere else
+        and (folder / name).is_file()
         and (folder / name).stat().st_size == file["size"]  # tells at once most of what is wrong
         and describe_file(folder / name) == file
         for name, file in entry["files"].items()

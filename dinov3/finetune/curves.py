@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from dinov3.finetune.metrics import (
     BINS,
@@ -46,18 +45,21 @@ def precision_recall_curve(p: Array, y: Array) -> tuple[Array, Array]:
     return points.true_positives / points.positives, points.true_positives / chosen
 
 
-def draw_curves(predictions: Predictions, path: Path, *, bins: int = BINS) -> None:
-    """Three panels, a line a classifier; the format is the ending of ``path``, .png or .svg.
+def draw_curves(
+    predictions: Predictions, path: Path | io.BytesIO, *, bins: int = BINS, form: str | None = None
+) -> None:
+    """Three panels, a line a classifier. ``form``: png or svg; None: the ending of ``path``.
 
     The legends have the area, the average precision and the calibration error that ``metrics`` gives.
     """
-    form = path.suffix.removeprefix(".")
+    form = form or (path.suffix.removeprefix(".") if isinstance(path, Path) else "")
     if form not in ("png", "svg"):
         raise MetricError(f"{path}: a picture's name ends in .png or .svg")
     if not predictions:
         raise MetricError("there is nothing to draw")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dinov3"}):
-        figure, (roc, recall, reliability) = plt.subplots(1, 3, figsize=(13.5, 4.4))
+        figure = Figure(figsize=(13.5, 4.4))
+        roc, recall, reliability = figure.subplots(1, 3)
         for name, (p, y) in predictions.items():
             points = operating_points(*_both_classes(p, y))
             roc.plot(*_thinned(*roc_curve(p, y)), lw=1.5, label=f"{name}: {auroc(points):.4f}")
@@ -73,7 +75,6 @@ def draw_curves(predictions: Predictions, path: Path, *, bins: int = BINS) -> No
         figure.tight_layout()
         metadata = {"Date": None} if form == "svg" else None  # the same predictions give the same file
         figure.savefig(path, format=form, dpi=110, metadata=metadata)
-        plt.close(figure)
 
 
 def _reliability(axis: Any, name: str, p: Array, y: Array, bins: int) -> None:

@@ -53,9 +53,9 @@ def read_predictions(path: Path) -> dict[tuple[str, str], Predicted]:
 
 def _predicted(path: Path, rows: Sequence[Sequence[str]]) -> Predicted:
     try:
-        sample, y = (np.array([int(row[i]) for row in rows]) for i in (2, 3))
+        sample, y = (np.array([int(row[i]) for row in rows], dtype=np.int64) for i in (2, 3))
         p = np.array([[float(value) for value in row[4:]] for row in rows])
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise MetricError(f"{path}: {error}") from error
     p, y = checked(p[:, 0] if p.shape[1] == 1 else p, y)
     return Predicted(p, y, sample)
@@ -63,8 +63,11 @@ def _predicted(path: Path, rows: Sequence[Sequence[str]]) -> Predicted:
 
 def _rows(path: Path, header: list[str] | None) -> list[list[str]]:
     """Without the header, which must be ``header`` (None: any of ours)."""
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MetricError(f"{path}: cannot be read: {error}") from error
     first = rows[0] if rows else []
     if tuple(first[: len(FIXED)]) != FIXED or (header is not None and first != header):
         raise MetricError(f"{path}: its columns are {first[:8]}, not {header or [*FIXED, 'p_…']}: give another file")

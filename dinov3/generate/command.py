@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from dinov3.config.output import check_output_folder
 from dinov3.data.sources import parse_dataset
@@ -10,8 +11,11 @@ from dinov3.distributed import context
 from dinov3.features.command import add_backbone_arguments, extractor_from
 from dinov3.generate.buckets import SIDE
 from dinov3.generate.extract import SHARD_MB, Job, extract
+from dinov3.generate.inputs.open import LATENTS, TEXTS, Inputs, LatentInput, TextInput
 from dinov3.generate.plan import Form, Plan
+from dinov3.generate.sampling import command as sampling
 from dinov3.generate.sizing import POOLS, Sizing
+from dinov3.generate.training import command as training
 from dinov3.generate.verify import verify
 from dinov3.system.paths import expanded
 
@@ -60,11 +64,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taking.add_argument(
         "--max-bad-frac", type=float, default=0.01, help="share of unreadable images that ends the command"
     )
+    taking.add_argument("--text", help=f"also store the text of each image: {TEXTS}")
+    taking.add_argument("--captions", type=expanded, help='JSONL of {"image": NAME, "caption": TEXT}')
+    taking.add_argument("--latents", help=f"also store the latent of each image: {LATENTS}")
     taking.add_argument("--dry-run", action="store_true", help="only say what would be written")
     taking.set_defaults(run=execute_extract, size="native", max_side=None)
     checking = tasks.add_parser("verify", help="is a folder of shards one set, whole and aligned?", description=VERIFY)
     checking.add_argument("folder", type=expanded)
     checking.set_defaults(run=execute_verify)
+    training.add_arguments(tasks.add_parser("train", help="a diffusion transformer on shards, from a YAML"))
+    sampling.add_arguments(tasks.add_parser("sample", help="images from an image, a text, both, or two images mixed"))
 
 
 def _side(text: str) -> int | None:
@@ -82,7 +91,9 @@ def execute_extract(args: argparse.Namespace) -> int:
     check_output_folder(args.out, "--out")
     sizing = Sizing(args.side, args.longest, args.pool, args.max_stretch)
     source = parse_dataset(args.data)
-    job = Job.of(extractor_from(args), source, sizing, args.shard_mb * 10**6)
+    text = None if args.text is None else TextInput.open(args.text, args.captions)
+    inputs = Inputs(text, None if args.latents is None else LatentInput.open(args.latents))
+    job = Job.of(extractor_from(args), source, sizing, args.shard_mb * 10**6, inputs)
     if args.dry_run:
         if context.is_main():
             _say_plan(job.plan(), job.form)
@@ -94,7 +105,7 @@ def execute_extract(args: argparse.Namespace) -> int:
             for bucket, rows in manifest["buckets"].items():
                 print(f"  {bucket}: {rows:,}")
             print(f"  largest stretch {manifest['stretch']:.3f}")
-            for name in ("unreadable", "too_long"):
+            for name in ("unreadable", "too_long", "incomplete"):
                 for bad in manifest[name][:3]:
                     print(
                         f"  left out ({len(manifest[name])} {name.replace('_', ' ')}): {bad['name']}: {bad['reason']}"
@@ -107,9 +118,11 @@ def _say_plan(plan: Plan, form: Form) -> None:
     for bucket in sorted({shard.bucket for shard in plan.shards}):
         shards = [len(shard.indices) for shard in plan.shards if shard.bucket == bucket]
         rows, cols = form.grid(bucket)
-        size = sum(shards) * 2 * form.width * (1 + rows * cols)
+        size = sum(shards) * 2 * sum(math.prod(shape) for shape in form.arrays(bucket).values())
         print(f"{bucket} (grid {rows} x {cols}): {sum(shards):,} images in {len(shards):,} shards, {size / 1e9:.3f} GB")
-    print(f"left out: {len(plan.unreadable)} unreadable, {len(plan.too_long)} too long; nothing was written")
+    print(
+        f"left out: {len(plan.unreadable)} unreadable, {len(plan.too_long)} too long, {len(plan.incomplete)} incomplete; nothing was written"
+    )
 
 
 def execute_verify(args: argparse.Namespace) -> int:

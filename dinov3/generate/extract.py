@@ -7,13 +7,15 @@ it; ``manifest.json`` comes last. A killed call goes on behind the last whole sh
 from __future__ import annotations
 
 import copy
-import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,13 +28,17 @@ from dinov3.distributed.collectives import gather_objects
 from dinov3.features.cache import weights_digest
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.source_images import SourceImages
+from dinov3.generate.buckets import Bucket
 from dinov3.generate.errors import GenerateError
-from dinov3.generate.plan import Form, Plan, ShardPlan, key_of, make_plan
+from dinov3.generate.inputs.files import names_of
+from dinov3.generate.inputs.open import Inputs
+from dinov3.generate.plan import FEATURES_ALONE, PLAN_FORM, Form, Plan, ShardPlan, facts_of, make_plan
 from dinov3.generate.shards import Sample, write_shard
 from dinov3.generate.sizing import Sizing, bucketed, digest
 from dinov3.runs.lock import RunLock
 from dinov3.runs.manifest import describe_file
 from dinov3.system.files import remove_half_written, write_json
+from dinov3.system.json_file import JsonError, Maybe, read_object
 
 FORMAT, FORMAT_VERSION = "dinov3-dit-features", 1
 MANIFEST, PLAN = "manifest.json", "plan.json"
@@ -49,19 +55,28 @@ class Job:
     form: Form
     key: dict[str, Any]
     cap: int  # bytes of a shard
+    inputs: Inputs = FEATURES_ALONE
 
     @classmethod
-    def of(cls, extractor: FeatureExtractor, source: Source, sizing: Sizing, cap: int = SHARD_MB * 10**6) -> Job:
+    def of(
+        cls,
+        extractor: FeatureExtractor,
+        source: Source,
+        sizing: Sizing,
+        cap: int = SHARD_MB * 10**6,
+        inputs: Inputs = FEATURES_ALONE,
+    ) -> Job:
         """A job with an extractor whose preprocessing is replaced by that of ``sizing``."""
         shaped = copy.copy(extractor)
         shaped.preprocess = bucketed(extractor.preprocess, sizing)
         backbone = extractor.backbone
         preprocess = shaped.preprocess.describe()
-        form = Form(
-            weights_digest(backbone), digest(preprocess), backbone.embed_dim, extractor.preprocess.patch, sizing.pool
-        )
+        own = {
+            **{"weights": weights_digest(backbone), "preproc_hash": digest(preprocess), "width": backbone.embed_dim},
+            **{"patch": extractor.preprocess.patch, "pool": sizing.pool, **inputs.describe()},
+        }
         key = {
-            **asdict(form),
+            **own,
             "preprocess": preprocess,
             "max_stretch": sizing.max_stretch,
             "dataset": source.fingerprint(),
@@ -71,13 +86,19 @@ class Job:
             "dtype": "fp16",
             "shard_bytes": cap,
         }
-        return cls(shaped, source, sizing, form, key, cap)
+        return cls(shaped, source, sizing, Form.of_key(own), key, cap, inputs)
 
     def plan(self, *, quiet: bool = False) -> Plan:
         """Read the size of every image."""
         with tqdm(total=len(self.source), unit=" images", desc="sizes", disable=quiet) as bar:
             return make_plan(
-                self.source, self.sizing, self.form, self.cap, threads=self.extractor.threads, count=bar.update
+                self.source,
+                self.sizing,
+                self.form,
+                self.cap,
+                inputs=self.inputs,
+                threads=self.extractor.threads,
+                count=bar.update,
             )
 
 
@@ -93,8 +114,16 @@ def extract(job: Job, out: Path, *, max_bad_frac: float = 0.01, quiet: bool = Fa
         own = all_processes_or_none(lambda: _fill(job, plan, out, quiet=quiet))
         computed = sum(gather_objects(own))
         main_decides(lambda: _finish(job, plan, out, max_bad_frac))
-    manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text())
+    manifest = read_object(out / MANIFEST)
     return {**manifest, "computed": computed}
+
+
+RECORD = {  # what stands beside a shard
+    "name": str,
+    "rows": int,
+    "file": Maybe({"size": int, "sha256": str}),
+    "skipped": [{"name": str, "reason": str}],
+}
 
 
 @dataclass(frozen=True)
@@ -105,9 +134,9 @@ class _StoredPlan:
 
 def _read_plan(out: Path) -> _StoredPlan:
     try:
-        content = json.loads((out / PLAN).read_text())
-        return _StoredPlan(dict(content["key"]), Plan.from_json(content["plan"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        content = read_object(out / PLAN, {"key": dict, "plan": PLAN_FORM})
+        return _StoredPlan(content["key"], Plan.from_json(content["plan"]))
+    except JsonError as error:
         raise GenerateError(f"{out / PLAN}: damaged; remove the folder, or give another --out") from error
 
 
@@ -157,10 +186,10 @@ def record_path(out: Path, shard: ShardPlan) -> Path:
 def record_of(out: Path, shard: ShardPlan) -> dict[str, Any] | None:
     """What stands beside a shard; None when it is not there or damaged."""
     try:
-        found = json.loads(record_path(out, shard).read_text())
-    except (FileNotFoundError, ValueError, RecursionError):
+        found = read_object(record_path(out, shard), RECORD)
+    except (OSError, JsonError):
         return None
-    return found if isinstance(found, dict) and found.get("name") == shard.name else None
+    return found if found["name"] == shard.name else None
 
 
 def is_whole(out: Path, record: dict[str, Any] | None) -> bool:
@@ -188,18 +217,38 @@ def _write(job: Job, shard: ShardPlan, out: Path, count: Callable[[int], object]
 def _samples(job: Job, shard: ShardPlan, skipped: list[BadSample], count: Callable[[int], object]) -> Iterator[Sample]:
     images = SourceImages(job.extractor, job.source, shard.indices)
     grid = shard.bucket.grid(job.form.patch)
-    for position, (tokens,) in enumerate(job.extractor.stream_prepared(images)):
+    latents: deque[NDArray[np.float16] | None] = deque()  # of the images whose tokens are still to come
+    seen = _with_latents(job, images, shard.bucket, latents)
+    for position, (tokens,) in enumerate(job.extractor.stream_prepared(seen)):
         count(1)
-        index = images.kept[position]
+        index, latent = images.kept[position], latents.popleft()
         src = job.source.name(index)
         if tokens.grid != grid:
             skipped.append(BadSample(src, "its header tells another size than its pixels have"))
             continue
         cls, patches = tokens.cls[0], pooled(tokens.patches[0], grid, job.form.pool)
-        facts = job.form.facts(key_of(index), src, shard.bucket)
-        yield Sample(facts["image_id"], facts, half(cls, src), half(patches, src))
+        facts = facts_of(job.source, job.form, job.inputs, index, shard.bucket)
+        words, mask = (None, None) if job.inputs.text is None else job.inputs.text.of(names_of(index, src))
+        yield Sample(facts["image_id"], facts, half(cls, src), half(patches, src), words, mask, latent)
     count(len(images.skipped))
     skipped.extend(images.skipped)
+
+
+def _with_latents(
+    job: Job, images: SourceImages, bucket: Bucket, latents: deque[NDArray[np.float16] | None]
+) -> Iterator[Tensor]:
+    """The images, unchanged; their latents go into ``latents``."""
+    preprocess, given = job.extractor.preprocess, job.inputs.latents
+    mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (preprocess.mean, preprocess.std))
+    for image in images:
+        wrong_size = image.shape[1:] != (bucket.height, bucket.width)  # its tokens tell, and it is left out
+        if given is None or wrong_size:
+            latents.append(None)
+        else:
+            name = job.source.name(images.kept[-1])
+            seen = (image * std + mean).clamp(0, 1)
+            latents.append(given.of(names_of(images.kept[-1], name), seen, bucket.latent()))
+        yield image
 
 
 def pooled(patches: Tensor, grid: tuple[int, int], pool: int) -> Tensor:
@@ -225,7 +274,10 @@ def _finish(job: Job, plan: Plan, out: Path, max_bad_frac: float) -> None:
     whole = [record for record in records if record is not None]
     if len(whole) < len(records):
         raise GenerateError(f"{out}: a shard has vanished while others were written: run the command again")
-    unreadable = [*plan.unreadable, *(BadSample(**bad) for record in whole for bad in record["skipped"])]
+    unreadable = [
+        *plan.unreadable,
+        *(BadSample(bad["name"], bad["reason"]) for record in whole for bad in record["skipped"]),
+    ]
     _check_share(unreadable, len(job.source), max_bad_frac)
     rows: dict[str, int] = {}
     for shard, record in zip(plan.shards, whole, strict=True):
@@ -239,6 +291,7 @@ def _finish(job: Job, plan: Plan, out: Path, max_bad_frac: float) -> None:
         "stretch": plan.stretch,
         "unreadable": [asdict(bad) for bad in unreadable],
         "too_long": [asdict(bad) for bad in plan.too_long],
+        "incomplete": [asdict(bad) for bad in plan.incomplete],
         "shards": [{"name": r["name"], "rows": r["rows"], **r["file"]} for r in whole if r["file"]],
     }
     write_json(out / MANIFEST, manifest)

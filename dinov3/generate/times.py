@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+import math
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
-TIME_SCALE = 1000.0  # t in [0, 1] is told to the model as 0 to 1000
-BASE = 10000.0
 EARLIEST, LATEST = 0.001, 0.999  # at the very ends the target is all noise, or the input is
-
-
-def time_table(t: Tensor, dim: int, *, scale: float = TIME_SCALE, base: float = BASE) -> Tensor:
-    """``[N, dim]`` float32 of times ``t [N]``: ``[sin | cos]`` of ``scale * t * base ** (-k / (dim / 2))``.
-
-    DiT's own code has the cosines first. ValueError for an odd ``dim``.
-    """
-    if dim % 2 or dim < 2:
-        raise ValueError(f"a time table of width {dim}: give an even width")
-    half = dim // 2
-    frequencies = scale * base ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
-    angles = t.double()[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).float()
 
 
 def times_of(normal: Tensor, *, earliest: float = EARLIEST, latest: float = LATEST) -> Tensor:
@@ -43,3 +30,17 @@ def velocity_of(images: Tensor, noise: Tensor) -> Tensor:
 def flow_losses(predicted: Tensor, images: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of each sample, ``[N]``; the loss is their mean."""
     return F.mse_loss(predicted, velocity_of(images, noise), reduction="none").flatten(1).mean(1)
+
+
+def shift_of(shape: Sequence[int], base: float | None) -> float:
+    """How far times are shifted for latents ``[C, H, W]``: ``sqrt(numbers / base)``, 1 for no base.
+
+    Neighbours in a large latent say the same, so it takes more noise to hide as much (Esser et al. 2024); Zheng et al. 2025
+    (RAE) count channels too, with the 4096 numbers of a latent of 32 x 32 x 4 as base.
+    """
+    return 1.0 if base is None else math.sqrt(math.prod(shape) / base)
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """``shift t / (1 + (shift - 1) t)``: 0 and 1 stay, what lies between moves towards noise for a ``shift`` above 1."""
+    return t if shift == 1 else shift * t / (1 + (shift - 1) * t)

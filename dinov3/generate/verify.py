@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,15 @@ from dinov3.generate.buckets import Bucket
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.extract import FORMAT, FORMAT_VERSION, MANIFEST
 from dinov3.generate.plan import Form
-from dinov3.generate.shards import Sample, read_shard
+from dinov3.generate.shards import FIELDS, Sample, read_shard
 from dinov3.runs.manifest import describe_file
+from dinov3.system.json_file import JsonError, as_form, read_object
 
 SHARD = re.compile(r"bucket_([1-9]\d{0,5})x([1-9]\d{0,5})/shard-\d{6,}\.tar")
 AGAIN = "run `dinov3 dit extract` again"
+KEY = {"weights": str, "preproc_hash": str, "width": int, "patch": int, "pool": int}
+OPTIONAL = ("text_length", "text_width", "channels")  # of a key: sets of images alone do not have them
+SHARD_ROW = {"name": str, "rows": int, "size": int, "sha256": str}
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Contents:
 
     form: Form
     shards: list[Shard]
+    key: dict[str, Any]  # all that the set depends on
 
     @property
     def rows(self) -> int:
@@ -48,28 +52,28 @@ def read_manifest(folder: Path) -> Contents:
     """The manifest of a finished set. Raises GenerateError."""
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text())
+        content = read_object(path, {"format": str, "format_version": int})
         if (content["format"], content["format_version"]) != (FORMAT, FORMAT_VERSION):
             raise GenerateError(
                 f"{path}: {content['format']!r} version {content['format_version']!r}; this program reads {FORMAT} {FORMAT_VERSION}"
             )
+        as_form(content, {"key": KEY, "shards": [SHARD_ROW]})
         key = content["key"]
-        numbers = [int(key[name]) for name in ("width", "patch", "pool")]
-        form = Form(str(key["weights"]), str(key["preproc_hash"]), *numbers)
+        as_form({name: key[name] for name in OPTIONAL if name in key}, {name: int for name in OPTIONAL if name in key})
         shards = [_shard(row) for row in content["shards"]]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise GenerateError(f"{folder}: no {MANIFEST}: unfinished, or not a set of shards; {AGAIN}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise GenerateError(f"{path}: damaged; {AGAIN}") from error
-    return Contents(form, shards)
+    except JsonError as error:
+        raise GenerateError(f"{path}: damaged ({error}); {AGAIN}") from error
+    return Contents(Form.of_key(key), shards, dict(key))
 
 
 def _shard(row: dict[str, Any]) -> Shard:
     match = SHARD.fullmatch(row["name"])
     if match is None:
-        raise ValueError(row["name"])
-    file = {"size": int(row["size"]), "sha256": str(row["sha256"])}
-    return Shard(row["name"], Bucket(int(match[1]), int(match[2])), int(row["rows"]), file)
+        raise JsonError(f"a shard called {row['name'][:80]!r}")
+    file = {"size": row["size"], "sha256": row["sha256"]}
+    return Shard(row["name"], Bucket(int(match[1]), int(match[2])), row["rows"], file)
 
 
 def verify(folder: Path) -> Contents:
@@ -96,6 +100,7 @@ def _check_shard(folder: Path, shard: Shard, form: Form, seen: dict[str, str]) -
     rows = 0
     for sample in read_shard(path):
         check_sample(path, sample, shard.bucket, form)
+        check_values(path, sample)
         if sample.key in seen:
             raise GenerateError(f"{path}: sample {sample.key} is in {seen[sample.key]} too; {AGAIN}")
         seen[sample.key] = shard.name
@@ -122,13 +127,30 @@ def check_sample(path: Path, sample: Sample, bucket: Bucket, form: Form) -> None
         raise GenerateError(
             f"{where}: of bucket {facts.get('bucket')}, grid {facts.get('grid')}, in a shard of {bucket}; {AGAIN}"
         )
-    wanted = (grid[0] * grid[1], form.width)
-    if sample.patches.shape != wanted:
+    arrays, wanted = sample.arrays(), form.arrays(bucket)
+    if lacking := [name for name in wanted if name not in arrays]:
         raise GenerateError(
-            f"{where}: patches {sample.patches.shape}, the grid {grid[0]} x {grid[1]} of {bucket} has {wanted}: "
-            f"of a crop, or with other tokens among them; {AGAIN}"
+            f"{where}: no {lacking[0]}, which the set has: of another set? Move the shard away; {AGAIN}"
         )
-    if sample.cls.shape != (form.width,):
-        raise GenerateError(f"{where}: a class token {sample.cls.shape}, not ({form.width},); {AGAIN}")
-    if not (np.isfinite(sample.cls).all() and np.isfinite(sample.patches).all()):
-        raise GenerateError(f"{where}: values that are not finite; {AGAIN}")
+    for name, array in arrays.items():
+        if array.shape != wanted.get(name):
+            raise GenerateError(f"{where}: {_odd_shape(name, array.shape, wanted.get(name), grid, bucket)}; {AGAIN}")
+
+
+def _odd_shape(
+    name: str, found: tuple[int, ...], wanted: tuple[int, ...] | None, grid: tuple[int, int], bucket: Bucket
+) -> str:
+    if name == FIELDS[2]:
+        return (
+            f"patches {found}, the grid {grid[0]} x {grid[1]} of {bucket} has {wanted}: "
+            "of a crop, or with other tokens among them"
+        )
+    if name == FIELDS[1]:
+        return f"a class token {found}, not {wanted}"
+    return f"{name} {found}, where {bucket} has {wanted or 'none'}"
+
+
+def check_values(path: Path, sample: Sample) -> None:
+    """Raise GenerateError for numbers that are not finite."""
+    if not all(np.isfinite(array).all() for array in sample.arrays().values()):
+        raise GenerateError(f"{path}: sample {sample.key}: values that are not finite; {AGAIN}")

@@ -156,6 +156,6 @@ def _folder(out: Path) -> Folder:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

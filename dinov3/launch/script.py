@@ -38,6 +38,11 @@ mkdir -p -- "$logs" || exit 74
 export SUBMITIT_EXECUTOR=slurm
 train=({command})
 trap : TERM HUP USR1 USR2  # the processes save first: this shell outlives them
+# SLURM repeats a signal that a machine did not confirm in time, a minute later, and knows its step by the number alone:
+# it would end the same step of the next turn. So the step of each turn has another number than that of the turn before.
+for ((turn = 0; turn < ${{SLURM_RESTART_COUNT:-0}} % 3; turn++)); do
+    srun --nodes=1 --ntasks=1 --output=/dev/null true 2> /dev/null || :
+done
 srun {srun} "${{train[@]}}"
 """
 FILE = """

@@ -94,3 +94,12 @@ def _rounded(layer: nn.Linear, kind: str) -> Int8Linear:
     if made.bias is not None:
         made.bias.copy_(layer.effective_bias() if isinstance(layer, KeyBiasMaskedLinear) else layer.bias)
     return made
+
+
+def weights_in(model: nn.Module) -> int:
+    """Parameters, and the integers that stand for some of them."""
+    integers = sum(buffer.numel() for buffer in model.buffers() if buffer.dtype == torch.int8)
+    biases = sum(
+        buffer.numel() for name, buffer in model.named_buffers() if integers and name.endswith(".bias")
+    )  # of 8-bit layers, which do not train
+    return sum(p.numel() for p in model.parameters()) + integers + biases

@@ -12,9 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from dinov3.config.output import check_output_file
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source, parse_dataset
@@ -166,5 +163,5 @@ COLUMNS: dict[str, Callable[[FeatureExtractor, Tensor, argparse.Namespace], Colu
 
 def heat(maps: Tensor) -> Tensor:
     """Values ``[N, rows, cols]`` in [0, 1] as colours ``[N, 3, rows, cols]``."""
-    colours = plt.get_cmap("magma")(maps.numpy())[..., :3]
+    colours = matplotlib.colormaps["magma"](maps.numpy())[..., :3]
     return torch.from_numpy(np.ascontiguousarray(colours)).float().permute(0, 3, 1, 2)

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from dinov3.pictures.figures import figure, is_number, plans
 from dinov3.pictures.pca import INK, MUTED
@@ -36,22 +34,23 @@ class Panel:
 def panels_of(rows: Sequence[Row], evaluations: Sequence[Row] = ()) -> list[Panel]:
     """The panels of a run, those that have something to show. ``rows``: of metrics.jsonl; ``evaluations``: of evaluation.jsonl."""
     panels = []
-    for plan in plans(_ending(rows, "_loss"), _ending(rows, "_grad_norm")):
+    for plan in plans(ending_in("_loss", rows), ending_in("_grad_norm", rows)):
         source, over = (evaluations, "step") if plan.evaluations else (rows, "iteration")
-        lines = {figure(key).label: _line(source, over, key) for key in plan.keys}
+        lines = {figure(key).label: line_of(source, over, key) for key in plan.keys}
         lines = {label: line for label, line in lines.items() if line[0]}
         if lines:
             panels.append(Panel(plan.title, plan.note, lines, dots=plan.evaluations))
     return panels
 
 
-def _ending(rows: Sequence[Row], ending: str) -> list[str]:
-    """Keys of the first and the last row that end so; a term may begin late."""
-    keys = dict.fromkeys(key for row in (*rows[:1], *rows[-1:]) for key in row)
+def ending_in(ending: str, *runs: Sequence[Row]) -> list[str]:
+    """Keys of the first and the last row of each run that end so; a term may begin late."""
+    keys = dict.fromkeys(key for rows in runs for row in (*rows[:1], *rows[-1:]) for key in row)
     return [key for key in keys if key.endswith(ending) and "/" not in key]
 
 
-def _line(rows: Sequence[Row], over: str, key: str) -> tuple[list[float], list[float]]:
+def line_of(rows: Sequence[Row], over: str, key: str) -> tuple[list[float], list[float]]:
+    """(steps, values) of one figure, as people read it; at most MOST_POINTS of them."""
     scale = figure(key).scale
     points = [(row[over], scale * row[key]) for row in rows if is_number(row.get(key)) and is_number(row.get(over))]
     points = points[:: max(1, -(-len(points) // MOST_POINTS))]
@@ -63,15 +62,14 @@ def draw_panels(panels: Sequence[Panel], out: Path | io.BytesIO, form: str, colu
     n_rows = -(-len(panels) // columns)
     # SVG: letters as text; ids that are the same every time
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dinov3", "text.parse_math": False}):
-        figure, axes = plt.subplots(
-            n_rows, columns, figsize=(WIDTH * columns, HEIGHT * n_rows), squeeze=False, layout="constrained"
-        )
+        # not pyplot: it keeps figures, and choosing its backend would change a notebook's own
+        figure = Figure(figsize=(WIDTH * columns, HEIGHT * n_rows), layout="constrained")
+        axes = figure.subplots(n_rows, columns, squeeze=False)
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         for axis, panel in zip(axes.flat, panels, strict=False):
             _draw(axis, panel)
         figure.savefig(out, format=form, dpi=100)
-        plt.close(figure)
 
 
 def _draw(axis: Any, panel: Panel) -> None:

@@ -52,6 +52,15 @@ FIGURES: dict[str, Figure] = {
     "drift_cls_cka": Figure("CLS CKA", "likeness of the class tokens' geometry now and at the start"),
     "drift_patch_cosine": Figure("patch cosine", "mean cosine of patch features now and at the start"),
     "drift_patch_cka": Figure("patch CKA", "likeness of the patch features' geometry now and at the start"),
+    "train_accuracy": Figure("training", "images of the batch whose class is named", "%"),
+    "val_Acc": Figure("validation", "validation images whose class is named", "%"),
+    "val_BalancedAcc": Figure("balanced", "mean over classes of the share that is named", "%"),
+    "val_AUROC": Figure("AUROC", "chance that an image of a class is ranked above one of another"),
+    "val_AUPRC": Figure("AUPRC", "average precision"),
+    "val_NLL": Figure("NLL", "mean negative logarithm of the true class's probability", "nats"),
+    "val_Brier": Figure("Brier", "mean squared error of the probabilities"),
+    "val_ECE": Figure("ECE", "mean distance of confidence from accuracy"),
+    "val_Sens95": Figure("sensitivity", "at a specificity of 95 %", "%"),
     "checkpoint_seconds": Figure("a save", "time of the last save", "s"),
     "checkpoint_blocked_seconds": Figure("waiting for a save", "time in which training waited for it", "s"),
     "checkpoint_bytes": Figure("checkpoint", "size of the last checkpoint", "bytes"),
@@ -83,6 +92,11 @@ def plans(losses: Sequence[str], norms: Sequence[str]) -> list[PanelPlan]:
     return [
         PanelPlan("Losses", "each term before its weight; total: with weights", losses),
         PanelPlan("Accuracy of frozen features, %", "on labelled images", ["knn_accuracy", "linear_accuracy"], True),
+        PanelPlan(
+            "Validation, %", "of a classifier that is fine-tuned", ["val_Acc", "val_BalancedAcc", "val_Sens95"], True
+        ),
+        PanelPlan("Validation, ranking", "1: every image above all of other classes", ["val_AUROC", "val_AUPRC"], True),
+        PanelPlan("Validation, probabilities", "0: certain and right", ["val_NLL", "val_Brier", "val_ECE"], True),
         PanelPlan(
             "Targets, nats",
             "entropy: ln K = uniform, 0 = certain; distance: what the student has yet to learn",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import base64
-import io
 import json
 import re
 import time
@@ -12,16 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dinov3.config.changes import flatten
 from dinov3.config.dump import to_dict
 from dinov3.config.output import check_output_file
 from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
-from dinov3.pictures.curves import draw_panels, panels_of
+from dinov3.pictures.charts.inline import Charts
+from dinov3.pictures.curves import panels_of
 from dinov3.pictures.figures import figure, heading, is_number, shown
+from dinov3.pictures.page import NUMBER, img, page, table_of
 from dinov3.runs.alarms import judged_from
 from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_of
 from dinov3.runs.folder import CONFIG_HISTORY, RunFolder
+from dinov3.runs.manifest import read_train_state
 from dinov3.runs.recorded import read_config
 from dinov3.runs.stage_record import StageRecord, read_stages
 from dinov3.runs.student_folders import student_folders
@@ -30,34 +32,25 @@ from dinov3.system.html import Html, joined, markup
 from dinov3.system.paths import expanded
 from dinov3.system.rows import read_rows
 
-STYLE = Html("""
-body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1480px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0;overflow-wrap:anywhere}h2{font-size:1.1rem;margin:2rem 0 .5rem}p{margin:.3rem 0;overflow-wrap:anywhere}.muted{color:#7b8794}
-table{border-collapse:collapse;font-size:.9rem}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #e4e7eb}
-td.n{text-align:right;font-variant-numeric:tabular-nums}td{overflow-wrap:anywhere}img{max-width:100%;height:auto}
-.curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:.8rem}.curves img{width:100%}
-.wide{overflow-x:auto}code,pre{font-size:.85rem}
-pre{background:#f5f7fa;padding:.8rem;overflow:auto}.alarm{border-left:4px solid #d64545;padding:.4rem .8rem;background:#fdf2f2;margin:.4rem 0;overflow-wrap:anywhere}
-.tiles{display:flex;flex-wrap:wrap;gap:1.5rem;margin:1rem 0}.tiles b{display:block;font-size:1.4rem}
-""")
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"><link rel="icon" href="data:,"><title>{}</title><style>{}</style><body>{}</body></html>
-"""
 NOTHING = Html("")
-NUMBER = '<td class="n">{}</td>'
 Rows = Sequence[Mapping[str, Any]]
 
 
-def report(run: Path) -> str:
-    """The page of a run; of one with stages all of them, in their order. Raises FeatureError when nothing was trained."""
+def report(run: Path, *, refresh: int = 0) -> str:
+    """The page of a run; of one with stages all of them, in their order. Raises FeatureError when nothing was trained.
+
+    ``refresh``: seconds after which a browser loads it again.
+    """
     try:
         stages = read_stages(run)
     except ValueError as error:
         raise FeatureError(str(error)) from error
-    parts = _stages(run, stages) if stages else _run(RunFolder(run))
-    return markup(PAGE, run.resolve().name, STYLE, joined(parts, ""))
+    charts = Charts()
+    parts = _stages(run, stages, charts) if stages else _run(RunFolder(run), charts)
+    return page(run.resolve().name, parts, charts, refresh=refresh)
 
 
-def _run(run: RunFolder) -> list[Html]:
+def _run(run: RunFolder, charts: Charts) -> list[Html]:
     """A run's parts; FeatureError when it has no metrics."""
     rows = read_rows(run.metrics)
     if not rows:
@@ -73,7 +66,7 @@ def _run(run: RunFolder) -> list[Html]:
         markup('<p class="muted">{}, written {}</p>', run.path.resolve(), written),
         _tiles(rows, evaluations),
         _alarms(read_rows(run.alarms), rows, config),
-        markup('<h2>Curves</h2><div class="curves">{}</div>', _curves(rows, evaluations)),
+        markup("<h2>Curves</h2>{}", charts.add(panels_of(rows, evaluations))),
         _pictures(run),
         _evaluations(evaluations),
         _last_figures(rows[-1]),
@@ -87,16 +80,18 @@ def _heading(run: Path) -> Html:
     return markup("<h1>{}</h1>", run.resolve().name)
 
 
-def _stages(run: Path, stages: Sequence[StageRecord]) -> list[Html]:
+def _stages(run: Path, stages: Sequence[StageRecord], charts: Charts) -> list[Html]:
     """How far each stage is, then the parts of all that have begun. FeatureError when none has."""
     begun = [stage for stage in stages if read_rows(RunFolder(run / stage.folder).metrics)]
     if not begun:
         raise FeatureError(f"{run}: none of its stages has trained a step yet")
-    table = _table(
+    table = table_of(
         ("stage", "state", "began from", "loss, first to last"), [_stage_cells(run, stage) for stage in stages]
     )
     sections = [
-        part for stage in begun for part in (markup('<hr id="{}">', stage.folder), *_run(RunFolder(run / stage.folder)))
+        part
+        for stage in begun
+        for part in (markup('<hr id="{}">', stage.folder), *_run(RunFolder(run / stage.folder), charts))
     ]
     return [_heading(run), markup("<h2>Stages</h2>{}", table), *sections]
 
@@ -112,13 +107,6 @@ def _stage_cells(run: Path, stage: StageRecord) -> list[object]:
         stage.began_from or "",
         _first_to_last(rows),
     ]
-
-
-def _table(head: Sequence[object], body: Sequence[Sequence[object]], cell: str = "<td>{}</td>") -> Html:
-    """``cell``: what stands around each value."""
-    rows = [markup("<tr>{}</tr>", joined((markup(cell, value) for value in row), "")) for row in body]
-    heads = joined((markup("<th>{}</th>", name) for name in head), "")
-    return markup('<div class="wide"><table><tr>{}</tr>{}</table></div>', heads, joined(rows, ""))
 
 
 def _steps(row: Mapping[str, Any]) -> str:
@@ -165,20 +153,6 @@ def _no_alarm(last: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return "None." if is_number(step) and step >= begins else f"None; a run is judged from step {begins:,} on."
 
 
-def _curves(rows: Rows, evaluations: Rows) -> Html:
-    """Each panel an SVG of its own, as an image: as many beside each other as there is room for."""
-    images = []
-    for panel in panels_of(rows, evaluations):
-        out = io.BytesIO()
-        draw_panels([panel], out, "svg", columns=1)
-        images.append(_img(panel.title, "svg+xml", out.getvalue()))
-    return joined(images, "")
-
-
-def _img(alt: str, kind: str, content: bytes) -> Html:
-    return markup('<img alt="{}" src="data:image/{};base64,{}">', alt, kind, base64.b64encode(content).decode())
-
-
 def _pictures(run: RunFolder) -> Html:
     over_time = sorted(run.pictures.glob("pca-*.png")) if run.pictures.is_dir() else []
     pictures = over_time[:: max(1, len(over_time) // 6)][-7:]  # a few of many
@@ -186,7 +160,7 @@ def _pictures(run: RunFolder) -> Html:
         pictures.append(run.pca)
     if not pictures:
         return NOTHING
-    each = (markup("<p>{}</p>{}", _caption(path), _img(path.name, "png", path.read_bytes())) for path in pictures)
+    each = (markup("<p>{}</p>{}", _caption(path), img(path.name, "png", path.read_bytes())) for path in pictures)
     return markup(
         '<h2>Patch features as colours</h2><p class="muted">First three principal components; the same images every time.</p>{}',
         joined(each, ""),
@@ -202,7 +176,7 @@ def _evaluations(evaluations: Rows) -> Html:
     if not evaluations:
         return NOTHING
     keys = list(dict.fromkeys(key for row in evaluations for key in row))
-    table = _table(
+    table = table_of(
         [heading(key) for key in keys], [[shown(k, row.get(k)) for k in keys] for row in evaluations], NUMBER
     )
     meanings = [f"{key}: {meaning}" for key in keys if (meaning := figure(key).meaning)]
@@ -214,7 +188,7 @@ def _last_figures(row: Mapping[str, Any]) -> Html:
     body = [
         [markup("<code>{}</code>", heading(key)), shown(key, value), figure(key).meaning] for key, value in row.items()
     ]
-    table = _table(("figure", "value", "meaning"), body)
+    table = table_of(("figure", "value", "meaning"), body)
     return markup("<details><summary>All figures of the last logged step</summary>{}</details>", table)
 
 
@@ -222,7 +196,7 @@ def _config(run: RunFolder, config: Mapping[str, Any] | None, damage: str | None
     """What differs from the defaults; secrets are not shown."""
     if config is None:
         return markup("<p>config.json: {}.</p>", damage) if damage else NOTHING
-    default, own = _flat(to_dict(Config())), _flat(redacted("", config))
+    default, own = flatten(to_dict(Config())), flatten(redacted("", config))
     body = [
         [
             markup("<code>{}</code>", key),
@@ -235,15 +209,8 @@ def _config(run: RunFolder, config: Mapping[str, Any] | None, damage: str | None
     history = run.path / CONFIG_HISTORY
     changes = sorted(p.name for p in history.glob("*.yaml")) if history.is_dir() else []
     later = markup("<p>Changed later: {} in config_history.</p>", ", ".join(changes)) if changes else NOTHING
-    table = _table(("key", "this run", "default"), body)
+    table = table_of(("key", "this run", "default"), body)
     return markup("<h2>Config, where it differs from the default</h2>{}{}", table, later)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
-    return flat
 
 
 def _start(run: RunFolder, newest: Path | None) -> Html:
@@ -254,7 +221,7 @@ def _start(run: RunFolder, newest: Path | None) -> Html:
     blocks = re.findall(r"^\S+ \S+ INFO dinov3: (dinov3 .*?)(?=^\d{4}-\d\d-\d\d )", text + "\n0000-00-00 ", re.M | re.S)
     versions = NOTHING
     if newest is not None:
-        facts = json.loads((newest / "train_state.json").read_text()).get("versions", {})
+        facts = read_train_state(newest).get("versions") or {}
         versions = markup("<p>{}</p>", ", ".join(f"{name} {version}" for name, version in facts.items()))
     starts = joined((markup("<pre>{}</pre>", block.rstrip()) for block in blocks), "")
     return markup("<h2>Environment</h2>{}{}", versions, starts)
@@ -288,13 +255,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("run", type=expanded, help="run folder, also of a run with stages")
     parser.add_argument("--out", type=expanded, help="file to write (default: RUN/report.html)")
+    parser.add_argument("--serve", action="store_true", help="show it on this machine, made anew while the run trains")
+    parser.add_argument("--port", type=int, default=8420, help="of --serve, on 127.0.0.1 (default 8420; 0: any)")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
-    page, out = report(args.run), args.out or args.run / "report.html"
+    if args.serve:
+        from dinov3.pictures.serve import serve
+
+        return serve(args.run, args.port)
+    print(write_report(args.run, args.out))
+    return 0
+
+
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """Write the page of a run to ``out``, ``RUN/report.html`` by default. Raises FeatureError and OSError."""
+    content, out = report(run), out or run / "report.html"
     check_output_file(out, "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, page)
-    print(out)
-    return 0
+    write_whole(out, content)
+    return out

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
+from torch import Tensor
 
 from dinov3.pictures.pca import INK, MUTED
 
@@ -59,7 +57,9 @@ def token_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], title: str, 
     rows_px, cols_px = next(iter(columns.values())).shape[-2:]
     tall = min(max(rows_px / cols_px, 1 / MOST_STRETCHED), MOST_STRETCHED)  # a tile has the shape of the images
     size = (width * TILE + SIDE, n * TILE * tall + TOP)
-    figure, axes = plt.subplots(n, width, figsize=size, dpi=110, squeeze=False)
+    figure = Figure(figsize=size, dpi=110)
+    FigureCanvasAgg(figure)  # measures text; not pyplot, whose backend is the caller's
+    axes = figure.subplots(n, width, squeeze=False)
     for column, (heading, tiles) in enumerate(columns.items()):
         for row, tile in enumerate(tiles.cpu()):
             axis = axes[row, column]
@@ -76,4 +76,3 @@ def token_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], title: str, 
     top = figure.suptitle(title, x=SIDE / size[0], y=1 - 0.07 / size[1], ha="left", va="top", fontsize=8.5, color=INK)
     fit(top, figure.bbox.width * (1 - SIDE / size[0]))
     figure.savefig(path)
-    plt.close(figure)

@@ -209,13 +209,13 @@ class Checkpointer:
         info: dict[str, Any],
         write_extras: Callable[[Path], None],
     ) -> None:
-        (temporary / manifest.STATE).write_text(json.dumps(info, indent=1))
+        (temporary / manifest.STATE).write_text(json.dumps(info, indent=1), encoding="utf-8")
         write_extras(temporary)
         hit(Point.MANIFEST, step)
         small = [p for p in temporary.iterdir() if p.is_file()]
         files = files | {p.name: describe_file(p) for p in small}
         content = {"format_version": FORMAT_VERSION, "step": step, "files": dict(sorted(files.items()))}
-        (temporary / manifest.NAME).write_text(json.dumps(content, indent=1))
+        (temporary / manifest.NAME).write_text(json.dumps(content, indent=1), encoding="utf-8")
         for path in [*small, temporary / manifest.NAME, temporary / "state", temporary]:
             flush(path)
         hit(Point.RENAME, step)

@@ -117,7 +117,7 @@ class RunLock:
 
     def _read_lease(self) -> str | None:
         try:
-            return self.lease.read_text()
+            return self.lease.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +10,18 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from dinov3.system.json_file import JsonError, Maybe, read_object
+
 NAME = "manifest.json"
 STATE = "train_state.json"
 FORMAT_VERSION = 2
+FORM = {"format_version": int, "files": {str: {"size": int, "sha256": str}}}
+STATE_FORM = {
+    "counters": {"step": int, "samples": int, str: int},
+    **dict.fromkeys(("config", "pretrained", "versions"), Maybe(dict)),
+    **dict.fromkeys(("run", "resumed_from"), Maybe(str)),
+    "global_batch": Maybe(int),
+}
 HASHING_THREADS = 8  # sha256 runs at about 1 GB/s a core, outside Python's lock
 
 
@@ -57,15 +65,15 @@ class _ManifestError(Exception):
 def _files_of(folder: Path) -> dict[str, tuple[int, str]]:
     """Name -> (size, sha256) of every file."""
     try:
-        content = json.loads((folder / NAME).read_text())
-        version = int(content["format_version"])
-        files = {str(name): (int(f["size"]), str(f["sha256"])) for name, f in content["files"].items()}
+        content = read_object(folder / NAME, FORM)
     except FileNotFoundError:
         raise _ManifestError(f"{NAME} is missing") from None
     except OSError as error:
         raise _ManifestError(f"{NAME} cannot be read: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        raise _ManifestError(f"{NAME} is damaged") from None
+    except JsonError as error:
+        raise _ManifestError(f"{NAME} is damaged ({error})") from None
+    version: int = content["format_version"]
+    files = {name: (f["size"], f["sha256"]) for name, f in content["files"].items()}
     if version > FORMAT_VERSION or version < 1:
         raise _ManifestError(
             f"format version {version} is newer than this program's ({FORMAT_VERSION})"
@@ -95,11 +103,15 @@ def _content_problem(path: Path, expected: tuple[int, str], name: str) -> str | 
     try:
         if describe_file(path)["sha256"] != expected[1]:
             return f"{name} is damaged (sha256 differs)"
+        if name == STATE:
+            read_object(path, STATE_FORM)
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):  # checks the header: its length, that no tensor lies outside the file
                 pass
     except SafetensorError as error:
         return f"{name} is not a safetensors file: {error}"
+    except JsonError as error:
+        return f"{name} is damaged ({error})"
     except OSError as error:
         return f"{name} cannot be read: {error.strerror}"
     return None
@@ -107,8 +119,8 @@ def _content_problem(path: Path, expected: tuple[int, str], name: str) -> str | 
 
 def read_train_state(folder: Path) -> dict[str, Any]:
     """``train_state.json`` of a verified checkpoint, in today's layout whatever version wrote it."""
-    version = int(json.loads((folder / NAME).read_text())["format_version"])
-    state: dict[str, Any] = json.loads((folder / STATE).read_text())
+    version: int = read_object(folder / NAME, FORM)["format_version"]
+    state = read_object(folder / STATE, STATE_FORM)
     for older in range(version, FORMAT_VERSION):
         state = MIGRATIONS[older](state)
     return state

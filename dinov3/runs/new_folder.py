@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.runs.folder import CONFIG_JSON
+from dinov3.system.json_file import JsonError, read_value
 
 RUNS = Path("runs")
 
@@ -42,8 +43,8 @@ def _begun_with(run: Path, config: Mapping[str, Any]) -> bool:
     wanted = json.loads(json.dumps(config))  # as a file has it
     for path in (run / CONFIG_JSON, *sorted(run.glob(f"*/{CONFIG_JSON}"))):
         try:
-            if json.loads(path.read_bytes()) == wanted:
+            if read_value(path) == wanted:
                 return True
-        except (OSError, ValueError, RecursionError):  # absent, or damaged: then it is not known to be the same
+        except (OSError, JsonError):  # absent, or damaged: then it is not known to be the same
             continue
     return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from dinov3.config.dump import to_dict
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.manifest import read_train_state
+from dinov3.system.json_file import JsonError, read_value
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,11 @@ def recorded_config(run: RunFolder, root: type, newest: Path | None = None) -> d
 def read_config(run: RunFolder, root: type) -> tuple[dict[str, Any] | None, str | None]:
     """The content of ``config.json``, and what is wrong with it; neither when there is none."""
     try:
-        content = json.loads(run.config_json.read_bytes())
+        content = read_value(run.config_json)
     except FileNotFoundError:
         return None, None
-    except (OSError, ValueError, RecursionError) as error:
-        return None, f"damaged ({type(error).__name__})"
+    except (OSError, JsonError) as error:
+        return None, f"damaged ({error})"
     problem = _problem_with(content, root)
     return (None, problem) if problem else (content, None)
 

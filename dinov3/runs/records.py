@@ -103,6 +103,10 @@ def open_records(cfg: RunConfig, run: RunFolder, resume_at: int) -> Records:
             from dinov3.runs.sinks.tensorboard_sink import TensorBoardSink
 
             found.append(TensorBoardSink(run.path, resume_at, to_yaml(cfg)))
+        if cfg.logging.mlflow:
+            from dinov3.runs.sinks.mlflow_sink import MlflowSink
+
+            found.append(MlflowSink(cfg.logging, run.path, run_id(run), to_dict(cfg)))
         if cfg.wandb.enabled and cfg.wandb.mode != "disabled":
             from dinov3.runs.sinks.wandb_sink import WandbSink
 
@@ -114,5 +118,7 @@ def open_records(cfg: RunConfig, run: RunFolder, resume_at: int) -> Records:
 
 def refuse_missing_packages(cfg: RunConfig) -> None:
     """ConfigError for a sink whose package is not installed, before anything is written. wandb only warns, later."""
-    if cfg.logging.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("config", "logging.tensorboard", "needs tensorboard: pip install 'dinov3[tensorboard]'")
+    wanted = {"tensorboard": cfg.logging.tensorboard, "mlflow": bool(cfg.logging.mlflow)}
+    for package in (package for package, given in wanted.items() if given):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError("config", f"logging.{package}", f"needs {package}: pip install 'dinov3[{package}]'")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from datetime import UTC, datetime
 
 from dinov3.runs.folder import RUN_ID, RunFolder
 from dinov3.system.files import write_json
+from dinov3.system.json_file import JsonError, read_object
 
 
 def known_run_id(run: RunFolder) -> str | None:
     """The id kept in the run folder; None when there is none, or it is damaged."""
     try:
-        known = json.loads((run.path / RUN_ID).read_bytes())["wandb"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        known: str = read_object(run.path / RUN_ID, {"wandb": str})["wandb"]
+    except (OSError, JsonError):
         return None
-    return known if isinstance(known, str) and known else None
+    return known or None
 
 
 def run_id(run: RunFolder, fallback: str | None = None) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from types import FrameType
 
@@ -33,14 +33,17 @@ class StopRequest:
     SIGUSR2 is what SLURM sends before the time limit, and SIGTERM may follow at the limit while the save goes on. A
     second SIGTERM, and SIGINT after any request, end the process at once. Handlers of a launcher are replaced; a SIGHUP
     that is ignored, as under nohup, stays so. ``listen``: the signals that are noted; ``then`` is called after each that
-    asks for something.
+    asks for something; ``end``: what a signal that is to end everything at once does.
     """
 
     def __init__(
-        self, listen: Iterable[signal.Signals] = STOPPING, then: Callable[[StopRequest], None] | None = None
+        self,
+        listen: Iterable[signal.Signals] = STOPPING,
+        then: Callable[[StopRequest], None] | None = None,
+        end: Callable[[int], None] | None = None,
     ) -> None:
         self.signal_name: str | None = None  # of the first
-        self._then = then
+        self._then, self._end = then, end or end_process
         self._first: dict[int, float] = {}  # signal -> when it came first
         self._last: dict[int, float] = {}
         for number in listen:
@@ -83,7 +86,24 @@ class StopRequest:
             with contextlib.suppress(OSError):  # not print: the signal may come in the middle of one
                 os.write(2, ANSWER)
         if (number == signal.SIGINT and asked) or (number == signal.SIGTERM and again):
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            self._end(number)
         elif self._then is not None:
             self._then(self)
+
+
+def end_process(number: int) -> None:
+    """As if nobody had listened."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+@contextlib.contextmanager
+def handlers_restored() -> Iterator[None]:
+    """What the caller does about signals is afterwards what it was before."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: it was not set by Python, and cannot be set again
+                signal.signal(number, handler)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dinov3.runs.folder import STAGES
 from dinov3.system.files import write_json
+from dinov3.system.json_file import JsonError, Maybe, read_object
 
 FORMAT = "dinov3-stages"
+FORM = {"name": str, "folder": str, "steps": int, "finished": bool, "began_from": Maybe(str)}
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,14 @@ def read_stages(run: Path) -> list[StageRecord]:
     if not path.is_file():
         return []
     try:
-        content = json.loads(path.read_text())
+        content = read_object(path, {"format": str, "stages": [FORM]})
         if content["format"] != FORMAT:
-            raise ValueError("another format")
-        stages = [StageRecord(**entry) for entry in content["stages"]]
-    except (KeyError, TypeError, ValueError) as error:
+            raise JsonError("another format")
+    except JsonError as error:
         raise ValueError(f"{path}: not the record of a run with stages: {error}") from error
+    stages = [StageRecord(**{name: entry[name] for name in FORM if name in entry}) for entry in content["stages"]]
     for stage in stages:
-        if Path(stage.folder).name != stage.folder:
+        if stage.folder in ("", "..") or Path(stage.folder).name != stage.folder:
             raise ValueError(f"{path}: {stage.folder!r} is not a folder of this run")
     return stages
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from dinov3.system.json_file import JsonError, read_object
 
 
 def student_folders(run: Path) -> list[Path]:
@@ -13,8 +14,7 @@ def student_folders(run: Path) -> list[Path]:
 
 def _is_of_a_student(config: Path) -> bool:
     try:
-        content = json.loads(config.read_text())
-    except ValueError:
+        content = read_object(config, {"multidistillation": {"enabled": bool}})
+    except (OSError, JsonError):
         return False  # many programs have a config.json
-    block = content.get("multidistillation") if isinstance(content, dict) else None
-    return isinstance(block, dict) and block.get("enabled") is True
+    return content["multidistillation"]["enabled"] is True

@@ -62,7 +62,7 @@ class Watchdog:
     def _end(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"process-{rank()}.txt"
-        with os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as file:
+        with os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as file:
             for out in (file, sys.__stderr__):
                 if out is None:
                     continue

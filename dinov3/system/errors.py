@@ -16,3 +16,8 @@ class Foreseeable(Exception):
     """An error whose text is one line that says what to do; ``code`` is what the command ends with."""
 
     code: int = EXIT_CONFIG
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says, in one line; the class of an error that says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

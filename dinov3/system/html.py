@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class Html(str):
@@ -25,3 +27,9 @@ def markup(template: str, *values: object) -> Html:
 def joined(parts: Iterable[object], between: str = "\n") -> Html:
     """Parts one after the other, each escaped unless it is Html; ``between`` is a literal of the program."""
     return Html(between.join(escaped(part) for part in parts))
+
+
+def embedded(content: Path | bytes, kind: str = "png") -> str:
+    """An image as the address of itself, so that a page needs no other file."""
+    data = content if isinstance(content, bytes) else content.read_bytes()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -7,13 +7,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from dinov3.config.derived import DA3_PATCH
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, TeacherView
 from dinov3.distributed.shard import compile_forward, shard_frozen
-from dinov3.models.da3 import PATCH
 from dinov3.models.token_grid import resample_tokens
 from dinov3.teachers.base import Grid, Parts, Teacher
-from dinov3.teachers.da3_backbone import build_da3_backbone
 
 
 class Da3Teacher(Teacher):
@@ -40,6 +39,8 @@ class Da3Teacher(Teacher):
         return TeacherView(tokens=tokens.index_select(0, mask_indices_list) if self.masked else tokens, grid=grid)
 
     def __init__(self, cfg: Config, device: torch.device) -> None:
+        from dinov3.teachers.da3_backbone import build_da3_backbone  # runs without DA3 load none of its code
+
         self.masked = cfg.da3.loss_on == "masked"
         model, self.embed_dim = build_da3_backbone(cfg.da3)
         self.encoder: nn.Module = model.to(device)
@@ -63,7 +64,7 @@ class Da3Teacher(Teacher):
     @staticmethod
     def own_grid(clean_crops: Tensor) -> Grid:
         """(rows, cols) of the encoder's own patches on ``clean_crops [N, 3, H, W]``."""
-        return clean_crops.shape[-2] // PATCH, clean_crops.shape[-1] // PATCH
+        return clean_crops.shape[-2] // DA3_PATCH, clean_crops.shape[-1] // DA3_PATCH
 
     @torch.no_grad()
     def tokens(self, clean_crops: Tensor, grid: Grid) -> Tensor:
@@ -76,8 +77,8 @@ class Da3Teacher(Teacher):
         if own != grid and not self.interpolates:
             raise ValueError(
                 f"DA3 sees clean crops of {clean_crops.shape[-2]} x {clean_crops.shape[-1]} px as {own[0]} x {own[1]} "
-                f"patches, the student has {grid[0]} x {grid[1]}: make clean crops of {grid[0] * PATCH} x "
-                f"{grid[1] * PATCH} px, or set da3.grid_mode=interpolate_tokens"
+                f"patches, the student has {grid[0]} x {grid[1]}: make clean crops of {grid[0] * DA3_PATCH} x "
+                f"{grid[1] * DA3_PATCH} px, or set da3.grid_mode=interpolate_tokens"
             )
         tokens: Tensor = self.encoder(clean_crops)  # [N, P', D]
         if tokens.shape != (len(clean_crops), own[0] * own[1], self.embed_dim):

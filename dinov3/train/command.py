@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 from dinov3.config.arguments import refuse_a_model_nobody_chose
 from dinov3.config.load import load_students
 from dinov3.config.pretraining import PRETRAIN
+from dinov3.config.stages import named
 from dinov3.config.students import Student
 from dinov3.engine import command
-from dinov3.engine.command import Kind, output_folder, print_configs, to_the_end
+from dinov3.engine.command import Kind, Prepared, output_folder, print_configs, to_the_end
 from dinov3.runs.requeue import answer_before_training
 from dinov3.train.folder import refuse_missing_images, take_folder
 
 if TYPE_CHECKING:
     from dinov3.engine.stages.plan import MakeJob
+    from dinov3.runs.signals import StopRequest
 
 
 def _make(said: str = "") -> MakeJob:
@@ -39,26 +41,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run the command; the exit code of the run. Raises what ``report`` turns into a line and a code."""
     answer_before_training()
+    if args.print_config:
+        return _print(args)
+    return to_the_end(prepared(args).train)
+
+
+def _take_words(args: argparse.Namespace) -> str:
+    """Sort the words of the command line into config and overrides; a line of the start-up block."""
     args.config_file, opts, said = take_folder(args.config_file, args.opts)
     args.opts = [*opts, *["multidistillation.enabled=true"] * args.multi_distillation]
+    return said
+
+
+def _print(args: argparse.Namespace) -> int:
+    _take_words(args)
     stages = KIND.stages(args)
-    if not args.print_config:
-        refuse_a_model_nobody_chose(args.config_file, args.opts)
-        for stage in stages:
+    if not stages[0].cfg.multidistillation.enabled:
+        return print_configs([(command.heading(stage), stage.cfg) for stage in stages], args)
+    students = load_students(args.config_file, args.opts)
+    return print_configs([(heading(student), student.cfg) for student in students], args)
+
+
+def prepared(args: argparse.Namespace) -> Prepared:
+    """The run that the arguments describe. Raises ConfigError, DataError and OSError; nothing is written yet."""
+    said = _take_words(args)
+    stages = KIND.stages(args)
+    refuse_a_model_nobody_chose(args.config_file, args.opts)
+    for stage in stages:
+        with named(stage.name):
             refuse_missing_images(stage.cfg)
     if not stages[0].cfg.multidistillation.enabled:
-        return KIND._replace(make=functools.partial(_make, said)).execute(args)
+        return KIND._replace(make=functools.partial(_make, said)).prepared(stages, args)
     students = load_students(args.config_file, args.opts)
-    if args.print_config:
-        return print_configs([(heading(student), student.cfg) for student in students], args)
     out = output_folder(args, students[0].cfg)
 
-    def train() -> int:
+    def train(stop: StopRequest | None = None) -> int:
         from dinov3.train.students import run_students
 
         return run_students(students, out, resume=not args.no_resume, resume_from=args.resume_from)
 
-    return to_the_end(train)
+    return Prepared(out, train)
 
 
 def heading(student: Student) -> str:

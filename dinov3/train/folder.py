@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dinov3.advice.choices import choices_for, words_of
+from dinov3.advice.command import of_images, of_machine
+from dinov3.advice.facts import Case, look_at, this_machine
 from dinov3.config.arguments import COMMAND_LINE
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import OVERRIDE
-from dinov3.config.recipes import RULES, config_file, rule_for
 from dinov3.config.schema import Config
 from dinov3.data.decode import SUFFIXES
 from dinov3.data.errors import DataError
-from dinov3.data.sources import open_dataset, parse_dataset
+from dinov3.data.sources import open_dataset
 from dinov3.data.sources.parse import BY_SUFFIX, module_of
 from dinov3.system.paths import expanded
 
@@ -44,16 +46,13 @@ def take_folder(config: Path | None, opts: Sequence[str]) -> Chosen:
     own = [f"{KEY}={folders[0]}", *rest]
     if config is not None:
         return Chosen(config, own, "")
-    if (count := len(parse_dataset(folders[0]))) == 0:
-        raise DataError(f"{folders[0]}: contains no images")
-    gpus = _gpus()
-    rule = rule_for(count, gpus)
-    batch = [f"train.batch_size_per_gpu={count}"] if rule is RULES[-1] and count < 8 else []
-    machine = f"{gpus} GPUs" if gpus != 1 else "1 GPU"
+    case = Case(look_at(folders[0]), this_machine())
+    choices = choices_for(case)
     said = (
-        f"recipe     {rule.recipe}, for {count:,} images and {machine} ({rule.why}); --config-file NAME takes another"
+        f"recipe     chosen: {of_images(case.data)}; {of_machine(case.machine)}. "
+        f"`dinov3 init {folders[0]}` writes it down with its reasons; --config-file NAME takes another"
     )
-    return Chosen(config_file(rule.recipe), [*batch, *own], said)
+    return Chosen(None, [*words_of(choices), *rest], said)
 
 
 def is_data(word: str) -> bool:
@@ -66,13 +65,6 @@ def is_data(word: str) -> bool:
         or expanded(word).exists()
         or (bool(colon) and name.isidentifier() and module_of(name) is not None)
     )
-
-
-def _gpus() -> int:
-    """That this run will use: one a process."""
-    import torch
-
-    return int(os.environ.get("WORLD_SIZE", "1")) if torch.cuda.is_available() else 0
 
 
 def refuse_missing_images(cfg: Config) -> None:

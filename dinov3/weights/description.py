@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dinov3.system.json_file import JsonError, parse
 from dinov3.weights.files import CONFIG, OURS, SINGLE, WeightsError, read_json
 from dinov3.weights.provenance import checked_provenance
 from dinov3.weights.reading.errors import one_line
@@ -58,7 +59,7 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any] | 
     if OURS not in metadata:
         return None
     try:
-        content = json.loads(metadata[OURS])
-    except (ValueError, RecursionError) as error:
+        content = parse(metadata[OURS])
+    except JsonError as error:
         raise WeightsError(f"{source}: its metadata are damaged: {one_line(error)}") from error
     return checked_description(content if isinstance(content, dict) else {}, source)

@@ -16,6 +16,7 @@ from dinov3.config.output import check_output_folder
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.system.errors import first_line
 from dinov3.system.files import flush
 from dinov3.system.paths import expanded
 from dinov3.weights.description import read_description, sidecar_of
@@ -67,7 +68,9 @@ def export(source: Path, out: Path, *, layout: str | None = None, heads: bool = 
         written = _write(source, chosen, reference, temporary / out.name, facts, heads)
         notes += written.notes
         card = model_card(source, out.name, reference, facts, written, notes)
-        (temporary / out.name / "README.md" if chosen.suffix == "" else temporary / card_of(out).name).write_text(card)
+        (temporary / out.name / "README.md" if chosen.suffix == "" else temporary / card_of(out).name).write_text(
+            card, encoding="utf-8"
+        )
         _move(temporary, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -102,7 +105,7 @@ def _write(source: Path, chosen: Format, reference: Backbone, out: Path, facts: 
         if heads:
             export_heads(source, out)
     except RuntimeError as error:  # what torch raises for a file it cannot write, and its exporter for a graph
-        raise WeightsError(f"{out.name}: cannot be written: {str(error).splitlines()[0][:200]}") from error
+        raise WeightsError(f"{out.name}: cannot be written: {first_line(error)[:200]}") from error
     return written
 
 
@@ -126,7 +129,9 @@ def _chosen(out: Path, layout: str | None) -> Format:
 def _refuse_to_overwrite(out: Path, chosen: Format) -> None:
     """Other people's files stay; an earlier export is replaced."""
     if chosen.suffix == "":
-        if out.exists() and not ((out / "README.md").is_file() and MARK in (out / "README.md").read_text()):
+        if out.exists() and not (
+            (out / "README.md").is_file() and MARK in (out / "README.md").read_text(encoding="utf-8", errors="replace")
+        ):
             raise WeightsError(f"{out}: exists and is no export of this program: give another name")
         return
     if out.is_dir():
@@ -136,7 +141,7 @@ def _refuse_to_overwrite(out: Path, chosen: Format) -> None:
         for other in (out.with_suffix(suffix) for suffix in (".pth", ".pt") if suffix != out.suffix):
             if other.exists():
                 raise WeightsError(f"{sidecar_of(out)}: describes {other.name}: give another name")
-    if card_of(out).exists() and MARK not in card_of(out).read_text():
+    if card_of(out).exists() and MARK not in card_of(out).read_text(encoding="utf-8", errors="replace"):
         raise WeightsError(f"{card_of(out)}: is in the way and no export of this program: give another name")
 
 

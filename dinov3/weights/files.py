@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dinov3.system.json_file import JsonError, parse
 from dinov3.weights.reading.errors import WeightsError, clipped, one_line
 from dinov3.weights.reading.mistaken import AGAIN, HEAD, mistaken
 from dinov3.weights.reading.pickle_records import NotPlain
@@ -135,10 +135,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: {size} bytes is too large for a description, at most {MAX_JSON}")
     text = path.read_bytes()
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
+        content = parse(text)
+    except JsonError as error:
         what = mistaken(text[:HEAD], size) if text[:1] not in (b"{", b"[") else None
-        raise WeightsError(f"{path}: {'is ' + what if what else 'not JSON: ' + one_line(error)}") from error
+        raise WeightsError(f"{path}: {'is ' + what if what else one_line(error)}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: not a JSON table")
     return content

@@ -67,7 +67,7 @@ def write_meta(backbone: Backbone, out: Path, facts: Facts) -> Written:
     No fingerprint in there: two files cannot be replaced at once, and a reader may meet an old one beside a new one.
     """
     torch.save(dict(backbone.state_dict()), out)
-    sidecar_of(out).write_text(json.dumps(description(backbone, facts), indent=1))
+    sidecar_of(out).write_text(json.dumps(description(backbone, facts), indent=1), encoding="utf-8")
     parity = compare(backbone, partial(tokens_of, load_backbone(out)), out.name)
     return Written(parity, _load_ours(out))
 
@@ -119,9 +119,9 @@ def write_huggingface(backbone: Backbone, out: Path, facts: Facts) -> Written:
         if is_vit
         else huggingface_names.convnext_config(config, size)
     )
-    (out / "config.json").write_text(json.dumps(theirs, indent=2))
+    (out / "config.json").write_text(json.dumps(theirs, indent=2), encoding="utf-8")
     (out / "preprocessor_config.json").write_text(
-        json.dumps(huggingface_names.processor_config(facts.preprocess, size), indent=2)
+        json.dumps(huggingface_names.processor_config(facts.preprocess, size), indent=2), encoding="utf-8"
     )
     logging = transformers.utils.logging
     logging.disable_progress_bar()

@@ -6,6 +6,7 @@ import importlib
 import re
 from pathlib import Path
 
+from dinov3.system.errors import first_line
 from dinov3.system.paths import expanded
 from dinov3.weights.files import CONFIG, INDEX, SINGLE, read_json
 from dinov3.weights.reading.errors import WeightsError, clipped
@@ -36,7 +37,7 @@ def fetched(repo_id: str, name: str) -> Path:
     try:
         return Path(hub.hf_hub_download(repo_id, name))
     except (OSError, ValueError) as error:  # the Hub's own errors are one or the other
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = first_line(error)
         raise NotOnHub(f"{name} could not be read from the Hub: {clipped(reason)}") from error
 
 

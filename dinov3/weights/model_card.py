@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
 from dinov3.models.shapes import shape_line
 from dinov3.models.vit_config import BlockShape
+from dinov3.runs.folder import RunFolder
 from dinov3.runs.manifest import read_train_state
+from dinov3.runs.recorded import read_config
 from dinov3.system.rows import read_rows
 from dinov3.weights.description import BACKBONE
 from dinov3.weights.fingerprint import fingerprint
@@ -48,7 +49,7 @@ def provenance_of(source: Path, described: Mapping[str, Any] | None, notes: Sequ
         )
     run = checkpoint.resolve().parents[1] if checkpoint else None
     state = read_train_state(checkpoint) if checkpoint else {}
-    config = json.loads((run / "config.json").read_text()) if run and (run / "config.json").is_file() else None
+    config = read_config(RunFolder(run), Config)[0] if run else None
     name = source.name if run is None or (source.is_dir() and source != checkpoint) else run.name
     rows = [
         *(_origin(name, state, config) if state else [("made from", name)]),

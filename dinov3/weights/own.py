@@ -48,7 +48,7 @@ def write_backbone(folder: Path, backbone: nn.Module, preprocess: dict[str, Any]
     """Write ``backbone.safetensors`` and ``config.json`` into ``folder``."""
     state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(backbone).items()}
     write_tensor_file(state, folder / WEIGHTS, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(description(backbone, Facts(preprocess)), indent=1))
+    (folder / CONFIG).write_text(json.dumps(description(backbone, Facts(preprocess)), indent=1), encoding="utf-8")
 
 
 def without_aliases(module: nn.Module) -> dict[str, Tensor]:

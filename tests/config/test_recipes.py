@@ -7,7 +7,7 @@ import pytest
 from dinov3 import cli
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config, load_students
-from dinov3.config.recipes import RULES, SHIPPED, config_file, recipes, rule_for
+from dinov3.config.recipes import SHIPPED, config_file, recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,10 +54,3 @@ def test_a_misspelt_recipe_is_answered_with_the_list(
     assert cli.main(["train", "--config-file", "photo_vits"]) == 78
     assert "the shipped recipes are " in (said := capsys.readouterr().err)
     assert "photos_vits" in said
-
-
-def test_every_rule_names_a_recipe_and_the_last_takes_everything() -> None:
-    assert {rule.recipe for rule in RULES} <= set(recipes())
-    assert [
-        rule_for(n, gpus).recipe for n, gpus in ((1, 0), (2_000_000, 0), (100, 8), (10_000, 1), (1_000_000, 8))
-    ] == [*("photos_vits", "photos_vits", "photos_vits", "vits_one_gpu", "vitl_im1k")]

@@ -16,6 +16,7 @@ from dinov3.distributed.context import rank, world_size
 from dinov3.engine.command import Kind
 from dinov3.engine.job import Job
 from dinov3.engine.module_task import ModuleTask
+from dinov3.engine.schedules import RateSchedules, build_rates
 from dinov3.engine.task import Counters
 from dinov3.runs.start import Start
 
@@ -25,6 +26,7 @@ Batch = tuple[Tensor, Tensor]  # x [N, width], y [N, 1]
 @dataclass
 class RegressionConfig:
     width: int = key(4, "numbers a sample has", ge=1, fixed=True)
+    epoch: int = key(12, "steps in an epoch", ge=1)
     dropout: float = key(0.0, "share of a sample's numbers that a step leaves out", ge=0, le=1)
 
 
@@ -66,6 +68,9 @@ class RegressionJob(Job[Batch]):
 
     def open_data(self) -> str:
         return "random numbers"
+
+    def plan(self) -> RateSchedules:
+        return build_rates(self.cfg.optim, self.cfg.regression.epoch)
 
     def build(self, start: Start, device: torch.device) -> tuple[Regression, list[str]]:
         torch.manual_seed(self.cfg.train.seed)

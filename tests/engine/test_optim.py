@@ -138,11 +138,6 @@ def test_one_step_is_adamw_with_the_configured_betas() -> None:
     torch.testing.assert_close(state["exp_avg_sq"], grad**2 * (1 - 0.95))
 
 
-def test_another_optimizer_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"optim\.optimizer 'lion': choose from \['adamw'\]"):
-        build_optimizer([], config(optimizer="lion"))
-
-
 def filled_gradients(module: nn.ModuleDict, scale: float) -> None:
     generator = torch.Generator().manual_seed(1)
     for p in module.parameters():

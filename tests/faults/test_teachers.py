@@ -60,7 +60,10 @@ def without(weights: Weights, *names: str) -> Weights:
 
 
 WRONG: dict[str, tuple[Callable[[Weights], Weights], str]] = {
-    "another width": (lambda w: {k: v[:32] for k, v in w.items()}, "of another shape ['backbone."),
+    "another width": (
+        lambda w: {k: v[:32] for k, v in w.items()},
+        "student.embed_dim: 64, the file has 32: set it to 32",
+    ),
     "a key too few": (lambda w: without(w, "norm.weight"), "1 missing ['backbone.norm.weight'], 0 unexpected"),
     "a key too many": (
         lambda w: {**w, "extra.weight": torch.zeros(2)},
@@ -78,7 +81,7 @@ WRONG: dict[str, tuple[Callable[[Weights], Weights], str]] = {
         lambda w: {**w, "norm.weight": w["norm.weight"] * torch.nan},
         "norm.weight is not a plain tensor of finite",
     ),
-    "an unknown prefix": (lambda w: {f"net.{k}": v for k, v in w.items()}, "no layout known here"),
+    "an unknown prefix": (lambda w: {f"body.{k}": v for k, v in w.items()}, "no layout known here"),
 }
 
 

@@ -44,7 +44,7 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(
     assert main([*words, "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "64x64 (grid 4 x 4):" in text
-    assert "left out: 0 unreadable, 2 too long; nothing was written" in text
+    assert "left out: 0 unreadable, 2 too long, 0 incomplete; nothing was written" in text
     assert not (tmp_path / "out").exists()
 
 

@@ -73,7 +73,7 @@ HUGE = npy(np.zeros(2, np.float16)).replace(b"(2,)", b"(999999999,)")
     [
         ({"a.json": b"{}", "a.dinov3.npy": b""}, "not json, dinov3.npy"),
         ({"a.json": b"{", "a.dinov3.npy": b"", "a.dinov3_patches.npy": b""}, "json is damaged"),
-        ({"a.json": b"[]", "a.dinov3.npy": b"", "a.dinov3_patches.npy": b""}, "not an object"),
+        ({"a.json": b"[]", "a.dinov3.npy": b"", "a.dinov3_patches.npy": b""}, "a list, not a table"),
         ({"a.json": b"{}", "a.dinov3.npy": b"", "a.dinov3_patches.npy": b""}, "damaged header"),
         ({"a.json": b"{}", "a.dinov3.npy": npy([1.0]), "a.dinov3_patches.npy": b""}, "not float16"),
         ({"a.json": b"{}", "a.dinov3.npy": npy(np.array([{}])), "a.dinov3_patches.npy": b""}, "not float16"),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dinov3.generate.times import flow_losses, noised, time_table, times_of, velocity_of
+from dinov3.generate.times import flow_losses, noised, times_of, velocity_of
 
 
 def test_the_line_begins_at_the_image_and_ends_at_the_noise() -> None:
@@ -25,9 +25,3 @@ def test_times_keep_off_the_ends_and_half_of_them_are_early() -> None:
     assert float(t.min()) == pytest.approx(0.001)
     assert float(t.max()) == pytest.approx(0.999)
     assert float((t < 0.5).float().mean()) == pytest.approx(0.5, abs=0.02)
-
-
-def test_the_table_of_time_zero_is_sines_then_cosines() -> None:
-    assert time_table(torch.zeros(1), 6).tolist() == [[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]]
-    with pytest.raises(ValueError, match="even width"):
-        time_table(torch.zeros(1), 5)

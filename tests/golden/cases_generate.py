@@ -18,10 +18,10 @@ from dinov3.generate import guidance, times
 from dinov3.generate.buckets import Bucket, down_to_multiple, to_multiple
 from dinov3.generate.conditions import ConditionShares, categories_of, dropped
 from dinov3.generate.errors import GenerateError
-from dinov3.generate.positions import position_table
 from dinov3.generate.samplers import Field, sample, sample_times, trajectory
 from dinov3.generate.shard_names import key_and_field, samples_of
 from dinov3.models.dit import context_bias, cross_attention, modulate, plain_cross_attention
+from dinov3.models.position_tables import position_table, time_table
 from tests.golden.case import Case
 
 
@@ -50,7 +50,7 @@ def run_flow(case: Case) -> None:
 def check_time(case: Case) -> None:
     (t,) = inputs(case, "time/t")
     for key in [key for key in case.arrays if key.startswith("time/sin_cos_")]:
-        case.check(key, times.time_table(t, int(key.rpartition("_")[2])))
+        case.check(key, time_table(t, int(key.rpartition("_")[2])))
 
 
 def check_guidance(case: Case) -> None:

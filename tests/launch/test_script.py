@@ -105,6 +105,26 @@ def test_a_script_ends_as_the_training_does_and_outlives_the_signals_of_its_job(
     assert subprocess.run(["bash", "script.sh"], cwd=tmp_path, env=env).returncode == 85
 
 
+def test_the_step_of_a_turn_has_another_number_than_those_of_the_turns_beside_it(tmp_path: Path) -> None:
+    """SLURM numbers the steps of a turn from 0, and may signal the step of that number in the next turn."""
+    text, _, _, _ = written(tmp_path, "run")
+    run(text, tmp_path)
+    counts = '#!/bin/sh\necho "$*" >> "$SEEN"\nfor word; do [ "$word" != true ] || exit 1; done\n'
+    (tmp_path / "bin" / "srun").write_text(counts)
+    numbers = []
+    for turn in range(7):
+        seen = tmp_path / f"turn-{turn}"
+        env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SEEN": str(seen)}
+        env["SLURM_RESTART_COUNT"] = str(turn)
+        assert subprocess.run(["bash", "script.sh"], cwd=tmp_path, env=env).returncode == 0, (
+            "a step that fails is no end"
+        )
+        lines = seen.read_text().splitlines()
+        assert [line.endswith(" true") for line in lines] == [True] * (len(lines) - 1) + [False]
+        numbers.append(len(lines) - 1)
+    assert all(len({*numbers[i : i + 3]}) == 3 for i in range(5))
+
+
 def test_a_folder_that_cannot_be_made_ends_the_script_before_training(tmp_path: Path) -> None:
     text, out, _, _ = written(tmp_path, "run")
     out.write_text("a file")

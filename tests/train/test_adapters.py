@@ -264,4 +264,5 @@ def test_what_a_start_without_a_checkpoint_measured_is_not_this_runs(tmp_path: P
     assert main(command(out, student__embed_dim=32, student__num_heads=1, **settings)) == 0
     assert [row["step"] for row in read_rows(out / "evaluation.jsonl")] == [0, 1, 2]
     assert read_rows(out / "evaluation.jsonl")[0]["drift_cls_cosine"] == pytest.approx(1.0)
-    assert sorted(p.name for p in (out / "before-1").iterdir()) == ["drift_start.safetensors", "evaluation.jsonl"]
+    aside = ["drift_start.safetensors", "evaluation.jsonl", "metrics.jsonl"]
+    assert sorted(p.name for p in (out / "before-1").iterdir()) == aside

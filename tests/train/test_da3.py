@@ -28,7 +28,7 @@ from tests.train.test_run import TIMES
 from tests.train.tiny import command, overrides, tiny_config
 
 ON = {"da3__enabled": "true", "da3__random_init": "true", "da3__variant": "small", "da3__projector_hidden_dim": 64}
-DA3_MODULES = ("dinov3.models.da3", "dinov3.teachers.da3_backbone", "dinov3.objectives.da3", "dinov3.teachers.da3")
+DA3_MODULES = ("dinov3.models.da3", "dinov3.teachers.da3_backbone")
 
 
 @pytest.fixture(autouse=True)

@@ -374,4 +374,4 @@ def test_progress_comes_below_the_start_up_block(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "dinov3.train", *command(tmp_path / "run", train__max_steps=2)]
     log = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
     assert log.startswith(f"dinov3 {__version__} in {tmp_path}/run\n")
-    assert log.index("2 steps of 8 images") < log.index("%|")
+    assert log.index("2 steps of 8 images") < log.index("step 1/2")

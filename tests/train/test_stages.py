@@ -208,7 +208,7 @@ def test_the_backbone_of_the_run_is_that_of_the_last_finished_stage(
     assert cli(["export", str(reference), "--out", str(tmp_path / "last.pth")]) == 0
     loaded = torch.load(tmp_path / "last.pth", weights_only=True)
     assert all(torch.equal(loaded[name], last[name]) for name in last)
-    assert f"| made from | {reference.name}, step " in (tmp_path / "last.md").read_text()
+    assert f"| made from | {reference.name}, step " in (tmp_path / "last.pth.md").read_text()
     shutil.copytree(reference / FOLDERS[0], tmp_path / "half" / FOLDERS[0])
     shutil.copytree(reference / FOLDERS[1], tmp_path / "half" / FOLDERS[1])
     text = (reference / "stages.json").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dinov3.config.about.default_yaml import default_yaml
+from dinov3.config.about.difference import difference
 from dinov3.config.about.explain import explain, search
 
 
@@ -15,11 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of_key.add_argument("key", help="for example optim.lr, or a block: optim")
     of_words = actions.add_parser("search", help="the keys that speak of a word")
     of_words.add_argument("words", nargs="+", metavar="WORD", help="for example: mask, or: learning rate")
+    of_two = actions.add_parser("diff", help="the keys in which two configs differ: YAMLs, recipes or run folders")
+    of_two.add_argument("a", metavar="A", help="for example demo_cpu")
+    of_two.add_argument("b", metavar="B", help="for example runs/photos")
     actions.add_parser("default", help="print the default config with comments")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command. Raises ConfigError for a key that does not exist."""
-    answers = {"explain": lambda: explain(args.key), "search": lambda: search(args.words), "default": default_yaml}
+    answers = {
+        "explain": lambda: explain(args.key),
+        "search": lambda: search(args.words),
+        "diff": lambda: difference(args.a, args.b),
+        "default": default_yaml,
+    }
     print(answers[args.action](), end="")
     return 0

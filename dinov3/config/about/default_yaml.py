@@ -28,8 +28,10 @@ def full_yaml(path: Path) -> str:
     """A YAML that writes out every key, with the values it has now and the comments above its first key."""
     from dinov3.config.load import load_config
 
-    head = [line for line in path.read_text().splitlines(keepends=True) if line.startswith(("#", "\n"))]
-    first = next(i for i, line in enumerate(path.read_text().splitlines()) if line and not line.startswith("#"))
+    head = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.startswith(("#", "\n"))]
+    first = next(
+        i for i, line in enumerate(path.read_text(encoding="utf-8").splitlines()) if line and not line.startswith("#")
+    )
     return "".join(head[:first]) + to_yaml(load_config(path))
 
 

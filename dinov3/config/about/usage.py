@@ -209,7 +209,11 @@ def places_by_key() -> dict[str, tuple[str, ...]]:
     files = [p for room in ("dinov3", "utility") for p in sorted((ROOT / room).rglob("*.py"))]
     own = Path(__file__).parents[1]
     places = read_places(
-        {p.relative_to(ROOT).as_posix(): p.read_text() for p in files if own not in p.parents or p.stem in DERIVES}
+        {
+            p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8")
+            for p in files
+            if own not in p.parents or p.stem in DERIVES
+        }
     )
     return {leaf.key: tuple(places.get((leaf.owner, leaf.name), ())) for leaf in leaves(Config, Config())}
 

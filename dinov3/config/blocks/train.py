@@ -32,11 +32,8 @@ class LoopConfig:
     output_dir: str = key(".", "run folder: checkpoints, metrics, config", path=True, nonempty=True)
     seed: int = key(0, "every random draw follows from it", ge=0, le=2**63 - 1, fixed=True)
     num_workers: int = key(10, "processes that load images; the result does not depend on it", ge=0)
-    OFFICIAL_EPOCH_LENGTH: int = key(
-        1250, "steps in an epoch: the unit of every *_epochs key, whatever the data set's size", unit="steps", ge=1
-    )
     max_steps: int | None = key(
-        None, "stop after so many steps; schedules keep their length. null: optim.epochs", unit="steps", ge=1
+        None, "stop after so many steps; schedules keep their length. null: at their end", unit="steps", ge=1
     )
     device: Literal["auto", "cpu", "cuda"] = key("auto", "where to train; auto: the GPU if there is one")
     deterministic: bool = key(
@@ -53,6 +50,9 @@ class LoopConfig:
 
 @dataclass
 class TrainConfig(LoopConfig):
+    OFFICIAL_EPOCH_LENGTH: int = key(
+        1250, "steps in an epoch: the unit of every *_epochs key, whatever the data set's size", unit="steps", ge=1
+    )
     accumulation: Literal["exact", "per_micro_batch"] = key(
         "exact",
         "exact: targets, KoLeo and other losses as of one batch of all images of the step, for kept teacher logits and "
@@ -80,6 +80,20 @@ class TrainConfig(LoopConfig):
     cudagraphs: bool = key(False, "backbones as CUDA graphs: fewer launches, for small models on GPUs")
     sharded_eval_checkpoint: bool = key(False, "teacher checkpoints as shards; always one file here", dead=True)
     cache_dataset: bool = key(False, "keep the list of images between runs", dead=True)
+
+
+@dataclass
+class TaskOptimConfig:
+    """The keys of ``optim`` of every kind of run but pretraining, which has DINOv3's."""
+
+    epochs: int = key(10, "length of training: how often every sample is seen", unit="epochs", ge=1)
+    lr: float = key(0.001, "peak learning rate", gt=0)
+    min_lr: float = key(0.0, "last learning rate", ge=0)
+    warmup_steps: int = key(0, "linear warm-up of the learning rate, before the cosine", unit="steps", ge=0)
+    weight_decay: float = key(0.01, "weight decay of matrices; biases and norms have none", ge=0)
+    clip_grad: float = key(1.0, "largest gradient norm of each submodule; 0: no clipping", ge=0)
+    adamw_beta1: float = key(0.9, "decay of the gradient's mean", ge=0, lt=1, fixed=True)
+    adamw_beta2: float = key(0.999, "decay of the gradient's square", ge=0, lt=1, fixed=True)
 
 
 @dataclass
@@ -163,6 +177,12 @@ class CheckpointingConfig:
 class LoggingConfig:
     csv: bool = key(False, "also write metrics.csv and evaluation.csv")
     tensorboard: bool = key(False, "also write RUN/tensorboard; needs dinov3[tensorboard]")
+    mlflow: str = key(
+        "",
+        "also send metrics to this MLflow tracking address, for example http://127.0.0.1:5000 or sqlite:///mlflow.db; "
+        "needs dinov3[mlflow]",
+    )
+    mlflow_experiment: str = key("dinov3", "experiment the run is listed in there", nonempty=True)
 
 
 @dataclass
@@ -196,7 +216,19 @@ class ResumeConfig:
 
 
 @dataclass
-class StartConfig:
+class BeginConfig:
+    """The key of ``start`` that every kind of run has."""
+
+    run: str = key(
+        "",
+        "run folder or checkpoint of the same kind whose end is the beginning of this run; steps and schedules start at "
+        "0. A later stage has `stage:NAME` here",
+        path=True,
+    )
+
+
+@dataclass
+class StartConfig(BeginConfig):
     run: str = key(
         "",
         "run folder or checkpoint whose end is the beginning of this run: student, EMA, heads and centres, and the place "

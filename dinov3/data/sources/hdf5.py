@@ -34,6 +34,7 @@ from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.segments import place
 from dinov3.data.storage.shards import shards_of
+from dinov3.system.errors import first_line
 
 NAME = "HDF5"
 SUFFIXES = (".h5", ".hdf5", ".hdf")
@@ -168,7 +169,7 @@ def opened(path: Path) -> Iterator[Any]:
         with open_file(path) as file:
             yield file
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(f"{path}: is not an HDF5 file that can be read: {reason}") from None
 
 

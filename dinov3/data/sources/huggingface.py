@@ -9,7 +9,6 @@ no code that came with the data is run.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from dataclasses import dataclass, field
@@ -32,6 +31,8 @@ from dinov3.data.storage.index_cache import Arrays, Index, Listing, stamp
 from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.segments import place
+from dinov3.system.errors import first_line
+from dinov3.system.json_file import JsonError, read_object
 
 NAME = "HuggingFace"
 OPEN_FILES = 512
@@ -88,12 +89,9 @@ def parquet_files(root: Path, split: str) -> list[Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises DataError."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        return read_object(path)
+    except (OSError, JsonError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: is not a JSON object")
-    return value
 
 
 class HuggingFace(Listed):
@@ -221,7 +219,7 @@ def listing_of(folder: Path, files: list[Path], image: str, label: str | None) -
             _add_file(path, number, image, label, rows)
             digest.update(f"/{path.stat().st_size}".encode())
         except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"{path}: is not an Arrow file that can be read: {str(error).splitlines()[0]}") from None
+            raise DataError(f"{path}: is not an Arrow file that can be read: {first_line(error)}") from None
         except DataError as error:
             raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     if not rows.labels:

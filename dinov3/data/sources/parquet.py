@@ -25,6 +25,7 @@ from dinov3.data.storage.labels import classes_of
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.segments import place
 from dinov3.data.storage.shards import shards_of
+from dinov3.system.errors import first_line
 
 NAME = "Parquet"
 OPEN_FILES = 64
@@ -70,7 +71,7 @@ class Parquet(Listed):
         try:
             return bytes_of(self._groups.get(group, lambda: self._column(group))[row])
         except need("pyarrow").ArrowException as error:
-            raise BadImage(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+            raise BadImage(f"{type(error).__name__}: {first_line(error)}") from error
 
     def _column(self, group: int) -> Any:
         number, inside = int(self._index.arrays["file"][group]), int(self._index.arrays["group"][group])
@@ -117,7 +118,7 @@ def listing_of(files: list[Path], image: str, label: str | None) -> Listing:
                 rows = file.metadata.num_rows
                 labels += file.read([column], use_threads=False).column(0).to_pylist() if column else [None] * rows
         except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"{path}: is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+            raise DataError(f"{path}: is not a Parquet file that can be read: {first_line(error)}") from None
     if not labels:
         raise DataError(f"{files[0]} and {len(files) - 1} other files: contain no images")
     if len(leaves) > 1:

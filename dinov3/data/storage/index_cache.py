@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3.system.json_file import JsonError, read_object
+
 log = logging.getLogger(__name__)
 
 NOWHERE = "/dev/null"
@@ -111,7 +113,7 @@ def _load(kind: str, key: str, *, complain: bool) -> Index | None:
     """None when there is no list for ``key``, or it is out of date or damaged."""
     pointer = _pointer(kind, key)
     try:
-        kept = json.loads(pointer.read_text())
+        kept = read_object(pointer)
         if kept.get("version") in range(VERSION):  # of an earlier program
             return None
         entry = kept["entry"]
@@ -223,6 +225,6 @@ def _pointer(kind: str, key: str) -> Path:
 
 def _folder_of(pointer: Path) -> Path | None:
     try:
-        return pointer.parent / Path(json.loads(pointer.read_text())["entry"]["folder"]).name
-    except (OSError, ValueError, KeyError, TypeError):
+        return pointer.parent / Path(read_object(pointer, {"entry": {"folder": str}})["entry"]["folder"]).name
+    except (OSError, JsonError):
         return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +21,8 @@ from dinov3.data.decode import SUFFIXES
 from dinov3.data.errors import DataError
 from dinov3.data.storage.arrow import column_of, optional_column_of
 from dinov3.data.storage.extras import need
+from dinov3.system.errors import first_line
+from dinov3.system.json_file import JsonError, parse
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
@@ -113,12 +114,12 @@ def _rows_of_table(path: Path, text: str, columns: Columns, delimiter: str) -> R
 def _rows_of_json_lines(path: Path, text: str, columns: Columns) -> Rows:
     names, labels = [], []
     wanted = columns.label or "label"
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a text may hold U+2028
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = parse(line)
+        except JsonError:
             row = None
         if not isinstance(row, dict) or not isinstance(row.get(columns.path), str) or not row[columns.path]:
             raise DataError(f"{path}: line {number}: is not a JSON object with a text {columns.path}: say column=NAME")
@@ -139,7 +140,7 @@ def _rows_of_parquet(path: Path, columns: Columns) -> Rows:
         label = optional_column_of(header, columns.label, "label", path)
         table = parquet.read_table(path, columns=[place, *([label] if label else [])], use_threads=False)
     except arrow.ArrowException as error:
-        raise DataError(f"{path}: is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path}: is not a Parquet file that can be read: {first_line(error)}") from None
     names = table[place].to_pylist()
     if not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: column {place} does not hold paths; if it holds images, use Parquet:root={path}")

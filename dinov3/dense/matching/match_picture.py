@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 from dinov3.pictures.token_sheet import unnormalised
 
@@ -26,7 +23,8 @@ def match_picture(
 ) -> None:
     """Write a PNG: rows of (source, target), points ``[N, 2]`` in both."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(len(shown), 2, figsize=(6, 3 * len(shown) + 0.4), dpi=110, squeeze=False)
+    figure = Figure(figsize=(6, 3 * len(shown) + 0.4), dpi=110)
+    axes = figure.subplots(len(shown), 2, squeeze=False)
     for row, (source, target, from_xy, to_xy) in zip(axes, shown, strict=True):
         height, width = source.shape[-2:]
         step = -(-len(from_xy) // MOST) or 1
@@ -41,4 +39,3 @@ def match_picture(
     figure.suptitle(title, fontsize=8.5)
     figure.tight_layout()
     figure.savefig(path)
-    plt.close(figure)

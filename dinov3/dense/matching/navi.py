@@ -19,9 +19,17 @@ from torch import Tensor
 from dinov3.data.errors import BadImage, DataError
 from dinov3.dense.matching.pairs import read_json
 from dinov3.dense.truth_files import read_numbers
+from dinov3.system.json_file import as_form
 
 INVERSE_DEPTH = 65_535.0 * 10
 MOST_TURNED = 120.0  # degrees between the two cameras of a pair
+FORM = [
+    {
+        "filename": str,
+        "image_size": [int],
+        "camera": {"q": [float], "t": [float], "focal_length": float},
+    }
+]
 RADII = (10.0, 20.0, 50.0)  # mm of recall; DINOv3 and Probe3D report 2 cm
 
 
@@ -103,19 +111,20 @@ def photograph_pairs(root: Path) -> list[tuple[Photograph, Photograph]]:
 def _photographs(path: Path) -> list[Photograph]:
     rows: list[dict[str, Any]] = read_json(path)
     try:
+        as_form(rows, FORM)
         return [_photograph(path.parent, row) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ArithmeticError, ValueError) as error:
         raise DataError(f"{path}: not an annotation file of NAVI: {type(error).__name__}: {error}") from error
 
 
 def _photograph(folder: Path, row: dict[str, Any]) -> Photograph:
     name, camera = Path(row["filename"]).name, row["camera"]
-    height, width = (int(side) for side in row["image_size"])
+    height, width = row["image_size"]
     return Photograph(
         folder / "images" / name,
         folder / "depth" / f"{Path(name).stem}.png",
         (height, width),
-        rotation_of([float(x) for x in camera["q"]]),
-        np.array([float(x) for x in camera["t"]], dtype=np.float64).reshape(3),
+        rotation_of(camera["q"]),
+        np.array(camera["t"], dtype=np.float64).reshape(3),
         float(camera["focal_length"]),
     )

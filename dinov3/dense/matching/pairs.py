@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.randomness import generator
+from dinov3.system.json_file import JsonError, as_form, read_value
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,15 @@ class KeypointPair:
     source_xy: Tensor  # [N, 2] float64
     target_xy: Tensor  # [N, 2]
     length: float  # px: the longer side of the target object's box
+
+
+SPAIR = {
+    **dict.fromkeys(("category", "src_imname", "trg_imname"), str),
+    "src_kps": [[float]],
+    "trg_kps": [[float]],
+    "trg_bndbox": [float],
+}
+COCO = {"images": [{"file_name": str}], "annotations": [{"keypoints": [float], "bbox": [float], "category_id": int}]}
 
 
 def chosen_pairs(count: int, most: int, seed: int) -> list[int]:
@@ -47,17 +56,18 @@ def spair(root: Path, split: str = "test") -> list[KeypointPair]:
 def _spair_pair(root: Path, path: Path) -> KeypointPair:
     told = read_json(path)
     try:
-        folder = root / "JPEGImages" / str(told["category"])
-        left, top, right, bottom = (float(x) for x in told["trg_bndbox"])
+        as_form(told, SPAIR)
+        folder = root / "JPEGImages" / Path(told["category"]).name  # names in the file lead nowhere else
+        left, top, right, bottom = told["trg_bndbox"]
         return KeypointPair(
             path.stem,
-            folder / str(told["src_imname"]),
-            folder / str(told["trg_imname"]),
+            folder / Path(told["src_imname"]).name,
+            folder / Path(told["trg_imname"]).name,
             _points(told["src_kps"]),
             _points(told["trg_kps"]),
             max(right - left, bottom - top),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ArithmeticError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: not a pair of SPair-71k: {type(error).__name__}: {error}") from error
 
 
@@ -71,9 +81,10 @@ def coco_keypoints(root: Path, most: int, seed: int) -> list[KeypointPair]:
         raise DataError(f"{root}: {len(files)} JSON files here and in annotations/: one of COCO keypoints is expected")
     told = read_json(files[0])
     try:
-        images = {row["id"]: _found(root, str(row["file_name"])) for row in told["images"]}
+        as_form(told, COCO)
+        images = {row["id"]: _found(root, row["file_name"]) for row in told["images"]}
         objects = [_Object.read(row, images) for row in told["annotations"] if row.get("num_keypoints", 1)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ArithmeticError, ValueError, RuntimeError) as error:
         raise DataError(f"{files[0]}: not COCO keypoints: {type(error).__name__}: {error}") from error
     if not objects:
         raise DataError(f"{files[0]}: no annotation with keypoints")
@@ -131,8 +142,8 @@ def _points(rows: Sequence[Sequence[float]]) -> Tensor:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises DataError."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return read_value(path)
+    except (OSError, JsonError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
 
 

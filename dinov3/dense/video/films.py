@@ -113,7 +113,7 @@ def _places(root: Path) -> tuple[Path, Path]:
 def _listed(root: Path) -> set[str]:
     """DAVIS 2017's validation videos when the list is there; else empty: all."""
     path = root / "ImageSets" / "2017" / "val.txt"
-    return set(path.read_text().split()) if path.is_file() else set()
+    return set(path.read_text(encoding="utf-8", errors="backslashreplace").split()) if path.is_file() else set()
 
 
 def _film(frames: Path, masks: Path) -> Film | None:

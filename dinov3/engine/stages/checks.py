@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dinov3.config.errors import ConfigError
-from dinov3.engine.stages.plan import Planned, named
+from dinov3.config.stages import named
+from dinov3.engine.stages.plan import Planned
 from dinov3.runs.checkpoint import step_folders
 from dinov3.runs.folder import CHECKPOINTS
 from dinov3.runs.records import refuse_missing_packages

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dinov3.config.errors import ConfigError
 from dinov3.config.run_config import RunConfig
-from dinov3.config.stages import EARLIER, Stage
+from dinov3.config.stages import EARLIER, Stage, named
 from dinov3.engine.job import Job
 from dinov3.engine.resume import changed_since
 from dinov3.runs.checkpoint import newest_valid, step_of
 from dinov3.runs.folder import RunFolder
-from dinov3.system.errors import Foreseeable
 
 T = TypeVar("T")
 MakeJob = Callable[[Any, RunFolder], Job[Any]]  # from a config and a folder
@@ -107,16 +104,3 @@ def _replaced(block: T, texts: dict[str, str]) -> T:
         if (isinstance(value, str) and value in texts) or (is_dataclass(value) and not isinstance(value, type))
     }
     return replace(block, **changed)  # type: ignore[type-var]
-
-
-@contextlib.contextmanager
-def named(stage: str) -> Iterator[None]:
-    """Errors inside name the stage."""
-    try:
-        yield
-    except (ConfigError, ValueError) as error:
-        raise ConfigError(f"stage {stage}", "", str(error)) from error
-    except Foreseeable as error:
-        said = Foreseeable(f"stage {stage}: {error}")
-        said.code = error.code
-        raise said from error

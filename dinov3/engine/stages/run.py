@@ -34,7 +34,13 @@ from dinov3.system.errors import EXIT_DONE
 
 
 def run_stages(
-    stages: Sequence[Stage], out: Path, make: MakeJob, *, resume: bool, resume_from: Path | None = None
+    stages: Sequence[Stage],
+    out: Path,
+    make: MakeJob,
+    *,
+    resume: bool,
+    resume_from: Path | None = None,
+    stop: StopRequest | None = None,
 ) -> int:
     """Run what is left of ``stages`` in the folder ``out``; the exit code of the stage that ended it.
 
@@ -46,7 +52,7 @@ def run_stages(
     if not stages[0].name:
         if (out / STAGES).is_file():
             raise ConfigError(str(out), "", "holds a run with stages: give its YAML, or another --output-dir")
-        return run(make(stages[0].cfg, RunFolder(out)), resume=resume, resume_from=resume_from)
+        return run(make(stages[0].cfg, RunFolder(out)), resume=resume, resume_from=resume_from, stop=stop)
     longest = max(stage.cfg.train.watchdog_slow_seconds for stage in stages)
     context.setup(stages[0].cfg.train.device, timeout=longest + 300)
     lock = RunLock(out)
@@ -70,7 +76,7 @@ def run_stages(
         context.barrier()
         if context.is_main():
             write_stages(out, records_of(plan, out))
-        stop = StopRequest()  # one for all: a signal between two stages is not lost
+        stop = stop or StopRequest()  # one for all: a signal between two stages is not lost
         for stage in plan:
             again = redone is not None and stage.number == redone.number
             code = run_stage(stage, len(plan), out, stop, resume_from if again else None)

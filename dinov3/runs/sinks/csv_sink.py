@@ -43,7 +43,7 @@ class _Table:
     def add(self, row: Row) -> None:
         if not row.keys() <= set(self._columns):  # a table has its columns in the first line
             return self._rewrite()
-        with self._path.open("a", newline="") as file:
+        with self._path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns).writerow(_cells(row))
 
     def _rewrite(self) -> None:
@@ -51,7 +51,7 @@ class _Table:
         self._columns = list(dict.fromkeys(key for row in rows for key in row))
         if not rows:
             return self._path.unlink(missing_ok=True)
-        with replacing(self._path) as fresh, fresh.open("w", newline="") as file:
+        with replacing(self._path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(map(_cells, rows))

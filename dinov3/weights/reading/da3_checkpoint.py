@@ -6,7 +6,6 @@ read without running anything (``pickle_records``), and a weight that is not fin
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dinov3.system.json_file import JsonError, parse
 from dinov3.weights.files import FLOATS, check_header, open_torch
 from dinov3.weights.reading.errors import WeightsError, clipped, one_line
 from dinov3.weights.reading.mistaken import HEAD, mistaken
@@ -105,11 +105,11 @@ def read_root(config: Path, variant: str) -> str:
         raise Da3CheckpointError(f"{config}: {config.stat().st_size} bytes is too large for a DA3 config.json")
     text = config.read_bytes()
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse(text)
+    except JsonError as error:
         if (what := mistaken(text[:HEAD], len(text))) and text[:1] not in (b"{", b"["):
             raise Da3CheckpointError(f"{config}: is {what}") from None
-        raise Da3CheckpointError(f"{config}: not valid JSON: {one_line(error)}") from None
+        raise Da3CheckpointError(f"{config}: {one_line(error)}") from None
     name = content.get("model_name") if isinstance(content, dict) else None
     if not isinstance(name, str):
         raise Da3CheckpointError(f"{config}: no text under 'model_name', so this is not the config.json of a DA3 file")

@@ -104,7 +104,7 @@ def test_coco_keypoints_make_pairs_of_one_category(evaluate: Evaluate, spair: Pa
     ("told", "problem"),
     [
         ('{"images": [], "annotations": []}', "no annotation with keypoints"),
-        ('{"images": []}', "not COCO keypoints: KeyError"),
+        ('{"images": []}', "not COCO keypoints: JsonError"),
         ("not json", "cannot be read as JSON"),
     ],
 )

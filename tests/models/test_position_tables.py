@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dinov3.generate.positions import position_table
+from dinov3.models.position_tables import position_table, time_table
 
 
 def test_an_entry_is_the_formula_written_out() -> None:
@@ -29,3 +29,9 @@ def test_neighbours_of_a_large_grid_can_be_told_apart() -> None:
 def test_a_width_that_four_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="4 must divide"):
         position_table(2, 2, 6)
+
+
+def test_the_table_of_time_zero_is_sines_then_cosines() -> None:
+    assert time_table(torch.zeros(1), 6).tolist() == [[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]]
+    with pytest.raises(ValueError, match="even width"):
+        time_table(torch.zeros(1), 5)

@@ -1,4 +1,4 @@
-"""Where a patch lies, as numbers: one table for latents and patch features, so that equal places look equal."""
+"""Places and times as numbers: one table for latents and patch features, so that equal places look equal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 # have a cosine of 0.99996.
 SCALE = 32.0
 BASE = 10000.0
+TIME_SCALE = 1000.0  # t in [0, 1] is told to the model as 0 to 1000
 
 
 def position_table(rows: int, cols: int, dim: int, *, scale: float = SCALE, base: float = BASE) -> Tensor:
@@ -26,3 +27,16 @@ def position_table(rows: int, cols: int, dim: int, *, scale: float = SCALE, base
     angles_x = (x[:, None] * frequencies)[None].expand(rows, cols, quarter)
     table = torch.cat([angles_y.sin(), angles_y.cos(), angles_x.sin(), angles_x.cos()], dim=-1)
     return table.reshape(rows * cols, dim).float()
+
+
+def time_table(t: Tensor, dim: int, *, scale: float = TIME_SCALE, base: float = BASE) -> Tensor:
+    """``[N, dim]`` float32 of times ``t [N]``: ``[sin | cos]`` of ``scale * t * base ** (-k / (dim / 2))``.
+
+    DiT's own code has the cosines first. ValueError for an odd ``dim``.
+    """
+    if dim % 2 or dim < 2:
+        raise ValueError(f"a time table of width {dim}: give an even width")
+    half = dim // 2
+    frequencies = scale * base ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
+    angles = t.double()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).float()

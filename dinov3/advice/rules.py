@@ -1,0 +1,450 @@
+"""The rules behind ``dinov3 init`` and ``dinov3 train FOLDER``, as one table: docs/choices.md is made from it.
+
+Of each subject the first rule that fits is taken. ``why`` says what a choice rests on: a recipe's measurement, a fact of
+the images, or an estimate, which is called one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from dinov3.advice.facts import Case, described_weights
+
+Keys = Mapping[str, Any]
+
+
+class Rule(NamedTuple):
+    """``when``: in words, ``fits``: the same in code; ``formula``: what ``keys`` computes, where it computes."""
+
+    when: str
+    fits: Callable[[Case], bool]
+    keys: Keys | Callable[[Case], Keys]
+    why: str
+    formula: str = ""
+
+    def chosen(self, case: Case) -> Keys:
+        """The keys and values for ``case``."""
+        return self.keys(case) if callable(self.keys) else self.keys
+
+
+def always(case: Case) -> bool:
+    return True
+
+
+def on_cpu(case: Case) -> bool:
+    return case.machine.gpus == 0
+
+
+def is_tiny(case: Case) -> bool:
+    return case.data.median_side < 48
+
+
+def is_small(case: Case) -> bool:
+    return case.data.median_side < 128
+
+
+def from_weights(case: Case) -> bool:
+    return case.goal in ("continue", "high-res")
+
+
+def batch_of(case: Case) -> int:
+    """Images a step and process: a power of two, and no more than there are images."""
+    most = 64
+    if not on_cpu(case):
+        # 64 images of a ViT-S at 224 px were meant for a GPU of 16 GB: see configs/train/vits_one_gpu.yaml
+        most = 512 if is_tiny(case) else max(8, 2 ** int(math.log2(max(4 * case.machine.gpu_memory, 1))))
+        most = min(most, 512) // (4 if case.goal == "high-res" else 1)
+    return case.data.images if case.data.images < 8 else min(most, 2 ** int(math.log2(case.data.images)))
+
+
+def epoch_of(case: Case) -> int:
+    """Steps of one pass over the images, from 10 to 1,000: the unit of every *_epochs key."""
+    return min(max(case.data.images // (batch_of(case) * max(1, case.machine.gpus)), 10), 1000)
+
+
+def short_epochs(case: Case) -> Keys:
+    steps = 600 if is_tiny(case) else 400
+    return {"train.OFFICIAL_EPOCH_LENGTH": 20, "optim.epochs": steps // 20, "optim.warmup_epochs": 2}
+
+
+def prototypes(count: int, hidden: int, bottleneck: int, std: float) -> dict[str, Any]:
+    heads = {
+        "head_n_prototypes": count,
+        "head_hidden_dim": hidden,
+        "head_bottleneck_dim": bottleneck,
+        "head_last_layer_std": std,
+    }
+    return {f"{block}.{key}": value for block in ("dino", "ibot") for key, value in heads.items()}
+
+
+def teacher(momentum: float, temperature: float) -> dict[str, Any]:
+    return {
+        "teacher.momentum_teacher": momentum,
+        "teacher.teacher_temp": temperature,
+        "teacher.warmup_teacher_temp": temperature,
+        "teacher.warmup_teacher_temp_epochs": 1,
+    }
+
+
+PLAIN_VIT = {"student.drop_path_rate": 0.0, "student.pos_embed_rope_dtype": "fp32"}
+RELEASED_VIT = {
+    **PLAIN_VIT,
+    "student.norm_layer": "layernormbf16",
+    "student.n_storage_tokens": 4,
+    "student.mask_k_bias": True,
+}
+SHORT_OPTIM = {
+    "optim.lr": 0.003,
+    "optim.scaling_rule": "none",
+    "optim.weight_decay_end": 0.1,
+    "optim.layerwise_decay": 1.0,
+    "optim.patch_embed_lr_mult": 1.0,
+    "optim.freeze_last_layer_epochs": 1,
+    "dino.koleo_loss_weight": 0.05,
+    "ibot.loss_weight": 0.1,
+}
+
+
+def crops(patch: int, large: int, small: int, number: int) -> dict[str, Any]:
+    return {
+        "student.patch_size": patch,
+        "crops.global_crops_size": large,
+        "crops.local_crops_size": small,
+        "crops.local_crops_number": number,
+    }
+
+
+def crops_of_weights(case: Case) -> Keys:
+    """Crops of whole patches, about as large as the images."""
+    patch = int(str(described_weights(case.weights)["patch_size"]))
+    large = 512 if case.goal == "high-res" else 32 if is_tiny(case) else 96 if is_small(case) or on_cpu(case) else 224
+    small = max(patch, large * 3 // 7 // patch * patch)
+    return {
+        "crops.global_crops_size": max(2 * patch, large // patch * patch),
+        "crops.local_crops_size": small,
+        "crops.local_crops_number": 2 if on_cpu(case) else 6,
+    }
+
+
+def model_of_weights(case: Case) -> Keys:
+    student = {f"student.{key}": value for key, value in described_weights(case.weights).items()}
+    return {"student.pretrained_weights": case.weights, "student.drop_path_rate": 0.0, **student}
+
+
+def evaluation(case: Case) -> Keys:
+    steps = max(1, 20 * 10)
+    return {
+        "evaluation.knn.train": case.data.train,
+        "evaluation.knn.test": case.data.test,
+        "evaluation.knn.max_train": 5000,
+        "evaluation.knn.max_test": 1000,
+        "evaluation.knn.period": steps if on_cpu(case) else 1000,
+    }
+
+
+def channels(case: Case) -> Keys:
+    return {
+        "student.in_chans": case.data.channels,
+        "crops.rgb_mean": list(case.data.mean),
+        "crops.rgb_std": list(case.data.std),
+    }
+
+
+def value_range(case: Case) -> Keys:
+    assert case.data.values is not None
+    _, high = case.data.values
+    top = 2 ** max(8, math.ceil(math.log2(high + 1))) - 1 if high > 1 else high
+    return {"data.value_range": [0, int(top) if top == int(top) else top]}
+
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "what is trained on": (
+        Rule(
+            "always",
+            always,
+            lambda c: {
+                "train.dataset_path": c.data.train,
+                "train.batch_size_per_gpu": batch_of(c),
+                "train.num_workers": min(10, max(1, c.machine.cores - 1)),
+                "train.log_every": 1 if c.data.images < 1000 else 10,
+            },
+            "64 images a step on a CPU; on a GPU 4 a GB of its memory, an estimate; never more than there are images",
+            "a power of two, at most 512",
+        ),
+    ),
+    "the model": (
+        Rule(
+            "it goes on from weights",
+            from_weights,
+            model_of_weights,
+            "the architecture is that of the weights",
+            "the keys of student.* that the weights have",
+        ),
+        Rule(
+            "a CPU",
+            on_cpu,
+            {
+                **PLAIN_VIT,
+                "student.arch": "vit_small",
+                "student.embed_dim": 96,
+                "student.depth": 3,
+                "student.num_heads": 3,
+                "student.layerscale": None,
+                "student.n_storage_tokens": 0,
+            },
+            "a tiny ViT is what two cores train in minutes: measured with demo_cpu and cifar10_cpu. LayerScale would keep "
+            "its blocks silent for longer than the run",
+        ),
+        Rule(
+            "8 GPUs and a million images",
+            lambda c: c.machine.gpus >= 8 and c.data.images >= 1_000_000,
+            {**RELEASED_VIT, "student.arch": "vit_large", "student.drop_path_rate": 0.3},
+            "the official recipe: vitl_im1k",
+        ),
+        Rule(
+            "a GPU and 500,000 images",
+            lambda c: c.data.images >= 500_000,
+            {**RELEASED_VIT, "student.arch": "vit_base", "student.drop_path_rate": 0.1},
+            "an estimate: a ViT-B wants more images than a ViT-S",
+        ),
+        Rule(
+            "a GPU",
+            always,
+            {**RELEASED_VIT, "student.arch": "vit_small"},
+            "an estimate: few images do not fill a larger model",
+        ),
+    ),
+    "how large the crops are": (
+        Rule(
+            "it goes on from weights",
+            from_weights,
+            crops_of_weights,
+            "as large as the images, in whole patches of the weights; high-res: 512 px",
+            "32, 96, 224 or 512 px; local crops 3/7 of that",
+        ),
+        Rule(
+            "short side below 48 px",
+            is_tiny,
+            {
+                **crops(4, 32, 16, 2),
+                "crops.global_crops_scale": [0.4, 1.0],
+                "crops.local_crops_scale": [0.15, 0.4],
+                "crops.blur_prob_global_2": 0.0,
+                "crops.blur_prob_local": 0.0,
+            },
+            "64 patches of 4 px; blur hides much at 32 px: measured with cifar10_cpu",
+        ),
+        Rule(
+            "short side below 128 px",
+            is_small,
+            {
+                **crops(8, 48, 24, 4),
+                "crops.global_crops_scale": [0.5, 1.0],
+                "crops.local_crops_scale": [0.2, 0.5],
+                "crops.blur_prob_local": 0.0,
+            },
+            "36 patches of 8 px: measured with demo_cpu",
+        ),
+        Rule(
+            "a CPU",
+            on_cpu,
+            {
+                **crops(16, 96, 48, 4),
+                "crops.global_crops_scale": [0.5, 1.0],
+                "crops.local_crops_scale": [0.2, 0.5],
+            },
+            "36 patches a crop, as many as demo_cpu has: so a step takes as long",
+        ),
+        Rule("a GPU", always, crops(16, 224, 96, 8), "the official sizes"),
+    ),
+    "the prototypes and the teacher": (
+        Rule(
+            "distillation of features",
+            lambda c: c.goal == "distill",
+            {**prototypes(16, 64, 256, 0.02), "teacher.warmup_teacher_temp_epochs": 0},
+            "the heads exist and learn nothing",
+        ),
+        Rule(
+            "it goes on from weights",
+            from_weights,
+            {
+                "dino.head_n_prototypes": 4096,
+                "ibot.head_n_prototypes": 4096,
+                "teacher.momentum_teacher": 0.999,
+                "teacher.warmup_teacher_temp_epochs": 2,
+            },
+            "the start is good: leave it slowly",
+        ),
+        Rule(
+            "a CPU, below 48 px, 10,000 images",
+            lambda c: on_cpu(c) and is_tiny(c) and c.data.images >= 10_000,
+            {**prototypes(1024, 192, 64, 0.125), **teacher(0.8, 0.015)},
+            "prototypes of norm 1, a sharp teacher and an EMA that follows fast: measured with cifar10_cpu",
+        ),
+        Rule(
+            "a CPU",
+            on_cpu,
+            lambda c: {**prototypes(max(16, 2 * batch_of(c)), 192, 64, 0.125), **teacher(0.8, 0.007)},
+            "as many prototypes as a step has global crops, and a teacher so sharp that a short run leaves ln K: measured "
+            "with demo_cpu",
+            "twice the batch",
+        ),
+        Rule(
+            "a million images",
+            lambda c: c.data.images >= 1_000_000,
+            {"dino.head_n_prototypes": 65536, "ibot.head_n_prototypes": 65536},
+            "the official number",
+        ),
+        Rule(
+            "a GPU",
+            always,
+            {
+                "dino.head_n_prototypes": 4096,
+                "ibot.head_n_prototypes": 4096,
+                "teacher.momentum_teacher": 0.99,
+                "teacher.warmup_teacher_temp_epochs": 10,
+            },
+            "an estimate: 65,536 prototypes want batches of a thousand and more",
+        ),
+    ),
+    "how long, and how fast": (
+        Rule(
+            "it goes on from weights",
+            from_weights,
+            lambda c: {
+                "train.OFFICIAL_EPOCH_LENGTH": min(epoch_of(c), 20 if on_cpu(c) else 100),
+                "optim.epochs": 10 if on_cpu(c) else 30,
+                "optim.warmup_epochs": 1,
+                "optim.lr": 5e-5,
+                "optim.min_lr": 1e-6,
+                "optim.scaling_rule": "none",
+                "optim.weight_decay": 0.04,
+                "optim.weight_decay_end": 0.04,
+                "optim.layerwise_decay": 0.75,
+                "head_warmup.steps": 20 if on_cpu(c) else 300,
+            },
+            "twenty times below pretraining, lower still in early blocks; heads alone first: as continue_small",
+            "one pass over the images an epoch, at most 100 steps",
+        ),
+        Rule(
+            "a CPU",
+            on_cpu,
+            lambda c: {**short_epochs(c), **SHORT_OPTIM},
+            "minutes, not days: 400 steps, 600 of 32 px images; the learning rate of demo_cpu and cifar10_cpu",
+            "20 steps an epoch",
+        ),
+        Rule(
+            "a GPU",
+            always,
+            lambda c: {
+                "train.OFFICIAL_EPOCH_LENGTH": epoch_of(c),
+                "optim.epochs": 100,
+                "optim.warmup_epochs": 10,
+                "optim.lr": 0.001,
+                "optim.scaling_rule": "sqrt_wrt_1024",
+            },
+            "a hundred passes over the images; the official rate for 1,024 images a step",
+            "one pass over the images an epoch, at most 1,000 steps",
+        ),
+    ),
+    "what holds old features": (
+        Rule(
+            "goal continue",
+            lambda c: c.goal == "continue",
+            {
+                "feature_anchor.enabled": True,
+                "feature_anchor.tokens": "unmasked",
+                "evaluation.drift.enabled": True,
+                "evaluation.drift.period": 100,
+                "evaluation.drift.stop_below": 0.5,
+            },
+            "a frozen copy of the start, and an end to a run whose features leave it: as continue_small",
+        ),
+        Rule(
+            "goal high-res",
+            lambda c: c.goal == "high-res",
+            lambda c: {
+                "gram.use_loss": True,
+                "gram.source": "init",
+                "student.pos_embed_rope_rescale_coords": 2.0,
+                "evaluation.drift.enabled": True,
+            },
+            "patch similarities stay those of the weights; RoPE's coordinates are rescaled at random: as vitl_high_res",
+        ),
+    ),
+    "the teacher of the features": (
+        Rule(
+            "goal distill",
+            lambda c: c.goal == "distill",
+            lambda c: {
+                "feature_distillation.enabled": True,
+                "feature_distillation.checkpoint": c.weights,
+                "dino.loss_weight": 0.0,
+                "dino.koleo_loss_weight": 0.0,
+                "ibot.loss_weight": 0.0,
+                "ibot.mask_sample_probability": 0.0,
+                "crops.local_crops_number": 0,
+            },
+            "its class and patch features are matched; the self-supervised terms are off: as distill_features_vits",
+        ),
+    ),
+    "how good it is": (
+        Rule(
+            "two classes or more, ten images a class",
+            lambda c: c.data.test is not None,
+            evaluation,
+            "k-NN accuracy before and after, on images that are not trained on; training never looks at classes",
+        ),
+    ),
+    "the channels": (
+        Rule(
+            "not three channels",
+            lambda c: c.data.channels != 3,
+            channels,
+            "measured on the sample; operations on colour are off",
+            "mean and standard deviation of each channel",
+        ),
+    ),
+    "the values": (
+        Rule(
+            "more than 8 bits a value",
+            lambda c: c.data.values is not None,
+            value_range,
+            "from what the sample holds; 0 is black",
+            "[0, the next 2^n - 1 above the largest value]",
+        ),
+    ),
+    "unreadable files": (
+        Rule(
+            "above half a per cent of the sample",
+            lambda c: c.data.unreadable > 0.005,
+            lambda c: {"data.max_bad_frac": min(1.0, round(2 * c.data.unreadable + 0.005, 3))},
+            "they are replaced by other images and listed in bad_samples.jsonl; the run ends above this share. "
+            "`dinov3 data check` names them",
+            "twice the share of the sample",
+        ),
+    ),
+    "copies": (
+        Rule(
+            "one image a step",
+            lambda c: batch_of(c) == 1,
+            {"dino.koleo_loss_weight": 0.0},
+            "KoLeo needs neighbours",
+        ),
+        Rule(
+            "above 5 per cent of the sample are equal files",
+            lambda c: c.data.copies > 0.05,
+            {"dino.koleo_loss_weight": 0.0},
+            "KoLeo pushes equal images apart",
+        ),
+    ),
+    "number formats": (
+        Rule("always", always, {"compute_precision.param_dtype": "auto"}, "bf16 on a GPU that has it, fp32 on a CPU"),
+    ),
+    "checkpoints": (
+        Rule("a CPU", on_cpu, {"checkpointing.period": 100}, "about a minute's work"),
+        Rule("a GPU", always, {"checkpointing.period": 1000}, "some minutes' work"),
+    ),
+}

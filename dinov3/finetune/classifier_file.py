@@ -1,0 +1,140 @@
+"""A classifier on disk: a folder that every command reads as a backbone, with the head beside it.
+
+``backbone.safetensors`` and ``config.json`` (as in a checkpoint; adapters are merged), ``head.safetensors``,
+``classifier.json``, and with LoRA ``adapters/`` in peft's layout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dinov3.finetune.classifier import Classifier
+from dinov3.finetune.errors import FinetuneError
+from dinov3.models.backbone import Backbone
+from dinov3.models.lora import FUSED, RowBlocks, adapters_of
+from dinov3.system.files import TEMPORARY, flush
+from dinov3.weights.adapter_files import merged_backbone, write_adapters
+from dinov3.weights.description import BACKBONE
+from dinov3.weights.files import CONFIG, read_json, read_weights
+from dinov3.weights.own import checkpoint_in, description, load_backbone, without_aliases
+from dinov3.weights.provenance import Facts
+from dinov3.weights.tensor_file import write_tensor_file
+
+HEAD, ABOUT, ADAPTERS = "head.safetensors", "classifier.json", "adapters"
+FORMAT, VERSION = "dinov3-classifier", 1
+
+
+@dataclass(frozen=True)
+class About:
+    """What ``classifier.json`` says."""
+
+    classes: int
+    pool: str
+    size: int  # px a side
+    stain: bool
+    label: str  # what was trained: head, LoRA, full, …
+    weights: str  # where the backbone came from
+    step: int
+    names: list[str] | None = None  # of the classes
+    temperature: float | None = None  # fitted on validation, at the end of a run
+
+
+def write_classifier(folder: Path, classifier: Classifier, about: About, facts: Facts) -> None:
+    """Fill ``folder``, which exists and is not looked at before it is complete. ``facts``: of the backbone."""
+    backbone = classifier.backbone
+    if adapters := adapters_of(backbone):
+        whole = [name for name, one in adapters.items() if name.endswith(FUSED) and not isinstance(one, RowBlocks)]
+        if not whole:  # peft has no name for one adapter of all three
+            write_adapters(backbone, folder / ADAPTERS, base=about.weights)
+        backbone = merged_backbone(backbone)
+    state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(backbone).items()}
+    write_tensor_file(state, folder / BACKBONE, {"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(description(backbone, facts), indent=1))
+    head = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.head.state_dict().items()}
+    write_tensor_file(head, folder / HEAD, {"format": "pt"})
+    described = {"format": FORMAT, "format_version": VERSION, **asdict(about)}
+    (folder / ABOUT).write_text(json.dumps(described, indent=1) + "\n")
+
+
+def place_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make the folder ``path`` of what ``fill`` writes: whole or not at all, in place of what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in path.parent.glob(f"{TEMPORARY}*-{path.name}"):  # of a run that was killed
+        shutil.rmtree(old, ignore_errors=True)
+    fresh = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}")
+    fresh.mkdir()
+    try:
+        fill(fresh)
+        for file in fresh.rglob("*"):
+            flush(file)
+        if path.exists():
+            os.rename(path, fresh.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}"))
+        os.rename(fresh, path)
+        flush(path.parent)
+    finally:
+        for old in path.parent.glob(f"{TEMPORARY}*-{path.name}"):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of a classifier that ``path`` names: itself, a run's selected one, or its newest checkpoint."""
+    for folder in (path, path / "classifier"):
+        if (folder / ABOUT).is_file():
+            return folder
+    found = checkpoint_in(path) if path.is_dir() else None
+    if found is None or not (found / ABOUT).is_file():
+        raise FinetuneError(f"{path}: no {ABOUT} in it: give a run of `dinov3 finetune`, or its folder classifier")
+    return found
+
+
+def read_about(path: Path) -> About:
+    """What the classifier at ``path`` is. FinetuneError for a file that says something else."""
+    folder = folder_of(path)
+    return checked_about(read_json(folder / ABOUT), str(folder / ABOUT))
+
+
+def checked_about(content: Mapping[str, Any], source: str) -> About:
+    """Every field of the right type; unknown ones are of a newer program and refused."""
+    if content.get("format") != FORMAT or content.get("format_version") != VERSION:
+        raise FinetuneError(f"{source}: not a classifier of version {VERSION}")
+    kinds: dict[str, tuple[type, ...]] = {
+        **dict.fromkeys(("classes", "size", "step"), (int,)),
+        **dict.fromkeys(("pool", "label", "weights"), (str,)),
+        **{"stain": (bool,), "names": (list, type(None)), "temperature": (float, int, type(None))},
+    }
+    found = {k: v for k, v in content.items() if k not in ("format", "format_version")}
+    wrong = sorted(set(found) ^ set(kinds)) or sorted(k for k, v in found.items() if not isinstance(v, kinds[k]))
+    if wrong or found["pool"] not in ("cls", "mean", "cls+mean") or found["classes"] < 2 or found["size"] < 1:
+        raise FinetuneError(f"{source}: damaged, or of a newer program ({', '.join(wrong) or 'values'})")
+    return About(**found)
+
+
+def read_head(classifier: Classifier, path: Path) -> None:
+    """Fill the head from the classifier at ``path``. FinetuneError unless names and shapes are the same."""
+    folder = folder_of(path)
+    tensors, own = read_weights(folder / HEAD).tensors, classifier.head.state_dict()
+    there = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    here = {name: list(tensor.shape) for name, tensor in own.items()}
+    if there != here:
+        raise FinetuneError(
+            f"{folder / HEAD}: {there} does not fit {here}: it is of another backbone, pool or number of classes"
+        )
+    classifier.head.load_state_dict(tensors)
+
+
+def load_classifier(path: Path, backbone: Path | None = None) -> tuple[Classifier, About]:
+    """The classifier at ``path`` in eval mode on the CPU; ``backbone``: weights to put in the place of its own, such as a
+    compressed copy. Raises FinetuneError, WeightsError or CheckpointError."""
+    folder = folder_of(path)
+    about = read_about(folder)
+    loaded: Backbone = load_backbone(backbone or folder)
+    classifier = Classifier(loaded, about.classes, about.pool)
+    read_head(classifier, folder)
+    return classifier.eval(), about

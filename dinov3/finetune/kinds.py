@@ -1,0 +1,32 @@
+"""What can be fine-tuned: the key ``task`` of the YAML, and the module that has its ``KIND`` (a schema and a maker of jobs).
+
+Modules are named, not imported: a task of another room is no business of this one, and help is there at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from dinov3.config.errors import ConfigError
+from dinov3.config.yaml_file import read_yaml
+from dinov3.engine.command import Kind
+
+KINDS = {
+    "classify": "dinov3.finetune.classify",
+}
+DEFAULT = "classify"
+
+
+def kind_of(config: Path | None, overrides: Sequence[str]) -> Kind:
+    """The kind that ``task:`` of the file, or ``task=`` among the words, names. Raises ConfigError."""
+    name: object = DEFAULT if config is None else read_yaml(config).get("task", DEFAULT)
+    source = str(config)
+    for word in overrides:
+        if word.startswith("task="):
+            name, source = word.removeprefix("task="), "command line"
+    if not isinstance(name, str) or name not in KINDS:
+        raise ConfigError(source, "task", f"{name!r}: choose {', '.join(KINDS)}")
+    kind: Kind = import_module(KINDS[name]).KIND
+    return kind

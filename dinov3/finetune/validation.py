@@ -1,0 +1,84 @@
+"""What is looked at while a classifier trains: validation, which selects; and the scores of the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinov3.engine.look import Look, Row
+from dinov3.finetune.classifier_file import place_folder
+from dinov3.finetune.config import ClassifyConfig
+from dinov3.finetune.metrics import metrics
+from dinov3.finetune.results import RESULTS, finite, read_results, sentence_of
+from dinov3.finetune.scoring import Scored
+from dinov3.finetune.selection import PREFIX, best, drop_others, place_of
+from dinov3.runs.folder import RunFolder
+from dinov3.system.rows import read_rows
+
+if TYPE_CHECKING:
+    from dinov3.finetune.task import FinetuneTask
+
+
+@dataclass
+class Scene:
+    """A classifier after ``step`` steps, on every process."""
+
+    step: int
+    task: FinetuneTask
+    scored: Scored | None  # of validation; None: there is none, or it was measured before
+    conclude: Callable[[FinetuneTask], None]  # the scores of the end, on the main process
+
+
+class Validation(Look[Scene]):
+    """A row of metrics on validation, and the weights kept when they are the best so far."""
+
+    name = "validation"
+
+    def __init__(self, cfg: ClassifyConfig, run: RunFolder, period: int) -> None:
+        self.cfg, self.run, self.period = cfg, run, period
+
+    def measure(self, scene: Scene) -> dict[str, Any]:
+        if scene.scored is None:
+            return {}
+        found = metrics(scene.scored.probabilities(), scene.scored.labels)
+        row = {f"{PREFIX}{name}": finite(value) for name, value in found.items()}
+        row["val_images"] = len(scene.scored.labels)
+        metric, earlier = self.cfg.evaluation.select, read_rows(self.run.evaluation)
+        now = {"step": scene.step, **row}
+        if best([*earlier, now], metric) is now:
+            place_folder(place_of(self.run, scene.step), scene.task.products(copy=False))
+            drop_others(self.run, [*earlier, now], metric)
+        return row
+
+    def sentence(self, rows: Sequence[Row]) -> str | None:
+        metric = self.cfg.evaluation.select
+        found, validated = best(rows, metric), [row for row in rows if f"{PREFIX}{metric}" in row]
+        if found is None:
+            return None
+        last, value = validated[-1], found[f"{PREFIX}{metric}"]
+        shown = "not defined" if value is None else f"{value:.4f}"
+        return f"selected step {found['step']} of {last['step']}: validation {metric} {shown}"
+
+
+class Conclusion(Look[Scene]):
+    """The scores of the selected weights on validation and test, written when the run ends."""
+
+    name, in_rows = "conclusion", False
+
+    def due(self, step: int, *, ends: bool) -> bool:
+        return False
+
+    def finish(self, scene: Scene) -> None:
+        scene.conclude(scene.task)
+
+    def missing(self, run: RunFolder, saved_ns: int) -> list[str]:
+        path: Path = run.path / RESULTS
+        return [] if path.is_file() and path.stat().st_mtime_ns >= saved_ns else [RESULTS]
+
+
+def result_lines(run: RunFolder) -> list[str]:
+    """What a finished run says of its scores."""
+    path = run.path / RESULTS
+    return [sentence_of(read_results(path))] if path.is_file() else []

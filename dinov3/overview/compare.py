@@ -1,0 +1,173 @@
+"""``dinov3 compare RUN RUN …``: curves over one another, evaluations, what differs in the configs; one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinov3.config.changes import flatten
+from dinov3.config.errors import ConfigError
+from dinov3.config.output import check_output_file
+from dinov3.config.redaction import redacted
+from dinov3.config.schema import Config
+from dinov3.features.errors import FeatureError
+from dinov3.overview.status import RunStatus, status_of
+from dinov3.pictures.charts.inline import Charts
+from dinov3.pictures.curves import Panel, ending_in, line_of
+from dinov3.pictures.figures import figure, is_number, plans, shown
+from dinov3.pictures.page import page, table_of
+from dinov3.runs.folder import RunFolder
+from dinov3.runs.recorded import read_config
+from dinov3.system.columns import aligned
+from dinov3.system.errors import EXIT_DONE
+from dinov3.system.files import write_whole
+from dinov3.system.html import Html, markup
+from dinov3.system.paths import expanded
+from dinov3.system.rows import Row, read_rows
+
+OWN = {"train.output_dir"}  # every run has its own: no difference
+HIGHER = ("knn_accuracy", "linear_accuracy", "rankme")  # what the table ends with; a difference is shown
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the runs."""
+
+    name: str
+    status: RunStatus
+    rows: list[Row]
+    evaluations: list[Row]
+    config: Mapping[str, Any]  # flat: key -> value, secrets hidden
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dinov3 compare``."""
+    parser.description = "Runs beside each other on one HTML page: curves, evaluations, differences of the configs."
+    parser.add_argument("runs", type=expanded, nargs="+", metavar="RUN", help="two run folders or more")
+    parser.add_argument(
+        "--reference", type=expanded, metavar="RUN", help="the one that others are compared with (default: the first)"
+    )
+    parser.add_argument(
+        "--out", type=expanded, default=Path("compare.html"), help="file to write (default: compare.html)"
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Write the page, print the table of evaluations. Raises ConfigError and FeatureError."""
+    reference = args.reference or args.runs[0]
+    paths = list(dict.fromkeys([reference, *args.runs]))
+    if len(paths) < 2:
+        raise ConfigError("command line", "RUN", "is one run: give two or more, or `dinov3 report RUN` for one")
+    check_output_file(args.out, "--out")
+    runs = [read_run(path, name) for path, name in zip(paths, names_of(paths), strict=True)]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(args.out, compare_page(runs))
+    print(aligned([HEAD, *scores(runs)]))
+    print(args.out)
+    return EXIT_DONE
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """The last part of each path, more of it where two are the same."""
+    for parts in range(1, max(len(path.resolve().parts) for path in paths) + 1):
+        names = ["/".join(path.resolve().parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise ConfigError("command line", "RUN", "names one folder twice")
+
+
+def read_run(path: Path, name: str) -> Compared:
+    """FeatureError for a folder in which nothing was trained."""
+    run = RunFolder(path)
+    rows = read_rows(run.metrics)
+    if not rows:
+        raise FeatureError(f"{path}: no metrics.jsonl with a line in it: not the folder of a run that trained")
+    config, _ = read_config(run, Config)
+    return Compared(name, status_of(path), rows, read_rows(run.evaluation), flatten(redacted("", config or {})))
+
+
+def compare_page(runs: Sequence[Compared]) -> str:
+    """The page; the first run is the reference."""
+    charts = Charts()
+    title = " · ".join(run.name for run in runs)
+    parts = [
+        markup("<h1>{}</h1>", title),
+        markup('<p class="muted">Differences are to the first, {}.</p>', runs[0].name),
+        table_of(HEAD, scores(runs)),
+        markup("<h2>Curves</h2>{}", charts.add(panels_over(runs))),
+        markup("<h2>Config, where they differ</h2>{}", _differences(runs)),
+    ]
+    return page(title, parts, charts)
+
+
+def panels_over(runs: Sequence[Compared]) -> list[Panel]:
+    """A panel a figure, a line a run; figures that no run has are left out."""
+    panels = []
+    terms, norms = (ending_in(ending, *(run.rows for run in runs)) for ending in ("_loss", "_grad_norm"))
+    for plan in plans(terms, norms):
+        for key in plan.keys:
+            over = "step" if plan.evaluations else "iteration"
+            lines = {run.name: line_of(run.evaluations if plan.evaluations else run.rows, over, key) for run in runs}
+            lines = {name: line for name, line in lines.items() if line[0]}
+            if lines:
+                about = figure(key)
+                title = plan.title if len(plan.keys) == 1 else f"{plan.title}: {about.label}"
+                panels.append(Panel(title, about.meaning or plan.note, lines, dots=plan.evaluations))
+    return panels
+
+
+HEAD = ("run", "state", "steps", "loss", *(figure(key).label for key in HIGHER), "images/s")
+
+
+def scores(runs: Sequence[Compared]) -> list[list[str]]:
+    """A row a run: loss, what was measured first and last, and how far the last is from the reference's."""
+    return [_score(run, runs[0]) for run in runs]
+
+
+def _score(run: Compared, reference: Compared) -> list[str]:
+    speeds = sorted(row["images_per_second"] for row in run.rows if is_number(row.get("images_per_second")))
+    status = run.status
+    return [
+        run.name,
+        status.state,
+        f"{status.step:,}" + (f" of {status.steps:,}" if status.steps is not None else ""),
+        "not finite" if status.loss is None else f"{status.loss:.4f}",
+        *(_first_to_last(key, run, None if run is reference else reference) for key in HIGHER),
+        f"{speeds[len(speeds) // 2]:,.1f}" if speeds else "",
+    ]
+
+
+def _first_to_last(key: str, run: Compared, reference: Compared | None) -> str:
+    values, theirs = _values(key, run), _values(key, reference) if reference is not None else []
+    if not values:
+        return ""
+    text = shown(key, values[0]) if len(values) == 1 else f"{shown(key, values[0])} → {shown(key, values[-1])}"
+    unit = f" {figure(key).unit}" if figure(key).unit else ""
+    apart = f" ({figure(key).scale * (values[-1] - theirs[-1]):+.4g})" if theirs else ""
+    return f"{text}{unit}{apart}"
+
+
+def _values(key: str, run: Compared) -> list[float]:
+    return [row[key] for row in run.evaluations if is_number(row.get(key))]
+
+
+def differences(runs: Sequence[Compared]) -> dict[str, list[Any]]:
+    """Key -> its value in each run, of keys that are not the same in all."""
+    keys = dict.fromkeys(key for run in runs for key in run.config)
+    found = {key: [run.config.get(key) for run in runs] for key in keys if key not in OWN}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+
+
+def _differences(runs: Sequence[Compared]) -> Html:
+    found = differences(runs)
+    if not found:
+        return markup('<p class="muted">{}</p>', "Nowhere.")
+    body = [
+        [markup("<code>{}</code>", key), *(json.dumps(value, ensure_ascii=False) for value in values)]
+        for key, values in found.items()
+    ]
+    return table_of(("key", *(run.name for run in runs)), body)

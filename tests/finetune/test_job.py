@@ -1,0 +1,108 @@
+"""A fine-tuning run has everything the trainer has: bit-exact resume, several processes, one line for what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinov3.finetune.classifier_file import load_classifier
+from dinov3.finetune.predictions import read_predictions
+from dinov3.finetune.results import read_results
+from dinov3.system.rows import read_rows
+from tests.faults.runs import Launcher, final_state, launcher
+from tests.finetune import tiny
+
+MAIN = "tests.finetune.tiny:main"
+METHODS = {
+    "fullft": {"augment__preset": "histology", "train__label_smoothing": 0.1, "optim__layerwise_decay": 0.8},
+    "lora": {"model__method": "lora", "lora__dropout": 0.1, "model__train_norms_bias": "both"},
+    "head_only": {"model__method": "head_only", "optim__lr": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    with launcher(tmp_path_factory.mktemp("finetune") / "images") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_weights(tmp_path_factory.mktemp("weights") / "w")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("fault", ["step@4", "committed@3"])
+def test_killed_it_goes_on_bit_for_bit_with_the_same_selection_and_scores(
+    runs: Launcher, weights: Path, tmp_path: Path, method: str, fault: str
+) -> None:
+    words = tiny.words(weights, **METHODS[method])
+    assert runs.run(tmp_path / "whole", main=MAIN, words=words) == [0]
+    assert runs.run(tmp_path / "killed", main=MAIN, words=words, fault=fault) == [-9]
+    assert runs.run(tmp_path / "killed", main=MAIN, words=words) == [0]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert final_state(killed) == final_state(whole)
+    assert read_rows(killed / "evaluation.jsonl") == read_rows(whole / "evaluation.jsonl")
+    first, second = (read_results(run / "results.json") for run in (whole, killed))
+    assert {**first, "run": ""} == {**second, "run": ""}
+    assert [p.name for p in (whole / "selected").iterdir()] == [p.name for p in (killed / "selected").iterdir()]
+
+
+def test_it_goes_on_when_the_first_weights_are_gone(runs: Launcher, weights: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(weights, tmp_path / "copy")
+    words = tiny.words(copy, **METHODS["head_only"])
+    assert runs.run(tmp_path / "run", main=MAIN, words=words, fault="step@4") == [-9]
+    shutil.rmtree(copy)
+    assert runs.run(tmp_path / "run", main=MAIN, words=words) == [0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_score_what_one_does(runs: Launcher, weights: Path, tmp_path: Path, method: str) -> None:
+    changes = {**METHODS[method], "lora__dropout": 0}
+    for ranks in (1, 2):
+        words = tiny.words(weights, ranks=ranks, **changes)
+        assert runs.run(tmp_path / str(ranks), ranks=ranks, main=MAIN, words=words) == [0] * ranks
+    one, two = (read_rows(tmp_path / name / "evaluation.jsonl") for name in ("1", "2"))
+    assert [row["step"] for row in one] == [row["step"] for row in two] == [0, 2, 4, 6, 8]
+    for before, after in zip(one, two, strict=True):
+        assert before.keys() == after.keys()
+        assert np.allclose([*before.values()], [*after.values()], rtol=0, atol=1e-6)
+
+
+def test_parts_of_a_step_are_one_batch(runs: Launcher, weights: Path, tmp_path: Path) -> None:
+    whole = tiny.words(weights)
+    parts = tiny.words(weights, train__batch_size_per_gpu=5, train__gradient_accumulation_steps=2)
+    for name, words in (("whole", whole), ("parts", parts)):
+        assert runs.run(tmp_path / name, main=MAIN, words=words) == [0]
+    one, two = (read_rows(tmp_path / name / "evaluation.jsonl")[-1] for name in ("whole", "parts"))
+    assert np.allclose([*one.values()], [*two.values()], rtol=0, atol=1e-5)
+
+
+def test_what_is_left_is_a_classifier_whose_predictions_are_in_the_table(
+    runs: Launcher, weights: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = tiny.words(weights, evaluation__tta="true", **METHODS["lora"])
+    assert runs.run(run, main=MAIN, words=words) == [0]
+    results, rows = read_results(run / "results.json"), read_rows(run / "evaluation.jsonl")
+    best = max(rows, key=lambda row: (row["val_AUROC"], -row["val_NLL"]))
+    assert results["step"] == best["step"]
+    assert results["label"] == "LoRA+norms/bias"
+    found = read_predictions(run / "predictions.csv")
+    assert sorted(found) == [("run", "test"), ("run", "validation")]
+    test = results["sets"]["test"]["scores"]["AUROC"]
+    assert test["low"] <= test["value"] <= test["high"]
+    classifier, about = load_classifier(run)
+    assert (about.classes, about.size, about.step) == (2, 16, best["step"])
+    assert not [name for name, _ in classifier.named_parameters() if "lora" in name]
+    assert {p.name for p in (run / "classifier" / "adapters").iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+    }
+    assert (run / "roc_pr_reliability.png").read_bytes()[:4] == b"\x89PNG"
+    assert runs.run(run, main=MAIN, words=words) == [0]  # finished: it says so and changes nothing
+    assert read_results(run / "results.json") == results
