@@ -21,9 +21,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.synthetic_step import Recipe
-from dinov3.plan.estimate import plan
+from dinov3.plan.counting import on_the_wire
+from dinov3.plan.depth import cost_of_step
 from dinov3.system.cards import CARDS, card
 from dinov3.system.rows import append_row
+from dinov3.train.flops import flops_an_image
 
 HERE = Path(__file__).resolve().parent
 BASE = {"batch": 4, "global-size": 112, "local-size": 48, "prototypes": 4096, "processes": 1}
@@ -69,25 +71,26 @@ def measured(point: dict[str, Any], steps: int, arch: str) -> dict[str, Any]:
 
 def planned(gpus: int, arch: str, batch: int, name: str) -> dict[str, Any]:
     """One number of GPUs: the same images on each, so the batch grows with them."""
-    recipe = Recipe(arch=arch, batch=batch, drop_path=0.3 if arch != "vit_small" else 0.1)
-    known = card(name)
-    made = plan(recipe.config(), card=known, gpus=gpus, per_machine=8, dtype=torch.bfloat16, share=SHARE)
-    assert made.seconds_a_step is not None
-    sending = made.sent_bytes / NETWORK
+    cfg, known = Recipe(arch=arch, batch=batch, drop_path=0.1 if arch == "vit_small" else 0.3).config(), card(name)
+    assert known is not None
+    cost = cost_of_step(cfg, dtype=torch.bfloat16, processes=gpus)
+    computing = flops_an_image(cfg) * batch / (SHARE * known.tflops * 1e12)
+    sent = sum(on_the_wire(kind) * count for kind, count in cost.sent.items())
+    sending, images = sent / NETWORK, batch * gpus
     return {
         "arch": arch,
         "card": name,
         "gpus": gpus,
         "images_of_a_gpu": batch,
-        "images_a_step": made.images,
-        "sharding": made.cost.strategy,
-        "peak_gib": round(made.cost.peak_bytes / 2**30, 2),
-        "sent_gb": round(made.sent_bytes / 1e9, 3),
-        "collectives": sum(made.cost.sent.values()),
-        "seconds_computing": round(made.seconds_a_step, 4),
+        "images_a_step": images,
+        "sharding": cost.strategy,
+        "peak_gib": round(cost.peak_bytes / 2**30, 2),
+        "sent_gb": round(sent / 1e9, 3),
+        "collectives": sum(cost.sent.values()),
+        "seconds_computing": round(computing, 4),
         "seconds_sending": round(sending, 4),
-        "images_per_second_hidden": round(made.images / max(made.seconds_a_step, sending)),
-        "images_per_second_unhidden": round(made.images / (made.seconds_a_step + sending)),
+        "images_per_second_hidden": round(images / max(computing, sending)),
+        "images_per_second_unhidden": round(images / (computing + sending)),
     }
 
 

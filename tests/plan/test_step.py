@@ -155,13 +155,12 @@ run_step(real_step(large("small")))  # what the program itself takes, and its ca
 memory = PeakMemory(torch.device("cpu"))
 before = memory._resident()
 made = real_step(cfg)
-for _ in range(2):
-    run_step(made)
+run_step(made)
 print(memory.close() - before)
 """
 LARGE: dict[str, dict[str, object]] = {
     "small": {"train__batch_size_per_gpu": 2},
-    "wide": {"student__embed_dim": 384, "student__num_heads": 6, "student__depth": 6, "train__batch_size_per_gpu": 32},
+    "wide": {"student__embed_dim": 384, "student__num_heads": 6, "student__depth": 4, "train__batch_size_per_gpu": 16},
     "heads": {"dino__head_n_prototypes": 32768, "ibot__head_n_prototypes": 32768, "train__batch_size_per_gpu": 16},
 }
 
@@ -175,7 +174,7 @@ def large(name: str) -> Config:
 @pytest.mark.parametrize("name", ["wide", "heads"])
 def test_the_peak_is_within_a_tenth_of_what_a_step_took_on_a_cpu(name: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, name], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, "-c", MEASURE, name], cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800
     )
     assert done.returncode == 0, done.stderr
     measured = float(done.stdout) * 2**30
