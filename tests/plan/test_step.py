@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed.tensor.debug import CommDebugMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dinov3.config.schema import Config
@@ -50,9 +49,6 @@ def count_in_a_real_group(folder: Path, *, strategy: str, processes: int, change
     made, counting = real_step(config(strategy, **changes)), Counting()
     with counting:
         run_step(made)
-    with CommDebugMode() as torchs:  # another counter, which knows numbers and no bytes
-        run_step(made)
-    assert sum(counting.count.sent.values()) == torchs.get_total_counts()
     if torch.distributed.get_rank() == 0:
         rows = sorted([*sent, count] for sent, count in counting.count.sent.items())
         (folder / name_of(strategy, processes, changes)).write_text(json.dumps(rows))
