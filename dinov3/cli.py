@@ -79,7 +79,7 @@ GROUPS = {
         "finetune": (
             "dinov3.finetune.command",
             "a classifier on a backbone: the head, LoRA or everything, from a YAML",
-            "finetune --config-file pcam_lora train.weights=runs/photos",
+            "finetune --config-file pcam_lora model.weights=runs/photos",
         ),
         "pcam": (
             "dinov3.finetune.pcam_command",

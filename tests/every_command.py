@@ -20,6 +20,8 @@ from tests.train.tiny import overrides
 UMLAUTS = "Größe – ∅"  # in the name of an image and of a folder: neither Latin-1 nor ASCII has all of them
 DA3 = ("da3.enabled=true", "da3.random_init=true", "da3.variant=small", "da3.projector_hidden_dim=64")
 
+TUNED = ("model.size=32", "optim.epochs=1", "train.batch_size_per_gpu=10", "train.num_workers=1", "train.device=cpu")
+
 
 def images(folder: Path) -> None:
     """Two classes of ten images."""
@@ -76,6 +78,11 @@ def commands(at: str) -> list[list[str]]:
         ["dit", "extract", *frozen[:2], "--side", "32", "--batch-size", "8", "--data", data, "--out", f"{at}/shards"],
         ["dit", "verify", f"{at}/shards"],
         ["compress", run, "--quantize", "bf16", "--out", f"{at}/small.safetensors"],
+        ["finetune", "--output-dir", f"{at}/tuned", f"model.weights={run}", *TUNED, f"train.dataset_path={data}"],
+        ["finetune", "evaluate", f"{at}/tuned", "--data", data, "--out", f"{at}/scores"],
+        ["finetune", "report", f"{at}/tuned", f"{at}/scores", "--out", f"{at}/tuned.html"],
+        ["pcam", "synth", "--out", f"{at}/pcam", "--n", "8", "--size", "16"],
+        ["pcam", "verify", "--out", f"{at}/pcam"],
         ["models"],
         ["models", run],
         ["da3-check", "--config-file", yaml, "--out", f"{at}/da3.png", *small, *DA3],

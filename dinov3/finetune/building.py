@@ -63,7 +63,7 @@ def build_classifier(cfg: ClassifyConfig, start: Start, classes: int, names: lis
         read_head(classifier, head)
         lines.append(f"head       {head}")
     try:
-        if model.adapters and start.found is None:
+        if model.adapters:  # also of a run that goes on: their shapes are the file's
             read_adapters(backbone, expanded(model.adapters))
             lines.append(f"LoRA       {model.adapters}")
         lines += choose_what_trains(classifier, model, cfg.lora, cfg.train.seed)

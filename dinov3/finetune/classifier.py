@@ -13,7 +13,7 @@ from dinov3.contracts import Features
 from dinov3.engine.optim import EMBEDDINGS, ParamGroup, parameter_rows
 from dinov3.finetune.config import AdapterConfig, ClassifierConfig, FinetuneOptimConfig
 from dinov3.models.backbone import Backbone
-from dinov3.models.lora import LowRank, add_lora
+from dinov3.models.lora import LowRank, adapters_of, add_lora
 
 HEAD_STD = 0.01  # of a new head's weights: its first probabilities are nearly equal
 MLP_LAYERS = ("fc1", "fc2", "w1", "w2", "w3")
@@ -63,11 +63,13 @@ class Classifier(nn.Module):
 def choose_what_trains(classifier: Classifier, cfg: ClassifierConfig, lora: AdapterConfig, seed: int) -> list[str]:
     """Freeze, and add adapters, as ``model.method`` and ``model.train_norms_bias`` say; lines of what was done.
 
-    ValueError for targets that name no layer.
+    Adapters that are there already stay. ValueError for targets that name no layer.
     """
     backbone, lines = classifier.backbone, []
     backbone.requires_grad_(cfg.method == "fullft")
-    if cfg.method == "lora":
+    for adapter in adapters_of(backbone).values():
+        adapter.requires_grad_(True)
+    if cfg.method == "lora" and not adapters_of(backbone):
         generator = torch.Generator(next(backbone.parameters()).device).manual_seed(seed)
         targets = [*lora.targets, *(mlp_layers(backbone) if lora.mlp else [])]
         trained = add_lora(

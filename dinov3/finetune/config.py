@@ -29,7 +29,11 @@ class ClassifierConfig:
         "none", "of the backbone, with head_only and lora: norms (and LayerScale), biases, or both train too"
     )
     head: str = key("", "classifier whose head is where training begins; empty: a new head", path=True)
-    adapters: str = key("", "folder of LoRA adapters in peft's layout to begin with; empty: new ones", path=True)
+    adapters: str = key(
+        "",
+        "adapters in peft's layout to begin with: rank, alpha and layers are theirs; empty: new ones as `lora` says",
+        path=True,
+    )
 
 
 @dataclass

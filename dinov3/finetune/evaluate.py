@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,14 +10,25 @@ from dinov3.config.output import check_output_folder
 from dinov3.data.decode import Reading
 from dinov3.distributed.context import choose_device
 from dinov3.engine.precision import resolve
-from dinov3.finetune.classifier_file import folder_of, load_classifier
+from dinov3.finetune.classifier import Classifier
+from dinov3.finetune.classifier_file import About, folder_of, load_classifier
 from dinov3.finetune.curves import draw_curves
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.labelled import LabelledSet, checked_labels, open_labelled, renumbered
 from dinov3.finetune.metrics import metrics
 from dinov3.finetune.predictions import Predicted, write_predictions
-from dinov3.finetune.results import CALIBRATED, CURVES, FORMAT, PREDICTIONS, RESULTS, finite, scores, sentence_of
-from dinov3.finetune.scoring import Scorer
+from dinov3.finetune.results import (
+    CALIBRATED,
+    CURVES,
+    FORMAT,
+    PREDICTIONS,
+    RESULTS,
+    Results,
+    finite,
+    scores,
+    sentence_of,
+)
+from dinov3.finetune.scoring import Scored, Scorer
 from dinov3.finetune.views import Views
 from dinov3.models.int8 import weights_in
 from dinov3.system.bars import Bar
@@ -44,11 +55,25 @@ def evaluate(asked: Asked) -> int:
     """Write ``results.json``, ``predictions.csv`` and the curves into ``asked.out``; print the line of the scores."""
     check_output_folder(asked.out, "--out")
     classifier, about = load_classifier(asked.classifier, asked.backbone)
-    statistics = cast(Any, classifier.backbone).preprocess
-    if about.size % classifier.backbone.stride:
-        raise FinetuneError(
-            f"{asked.backbone}: a patch of {classifier.backbone.stride} px does not divide {about.size}"
-        )
+    one = _scored(asked, classifier, about)
+    p = one.probabilities()
+    results = _results(asked, classifier, about, one)
+    name: str = results["run"]
+    asked.out.mkdir(parents=True, exist_ok=True)
+    write_predictions(asked.out / PREDICTIONS, name, asked.part, Predicted(p, one.labels, one.images))
+    if about.classes == 2:
+        with replacing(asked.out / f"{CURVES}.png") as fresh:
+            draw_curves({name: (p, one.labels)}, fresh)
+    write_json(asked.out / RESULTS, results)
+    print(sentence_of(results))
+    return 0
+
+
+def _scored(asked: Asked, classifier: Classifier, about: About) -> Scored:
+    backbone = classifier.backbone
+    statistics = cast(Any, backbone).preprocess
+    if about.size % backbone.stride:
+        raise FinetuneError(f"{asked.backbone}: a patch of {backbone.stride} px does not divide {about.size}")
     white = statistics.get("value_range")
     reading = Reading() if white is None else Reading(value_range=(white[0], white[1]))
     views = Views(about.size, tuple(statistics["mean"]), tuple(statistics["std"]), reading, stain=about.stain)
@@ -56,20 +81,21 @@ def evaluate(asked: Asked) -> int:
     precision = resolve("bf16", choose_device(asked.device))
     scorer = Scorer(views, precision, batch=asked.batch, threads=cores())
     with Bar(len(labelled), about=asked.part, unit="images") as bar:
-        one = scorer.score(
-            classifier.to(precision.device), labelled, range(len(labelled)), tta=asked.tta, count=bar.update
-        )
-    p = one.probabilities()
+        images = range(len(labelled))
+        return scorer.score(classifier.to(precision.device), labelled, images, tta=asked.tta, count=bar.update)
+
+
+def _results(asked: Asked, classifier: Classifier, about: About, one: Scored) -> Results:
     part: dict[str, Any] = {
         "data": asked.data,
         "images": len(one.labels),
-        "left_out": [bad.__dict__ for bad in one.skipped],
-        "scores": scores(p, one.labels, resamples=asked.bootstrap, seed=0),
+        "left_out": [asdict(bad) for bad in one.skipped],
+        "scores": scores(one.probabilities(), one.labels, resamples=asked.bootstrap, seed=0),
     }
     if about.temperature is not None:
         after = metrics(one.probabilities(about.temperature), one.labels)
         part["calibrated"] = {name: finite(after[name]) for name in CALIBRATED}
-    results = {
+    return {
         "format": FORMAT,
         "run": asked.out.resolve().name,
         "label": about.label if asked.backbone is None else f"{about.label}, {asked.backbone.name}",
@@ -85,14 +111,6 @@ def evaluate(asked: Asked) -> int:
         "parameters": weights_in(classifier),
         "sets": {asked.part: part},
     }
-    asked.out.mkdir(parents=True, exist_ok=True)
-    write_predictions(asked.out / PREDICTIONS, results["run"], asked.part, Predicted(p, one.labels, one.images))
-    if about.classes == 2:
-        with replacing(asked.out / f"{CURVES}.png") as fresh:
-            draw_curves({results["run"]: (p, one.labels)}, fresh)
-    write_json(asked.out / RESULTS, results)
-    print(sentence_of(results))
-    return 0
 
 
 def _labelled(text: str, names: list[str] | None, classes: int) -> LabelledSet:

@@ -27,6 +27,7 @@ MIRRORS = ("https://zenodo.org/records/2546921/files/{name}.gz?download=1",)
 SIZES = {"train": 262_144, "valid": 32_768, "test": 32_768}  # images
 CHUNK = 1 << 20  # bytes read at once
 SIDE = 96  # px
+BESIDE = 5  # large nuclei around the middle of every image
 CENTRE = 32  # px of the middle square that decides the class, as in the real set
 
 
@@ -162,7 +163,8 @@ def _sha256(path: Path) -> str:
 
 
 def synthesise(out: Path, counts: dict[str, int], *, size: int, seed: int, classes: int = 2) -> None:
-    """Made tissue in the official format: pink noise with nuclei; the centre of class 1 is crowded with large dark ones.
+    """Made tissue in the official format: pink noise with nuclei, some large ones around the middle of every image; those
+    in the middle follow the Poisson law of 1 in class 0, of 9 in class 1. Who counts them perfectly has an AUROC of 0.997.
 
     A function of (seed, split, index). ``classes`` above 2: so many crowds, from none to all.
     """
@@ -187,13 +189,17 @@ def synthesise(out: Path, counts: dict[str, int], *, size: int, seed: int, class
 
 
 def tissue(rng: np.random.Generator, size: int, crowd: float) -> NDArray[np.uint8]:
-    """``[size, size, 3]``; ``crowd`` from 0 to 1: how full of nuclei the middle is."""
+    """``[size, size, 3]``; ``crowd`` from 0 to 1: how many of the large nuclei are in the middle."""
     coarse = rng.normal(size=(size // 4 + 1, size // 4 + 1, 1)).repeat(4, 0).repeat(4, 1)[:size, :size]
     image = np.array([222.0, 165.0, 200.0]) + 14 * coarse + rng.normal(0, 6, (size, size, 3)) + rng.normal(0, 8, 3)
     scale, middle = size / SIDE, CENTRE * size / SIDE / 2
     across = np.arange(size) - (size - 1) / 2
     places = [(*rng.uniform(-size / 2, size / 2, 2), rng.uniform(2, 4) * scale) for _ in range(14)]
-    places += [(*rng.uniform(-middle, middle, 2), rng.uniform(3, 5.5) * scale) for _ in range(round(14 * crowd))]
+    for _ in range(BESIDE):
+        angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(1.3, 2.2) * middle
+        places.append((far * np.sin(angle), far * np.cos(angle), rng.uniform(2.5, 5) * scale))
+    for _ in range(rng.poisson(1 + 8 * crowd)):  # the classes overlap: nobody can be right always
+        places.append((*rng.uniform(-middle, middle, 2), rng.uniform(2.5, 5) * scale))
     for y, x, radius in places:
         inside = (across[:, None] - y) ** 2 + (across[None] - x) ** 2 < max(radius, 0.7) ** 2
         image[inside] = np.array([110.0, 60.0, 140.0]) + rng.normal(0, 10, 3)

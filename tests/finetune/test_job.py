@@ -30,17 +30,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_weights(tmp_path_factory.mktemp("weights") / "w")
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("fault", ["step@4", "committed@3"])
 def test_killed_it_goes_on_bit_for_bit_with_the_same_selection_and_scores(
-    runs: Launcher, weights: Path, tmp_path: Path, method: str, fault: str
+    runs: Launcher, at: Path, tmp_path: Path, method: str, fault: str
 ) -> None:
-    words = tiny.words(weights, **METHODS[method])
+    words = tiny.words(at, **METHODS[method])
     assert runs.run(tmp_path / "whole", main=MAIN, words=words) == [0]
     assert runs.run(tmp_path / "killed", main=MAIN, words=words, fault=fault) == [-9]
     assert runs.run(tmp_path / "killed", main=MAIN, words=words) == [0]
@@ -52,19 +47,19 @@ def test_killed_it_goes_on_bit_for_bit_with_the_same_selection_and_scores(
     assert [p.name for p in (whole / "selected").iterdir()] == [p.name for p in (killed / "selected").iterdir()]
 
 
-def test_it_goes_on_when_the_first_weights_are_gone(runs: Launcher, weights: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(weights, tmp_path / "copy")
-    words = tiny.words(copy, **METHODS["head_only"])
+def test_it_goes_on_when_the_first_weights_are_gone(runs: Launcher, at: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(at / "weights", tmp_path / "copy")
+    words = tiny.words(at, model__weights=copy, **METHODS["head_only"])
     assert runs.run(tmp_path / "run", main=MAIN, words=words, fault="step@4") == [-9]
     shutil.rmtree(copy)
     assert runs.run(tmp_path / "run", main=MAIN, words=words) == [0]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_score_what_one_does(runs: Launcher, weights: Path, tmp_path: Path, method: str) -> None:
+def test_two_processes_score_what_one_does(runs: Launcher, at: Path, tmp_path: Path, method: str) -> None:
     changes = {**METHODS[method], "lora__dropout": 0}
     for ranks in (1, 2):
-        words = tiny.words(weights, ranks=ranks, **changes)
+        words = tiny.words(at, ranks=ranks, **changes)
         assert runs.run(tmp_path / str(ranks), ranks=ranks, main=MAIN, words=words) == [0] * ranks
     one, two = (read_rows(tmp_path / name / "evaluation.jsonl") for name in ("1", "2"))
     assert [row["step"] for row in one] == [row["step"] for row in two] == [0, 2, 4, 6, 8]
@@ -73,9 +68,9 @@ def test_two_processes_score_what_one_does(runs: Launcher, weights: Path, tmp_pa
         assert np.allclose([*before.values()], [*after.values()], rtol=0, atol=1e-6)
 
 
-def test_parts_of_a_step_are_one_batch(runs: Launcher, weights: Path, tmp_path: Path) -> None:
-    whole = tiny.words(weights)
-    parts = tiny.words(weights, train__batch_size_per_gpu=5, train__gradient_accumulation_steps=2)
+def test_parts_of_a_step_are_one_batch(runs: Launcher, at: Path, tmp_path: Path) -> None:
+    whole = tiny.words(at)
+    parts = tiny.words(at, train__batch_size_per_gpu=5, train__gradient_accumulation_steps=2)
     for name, words in (("whole", whole), ("parts", parts)):
         assert runs.run(tmp_path / name, main=MAIN, words=words) == [0]
     one, two = (read_rows(tmp_path / name / "evaluation.jsonl")[-1] for name in ("whole", "parts"))
@@ -83,10 +78,10 @@ def test_parts_of_a_step_are_one_batch(runs: Launcher, weights: Path, tmp_path: 
 
 
 def test_what_is_left_is_a_classifier_whose_predictions_are_in_the_table(
-    runs: Launcher, weights: Path, tmp_path: Path
+    runs: Launcher, at: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    words = tiny.words(weights, evaluation__tta="true", **METHODS["lora"])
+    words = tiny.words(at, evaluation__tta="true", **METHODS["lora"])
     assert runs.run(run, main=MAIN, words=words) == [0]
     results, rows = read_results(run / "results.json"), read_rows(run / "evaluation.jsonl")
     best = max(rows, key=lambda row: (row["val_AUROC"], -row["val_NLL"]))

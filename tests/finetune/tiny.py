@@ -1,4 +1,4 @@
-"""A fine-tuning run of seconds: a backbone of one block, sixteen pixels, two classes of made images."""
+"""A fine-tuning run of seconds: a backbone of one block, sixteen pixels, two classes of made tissue."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from dinov3.finetune.classify import KIND
+from dinov3.finetune.pcam import synthesise
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.weights.own import write_backbone
 
-TRAIN = "Synthetic:n=40:size=16:classes=2"
-VALIDATION, TEST = f"{TRAIN}:seed=1", f"{TRAIN}:seed=2"
+COUNTS = {"train": 40, "valid": 24, "test": 24}
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "size": 16}
 
 
@@ -30,19 +30,27 @@ def write_weights(folder: Path, **settings: object) -> Path:
     return folder
 
 
-def words(weights: Path, *, ranks: int = 1, **changes: object) -> list[str]:
-    """Keys of a run of 8 steps; ``changes`` with ``__`` for the dot."""
+def prepare(folder: Path) -> Path:
+    """Made tissue of 16 px and a backbone."""
+    synthesise(folder / "pcam", COUNTS, size=16, seed=0)
+    write_weights(folder / "weights")
+    return folder
+
+
+def words(at: Path, *, ranks: int = 1, **changes: object) -> list[str]:
+    """Keys of a run of 8 steps on what ``prepare(at)`` has made; ``changes`` with ``__`` for the dot."""
+    train, validation, test = (f"PCam:root={at}/pcam:split={split}" for split in COUNTS)
     settings: dict[str, object] = {
-        "model__weights": weights,
+        "model__weights": at / "weights",
         "model__method": "fullft",
-        "train__dataset_path": TRAIN,
+        "train__dataset_path": train,
         "train__batch_size_per_gpu": 10 // ranks,
         "train__num_workers": 1,
         "train__log_every": 1,
         "train__device": "cpu",
         "optim__epochs": 2,
-        "evaluation__validation": VALIDATION,
-        "evaluation__test": TEST,
+        "evaluation__validation": validation,
+        "evaluation__test": test,
         "evaluation__bootstrap": 20,
         "evaluation__period": 2,
         "checkpointing__period": 3,
