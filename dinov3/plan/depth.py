@@ -53,8 +53,8 @@ def extended(low: StepCost, high: StepCost, depth: int, whole: Choice, processes
         return {kind: further(a.get(kind, 0), b.get(kind, 0)) for kind in {**a, **b}}
 
     a, b = (Counter(cost.sent) for cost in (low, high))
-    for cost, sent in ((low, a), (high, b)):
-        sent.subtract(cost.gradient_sums)
+    a.subtract(low.gradient_sums)
+    b.subtract(high.gradient_sums)
     sent: Counter[Sent] = Counter({kind: further(a[kind], b[kind]) for kind in {*a, *b}})
     sums = gradient_sums(whole.trained, whole.parallel, processes)
     return StepCost(

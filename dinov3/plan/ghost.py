@@ -88,7 +88,7 @@ def choice(cfg: Config, *, dtype: torch.dtype, processes: int, per_machine: int)
     prepare_to_continue_without_values(model)
     with group_of(processes):
         parallel = decided(cfg, model.precision, model.student, model._frozen(), min(per_machine, processes))
-    frozen = [parameter for part in model._frozen() for parameter in part.parameters()]
+    frozen: list[Tensor] = [parameter for part in model._frozen() for parameter in part.parameters()]
     return Choice(parallel, list(model.student.parameters()), frozen)
 
 
