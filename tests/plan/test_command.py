@@ -64,7 +64,7 @@ def test_an_option_that_means_nothing_is_refused(words: list[str], capsys: pytes
 
 
 def test_shards_are_cut_along_the_first_dimension_and_none_is_larger_than_the_first() -> None:
-    one, other = torch.empty(1, 1, 56), torch.empty(65, 31)
+    one, other = torch.empty(1, 1, 56), torch.empty(65, 31, requires_grad=True)
     assert shard(one, 4) == 56
     assert shard(other, 4) == 17 * 31
     rows = {state.strategy: state for state in states([other], [one], 4, 2)}
