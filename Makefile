@@ -4,16 +4,32 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo yaml docs-pictures lint format test test-nightly test-slurm hooks clean
+.PHONY: help setup tests docs dist demo yaml docs-pictures lint format test test-nightly test-slurm hooks clean
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: $(VENV)/.installed ## a virtual environment in .venv with everything tests need
+setup: $(VENV)/.installed ## a virtual environment in .venv with the program
+
+# uv, where it is installed, does the same in less time
+UV := $(shell command -v uv)
+ifdef UV
+INSTALL = VIRTUAL_ENV=$(VENV) uv pip install
+MAKE_VENV = uv venv --allow-existing --seed --python $(PYTHON) $(VENV)
+else
+INSTALL = $(BIN)/pip install --progress-bar on
+MAKE_VENV = $(PYTHON) -m venv $(VENV)
+endif
 
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --progress-bar on --editable '.[test]'
+	$(MAKE_VENV)
+	$(INSTALL) --editable .
 	touch $@
+
+$(VENV)/.tests: $(VENV)/.installed
+	$(INSTALL) --editable '.[test,docs,notebooks]'
+	touch $@
+
+tests: $(VENV)/.tests ## what the tests need, too
 
 demo: setup ## train on made images for some minutes; k-NN accuracy before and after
 	$(BIN)/python -m dinov3.train --config-file configs/train/demo_cpu.yaml --output-dir runs/demo
@@ -21,15 +37,24 @@ demo: setup ## train on made images for some minutes; k-NN accuracy before and a
 yaml: setup ## write the two YAMLs that are made from the schema anew
 	$(BIN)/python -m dinov3.config.about.default_yaml configs
 
+docs: tests ## the documentation as a site, in site/
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/mkdocs build --quiet
+	@echo site/index.html
+
+dist: setup ## wheel and sdist, in dist/
+	$(INSTALL) build
+	$(BIN)/python -m build
+
 docs-pictures: setup ## draw the rooms of docs/architecture.md anew
 	$(BIN)/python docs/rooms.py
 
-lint: setup ## ruff and mypy
+lint: tests ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup ## let ruff mend what it can
+format: tests ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -37,10 +62,10 @@ format: setup ## let ruff mend what it can
 test: lint ## everything fast
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
-test-nightly: setup ## everything slow
+test-nightly: tests ## everything slow
 	$(BIN)/python -m pytest -m nightly --timeout 3600
 
-test-slurm: setup ## a real SLURM of two nodes on this machine (root, Debian's slurm-wlm)
+test-slurm: tests ## a real SLURM of two nodes on this machine (root, Debian's slurm-wlm)
 	$(BIN)/python -m pytest tests/slurm -m nightly --timeout 3600
 
 hooks: setup ## lint before every commit

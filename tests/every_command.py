@@ -17,7 +17,9 @@ from PIL import Image
 
 from tests.train.tiny import overrides
 
-UMLAUTS = "Größe – ∅"  # in the name of an image and of a folder: neither Latin-1 nor ASCII has all of them
+# In the name of an image and of a folder: neither Latin-1 nor ASCII has all of them. As a command line has it, under
+# LANG=C too, where Python takes names for ASCII.
+UMLAUTS = os.fsdecode("Größe – ∅".encode())
 DA3 = ("da3.enabled=true", "da3.random_init=true", "da3.variant=small", "da3.projector_hidden_dim=64")
 DIT = """\
 train: {batch_size_per_gpu: 4, max_steps: 2, num_workers: 1, device: cpu}

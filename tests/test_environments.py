@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -108,7 +109,8 @@ def test_every_command_works_with(name: str, tmp_path: Path) -> None:
     work = tmp_path / "work"
     rows = in_environment(environment, work)
     # the doctor may find something to repair on the machine that runs the tests
-    wrong = [row for row in rows if row["code"] != 0 and not (row["words"][0] == "doctor" and row["code"] == 1)]  # type: ignore[index]
+    may = {("doctor", 1), *([] if importlib.util.find_spec("shtab") else [("completion", 78)])}
+    wrong = [row for row in rows if row["code"] != 0 and (row["words"][0], row["code"]) not in may]  # type: ignore[index]
     assert wrong == []
     assert len(rows) == len(commands(""))
     made = {path.name for path in work.iterdir()}

@@ -54,6 +54,9 @@ def test_a_wheel_has_one_package_and_its_recipes(clone: Path, tmp_path: Path) ->
     wanted = {path.relative_to(ROOT / "configs" / "train") for path in (ROOT / "configs" / "train").rglob("*.yaml")}
     assert {Path(n).relative_to("dinov3/recipes") for n in names if n.startswith("dinov3/recipes/")} == wanted
     assert "dinov3/py.typed" in names
+    assert {
+        f"dinov3/pictures/charts/{name}" for name in ("draw.js", "uPlot.iife.min.js", "uPlot.min.css", "LICENSE")
+    } <= {*names}
 
 
 def test_a_clone_that_is_installed_in_place_is_found_from_the_folder_above_it(clone: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands of README run as printed: shrunk by overrides that are appended, nothing else changed."""
+"""The commands of README and of the pages it leads to run as printed: shrunk by overrides that are appended, nothing else changed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from dinov3.models.build import build_backbone
 from dinov3.weights.own import write_backbone
 from tests.readme import PRESET, SMALL, argv_of, commands_of, is_slow, reason_to_skip, unabridged
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-COMMANDS = list(dict.fromkeys(unabridged(commands_of(README.read_text()))))
+ROOT = Path(__file__).resolve().parents[1]
+# In this order: commands of a page may use what those of pages before it have made.
+PAGES = ("README.md", *(f"docs/{name}.md" for name in ("use", "exports", "weights", "data", "machines", "reference")))
+PAGE = "\n".join((ROOT / name).read_text() for name in PAGES)
+COMMANDS = list(dict.fromkeys(unabridged(commands_of(PAGE))))
 NEEDS = {"hf": "transformers", "timm": "timm", ".onnx": "onnxruntime", "logreg": "sklearn"}
 MAY_END_WITH = {"doctor": {0, 1}}  # it judges this machine
 

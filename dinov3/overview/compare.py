@@ -97,7 +97,7 @@ def compare_page(runs: Sequence[Compared]) -> str:
     parts = [
         markup("<h1>{}</h1>", title),
         markup('<p class="muted">Differences are to the first, {}.</p>', runs[0].name),
-        table_of(HEAD, scores(runs)),
+        table_of(HEAD, scores(runs), '<td style="white-space:nowrap">{}</td>'),
         markup("<h2>Curves</h2>{}", charts.add(panels_over(runs))),
         markup("<h2>Config, where they differ</h2>{}", _differences(runs)),
     ]

@@ -17,7 +17,7 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}td{overflow-wrap:anywher
 pre{background:#f5f7fa;padding:.8rem;overflow:auto}.alarm{border-left:4px solid #d64545;padding:.4rem .8rem;background:#fdf2f2;margin:.4rem 0;overflow-wrap:anywhere}
 .tiles{display:flex;flex-wrap:wrap;gap:1.5rem;margin:1rem 0}.tiles b{display:block;font-size:1.4rem}
 """)
-FRAME = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'{}">{}<link rel="icon" href="data:,"><title>{}</title><style>{}</style><body>{}</body></html>
+FRAME = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; {}">{}<link rel="icon" href="data:,"><title>{}</title><style>{}</style><body>{}</body></html>
 """
 NUMBER = '<td class="n">{}</td>'
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from dinov3.advice.choices import choices_for, words_of
+from dinov3.advice.computed import batch_of
 from dinov3.advice.facts import Case, Images, Machine, described_weights
-from dinov3.advice.rules import RULES, batch_of
+from dinov3.advice.rules import RULES
 from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from tests.test_readme import write_weights

@@ -23,7 +23,7 @@
         cursor: { sync: { key: "step" }, drag: { x: true, y: false } },
         scales: { x: { time: false } },
         series: [{ label: "step", value: (chart, value) => (value == null ? "" : value.toLocaleString("en")) }, ...series],
-        axes: [axis, { ...axis, size: 56, values: (chart, ticks) => ticks.map(digits) }],
+        axes: [axis, { ...axis, size: 68, values: (chart, ticks) => ticks.map(digits) }],
       },
       data,
       place,

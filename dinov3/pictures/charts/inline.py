@@ -5,23 +5,20 @@ The page's policy names the SHA-256 of both scripts, so nothing else runs, whate
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
-import json
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 from dinov3.pictures.curves import Panel, draw_panels
-from dinov3.system.html import Html, embedded, joined, markup
+from dinov3.system.html import Html, data_block, embedded, joined, markup, script_policy, shipped
 
 HERE = Path(__file__).parent
-SCRIPTS = ("uPlot.iife.min.js", "draw.js")
+SCRIPTS = (HERE / "uPlot.iife.min.js", HERE / "draw.js")
 LAYOUT = Html("""
 .curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1.2rem .8rem}
 .curves figure{margin:0;min-width:0}.curves figcaption{font-size:.95rem}.curves figcaption span{display:block;font-size:.8rem;color:#7b8794}
-.curves img{width:100%}.u-legend{font-size:.78rem;text-align:left}
+.curves img{width:100%}.u-legend{font-size:.78rem;text-align:left}.u-legend td,.u-legend th{border:0;padding:.1rem .3rem .1rem 0}
 """)
 
 
@@ -40,18 +37,18 @@ class Charts:
 
     @property
     def style(self) -> Html:
-        return joined([Html(text("uPlot.min.css")), LAYOUT], "")
+        return joined([shipped(HERE / "uPlot.min.css"), LAYOUT], "")
 
     @property
     def scripts(self) -> Html:
         """At the end of the page."""
-        data = f'<script type="application/json" id="panels">{as_data(self._panels)}</script>'
-        return Html(data + "".join(f"<script>{text(name)}</script>" for name in SCRIPTS))
+        code = (markup("<script>{}</script>", shipped(path)) for path in SCRIPTS)
+        return joined([data_block("panels", [as_data(panel) for panel in self._panels]), *code], "")
 
     @property
     def policy(self) -> Html:
         """Of the Content-Security-Policy."""
-        return Html("; script-src " + " ".join(f"'sha256-{digest(text(name))}'" for name in SCRIPTS))
+        return script_policy(SCRIPTS)
 
 
 def _figure(panel: Panel, number: int) -> Html:
@@ -61,27 +58,10 @@ def _figure(panel: Panel, number: int) -> Html:
     return markup(frame, panel.title, panel.note, number, _picture(panel))
 
 
-def as_data(panels: Sequence[Panel]) -> str:
-    """The panels as JSON that no ``</script>`` in a name ends."""
-    content = [
-        {
-            "dots": panel.dots,
-            "lines": [{"label": label, "x": x, "y": y} for label, (x, y) in panel.lines.items()],
-        }
-        for panel in panels
-    ]
-    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
-
-
-@cache
-def text(name: str) -> str:
-    """A file of this folder."""
-    return (HERE / name).read_text(encoding="utf-8")
-
-
-def digest(script: str) -> str:
-    """As a Content-Security-Policy names a script."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def as_data(panel: Panel) -> dict[str, Any]:
+    """What ``draw.js`` reads."""
+    lines = [{"label": label, "x": x, "y": y} for label, (x, y) in panel.lines.items()]
+    return {"dots": panel.dots, "lines": lines}
 
 
 def _picture(panel: Panel) -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -48,10 +49,8 @@ class MlflowSink:
     def close(self) -> None:
         """Wait ``PATIENCE`` at most for what is still to be sent."""
         end = time.monotonic() + PATIENCE
-        try:
+        with contextlib.suppress(queue.Full):  # the warning below says it
             self._queue.put(None, timeout=PATIENCE)
-        except queue.Full:
-            pass  # the warning below says it
         self._thread.join(max(0.0, end - time.monotonic()))
         if self._thread.is_alive():
             self._warn(f"not everything was sent within {PATIENCE:g} s; all rows are in metrics.jsonl")
