@@ -24,6 +24,7 @@ from benchmarks.in_turns import OtherFailed, in_turns
 from benchmarks.measure import Compilations, PeakMemory, plain_steps, profile_steps
 from benchmarks.reference import official
 from benchmarks.synthetic_step import Recipe, SyntheticStep, shares
+from dinov3.distributed import context
 
 WARMUP = 2  # on a GPU more: the number of masked patches is compiled as a constant first, then as a variable
 WARMUP_GPU = 5
@@ -102,7 +103,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.threads:
         torch.set_num_threads(args.threads)
-    print(json.dumps(measure(args, torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))))
+    try:
+        print(json.dumps(measure(args, context.setup())))  # of torchrun's processes each prints its own
+    finally:
+        context.teardown()
     return 0
 
 

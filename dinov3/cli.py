@@ -29,6 +29,11 @@ GROUPS = {
             "what keys mean, which there are, what differs",
             "config search crop",
         ),
+        "plan": (
+            "dinov3.plan.command",
+            "what a training will cost: memory, traffic, hours, before it is begun",
+            "plan --config-file vitl_im1k --gpus 8 --card h100",
+        ),
         "doctor": ("dinov3.launch.doctor", "is this machine ready to train, and what to do if not", "doctor"),
         "models": ("dinov3.weights.models_command", "architectures: dimensions, parameters, FLOPs", "models"),
     },

@@ -126,6 +126,7 @@ def commands(at: str) -> list[list[str]]:
         ["models"],
         ["models", run],
         ["da3-check", "--config-file", yaml, "--out", f"{at}/da3.png", *small, *DA3],
+        ["plan", "--config-file", yaml, "--gpus", "2", "--card", "h100", *small],
         ["doctor", "--config-file", yaml, "--output-dir", run],
     ]
 

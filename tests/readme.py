@@ -72,7 +72,7 @@ def argv_of(command: str, places: Mapping[str, Path]) -> list[str]:
     words = ["train", *words[3:]] if words[:3] == ["python", "-m", "dinov3.train"] else words[1:]
     for name, place in places.items():
         words = [re.sub(rf"(^|=){re.escape(name)}(?=$|/)", rf"\g<1>{place}", word) for word in words]
-    if words[:2] == ["data", "check"]:
+    if words[:2] == ["data", "check"] or words[0] == "plan":
         return [*words, *SMALL]
     if words[0] not in ("train", "submit"):
         return words

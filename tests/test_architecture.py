@@ -39,11 +39,12 @@ ALLOWED: dict[str, set[str]] = {
     "generate": NUMERICS | {"pictures"},
     "train": NUMERICS | {"teachers", "objectives", "eval", "pictures", "advice"},
     "launch": NUMERICS | {"teachers", "objectives", "train"},
+    "plan": NUMERICS | {"objectives", "train"},
     "utility": {"models", "teachers"},
     "overview": FILES | {"features", "pictures"},
     "cli": NUMERICS
     | {"teachers", "objectives", "train", "launch", "eval", "pictures", "survey", "dense", "finetune", "compress"}
-    | {"generate", "advice", "overview"},
+    | {"generate", "advice", "overview", "plan"},
 }
 SOURCES = sorted([*(ROOT / "dinov3").rglob("*.py"), *(ROOT / "utility").rglob("*.py")])
 

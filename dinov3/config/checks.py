@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 
@@ -302,7 +303,29 @@ def the_start_is_one_file(cfg: Config) -> Problems:
         yield "student.pretrained_allow", "no student.pretrained_weights are given: remove it"
 
 
+def fp8_layers_are_chosen_by_an_expression(cfg: Config) -> Problems:
+    try:
+        re.compile(cfg.student.fp8_filter)
+    except re.error as error:
+        yield "student.fp8_filter", f"{cfg.student.fp8_filter!r} is not a regular expression: {error}"
+
+
+def cuda_graphs_have_one_shape(cfg: Config) -> Problems:
+    if not cfg.train.cudagraphs:
+        return
+    if not cfg.train.compile:
+        yield "train.cudagraphs", "true, but torch.compile makes them: set train.compile=true, or this to false"
+    if cfg.train.gradient_accumulation_steps > 1:
+        yield (
+            "train.cudagraphs",
+            "true, but parts of a step would overwrite each other's features: set train.gradient_accumulation_steps=1, "
+            "or this to false",
+        )
+
+
 CHECKS = (
+    fp8_layers_are_chosen_by_an_expression,
+    cuda_graphs_have_one_shape,
     resolutions_are_complete,
     crops_are_whole_patches,
     local_crops_fit_into_global_ones,

@@ -26,6 +26,13 @@ def fused(cfg: Config, device_type: str) -> bool:
     return setting == "always" or (setting == "auto" and device_type == "cuda" and cfg.train.compile)
 
 
+def skips_unread_tokens(cfg: Config, device_type: str) -> bool:
+    """Whether the last block passes over tokens nobody reads, on a device of this type."""
+    setting = cfg.compute_precision.unread_tokens
+    compiled = device_type == "cuda" and cfg.train.compile
+    return setting == "skip" or (setting == "auto" and not compiled)
+
+
 class CropSizes(NamedTuple):
     """One resolution of training. Sides in px."""
 

@@ -27,12 +27,6 @@ def as_published(cfg: Config, given: Mapping[str, str]) -> Iterator[str]:
                 f"{source}: student.ffn_ratio: {ratio:g} counts here; DINOv3's own training code passes it over and "
                 f"takes {usual:g}, that of {cfg.student.arch} ({TABLE})"
             )
-    if cfg.student.fp8_enabled:
-        cfg.student.fp8_enabled = False
-        yield (
-            f"{given['student.fp8_enabled']}: student.fp8_enabled: true, but fp8 is not built: its layers are computed in "
-            f"compute_precision.param_dtype {cfg.compute_precision.param_dtype} ({TABLE})"
-        )
 
 
 def _convnext(cfg: Config, given: Mapping[str, str]) -> Iterator[str]:

@@ -25,7 +25,6 @@ UNBUILT = (
         "high-resolution fine-tuning by this block (configs/train/vitl_high_res.yaml does it with other keys)",
         ("hrft.",),
     ),
-    Unbuilt("train.cudagraphs", "CUDA graphs"),
     Unbuilt("train.data_config", "mixing data sets by a file, as train.dataset_path does by a list of {path, weight}"),
 )
 

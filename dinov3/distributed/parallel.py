@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
 from dinov3.config.errors import ConfigError
 from dinov3.distributed.context import world_size
-from dinov3.distributed.replicate import average_gradients
+from dinov3.distributed.replicate import EarlySums
 
 KEY = "compute_precision.sharding_strategy"
 # Bytes a process holds for each parameter when nothing is sharded.
@@ -61,11 +61,14 @@ class Parallel:
         param_dtype = None if self.param_dtype == torch.float32 else self.param_dtype
         return MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=self.reduce_dtype, cast_forward_inputs=False)
 
+    def early_sums(self, model: nn.Module) -> EarlySums | None:
+        """What sums the gradients of ``model`` over processes during the backward pass; None where FSDP2 does, or alone."""
+        if self.shards or world_size() == 1:
+            return None
+        return EarlySums([p for p in model.parameters() if p.requires_grad], self.reduce_dtype)
+
     def finish_backward(self, model: nn.Module) -> None:
-        """Make every gradient its mean over processes, where FSDP2 has not done so, and every weight a shard again."""
-        if not self.shards:
-            average_gradients(model.parameters(), self.reduce_dtype)
-            return
+        """Make every weight a shard again; gradients are, FSDP2 has summed them."""
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # weights that were gathered for a forward pass without a backward pass are still whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +45,14 @@ def shard_frozen(model: nn.Module, blocks: Iterable[nn.Module]) -> bool:
     return True
 
 
-def compile_forward(module: nn.Module, *, dynamic: bool | None = False) -> None:
+def compile_forward(module: nn.Module, *, dynamic: bool | None = False, cudagraphs: bool = False) -> None:
     """Compile what ``module`` computes, not the hooks around it: FSDP2 gathers and frees weights in hooks.
 
-    ``dynamic`` as in torch.compile: None where sizes change from step to step.
+    ``dynamic`` as in torch.compile: None where sizes change from step to step. ``cudagraphs``: the whole graph is one
+    launch; its results are overwritten in the next step.
     """
-    module.forward = torch.compile(module.forward, dynamic=dynamic)
+    graphs: dict[str, Any] = {"triton.cudagraphs": True}
+    module.forward = torch.compile(module.forward, dynamic=dynamic, options=graphs if cudagraphs else None)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

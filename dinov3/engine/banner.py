@@ -21,6 +21,7 @@ def banner(trainer: Trainer[Any], job: Job[Any], done: list[str]) -> str:
     lines = [
         f"dinov3 {__version__} in {trainer.run}",
         *[f"  {line}" for line in job.banner(trainer)],
+        *([] if trainer.peak is None else [f"  {trainer.peak.line()}"]),
         *[f"  {line}" for line in done],
         *[f"  {line}" for line in trainer.plan.table(trainer.batch, trainer.until).splitlines()],
     ]

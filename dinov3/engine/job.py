@@ -86,6 +86,10 @@ class Job(ABC, Generic[B]):
         """What is wrong with logged figures, and what to do."""
         return ()
 
+    def flops_of_a_sample(self) -> float | None:
+        """Operations a sample costs, for the share of a card's peak; None: nobody counts them. Takes a second."""
+        return None
+
     def closing(self) -> list[str]:
         """What else to say when the run has ended, on the main process."""
         return []

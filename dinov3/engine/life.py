@@ -16,8 +16,10 @@ from dinov3.distributed import context
 from dinov3.distributed.agreement import all_processes_or_none, all_runs_or_none, main_decides
 from dinov3.engine.after_kill import is_finished
 from dinov3.engine.banner import banner
+from dinov3.engine.determinism import determinism
 from dinov3.engine.job import Job
 from dinov3.engine.optim import build_optimizer
+from dinov3.engine.peak import peak_of
 from dinov3.engine.resume import Continued, changed_batch, compare_with_start, images_a_step
 from dinov3.engine.save_plan import SavePlan
 from dinov3.engine.saver import Saver
@@ -69,6 +71,11 @@ def run(
     ``resume_from``: a checkpoint to continue from instead of the newest one. ``stop``: signals that are noted already.
     ``title``: which of several this is, a line of the start-up block. The process group stays, for the caller to leave.
     """
+    with determinism(job.cfg) as said:
+        return _run(job, resume, resume_from, stop or StopRequest(), [*([title] if title else []), *said])
+
+
+def _run(job: Job[B], resume: bool, resume_from: Path | None, stop: StopRequest, said: list[str]) -> int:
     cfg, out, peers = job.cfg, job.run, job.peers
     wait = cfg.train.watchdog_slow_seconds + 300
     device = context.choose_device(cfg.train.device) if peers.several else context.setup(cfg.train.device, wait)
@@ -86,7 +93,7 @@ def run(
     # before the folder: a file that cannot be read leaves nothing behind
     setup = dataclasses.replace(setup, start=all_runs_or_none(lambda: _with_beginning(job, start), peers))
     task, done = all_runs_or_none(lambda: job.build(setup.start, device), peers)
-    done = ([title] if title else []) + done
+    done = said + done
     done += [
         f"changed    {key}: {old!r} -> {new!r} since the start" for key, (old, new) in setup.continued.changes.items()
     ]
@@ -104,7 +111,7 @@ def run(
             out.remove_temporaries()
         context.barrier()
         with run_log(out, peers):
-            return _run_locked(setup, task, done, stop or StopRequest()).value
+            return _run_locked(setup, task, done, stop).value
 
 
 def checked_run(job: Job[B], lock: RunLock, *, resume: bool, resume_from: Path | None) -> Setup[B]:
@@ -241,6 +248,7 @@ def build_trainer(setup: Setup[B], task: Task[B], stop: StopRequest) -> Trainer[
         until=setup.until,
         counters=counters,
         began=counters.step,
+        peak=peak_of(task.device, job.flops_of_a_sample),
     )
 
 

@@ -20,6 +20,7 @@ from dinov3.distributed.context import is_main, rank
 from dinov3.distributed.peers import Peers
 from dinov3.engine.dump import write_dump
 from dinov3.engine.look import Look
+from dinov3.engine.peak import Peak
 from dinov3.engine.saver import Saver
 from dinov3.engine.step import StepResult, train_step
 from dinov3.engine.task import B, Counters, Plan, Stream, Task
@@ -78,6 +79,7 @@ class Trainer(Generic[B]):
     counters: Counters = field(default_factory=Counters)
     began: int = 0  # the first step of this start
     step_seconds: float = 0.0  # of the last step
+    peak: Peak | None = None  # of the cards, where it is known
 
     def train(self) -> Ending:
         """Train to the end, stopping to save and to look when due; then draw what belongs to the end."""
@@ -328,5 +330,7 @@ class _Window:
             "images_per_second": (samples - self._samples) / elapsed,
             "data_wait": (wait - self._wait) / elapsed,
         }
+        if self._trainer.peak is not None:
+            speed["share_of_peak"] = speed["images_per_second"] / self._trainer.peak.samples_per_second
         self._time, self._samples, self._wait = now, samples, wait
         return speed

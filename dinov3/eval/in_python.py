@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from dinov3.eval import command
 from dinov3.features.errors import FeatureError
+from dinov3.system.json_file import read_object
 from dinov3.system.paths import expanded
 from dinov3.system.rows import read_rows
 
@@ -41,7 +41,7 @@ def evaluate(
         args = parser.parse_args([*words, *option_words(options), "--out", str(result)])
         command.execute(args)
         # the tasks on labelled images write one object, the dense ones a line
-        found: dict[str, Any] = json.loads(result.read_bytes()) if labelled else read_rows(result)[-1]
+        found: dict[str, Any] = read_object(result) if labelled else read_rows(result)[-1]
     return found
 
 

@@ -164,6 +164,8 @@ def _texts(resources: Resources) -> Iterator[tuple[str, str]]:
 def unprintable(text: str) -> str | None:
     """What is wrong with a text that is to be one line of a script; None when nothing is."""
     bad = next((c for c in text if unicodedata.category(c) in UNPRINTABLE), None)
+    if bad is not None and "\udc80" <= bad <= "\udcff":  # a byte of a file's name that Python takes for no text
+        return f"{text!r} is no text under this LANG: say it with LANG=C.UTF-8, or use a name in UTF-8"
     return None if bad is None else f"{text!r} holds {bad!r}: it is to be one line of printable text"
 
 

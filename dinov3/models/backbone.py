@@ -28,25 +28,33 @@ class Backbone(nn.Module):
         """Rows and columns of patch tokens of images ``[N, C, H, W]``."""
         return images.shape[-2] // self.stride, images.shape[-1] // self.stride
 
-    def encode(self, entries: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Features]:
-        """Features of each entry [N, C, H, W]."""
+    def encode(
+        self, entries: Sequence[Tensor], masks: Sequence[Tensor | None], read: Tensor | None = None
+    ) -> list[Features]:
+        """Features of each entry [N, C, H, W]; ``read`` as in ``forward``."""
         raise NotImplementedError
 
     def forward(
-        self, x: Tensor | Sequence[Tensor], masks: Masks = None, is_training: bool = False
+        self,
+        x: Tensor | Sequence[Tensor],
+        masks: Masks = None,
+        is_training: bool = False,
+        read: Tensor | None = None,
     ) -> Tensor | Features | list[Tensor] | list[Features]:
         """Encode one stack of images, or a list of stacks of different sizes in one pass.
 
         Args:
             x: [N, C, H, W], or a list of such. Sizes are floored to whole patches.
             masks: bool [N, P], True where the patch is replaced by the mask token; None for none. A list for a list.
+            read: int64 [M], the patches that are looked at beside the CLS tokens, as indices into the first entry's N*P; a
+                vision transformer leaves the other tokens of its last block unfinished. None: all.
             is_training: return ``Features``; otherwise the normed cls token [N, D] through ``head``.
 
         Returns:
             One result, or a list of as many as ``x`` has entries.
         """
         entries, mask_list = _as_lists(x, masks)
-        results = self.encode(entries, mask_list)
+        results = self.encode(entries, mask_list, read)
         if not is_training:
             tokens = [self.head(features.cls) for features in results]
             return tokens[0] if isinstance(x, Tensor) else tokens

@@ -14,7 +14,7 @@ from dinov3.models.checkpointing import CheckpointedBlock, computed_again
 from dinov3.models.execution import Executed
 from dinov3.models.ffn import FFN_LAYERS
 from dinov3.models.norms import NORM_LAYERS
-from dinov3.models.packing import Kept, Sizes
+from dinov3.models.packing import Kept, Sizes, pack
 from dinov3.models.rope import Rotation
 from dinov3.models.vit_config import VitConfig
 
@@ -53,9 +53,21 @@ class Block(CheckpointedBlock, Executed):
         self.mlp = ffn(dim, cfg.ffn_ratio, cfg.ffn_bias)
         self.ls2 = LayerScale(dim, cfg.layerscale_init) if cfg.layerscale_init else None
 
-    def forward(self, x: Tensor, sizes: Sizes, rotations: Sequence[Rotation], kept: KeptPair | None = None) -> Tensor:
-        """``x`` [S, D] packed as ``sizes`` says."""
-        run = partial(self._run, sizes=sizes, rotations=rotations, kept=kept)
+    def forward(
+        self,
+        x: Tensor,
+        sizes: Sizes,
+        rotations: Sequence[Rotation],
+        kept: KeptPair | None = None,
+        read: Tensor | None = None,
+    ) -> Tensor:
+        """``x`` [S, D] packed as ``sizes`` says. ``read``: the only rows ``[M]`` that anybody looks at; the others are not
+        finished.
+        """
+        if read is not None:
+            run = partial(self._run_rows, sizes=sizes, rotations=rotations, kept=kept, read=read)
+        else:
+            run = partial(self._run, sizes=sizes, rotations=rotations, kept=kept)
         return self.checkpointed(run, x) if self.checkpoint_mode == "full" else run(x)
 
     def _run(self, x: Tensor, *, sizes: Sizes, rotations: Sequence[Rotation], kept: KeptPair | None) -> Tensor:
@@ -71,6 +83,21 @@ class Block(CheckpointedBlock, Executed):
         seen, (before, after) = _Seen(self.norm2, ffn), self._gammas(self.ls2)
         y = self._feed_in_pieces(x, seen, before) if in_pieces else self.mlp(seen(x), gamma=before)
         return _add(x, y, after, ffn)  # [S, D]
+
+    def _run_rows(
+        self, x: Tensor, *, sizes: Sizes, rotations: Sequence[Rotation], kept: KeptPair | None, read: Tensor
+    ) -> Tensor:
+        """``_run`` whose matrices behind attention see the rows ``read`` only. Dropped ones among them are multiplied by 0."""
+        attention, ffn = kept or (None, None)
+        before, after = self._gammas(self.ls1)
+        inner = sizes if attention is None else attention.sizes
+        mixed = pack(self.attn.attend(self.attn.qkv(_Seen(self.norm1, attention)(x)), inner, rotations))  # [S', D]
+        places = read if attention is None else attention.places(len(x)).index_select(0, read)
+        y = self.attn.join(mixed.index_select(0, places)[None], gamma=before)  # [M, D]
+        rows = _add(x.index_select(0, read), _weighed(y, attention, len(x), read), after, None)
+        before, after = self._gammas(self.ls2)
+        y = self.mlp(self.norm2(rows), gamma=before)
+        return x.index_copy(0, read, _add(rows, _weighed(y, ffn, len(x), read), after, None))
 
     # Between pieces, what "selective" keeps: x, queries, keys and values, attention's result, the wide tokens. Norms,
     # GELU and the joined result of attention are a third of a block's bytes and 1 % of its work.
@@ -98,6 +125,11 @@ class _Seen(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.norm(x if self.kept is None else self.kept.take(x))
+
+
+def _weighed(y: Tensor, kept: Kept | None, n_rows: int, read: Tensor) -> Tensor:
+    """A branch's result ``[M, D]`` in the rows ``read``, as drop path weighs it."""
+    return y if kept is None else y * kept.factors(n_rows).index_select(0, read)[:, None].to(y.dtype)
 
 
 def _add(x: Tensor, y: Tensor, gamma: Tensor | None, kept: Kept | None) -> Tensor:

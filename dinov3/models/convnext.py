@@ -111,7 +111,9 @@ class ConvNeXt(Backbone):
             if isinstance(module, ConvNeXtBlock):
                 nn.init.constant_(module.gamma, module.gamma_init)
 
-    def encode(self, entries: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Features]:
+    def encode(
+        self, entries: Sequence[Tensor], masks: Sequence[Tensor | None], read: Tensor | None = None
+    ) -> list[Features]:
         """Features of every entry; ``prenorm`` is the patches alone, ``storage`` is empty."""
         results = []
         for x in entries:

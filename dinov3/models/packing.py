@@ -44,6 +44,19 @@ class Kept:
             rows = _rows([torch.randperm(n, device=device)[None] for n, _ in sizes], sizes, counts)[0]
         self.rows = rows  # [sum of kept_i*T_i] int64, each at most once
 
+    def factors(self, n_rows: int) -> Tensor:
+        """What a branch's result is multiplied by in each of the ``n_rows`` rows ``[S]``: N / kept, or 0 where it is dropped."""
+        lengths = [n * t for n, t in self.sizes]
+        rows = self.rows.new_empty(n_rows, dtype=torch.float32).zero_()
+        for part, scale in zip(self.rows.split(lengths), self.scales, strict=True):
+            rows.index_fill_(0, part, scale)
+        return rows
+
+    def places(self, n_rows: int) -> Tensor:
+        """Where each of the ``n_rows`` rows is among the kept ones ``[S]``; 0 for dropped ones."""
+        places = self.rows.new_zeros(n_rows)
+        return places.index_copy_(0, self.rows, torch.arange(len(self.rows), device=self.rows.device))
+
     def take(self, x: Tensor) -> Tensor:
         """The kept rows of the packed matrix."""
         return _TakeRows.apply(x, self.rows)

@@ -133,12 +133,15 @@ class DinoVisionTransformer(Backbone, Executed):
             results.append(pick(patches, cls, storage, return_class_token, return_extra_tokens))
         return tuple(results)
 
-    def encode(self, entries: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Features]:
+    def encode(
+        self, entries: Sequence[Tensor], masks: Sequence[Tensor | None], read: Tensor | None = None
+    ) -> list[Features]:
         """Features of every entry, all of them in one packed pass."""
         tokens = [self._embed(x, mask) for x, mask in zip(entries, masks, strict=True)]
         grids = [self.patch_embed.grid(x) for x in entries]
         sizes = tuple((t.shape[0], t.shape[1]) for t in tokens)
-        (x,) = self._through_blocks(pack(tokens), sizes, grids, [self.n_blocks - 1])
+        rows = None if read is None else self._rows_of(read, sizes)
+        (x,) = self._through_blocks(pack(tokens), sizes, grids, [self.n_blocks - 1], rows)
         return [
             Features(cls=cls, storage=storage, patches=patches, prenorm=prenorm, grid=grid)
             for (cls, storage, patches), prenorm, grid in zip(
@@ -159,8 +162,23 @@ class DinoVisionTransformer(Backbone, Executed):
         prefix = prefix.to(dtype)
         return torch.cat((prefix.expand(x.shape[0], -1, -1), patches), dim=1)
 
-    def _through_blocks(self, x: Tensor, sizes: Sizes, grids: Sequence[Grid], wanted: Sequence[int]) -> list[Tensor]:
-        """The packed tokens [S, D] after each wanted block; blocks behind the last of them do not run."""
+    def _rows_of(self, patches: Tensor, sizes: Sizes) -> Tensor:
+        """Rows of the packed tokens: every CLS token, and ``patches [M]``, indices into the first entry's N*P."""
+        tokens, prefix = sizes[0][1], 1 + self.n_storage_tokens
+        image = patches // (tokens - prefix)
+        rows, start = [image * tokens + prefix + patches % (tokens - prefix)], 0
+        for n, t in sizes:
+            rows.append(torch.arange(start, start + n * t, t, device=patches.device))
+            start += n * t
+        return torch.cat(rows)
+
+    def _through_blocks(
+        self, x: Tensor, sizes: Sizes, grids: Sequence[Grid], wanted: Sequence[int], read: Tensor | None = None
+    ) -> list[Tensor]:
+        """The packed tokens [S, D] after each wanted block; blocks behind the last of them do not run.
+
+        ``read``: rows of the last block's result that are looked at; None: all.
+        """
         rate = self.config.drop_path_rate if self.training else 0.0
         shared = None if self.rope_embed.augments else self._rotations(grids)
         results = []
@@ -173,7 +191,7 @@ class DinoVisionTransformer(Backbone, Executed):
                 kept = KeptPair(*drawn[2 * index : 2 * index + 2])
             elif rate:
                 kept = KeptPair(Kept(sizes, rate, x.device), Kept(sizes, rate, x.device))
-            x = block(x, sizes, rotations, kept)
+            x = block(x, sizes, rotations, kept, read if index == len(blocks) - 1 else None)
             if index in wanted:
                 results.append(x)
         return results

@@ -34,6 +34,10 @@ class Objective(nn.Module):
     local crops. Empty: the mean over parts is exact.
     """
 
+    reads_every_patch = True
+    """False: of patch tokens only the masked ones are read, the student's and the EMA's, as ``masked_patch_*`` and targets.
+    When this is said by all, ``patches`` has no tokens."""
+
     @classmethod
     def build(cls, cfg: Config, parts: ObjectiveParts) -> Self | None:
         """The objective of this config; None when it is off."""

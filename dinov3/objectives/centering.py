@@ -25,6 +25,7 @@ class CenteredObjective(Objective):
     ``center`` is all zeros and unused under Sinkhorn-Knopp; it exists because DINOv3's checkpoints have it.
     """
 
+    reads_every_patch = False
     head_name: ClassVar[str]  # in the student and the EMA, hence in checkpoints
     center: Tensor
 

@@ -47,6 +47,7 @@ class Da3(Objective):
         self.cfg = cfg.da3
         self.embed_dim = embed_dim
         self.teacher_dim = teacher_dim
+        self.reads_every_patch = self.cfg.loss_on != "masked"
         if self.cfg.loss_on == "masked":
             self.joint_features = ("patches",)  # parts hide different numbers of tokens
 

@@ -17,6 +17,7 @@ class Koleo(Objective):
 
     state_name = "koleo_loss"
     joint_features = ("cls",)  # neighbours
+    reads_every_patch = False
 
     @classmethod
     def build(cls, cfg: Config, parts: ObjectiveParts) -> Self:

@@ -49,9 +49,13 @@ class ProgressLine:
         self._done += 1
         self._bar.update(1)
 
-    def describe(self, *, loss: float, images_per_second: float, data_wait: float) -> None:
-        """Show the latest figures; ``data_wait`` is a share of wall time between 0 and 1."""
+    def describe(
+        self, *, loss: float, images_per_second: float, data_wait: float, share_of_peak: float | None = None
+    ) -> None:
+        """Show the latest figures. ``data_wait``: share of wall time, ``share_of_peak``: of the cards' operations, 0 to 1."""
         text = f"loss {loss:.4f}, {images_per_second:.1f} images/s, data wait {data_wait:.0%}"
+        if share_of_peak is not None:
+            text += f", {share_of_peak:.0%} of peak"
         if self._beside >= 1:
             text += f", evaluations and saves {tqdm.format_interval(self._beside)}"
         self._bar.set_postfix_str(text)

@@ -50,6 +50,8 @@ def accumulate(
         for number, batch in enumerate(parts):
             _seed(model, iteration, number, len(parts))
             share = {"share": 1 / len(parts)} if len(parts) > 1 else {}
+            if number == len(parts) - 1:
+                model.last_backward()
             results.append(model.forward_backward(batch, teacher_temp=teacher_temp, iteration=iteration, **share))
         total = torch.stack([loss for loss, _ in results]).mean()
         terms = _mean([terms for _, terms in results])
@@ -103,6 +105,8 @@ def _exact(
             wanted = total / len(parts)
             for name, gradient in done.gradients.items() if done is not None else ():
                 wanted = wanted + (gradient.chunk(len(parts), dim=1)[number] * _feature(student_global, name)).sum()
+        if number == len(parts) - 1:
+            model.last_backward()
         wanted.backward()
         totals.append(total.detach())
         parts_terms.append(part_terms)

@@ -132,6 +132,7 @@ class Report:
 
 def check(cfg: Config) -> Report:
     """Build the model, send one batch through it, and go backwards through the DA3 term alone."""
+    cfg.compute_precision.unread_tokens = "compute"  # the picture shows every token
     device = setup(cfg.train.device)
     source = checked_source(cfg, 1)
     model = SSLMetaArch(cfg, device, precision.resolve(cfg.compute_precision.param_dtype, device))

@@ -42,6 +42,7 @@ from dinov3.system.cores import usable_workers
 from dinov3.train.alarms import rules_for
 from dinov3.train.banner import lines
 from dinov3.train.dataset import checked_source, record_damage
+from dinov3.train.flops import flops_an_image
 from dinov3.train.model import build_model
 from dinov3.train.start_from import counters_after, take_over_moments
 from dinov3.train.task import Pretraining
@@ -78,6 +79,9 @@ class PretrainingJob(Job[CropBatch]):
     def compare_data(self, recorded: str) -> DataMatch:
         match = self._identity.compare(recorded)
         return DataMatch(same=match is not Match.DIFFERENT, proven=match is Match.SAME)
+
+    def flops_of_a_sample(self) -> float:
+        return flops_an_image(self.cfg)
 
     def closing(self) -> list[str]:
         """How many images were replaced, and where they are listed."""

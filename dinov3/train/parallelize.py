@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from dinov3.config.derived import fused
+from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
 from dinov3.distributed.parallel import Parallel, choose
 from dinov3.distributed.shard import compile_forward, shard
 from dinov3.engine.precision import DTYPES, Precision
+from dinov3.models import fp8
 from dinov3.models.backbone import Backbone
 from dinov3.models.checkpointing import CheckpointedBlock
 from dinov3.models.execution import execution_of
@@ -47,6 +49,13 @@ def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleD
         done.append(f"activation checkpointing: {mode}")
     for model in (student, *frozen):
         cast(Backbone, model["backbone"]).set_execution(execution_of(cfg, device))
+    if cfg.student.fp8_enabled:
+        done.append(fp8_line(cfg, student["backbone"]))
+    if train.cudagraphs and (device != "cuda" or parallel.shards):
+        why = (
+            "whole copies of the model, and this one is sharded" if parallel.shards else f"a GPU, and this is {device}"
+        )
+        raise ConfigError("config", "train.cudagraphs", f"true needs {why}: set it to false")
     if fused(cfg, device):
         done.append("losses and colours: compiled")
     modules = [module for model in (student, *frozen) for module in model.values()]
@@ -54,8 +63,9 @@ def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleD
         # every crop size of every resolution is a graph of one code object, Backbone.forward; torch's own limit is 8
         torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         for module in modules:
-            compile_module(module, in_blocks=parallel.shards)
+            compile_module(module, in_blocks=parallel.shards, cudagraphs=train.cudagraphs)
         done.append(f"torch.compile: {'blocks' if parallel.shards else 'backbones'}, heads and frozen teachers")
+        done += ["CUDA graphs: backbones"] if train.cudagraphs else []
     elif train.compile:
         done.append(f"torch.compile: off, it pays on GPUs only (this is {device})")
     if parallel.shards:
@@ -65,13 +75,20 @@ def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleD
     return [*done, f"parameters: {parallel}"]
 
 
-def compile_module(module: nn.Module, *, in_blocks: bool) -> None:
+def fp8_line(cfg: Config, backbone: nn.Module) -> str:
+    """Put the layers of ``student.fp8_filter`` into fp8 where that is possible; what was done, or why not."""
+    if (why := fp8.problem_with(next(backbone.parameters()).device)) is not None:
+        return f"fp8: off, {why}: layers compute in compute_precision.param_dtype"
+    return f"fp8: {fp8.compute_in_fp8(backbone, cfg.student.fp8_filter)} linear layers of the student"
+
+
+def compile_module(module: nn.Module, *, in_blocks: bool, cudagraphs: bool = False) -> None:
     """As one graph, the fastest; a backbone block by block where FSDP2 must step in between."""
     if not isinstance(module, Backbone):
         compile_forward(module, dynamic=None)  # a head: another number of masked patches every step
         return
     for part in blocks_of(module) if in_blocks else [module]:
-        compile_forward(part)
+        compile_forward(part, cudagraphs=cudagraphs)
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from dinov3.config.derived import largest_global_crop
+from dinov3.config.derived import largest_global_crop, skips_unread_tokens
 from dinov3.config.schema import Config
 from dinov3.contracts import GLOBAL_CROPS, CropBatch, Features, StepContext, StudentView, TeacherLogits, TeacherView
 from dinov3.distributed import parallel
 from dinov3.distributed.peers import ALONE, Peers
+from dinov3.distributed.replicate import EarlySums
 from dinov3.engine.optim import ParamGroup, ema_update, parameter_groups
 from dinov3.engine.precision import Precision
 from dinov3.models.backbone import Backbone
@@ -84,6 +85,7 @@ class SSLMetaArch(nn.Module):
             # another name of the EMA, not another submodule: the state dict has it once
             object.__setattr__(self, "teacher", self.model_ema)
         self.parallel = parallel.ALONE
+        self.early_sums: EarlySums | None = None
         self.to_empty(device=device)
         fill_with_nan(self)
         for frozen in self._frozen():
@@ -174,6 +176,15 @@ class SSLMetaArch(nn.Module):
         cls_targets = self.dino_loss.targets(out.cls_logits, teacher_temp)
         return out.view(cls_targets, self.ibot_patch_loss.targets(out.masked_logits, teacher_temp))
 
+    @property
+    def narrow(self) -> bool:
+        """Whether the last blocks finish only the tokens that are read: CLS tokens and masked patches."""
+        parts = self.cfg.train.gradient_accumulation_steps
+        for objective in self.objectives:
+            if objective.reads_every_patch or (parts > 1 and "patches" in objective.joint_features):
+                return False
+        return skips_unread_tokens(self.cfg, self.precision.device.type)
+
     @torch.no_grad()
     def get_teacher_logits(self, images: Tensor, mask_indices_list: Tensor) -> TeacherLogits:
         """``get_teacher_output`` before centering."""
@@ -182,11 +193,14 @@ class SSLMetaArch(nn.Module):
         if self.peers.several:
             division = divide(self.peers.ranks, self.peers.number, len(images) // GLOBAL_CROPS)
             return shared_logits(self.teacher, images, mask_indices_list, division, self.peers.gather, grid)
-        features: Features = self.teacher["backbone"](images, is_training=True)
+        narrow = self.narrow and not self.cfg.distillation.enabled  # a frozen teacher may have another grid
+        read = mask_indices_list if narrow else None
+        features: Features = self.teacher["backbone"](images, is_training=True, read=read)
         patches = resample_tokens(features.patches, features.grid, grid)
         cls_logits = self.teacher["dino_head"](features.cls).unflatten(0, (GLOBAL_CROPS, -1))  # [G, B, K]
         masked = patches.flatten(0, 1).index_select(0, mask_indices_list)  # [M, D]
-        return TeacherLogits(features.cls, cls_logits, self.teacher["ibot_head"](masked), grid, patches)
+        whole = None if narrow else patches
+        return TeacherLogits(features.cls, cls_logits, self.teacher["ibot_head"](masked), grid, whole)
 
     def get_gram_teacher_output(self, batch: CropBatch, ema: TeacherView, grid: Grid, step: int) -> TeacherView | None:
         """``patches [G*B, P, D]`` of the Gram teacher on the student's grid; None before it has weights."""
@@ -214,7 +228,8 @@ class SSLMetaArch(nn.Module):
         if crops[1].shape[0] == 0:
             crops, masks = crops[:1], masks[:1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.heads_alone):
-            features: list[Features] = self.student["backbone"](crops, masks, is_training=True)
+            read = batch.mask_indices_list if self.narrow else None
+            features: list[Features] = self.student["backbone"](crops, masks, is_training=True, read=read)
         return features
 
     def get_student_output(self, batch: CropBatch) -> tuple[StudentView, StudentView]:
@@ -227,7 +242,7 @@ class SSLMetaArch(nn.Module):
         student_global = StudentView(
             cls_pre_head=features[0].cls.unflatten(0, (-1, b)),
             cls_after_head=logits[:n_global].unflatten(0, (-1, b)),
-            patches=features[0].patches,
+            patches=features[0].patches[:, :0] if self.narrow else features[0].patches,
             grid=features[0].grid,
             masked_patch_pre_head=masked,
             masked_patch_after_head=self.student["ibot_head"](masked),
@@ -236,7 +251,7 @@ class SSLMetaArch(nn.Module):
         student_local = StudentView(
             cls_pre_head=local_cls.reshape(-1, b, local_cls.shape[-1]),
             cls_after_head=logits[n_global:].reshape(-1, b, logits.shape[-1]),
-            patches=features[-1].patches,
+            patches=features[-1].patches[:, :0] if self.narrow else features[-1].patches,
             grid=features[-1].grid,
         )
         return student_global, student_local
@@ -276,11 +291,25 @@ class SSLMetaArch(nn.Module):
 
     def before_step(self, iteration: int) -> None:
         """Teachers that change at a given step, objectives that collect something over its batches, head warm-up."""
+        if self.cfg.train.cudagraphs:
+            torch.compiler.cudagraph_mark_step_begin()  # what graphs gave in the step before is no longer needed
         self.heads_alone = iteration < self.head_warmup_steps
         for teacher in self.teachers.values():
             teacher.before_step(iteration, self.model_ema)
         for objective in self.objectives:
             objective.before_step()
+
+    def last_backward(self) -> None:
+        """The next backward pass is the last of the step: gradients of whole copies may be summed while it runs."""
+        if self.early_sums is not None:
+            self.early_sums.last_backward()
+
+    def finish_backward(self) -> None:
+        """Make every gradient its mean over processes, where that has not been done."""
+        if self.early_sums is not None:
+            self.early_sums.finish()
+        else:
+            self.parallel.finish_backward(self.student)
 
     def update_gram(self, iteration: int) -> None:
         """Change the teachers that are due after this step: the Gram teacher takes over the EMA."""
@@ -315,4 +344,5 @@ class SSLMetaArch(nn.Module):
         """
         self.parallel = choose_parallel(self.cfg, self.precision, self.student, self._frozen(), self.peers.per_machine)
         done = parallelize(self.cfg, self.student, self._frozen(), self.parallel)
+        self.early_sums = self.parallel.early_sums(self.student)
         return [*done, *(x for t in self.teachers.values() for x in t.prepare(compiled=self.cfg.train.compile))]

@@ -50,7 +50,7 @@ class Pretraining:
         return StepLoss(*accumulate(self._model, batches, teacher_temp=now.teacher_temp, iteration=step))
 
     def finish_backward(self) -> None:
-        self._model.parallel.finish_backward(self._model.student)
+        self._model.finish_backward()
 
     def after_step(self, step: int, now: StepSchedule) -> None:
         self._model.after_step(step, now.momentum)

@@ -199,10 +199,7 @@ FILES: dict[str, tuple[Tree, list[str]]] = {  # the file, and the words its own 
     "vitb_p16": ({"student": {"arch": "vit_base", "drop_path_rate": 0.1}, "train": {"checkpointing": True}}, []),
 }
 SAID = {  # beside the line on dead keys
-    "dinov3_vit7b16_pretrain": ["student.fp8_enabled: true, but fp8 is not built"],
-    "dinov3_vit7b16_gram_anchor": ["student.fp8_enabled: true, but fp8 is not built"],
     "dinov3_vit7b16_high_res_adapt": [
-        "student.fp8_enabled: true, but fp8 is not built",
         "crops.local_crops_size: 168 is not a multiple of student.patch_size 16",
     ],
     **{

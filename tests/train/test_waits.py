@@ -30,7 +30,7 @@ def judge(row: dict[str, Any]) -> None:
     assert row["error"] is None, f"{row['recipe']}: would not run on a GPU: {row['error']}"
     waits = [place for place in row["waits"] if place not in KNOWN.get(row["recipe"], [])]
     assert len(waits) <= 1, f"{row['recipe']}: the host waits for the device in {waits}"
-    assert all("engine/step.py _agree" in place for place in waits)
+    assert all("engine/step.py __call__" in place for place in waits)
 
 
 def test_a_step_keeps_to_one_device_and_waits_for_it_at_one_place() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from dinov3.config.load import load_config
 from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.system.columns import aligned
+from dinov3.system.json_file import JsonError, read_object
 from dinov3.system.paths import expanded
 
 RECORDED = "config.json"  # of a run folder
@@ -42,9 +42,6 @@ def resolved(text: str) -> dict[str, Any]:
 
 def _recorded(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(str(path), "", f"cannot be read: {type(error).__name__}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(str(path), "", "is not the config of a run")
-    return content
+        return read_object(path)
+    except (OSError, JsonError) as error:
+        raise ConfigError(str(path), "", f"is not the config of a run: {error}") from error

@@ -66,6 +66,11 @@ class ComputePrecisionConfig:
         "number format of the tokens between the blocks of a vision transformer; autocast: that of matrix products, for "
         "half the memory",
     )
+    unread_tokens: Literal["auto", "compute", "skip"] = key(
+        "auto",
+        "tokens that no loss reads in a vision transformer's last block: its matrices behind attention pass over them with "
+        "skip. auto: skip where nothing is compiled (their number changes every step)",
+    )
     fused: Literal["auto", "always", "never"] = key(
         "auto",
         "losses and colour changes compiled, LayerScale folded into the matrix before it, drop path drawn at once: the "
@@ -131,9 +136,12 @@ class StudentConfig:
     pos_embed_rope_rescale_coords: float | None = key(None, "both axes scale by up to this factor, in training", ge=1)
     pos_embed_rope_dtype: Dtype = key("bf16", "number format RoPE is computed in")
     fp8_enabled: bool = key(
-        False, "fp8 matrix products in linear layers; param_dtype is used instead, and the run says so", fixed=False
+        False,
+        "the student's linear layers in fp8, by torchao (dinov3[fp8]), on GPUs that have it; elsewhere in param_dtype, and "
+        "the run says so",
+        fixed=False,
     )
-    fp8_filter: str = key("blocks", "layers in fp8: a regular expression found in their name", dead=True, fixed=False)
+    fp8_filter: str = key("blocks", "layers in fp8: a regular expression found in their name", fixed=False)
     embed_dim: int | None = key(None, "width; null: the arch's own", ge=1)
     depth: int | None = key(None, "number of blocks; null: the arch's own", ge=1)
     num_heads: int | None = key(None, "attention heads; null: the arch's own", ge=1)

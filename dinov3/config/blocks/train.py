@@ -36,6 +36,9 @@ class LoopConfig:
         None, "stop after so many steps; schedules keep their length. null: at their end", unit="steps", ge=1
     )
     device: Literal["auto", "cpu", "cuda"] = key("auto", "where to train; auto: the GPU if there is one")
+    deterministic: bool = key(
+        False, "only kernels that give the same numbers every time; on GPUs slower, on CPUs they do so anyway"
+    )
     log_every: int = key(10, "steps between two lines of metrics", unit="steps", ge=1)
     watchdog_seconds: float = key(
         600.0, "without a finished step, after which all stacks are printed and the run ends with 79", unit="s", gt=0
@@ -74,7 +77,7 @@ class TrainConfig(LoopConfig):
     checkpointing: bool = key(False, "recompute part of the activations in the backward pass: less memory")
     checkpointing_full: bool = key(False, "recompute all of them: least memory, slowest")
     compile: bool = key(True, "torch.compile on GPUs")
-    cudagraphs: bool = key(False, "CUDA graphs")
+    cudagraphs: bool = key(False, "backbones as CUDA graphs: fewer launches, for small models on GPUs")
     sharded_eval_checkpoint: bool = key(False, "teacher checkpoints as shards; always one file here", dead=True)
     cache_dataset: bool = key(False, "keep the list of images between runs", dead=True)
 

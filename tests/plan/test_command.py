@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from dinov3 import cli
+from dinov3.plan.estimate import CONTEXT, USABLE
+from dinov3.plan.state import shard, states
+from dinov3.system.cards import CARDS, card
+from tests.train.tiny import overrides
+
+TINY = overrides(train__max_steps=6)
+
+
+def test_json_says_what_fits_how_long_it_takes_and_what_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", *TINY, "--gpus", "2", "--card", "l4", "--share", "0.5", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    known = card("l4")
+    assert known is not None
+    assert told["gpus"] == 2
+    assert told["images_a_step"] == 16
+    assert told["steps"] == 6
+    assert told["fits"] is True
+    assert told["usable_bytes"] == known.memory * USABLE - CONTEXT
+    assert told["peak_bytes"] == sum(told["peak"].values())
+    assert told["largest_batch_of_a_process"] > 100 * 8
+    assert told["seconds_a_step"] == pytest.approx(told["flops_an_image"] * 8 / (0.5 * 121e12))
+    assert told["gpu_hours"] == pytest.approx(2 * told["seconds_a_step"] * 6 / 3600)
+    assert told["sent_bytes_of_a_process"] > 4 * told["parameters"] * 0.99  # a sum among two sends every gradient once
+    assert {row["strategy"] for row in told["states"]} > {"NO_SHARD", "FULL_SHARD"}
+    assert not dist.is_initialized()
+
+
+def test_the_table_names_what_is_largest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", *TINY]) == 0
+    out = capsys.readouterr().out
+    assert "activations and logits" in out
+    assert "name a card" in out
+    assert "sent" not in out  # alone there is nobody to send to
+    assert not dist.is_initialized()
+
+
+def test_a_model_that_is_too_large_is_said_not_to_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    words = overrides(train__batch_size_per_gpu=65536, crops__global_crops_size=96, crops__local_crops_size=48)
+    assert cli.main(["plan", *words, "--card", "l4"]) == 0
+    out = capsys.readouterr().out
+    assert "DOES NOT FIT into 19.4 GiB" in out
+
+
+@pytest.mark.parametrize("words", [[], ["student.arch=vit_none"], ["optim.lr=0.1"]])
+def test_what_cannot_be_planned_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", *words]) == 78
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--gpus", "0"], ["--share", "1.5"], ["--card", "abacus"]])
+def test_an_option_that_means_nothing_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["plan", *TINY, *words])
+    assert words[0] in capsys.readouterr().err
+
+
+def test_shards_are_cut_along_the_first_dimension_and_none_is_larger_than_the_first() -> None:
+    one, other = torch.empty(1, 1, 56), torch.empty(65, 31, requires_grad=True)
+    assert shard(one, 4) == 56
+    assert shard(other, 4) == 17 * 31
+    rows = {state.strategy: state for state in states([other], [one], 4, 2)}
+    assert rows["NO_SHARD"].total == 4 * (4 * 65 * 31 + 56)
+    assert rows["HYBRID_SHARD"].weights == 4 * 33 * 31
+    assert rows["FULL_SHARD"].moments == 8 * 17 * 31
+    assert [state.strategy for state in states([other], [], 1, 8)] == ["NO_SHARD"]
+
+
+def test_every_card_has_figures_that_can_be() -> None:
+    assert all(50 < known.tflops < 5000 and 1e10 < known.memory < 1e12 for known in CARDS)
+    assert len({known.name for known in CARDS}) == len(CARDS)

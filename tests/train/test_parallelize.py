@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dinov3.config.errors import ConfigError
+from dinov3.distributed.parallel import ALONE
+from dinov3.models import fp8
+from dinov3.train.parallelize import parallelize
+from dinov3.train.ssl_meta_arch import SSLMetaArch
+from tests.train.tiny import tiny_config
+
+
+def prepared(**changes: object) -> list[str]:
+    return SSLMetaArch(tiny_config(**changes)).prepare_for_distributed_training()
+
+
+def test_a_machine_without_fp8_trains_without_it_and_says_so() -> None:
+    assert "fp8: off, cpu has no fp8: layers compute in compute_precision.param_dtype" in prepared(
+        student__fp8_enabled=True
+    )
+    assert not [line for line in prepared() if "fp8" in line]
+
+
+def test_layers_of_the_student_alone_are_put_into_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
+    converted: list[Any] = []
+    monkeypatch.setattr(fp8, "problem_with", lambda device: None)
+    monkeypatch.setattr(fp8, "compute_in_fp8", lambda root, pattern: converted.append((root, pattern)) or 6)
+    model = SSLMetaArch(tiny_config(student__fp8_enabled=True, student__fp8_filter="mlp"))
+    assert "fp8: 6 linear layers of the student" in model.prepare_for_distributed_training()
+    assert converted == [(model.student["backbone"], "mlp")]
+
+
+def test_cuda_graphs_are_refused_where_there_is_no_gpu() -> None:
+    with pytest.raises(ConfigError, match=r"train\.cudagraphs: true needs a GPU, and this is cpu: set it to false"):
+        prepared(train__cudagraphs=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train__compile": False}, "torch.compile makes them"),
+        ({"train__gradient_accumulation_steps": 2}, "overwrite each other's features"),
+    ],
+)
+def test_cuda_graphs_are_refused_beside_what_excludes_them(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        tiny_config(train__cudagraphs=True, **changes)
+
+
+def test_a_filter_that_is_no_expression_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"student\.fp8_filter: .* is not a regular expression"):
+        tiny_config(student__fp8_filter="(")
+
+
+def test_cuda_graphs_are_of_backbones_not_of_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of masked patches, which heads see, is another in every step."""
+    asked: list[Any] = []
+
+    def compile_(function: Any, *, dynamic: bool | None, options: Any) -> Any:
+        asked.append((type(function.__self__).__name__, options))
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    cfg = tiny_config(train__cudagraphs=True)
+    model = SSLMetaArch(cfg)
+    done = parallelize(cfg, model.student, [model.model_ema], replace(ALONE, device_type="cuda"))
+    assert "CUDA graphs: backbones" in done
+    assert {options is not None for name, options in asked if name == "DinoVisionTransformer"} == {True}
+    assert {options for name, options in asked if name == "DINOHead"} == {None}
