@@ -144,7 +144,7 @@ def test_the_search_box_finds_a_page(address: str, site: Path) -> None:
     assert "error" not in said.lower(), said
     found = re.search(r"<title>found (.*?)</title>", dom)
     assert found is not None
-    assert "training.html#gradient-accumulation" in found[1]
+    assert "training.html?h=accumulation#gradient-accumulation" in found[1]
 
 
 def test_the_maker_of_pages_names_every_one_of_them() -> None:
