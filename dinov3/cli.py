@@ -62,7 +62,7 @@ GROUPS = {
             "eval knn --weights runs/photos --train labelled",
         ),
         "features": (
-            "dinov3.features.command",
+            "dinov3.generate.features_command",
             "features of a data set through a frozen backbone, onto disk",
             "features --weights runs/photos --data photos --out features",
         ),
@@ -93,7 +93,7 @@ GROUPS = {
         ),
         "dit": (
             "dinov3.generate.command",
-            "patch features in shards, as the condition of a diffusion transformer",
+            "a diffusion transformer that sees patch features: shards, training, samples",
             "dit extract --weights runs/photos --data photos --out shards",
         ),
     },

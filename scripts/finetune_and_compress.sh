@@ -3,16 +3,16 @@
 # score each with its own head, recover one, report. Nothing is downloaded. Usage: scripts/finetune_and_compress.sh [OUT]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${1:-runs/finetune_demo} python=${PYTHON:-python}
+out=${1:-runs/finetune_demo} python=${PYTHON:-python} n=${N:-1000} epochs=${EPOCHS:-10}
 set_of() { echo "PCam:root=$out/pcam:split=$1"; }
 run() { echo "+ dinov3 $*" >&2; "$python" -m dinov3.cli "$@"; }
 
-[ -f "$out/pcam/camelyonpatch_level_2_split_test_y.h5" ] || run pcam synth --out "$out/pcam" --n 1000
+[ -f "$out/pcam/camelyonpatch_level_2_split_test_y.h5" ] || run pcam synth --out "$out/pcam" --n "$n"
 run train --config-file configs/train/demo_cpu.yaml --output-dir "$out/ssl" train.dataset_path="$(set_of train)" \
     train.max_steps=40 train.batch_size_per_gpu=32 evaluation.knn.train=null evaluation.knn.test=null evaluation.pictures=false
 
 common=(train.dataset_path="$(set_of train)" evaluation.validation="$(set_of valid)" evaluation.test="$(set_of test)"
-    model.size=48 train.batch_size_per_gpu=32 train.num_workers=2 optim.epochs=10 optim.warmup_steps=20
+    model.size=48 train.batch_size_per_gpu=32 train.num_workers=2 optim.epochs="$epochs" optim.warmup_steps=10
     augment.preset=histology evaluation.tta=true evaluation.bootstrap=500)
 run finetune --output-dir "$out/full" model.weights="$out/ssl" model.method=fullft optim.lr=2e-3 "${common[@]}"
 run finetune --output-dir "$out/lora" model.weights="$out/ssl" model.method=lora model.train_norms_bias=both \
@@ -34,5 +34,5 @@ for method in heads mlp svd variance compensate whitened bf16 int8; do
     run finetune evaluate "$out/full" --backbone "$file" --data "$(set_of test)" --tta --out "$out/scores/$method"
 done
 run finetune --output-dir "$out/recovered" model.weights="$out/small/heads.safetensors" model.head="$out/full" \
-    model.method=fullft optim.lr=5e-4 "${common[@]}" optim.epochs=2
+    model.method=fullft optim.lr=5e-4 "${common[@]}" optim.epochs=2 optim.warmup_steps=1
 run finetune report "$out"/{full,lora,recovered} "$out"/scores/* --out "$out/report.html"

@@ -17,8 +17,15 @@ from PIL import Image
 
 from tests.train.tiny import overrides
 
-UMLAUTS = "Größe – ∅"  # in the name of an image and of a folder: neither Latin-1 nor ASCII has all of them
+# In the name of an image and of a folder: neither Latin-1 nor ASCII has all of them. As a command line has it, under
+# LANG=C too, where Python takes names for ASCII.
+UMLAUTS = os.fsdecode("Größe – ∅".encode())
 DA3 = ("da3.enabled=true", "da3.random_init=true", "da3.variant=small", "da3.projector_hidden_dim=64")
+DIT = """\
+train: {batch_size_per_gpu: 4, max_steps: 2, num_workers: 1, device: cpu}
+transformer: {width: 16, depth: 1, heads: 2}
+validation: {samples: 2, steps: 1}
+"""
 
 TUNED = ("model.size=32", "optim.epochs=1", "train.batch_size_per_gpu=10", "train.num_workers=1", "train.device=cpu")
 
@@ -38,6 +45,7 @@ def commands(at: str) -> list[list[str]]:
     tiny = overrides(train__max_steps=2, train__dataset_path=data, evaluation__knn__train=data)
     tiny += [f"evaluation.knn.test={data}", f"evaluation.drift.dataset={data}"]
     frozen = ["--weights", run, "--size", "32", "--batch-size", "8"]
+    tars = ["--weights", run, "--data", data]
     small = [word for word in tiny if not word.startswith("evaluation")]
     return [
         ["train", "--config-file", yaml, "--output-dir", run, *tiny],
@@ -62,6 +70,38 @@ def commands(at: str) -> list[list[str]]:
         ["config", "diff", yaml, run],
         ["data", "check", data, "--config-file", yaml, "--out", f"{at}/check", "--workers", "0", *small],
         ["features", *frozen, "--data", data, "--out", f"{at}/features"],
+        ["features", *tars, "--out", f"{at}/tars", "--pool", "patches", "--layout", "webdataset"],
+        [
+            *(
+                "dit",
+                "extract",
+                *tars,
+                "--out",
+                f"{at}/shards",
+                "--side",
+                "32",
+                "--text",
+                "hash:4:8",
+                "--latents",
+                "pixels",
+            ),
+            *("--captions", f"{at}/captions.jsonl", "--resolution-shift", "1", "--max-stretch", "2"),
+        ],
+        ["dit", "verify", f"{at}/shards"],
+        [
+            "dit",
+            "train",
+            "--config-file",
+            f"{at}/dit.yaml",
+            "--output-dir",
+            f"{at}/dit",
+            f"train.dataset_path={at}/shards",
+        ],
+        [
+            *("dit", "sample", f"{at}/dit", "--out", f"{at}/samples", "--weights", run, "--steps", "1", "--seeds", "0"),
+            *("--image", f"{data}/class 0/{UMLAUTS} 0.png", "--mix", f"{data}/class 1/{UMLAUTS} 1.png"),
+        ],
+        ["dit", "report", f"{at}/dit", "--baseline", f"{at}/dit", "--out", f"{at}/dit.html"],
         ["eval", "knn", *frozen, "--train", data, "--out", f"{at}/knn.json", "--cache", f"{at}/cache"],
         ["eval", "linear", *frozen, "--train", data, "--epochs", "1"],
         ["export", run, "--out", f"{at}/exports/backbone.pth"],
@@ -94,6 +134,9 @@ def prepare(folder: Path) -> None:
     """The files that the commands read."""
     images(folder / UMLAUTS)
     (folder / "tiny.yaml").write_text("train: {seed: 1}\n")
+    (folder / "dit.yaml").write_text(DIT)
+    rows = [json.dumps({"image": f"{index:09d}", "caption": UMLAUTS}) + "\n" for index in range(20)]
+    (folder / "captions.jsonl").write_text("".join(rows))
     (folder / "cluster.yaml").write_text("partition: gpu\n")
 
 

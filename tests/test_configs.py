@@ -12,15 +12,19 @@ import pytest
 from dinov3.config.about.default_yaml import default_yaml
 from dinov3.config.about.usage import dead_but_read, unread_keys
 from dinov3.config.archs import CONVNEXT_ARCHS, VIT_ARCHS
+from dinov3.config.dit import DIT, DitConfig
 from dinov3.config.load import load_config, parse_override, to_yaml
+from dinov3.config.recipes import config_file
+from dinov3.config.run_config import RunBlocks
 from dinov3.config.schema import Config, StudentConfig
-from dinov3.config.spec import choices_of, hints
+from dinov3.config.spec import choices_of, hints, leaves
 from dinov3.finetune.kinds import kind_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENTS = sorted((ROOT / "configs" / "train" / "students").glob("*.yaml"))
+DIT_FILES = sorted((ROOT / "configs" / "dit").glob("*.yaml"))
 FINETUNE = sorted((ROOT / "configs" / "finetune").glob("*.yaml"))
-FILES = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDENTS, *FINETUNE})
+FILES = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDENTS, *DIT_FILES, *FINETUNE})
 
 
 def named(path: Path) -> str:
@@ -44,6 +48,27 @@ def test_the_first_line_is_the_command_that_runs_the_file(path: Path) -> None:
     overrides = words[4:]
     assert all(parse_override(word) for word in overrides)
     load_config(path, overrides)
+
+
+@pytest.mark.parametrize("path", DIT_FILES, ids=named)
+def test_a_recipe_of_a_diffusion_transformer_is_run_by_its_first_line(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith(f"# dinov3 dit train --config-file {named(path)} --output-dir ")
+    with caplog.at_level(logging.WARNING):
+        cfg = load_config(path, shlex.split(first)[8:], DIT)
+    assert cfg.train.dataset_path == "SHARDS"
+    assert caplog.messages == []
+    assert config_file(f"dit/{path.stem}").read_text() == config_file(named(path)).read_text() == path.read_text()
+
+
+def test_every_key_of_a_diffusion_transformer_is_read_or_refused() -> None:
+    """Keys that all kinds of run have are the trainer's to read."""
+    shared = {leaf.key for leaf in leaves(RunBlocks, RunBlocks())}
+    own = [leaf.name for leaf in leaves(DitConfig, DitConfig()) if leaf.key not in shared]
+    text = "".join(path.read_text() for path in (ROOT / "dinov3" / "generate").rglob("*.py"))
+    assert [name for name in own if not re.search(rf"\.{name}\b", text)] == []
 
 
 @pytest.mark.parametrize("path", FINETUNE, ids=named)

@@ -55,6 +55,8 @@ def read_report(path: Path) -> dict[str, Any]:
         if content["format"] != FORMAT:
             raise CompressError(f"{path}: not a report of dinov3 compress")
         as_form(content, DRAWN)
+        if not content["cosines"]:
+            raise JsonError("no cosines")
     except (OSError, JsonError) as error:
         raise CompressError(f"{path}: not a report: {error}") from error
     return content

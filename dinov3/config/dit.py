@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from dinov3.config.blocks.train import LoopConfig, OptimConfig
+from dinov3.config.blocks.train import LoopConfig, TaskOptimConfig
 from dinov3.config.kind import Schema
 from dinov3.config.references import flat
 from dinov3.config.run_config import RunBlocks
@@ -90,26 +90,12 @@ class DitValidationConfig:
     vae: str = key("", "folder of the VAE that made the latents, to see images; not for pixels", path=True)
 
 
-def _optim() -> OptimConfig:
-    return OptimConfig(
-        lr=3e-4,
-        weight_decay=0.01,
-        weight_decay_end=0.01,
-        clip_grad=1.0,
-        warmup_epochs=0,
-        scaling_rule="none",
-        freeze_last_layer_epochs=0,
-        layerwise_decay=1.0,
-        patch_embed_lr_mult=1.0,
-    )
-
-
 @dataclass
 class DitConfig(RunBlocks):
     """One training run of a diffusion transformer."""
 
     train: DitLoopConfig = key(DitLoopConfig, "shards, batch, run folder, seed, length")
-    optim: OptimConfig = key(_optim, "length of training, optimizer, schedules")
+    optim: TaskOptimConfig = key(lambda: TaskOptimConfig(lr=3e-4), "length of training, optimizer, schedules")
     transformer: TransformerConfig = key(TransformerConfig, "the model", fixed=True)
     conditions: ConditionsConfig = key(ConditionsConfig, "which samples see what; in sum 1", fixed=True)
     flow: FlowConfig = key(FlowConfig, "noise", fixed=True)
@@ -120,11 +106,7 @@ class DitConfig(RunBlocks):
 
 
 # Keys that every kind of run has and that mean nothing here.
-IDLE = (
-    *("optim.layerwise_decay", "optim.patch_embed_lr_mult", "optim.dino_head_wd_multiplier"),
-    *("optim.freeze_last_layer_epochs", "data.max_bad_frac", "data.max_pixels", "data.value_range"),
-    *("start.run", "start.student", "start.optimizer"),
-)
+IDLE = ("data.max_bad_frac", "data.max_pixels", "data.value_range", "start.run")
 
 
 def _checks(cfg: DitConfig) -> Iterator[tuple[str, str]]:

@@ -226,4 +226,4 @@ def _folders(root: Path, kind: str, split: str) -> tuple[Path, Path] | None:
 
 
 def _digest(kind: str, lines: Sequence[str] | map[str]) -> str:
-    return f"{kind}-{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:16]}"
+    return f"{kind}-{hashlib.sha256(chr(10).join(lines).encode(errors='surrogatepass')).hexdigest()[:16]}"

@@ -18,7 +18,7 @@ from dinov3.runs.manifest import read_train_state
 from dinov3.runs.start import Start
 from dinov3.system.paths import expanded
 from dinov3.weights.adapter_files import read_adapters
-from dinov3.weights.model_card import provenance_of
+from dinov3.weights.model_card import FINE_TUNED, provenance_of
 from dinov3.weights.own import load_backbone, read_source
 from dinov3.weights.provenance import Facts
 
@@ -69,7 +69,7 @@ def build_classifier(cfg: ClassifyConfig, start: Start, classes: int, names: lis
         lines += choose_what_trains(classifier, model, cfg.lora, cfg.train.seed)
     except ValueError as error:
         raise ConfigError("", "lora.targets", str(error)) from error
-    told = provenance_of(source, cast(Any, backbone).described, [f"fine-tuned: {label_of(model)}, {classes} classes"])
+    told = provenance_of(source, cast(Any, backbone).described, [f"{FINE_TUNED}: {label_of(model)}, {classes} classes"])
     return Built(classifier, cfg, names, size, Facts(preprocess, told), _pretrained(source, start), lines)
 
 

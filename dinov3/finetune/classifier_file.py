@@ -56,11 +56,11 @@ def write_classifier(folder: Path, classifier: Classifier, about: About, facts: 
         backbone = merged_backbone(backbone)
     state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(backbone).items()}
     write_tensor_file(state, folder / BACKBONE, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(description(backbone, facts), indent=1))
+    (folder / CONFIG).write_text(json.dumps(description(backbone, facts), indent=1), encoding="utf-8")
     head = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.head.state_dict().items()}
     write_tensor_file(head, folder / HEAD, {"format": "pt"})
     described = {"format": FORMAT, "format_version": VERSION, **asdict(about)}
-    (folder / ABOUT).write_text(json.dumps(described, indent=1) + "\n")
+    (folder / ABOUT).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
 def place_folder(path: Path, fill: Callable[[Path], None]) -> None:

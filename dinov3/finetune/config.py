@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from dinov3.config.blocks.train import LoopConfig, TaskOptimConfig
@@ -93,7 +93,9 @@ class JudgeConfig:
     test: str | None = key(None, "labelled images that are scored once, at the end, and select nothing")
     period: int | None = key(None, "steps between two validations; null: an epoch", unit="steps", ge=1)
     select: SELECTABLE = key("AUROC", "metric on validation by which weights are selected; ties: the lower NLL")
-    max_images: int | None = key(None, "images of validation used while training, evenly spread; null: all", ge=2)
+    max_images: int | None = key(
+        None, "images of validation scored while training, evenly spread; null (or features that are kept): all", ge=2
+    )
     batch_size: int = key(128, "images scored at once", ge=1)
     tta: bool = key(False, "at the end: the mean probability over the eight turns and mirror images")
     temperature: bool = key(True, "at the end: a temperature fitted on validation, reported beside the plain scores")
@@ -127,17 +129,35 @@ def _checks(cfg: ClassifyConfig) -> Iterator[tuple[str, str]]:
         yield "evaluation.test", "is evaluation.validation, which selects: give other images"
     if norms != "none" and method == "fullft":
         yield "model.train_norms_bias", "is for head_only and lora: fullft trains them anyway; set it to none"
-    idle = {
+    yield from _idle(cfg)
+    if cfg.optim.min_lr > cfg.optim.lr:
+        yield "optim.min_lr", f"{cfg.optim.min_lr:g} is above optim.lr {cfg.optim.lr:g}: lower it"
+
+
+def _idle(cfg: ClassifyConfig) -> Iterator[tuple[str, str]]:
+    """Keys that were given and would do nothing."""
+    method, norms = cfg.model.method, cfg.model.train_norms_bias
+    lora, still = AdapterConfig(), method == "head_only" and norms == "none" and cfg.augment == AugmentConfig()
+    validated = cfg.evaluation.validation is not None
+    changed = [f"lora.{f.name}" for f in fields(lora) if getattr(cfg.lora, f.name) != getattr(lora, f.name)]
+    keys = {
         "optim.backbone_lr": (cfg.optim.backbone_lr, method == "fullft", "model.method=fullft"),
         "optim.lora_lr": (cfg.optim.lora_lr, method == "lora", "model.method=lora"),
         "optim.norms_bias_lr": (cfg.optim.norms_bias_lr, norms != "none", "model.train_norms_bias"),
+        "optim.layerwise_decay": (
+            None if cfg.optim.layerwise_decay == 1 else 1,
+            method != "head_only" or norms != "none",
+            "training of the backbone",
+        ),
         "model.adapters": (cfg.model.adapters or None, method == "lora", "model.method=lora"),
+        "train.cache": (cfg.train.cache, still, "model.method=head_only, no trained norms and no augmentation"),
+        "evaluation.period": (cfg.evaluation.period, validated, "evaluation.validation"),
+        "evaluation.max_images": (cfg.evaluation.max_images, validated, "evaluation.validation"),
+        **dict.fromkeys(changed, (1, method == "lora", "model.method=lora")),
     }
-    for name, (value, read, needs) in idle.items():
+    for name, (value, read, needs) in keys.items():
         if value is not None and not read:
             yield name, f"does nothing without {needs}: leave it out"
-    if cfg.optim.min_lr > cfg.optim.lr:
-        yield "optim.min_lr", f"{cfg.optim.min_lr:g} is above optim.lr {cfg.optim.lr:g}: lower it"
 
 
 CLASSIFY = Schema(root=ClassifyConfig, checks=(_checks,))

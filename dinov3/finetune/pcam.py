@@ -211,7 +211,7 @@ def read_sums(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     found: dict[str, Any] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="backslashreplace").split("\n"), start=1):
         digest, _, name = line.strip().partition(" ")
         if not line.strip():
             continue

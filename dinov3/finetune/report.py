@@ -57,7 +57,7 @@ def rows_of(found: Sequence[tuple[Path, Results]], part: str) -> list[list[str]]
             continue
         about = [results["run"], results["label"], str(results["step"]), f"{results['parameters'] / 1e6:.2f} M"]
         views = "8" if results["tta"] else "1"
-        rows.append([*about, views, f"{one['images']:,}", *(shown(one["scores"][name]) for name in METRICS)])
+        rows.append([*about, views, f"{one['images']:,}", *(shown(one["scores"].get(name, {})) for name in METRICS)])
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +10,19 @@ from typing import Any
 from dinov3.finetune.bootstrap import bootstrap
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.metrics import Array, metrics
+from dinov3.system.json_file import JsonError, Maybe, as_form, read_object
 
 RESULTS, PREDICTIONS, CURVES = "results.json", "predictions.csv", "roc_pr_reliability"
 FORMAT = "dinov3-finetune-results"
 CALIBRATED = ("NLL", "Brier", "ECE")  # what a temperature changes
 Results = dict[str, Any]
+_SCORE = {name: Maybe(float) for name in ("value", "low", "high")}
+FORM = {  # what reports and the next turn ask a file for
+    **dict.fromkeys(("run", "label"), str),
+    **dict.fromkeys(("step", "parameters"), int),
+    "tta": bool,
+    "sets": {str: {"images": int, "scores": {"AUROC": _SCORE, "BalancedAcc": _SCORE, str: _SCORE}}},
+}
 
 
 def finite(value: float) -> float | None:
@@ -36,12 +43,13 @@ def scores(p: Array, y: Array, *, resamples: int, seed: int) -> dict[str, dict[s
 def read_results(path: Path) -> Results:
     """Raises FinetuneError for a file that is none."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise FinetuneError(f"{path}: cannot be read ({type(error).__name__}): give a finished run") from error
-    if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-        raise FinetuneError(f"{path}: not the results of a fine-tuning run")
-    return dict(content)
+        content = read_object(path, {"format": str})
+        if content["format"] != FORMAT:
+            raise FinetuneError(f"{path}: not the results of a fine-tuning run")
+        as_form(content, FORM)
+    except (OSError, JsonError) as error:
+        raise FinetuneError(f"{path}: cannot be read ({error}): give a finished run") from error
+    return content
 
 
 def shown(score: Mapping[str, float | None]) -> str:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 from dinov3.config.output import check_output_folder
 from dinov3.data.sources import parse_dataset
 from dinov3.distributed import context
 from dinov3.features.command import add_backbone_arguments, extractor_from
+from dinov3.generate import demo
 from dinov3.generate.buckets import SIDE
 from dinov3.generate.extract import SHARD_MB, Job, extract
 from dinov3.generate.inputs.open import LATENTS, TEXTS, Inputs, LatentInput, TextInput
 from dinov3.generate.plan import Form, Plan
+from dinov3.generate.resolution import PICTURE, resolution_shift, write_shift
 from dinov3.generate.sampling import command as sampling
 from dinov3.generate.sizing import POOLS, Sizing
 from dinov3.generate.training import command as training
+from dinov3.generate.validation import report
 from dinov3.generate.verify import verify
 from dinov3.system.paths import expanded
 
@@ -67,6 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taking.add_argument("--text", help=f"also store the text of each image: {TEXTS}")
     taking.add_argument("--captions", type=expanded, help='JSONL of {"image": NAME, "caption": TEXT}')
     taking.add_argument("--latents", help=f"also store the latent of each image: {LATENTS}")
+    taking.add_argument(
+        "--resolution-shift",
+        type=int,
+        default=0,
+        metavar="IMAGES",
+        help="also compare the tokens of so many images at every size: resolution.json and resolution.png",
+    )
     taking.add_argument("--dry-run", action="store_true", help="only say what would be written")
     taking.set_defaults(run=execute_extract, size="native", max_side=None)
     checking = tasks.add_parser("verify", help="is a folder of shards one set, whole and aligned?", description=VERIFY)
@@ -74,10 +86,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checking.set_defaults(run=execute_verify)
     training.add_arguments(tasks.add_parser("train", help="a diffusion transformer on shards, from a YAML"))
     sampling.add_arguments(tasks.add_parser("sample", help="images from an image, a text, both, or two images mixed"))
+    report.add_arguments(
+        tasks.add_parser("report", help="figures and pictures of a run, judged by limits, on one page")
+    )
+    showing = tasks.add_parser("demo", help="the whole way on made pictures, in minutes")
+    demo.add_arguments(showing)
+    showing.set_defaults(run=lambda args: demo.demonstrate(args.out, args.weights, call))
 
 
 def _side(text: str) -> int | None:
     return None if text == "native" else int(text)
+
+
+def call(words: Sequence[str]) -> int:
+    """One command of ``dinov3 dit``, as a user calls it. Raises its errors."""
+    parser = argparse.ArgumentParser(prog="dinov3 dit")
+    add_arguments(parser)
+    return execute(parser.parse_args(words))
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -105,6 +130,8 @@ def execute_extract(args: argparse.Namespace) -> int:
             for bucket, rows in manifest["buckets"].items():
                 print(f"  {bucket}: {rows:,}")
             print(f"  largest stretch {manifest['stretch']:.3f}")
+            if args.resolution_shift > 0:
+                _say_shift(job, args.out, args.resolution_shift)
             for name in ("unreadable", "too_long", "incomplete"):
                 for bad in manifest[name][:3]:
                     print(
@@ -112,6 +139,14 @@ def execute_extract(args: argparse.Namespace) -> int:
                     )
     context.teardown()
     return 0
+
+
+def _say_shift(job: Job, out: Path, images: int) -> None:
+    shifts = resolution_shift(job, images)
+    write_shift(out, shifts, images)
+    print(f"  the same images at every size, cosine with {shifts[0].bucket}: {out / PICTURE}")
+    for shift in shifts[1:]:
+        print(f"    {shift.bucket}: patches {shift.patch_cosine:.3f}, class token {shift.cls_cosine:.3f}")
 
 
 def _say_plan(plan: Plan, form: Form) -> None:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.errors import TooManyBadSamples
@@ -37,6 +36,7 @@ from dinov3.generate.shards import Sample, write_shard
 from dinov3.generate.sizing import Sizing, bucketed, digest
 from dinov3.runs.lock import RunLock
 from dinov3.runs.manifest import describe_file
+from dinov3.system.bars import Bar
 from dinov3.system.files import remove_half_written, write_json
 from dinov3.system.json_file import JsonError, Maybe, read_object
 
@@ -90,7 +90,7 @@ class Job:
 
     def plan(self, *, quiet: bool = False) -> Plan:
         """Read the size of every image."""
-        with tqdm(total=len(self.source), unit=" images", desc="sizes", disable=quiet) as bar:
+        with Bar(len(self.source), about="sizes", unit="images", shown=not quiet) as bar:
             return make_plan(
                 self.source,
                 self.sizing,
@@ -170,9 +170,8 @@ def _fill(job: Job, plan: Plan, out: Path, *, quiet: bool) -> int:
     missing = [shard for shard in plan.shards[rank::world] if not is_whole(out, record_of(out, shard))]
     images = sum(len(shard.indices) for shard in missing)
     there = sum(len(shard.indices) for shard in plan.shards[rank::world]) - images
-    with tqdm(
-        total=there + images, initial=there, unit=" images", desc="features", disable=quiet or not context.is_main()
-    ) as bar:
+    with Bar(there + images, about="features", unit="images", shown=not quiet and context.is_main()) as bar:
+        bar.update(there)
         for shard in missing:
             _write(job, shard, out, bar.update)
     return images

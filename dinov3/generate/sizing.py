@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dinov3.features.preprocess import Preprocess
@@ -65,10 +65,15 @@ class BucketPreprocess(Preprocess):
     """The whole image, resized once to its bucket."""
 
     sizing: Sizing = field(default_factory=Sizing, kw_only=True)
+    bucket: Bucket | None = field(default=None, kw_only=True)  # where it is given, every image is brought to it
+
+    def forced(self, bucket: Bucket) -> BucketPreprocess:
+        """The same for one size, whatever an image's shape."""
+        return replace(self, bucket=bucket)
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the bucket."""
-        found = self.sizing.nearest(height, width)
+        found = self.bucket or self.sizing.nearest(height, width)
         return found.height, found.width
 
     def describe(self) -> dict[str, Any]:

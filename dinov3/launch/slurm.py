@@ -11,6 +11,7 @@ from pathlib import Path
 from dinov3.config.errors import ConfigError
 from dinov3.launch import clock
 from dinov3.launch.resources import Resources
+from dinov3.system.files import as_bytes
 
 TIMEOUT = 60  # seconds for an answer of scontrol
 
@@ -31,7 +32,7 @@ def send(text: str, logs: Path) -> tuple[str, str]:
     file = logs / f"{uuid.uuid4().hex}_submission.sh"
     number = None
     try:
-        file.write_text(text, encoding="utf-8")
+        file.write_bytes(as_bytes(text))
         done = subprocess.run(["sbatch", str(file)], capture_output=True, text=True, errors="replace")
         found = re.search(r"\bjob (\d+)", done.stdout)
         if done.returncode or found is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from dinov3.pictures.run_page import report
 from dinov3.system.errors import EXIT_DONE, Foreseeable
+from dinov3.system.files import as_bytes
 
 HOST = "127.0.0.1"
 NAMES = {HOST, "localhost"}
@@ -50,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         try:
-            page = report(self.run, refresh=REFRESH).encode()
+            page = as_bytes(report(self.run, refresh=REFRESH))
         except (Foreseeable, OSError) as error:
             self.send_error(503, str(error).splitlines()[0][:200])
             return

@@ -21,6 +21,7 @@ from dinov3.system.files import open_unlinked, write_whole
 log = logging.getLogger(__name__)
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 HEARTBEAT = 20.0  # seconds between two signs of life
+LEASE_BYTES = 1000  # more than a name of a machine and two numbers
 STALE = 3  # this many without one, and the holder is gone
 
 
@@ -82,12 +83,8 @@ class RunLock:
         handle = open_unlinked(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._take(handle)
-        except RunLocked:
-            os.close(handle)
-            raise
-        try:
             self._watch_lease()
-        except RunLocked:
+        except (RunLocked, OSError):
             os.close(handle)
             raise
         os.ftruncate(handle, 0)
@@ -117,9 +114,13 @@ class RunLock:
 
     def _read_lease(self) -> str | None:
         try:
-            return self.lease.read_text(encoding="utf-8", errors="replace")
+            handle = open_unlinked(self.lease, os.O_RDONLY | os.O_NONBLOCK)  # a pipe of that name is not waited for
         except FileNotFoundError:
             return None
+        try:
+            return os.read(handle, LEASE_BYTES).decode(errors="replace")
+        finally:
+            os.close(handle)
 
     def _write_lease(self, beat: int) -> None:
         write_whole(self.lease, f"{socket.gethostname()}\n{os.getpid()} {beat}\n")

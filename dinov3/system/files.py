@@ -46,10 +46,21 @@ def replacing(path: Path) -> Iterator[Path]:
             fresh.unlink()
 
 
+def as_bytes(text: str) -> bytes:
+    """UTF-8, whatever the text holds: names of files that were no text come back as their bytes.
+
+    Under ``LANG=C`` without Python's UTF-8 mode every name that is not ASCII is one of those.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, which no file's name holds
+        return text.encode("utf-8", "backslashreplace")
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by ``content`` (text as UTF-8), as ``replacing`` does."""
+    """Replace ``path`` by ``content`` (text as ``as_bytes`` has it), as ``replacing`` does."""
     with replacing(path) as fresh:
-        fresh.write_bytes(content.encode() if isinstance(content, str) else content)
+        fresh.write_bytes(as_bytes(content) if isinstance(content, str) else content)
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:

@@ -17,7 +17,7 @@ from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.system.errors import first_line
-from dinov3.system.files import flush
+from dinov3.system.files import as_bytes, flush
 from dinov3.system.paths import expanded
 from dinov3.weights.description import read_description, sidecar_of
 from dinov3.weights.files import WeightsError
@@ -68,8 +68,8 @@ def export(source: Path, out: Path, *, layout: str | None = None, heads: bool = 
         written = _write(source, chosen, reference, temporary / out.name, facts, heads)
         notes += written.notes
         card = model_card(source, out.name, reference, facts, written, notes)
-        (temporary / out.name / "README.md" if chosen.suffix == "" else temporary / card_of(out).name).write_text(
-            card, encoding="utf-8"
+        (temporary / out.name / "README.md" if chosen.suffix == "" else temporary / card_of(out).name).write_bytes(
+            as_bytes(card)
         )
         _move(temporary, out)
     except BaseException:

@@ -27,6 +27,7 @@ from dinov3.weights.own import checkpoint_in
 from dinov3.weights.provenance import MAX_RECIPE, MAX_TEXT, Facts, Provenance, provenance_from
 
 MARK = "<!-- written by dinov3 export -->"
+FINE_TUNED = "fine-tuned"  # what the note of a backbone that learned from labels begins with
 RELEASED_TERMS = (
     "the licence of those weights goes on to apply to these. DINOv3's released weights are under the DINOv3 License, "
     "which is not an open-source licence"
@@ -81,8 +82,10 @@ def model_card(
     table = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows)
     fenced = told.recipe.replace("```", "` ` `")
     recipe = f"\n## Recipe\n\nWhat differs from the defaults:\n\n```yaml\n{fenced}```\n" if fenced else ""
+    tuned = any(key == "note" and value.startswith(FINE_TUNED) for key, value in told.rows)
+    trained = "fine-tuned on labels" if tuned else "trained without labels"
     return (
-        f"# {name}\n\n{MARK}\n\nA vision backbone trained without labels, exported by dinov3 {__version__}.\n\n"
+        f"# {name}\n\n{MARK}\n\nA vision backbone {trained}, exported by dinov3 {__version__}.\n\n"
         f"| | |\n|---|---|\n{table}\n\n## Load it\n\n```python\n{written.how_to_load.strip()}\n```\n{recipe}"
     )
 

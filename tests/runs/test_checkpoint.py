@@ -36,7 +36,7 @@ def save(run: Path, step: int, tensors: dict[str, Tensor] | None = None, **kwarg
     writer = Checkpointer(run, **options)
     writer.tidy(None)
     return writer.save(
-        step, tensors or state(step), {"counters": {"step": step}}, lambda f: (f / "extra").touch()
+        step, tensors or state(step), {"counters": {"step": step, "samples": 8 * step}}, lambda f: (f / "extra").touch()
     ).folder
 
 
@@ -176,3 +176,23 @@ def test_files_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatch: 
     assert {p.name for p in final.rglob("*") if p.is_file()} <= before
     assert Path(events[moved - 1]).name.startswith(".tmp-"), "the folder's entries are flushed last"
     assert Path(events[moved + 1]).name == "ckpt", "then the rename itself"
+
+
+def test_a_checkpoint_of_another_run_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    older, newer = (write_of(tmp_path, step, run) for step, run in ((3, "mine"), (6, "theirs")))
+    with caplog.at_level(logging.WARNING):
+        assert newest_valid(tmp_path, run_id="mine") == older
+    assert f"{newer} is passed over: it was written by another run (theirs, this one is mine)" in caplog.text
+    assert newest_valid(tmp_path) == newer, "who does not know which run it is takes the newest"
+    assert newest_valid(tmp_path, run_id="theirs") == newer
+    with pytest.raises(CheckpointError, match="written by another run"):
+        newest_valid(tmp_path, run_id="a third")
+
+
+def test_a_checkpoint_of_before_runs_had_names_is_taken(tmp_path: Path) -> None:
+    assert newest_valid(save(tmp_path, 2).parents[1], run_id="mine") == tmp_path / "ckpt" / "step-00000002"
+
+
+def write_of(run: Path, step: int, run_id: str) -> Path:
+    info = {"counters": {"step": step, "samples": 8 * step}, "run": run_id}
+    return Checkpointer(run, max_to_keep=3, keep_every=None).save(step, state(step), info, lambda f: None).folder

@@ -75,6 +75,11 @@ class TwoNodes:
         """What SLURM says about a job."""
         return dict(re.findall(r"(\w+)=(\S*)", self.inside("scontrol", "show", "job", "-o", job).stdout))
 
+    def seconds_run(self, job: str) -> int:
+        """How long this turn of a job has been running."""
+        hours, minutes, seconds = map(int, self.show(job)["RunTime"].rpartition("-")[2].split(":"))
+        return 3600 * hours + 60 * minutes + seconds
+
     def urgent(self) -> None:
         """A short job for both machines that the partitions low and now must make room for."""
         options = ("-J", "urgent", "-p", "high", "-N", "2", "--exclusive", "-o", "/dev/null")

@@ -211,7 +211,9 @@ def listing_of(folder: Path, files: list[Path], image: str, label: str | None) -
     """Places and classes of the images in ``files``. Raises DataError."""
     arrow = need("pyarrow")
     rows = Rows()
-    digest = hashlib.blake2b(str(read_json(folder / STATE).get("_fingerprint")).encode(), digest_size=16)
+    digest = hashlib.blake2b(
+        str(read_json(folder / STATE).get("_fingerprint")).encode(errors="surrogatepass"), digest_size=16
+    )
     stamps = {}
     for number, path in enumerate(files):
         try:

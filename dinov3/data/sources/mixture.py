@@ -103,20 +103,20 @@ class Mixture:
 
     def _hash_of(self, parts: Sequence[str]) -> str:
         text = "\n".join([*parts, *map(str, self.order.slots)])
-        return f"Mixture-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+        return f"Mixture-{hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=16).hexdigest()}"
 
     def identity(self) -> Identity:
         """Of the parts and their shares."""
         parts = [part.identity() for part in self.parts]
         text = "\n".join([*(part.content for part in parts), *map(str, self.order.slots)])
-        content = VERSION + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        content = VERSION + hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         legacy = self._hash_of([part.legacy for part in parts])
         return Identity(content, ", ".join(part.place for part in parts), legacy)
 
     def version(self) -> str:
         """A hash of the parts' versions and their shares."""
         text = "\n".join([*(part.version() for part in self.parts), *map(str, self.order.slots)])
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
     def table(self) -> list[str]:
         """A line a part: its share of the samples, its size and its name."""

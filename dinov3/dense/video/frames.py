@@ -103,4 +103,4 @@ def open_frames(text: str) -> FolderFrames | FileFrames:
 
 
 def _digest(lines: list[str]) -> str:
-    return f"frames-{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:16]}"
+    return f"frames-{hashlib.sha256(chr(10).join(lines).encode(errors='surrogatepass')).hexdigest()[:16]}"

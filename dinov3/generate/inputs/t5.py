@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dinov3.data.torchvision_compat import prepare_torchvision
 from dinov3.features.cache import weights_digest
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.inputs.base import Text
@@ -26,6 +27,7 @@ class T5Texts:
     @classmethod
     def load(cls, folder: str, length: int = LENGTH) -> T5Texts:
         """From a folder, or a name in the hub's cache. GenerateError when it cannot be read, or transformers is missing."""
+        prepare_torchvision()
         try:
             transformers: Any = import_module("transformers")
         except ImportError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinov3.data.torchvision_compat import prepare_torchvision
 from dinov3.features.cache import weights_digest
 from dinov3.generate.buckets import LATENT
 from dinov3.generate.errors import GenerateError
@@ -29,6 +30,7 @@ class VaeLatents:
     @classmethod
     def load(cls, folder: str) -> VaeLatents:
         """From a folder, or a name in the hub's cache. GenerateError when it cannot be read, or diffusers is missing."""
+        prepare_torchvision()
         try:
             diffusers: Any = import_module("diffusers")
         except ImportError as error:

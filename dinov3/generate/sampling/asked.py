@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +69,7 @@ class Trained:
         plain = extractor.preprocess
         assert isinstance(plain, BucketPreprocess)
         if bucket is not None:
-            extractor.preprocess = _Forced.of(plain, bucket)
+            extractor.preprocess = plain.forced(bucket)
         try:
             (tokens,) = extractor.extract_each([image])
         finally:
@@ -141,26 +141,3 @@ def mixed(first: Seen, second: Seen, share: float) -> Seen:
         raise GenerateError(f"--mix-share {share:g}: from 0 to 1")
     parts = [torch.lerp(b.float(), a.float(), share).half() for a, b in zip(first[1:], second[1:], strict=True)]
     return Seen(first.bucket, *parts)
-
-
-@dataclass(frozen=True)
-class _Forced(BucketPreprocess):
-    """Every image to one bucket."""
-
-    bucket: Bucket | None = None
-
-    @classmethod
-    def of(cls, plain: BucketPreprocess, bucket: Bucket) -> _Forced:
-        return cls(
-            plain.mean,
-            plain.std,
-            plain.patch,
-            interpolation=plain.interpolation,
-            reading=plain.reading,
-            sizing=replace(plain.sizing),
-            bucket=bucket,
-        )
-
-    def target(self, height: int, width: int) -> tuple[int, int]:
-        assert self.bucket is not None
-        return self.bucket.height, self.bucket.width

@@ -17,6 +17,8 @@ from dinov3.engine import precision
 from dinov3.engine.banner import device_line, processes_line
 from dinov3.engine.job import Job
 from dinov3.engine.look import Look
+from dinov3.engine.resume import images_a_step
+from dinov3.engine.schedules import RateSchedules, build_rates
 from dinov3.engine.task import Counters
 from dinov3.engine.trainer import Trainer
 from dinov3.features.extract import load
@@ -69,6 +71,10 @@ class DitJob(Job[DitBatch]):
     def open_data(self) -> str:
         assert self.measured  # a mistake there would be known after the first steps only
         return self.shards.identity()
+
+    def plan(self) -> RateSchedules:
+        """An epoch is one pass over the set."""
+        return build_rates(self.cfg.optim, max(1, sum(self.shards.counts) // images_a_step(self.cfg)))
 
     def spec(self) -> DitSpec:
         """The transformer for these shards."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.training.statistics import Normaliser
 from dinov3.models.diffusion_transformer import DiffusionTransformer, DitSpec
+from dinov3.system.json_file import parse_object
 from dinov3.weights.own import checkpoint_in
 from dinov3.weights.tensor_file import write_tensor_file
 
@@ -68,12 +69,12 @@ def read_dit(path: Path) -> Stored:
     file = dit_file(path)
     try:
         with safe_open(str(file), "pt") as opened:
-            told = json.loads((opened.metadata() or {})[FORMAT])
+            told = parse_object((opened.metadata() or {})[FORMAT])
             if told["version"] != VERSION:
                 raise GenerateError(f"{file}: version {told['version']!r}, this program reads {VERSION}")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         return Stored(file, DitSpec(**told["spec"]), dict(told["facts"]), tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise GenerateError(f"{file}: damaged, or not a diffusion transformer ({type(error).__name__})") from error
 
 

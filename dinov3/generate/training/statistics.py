@@ -5,7 +5,6 @@ Class tokens and patch features of one backbone have different distributions, an
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from dinov3.generate.training.shard_set import ShardSet
 from dinov3.system.bars import Bar
 from dinov3.system.files import write_json
+from dinov3.system.json_file import JsonError, read_object
 
 log = logging.getLogger(__name__)
 
@@ -79,15 +79,13 @@ def statistics_of(shards: ShardSet, *, quiet: bool = False) -> Moments:
 
 def _kept(path: Path, identity: str) -> Moments | None:
     try:
-        content = json.loads(path.read_text())
-        if (content["version"], content["of"]) != (VERSION, identity):
-            return None
-        moments: Moments = {
-            part: {k: [*map(float, content["moments"][part][k])] for k in ("mean", "var")} for part in PARTS
-        }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        moments = {part: {"mean": [float], "var": [float]} for part in PARTS}
+        content = read_object(path, {"version": int, "of": str, "moments": moments})
+    except (OSError, JsonError):
         return None
-    return moments
+    if (content["version"], content["of"]) != (VERSION, identity):
+        return None
+    return {part: {k: [*map(float, content["moments"][part][k])] for k in ("mean", "var")} for part in PARTS}
 
 
 class Normaliser(nn.Module):

@@ -19,7 +19,7 @@ KEY = {"weights": FORM.weights, "preproc_hash": FORM.preproc_hash, "width": 12, 
 KEY |= {"text": "hash:4:6", "text_length": 4, "text_width": 6, "latents": "pixels", "channels": 3}
 A_SHARD = 5  # samples
 TINY = (
-    *("optim.epochs=1", "train.OFFICIAL_EPOCH_LENGTH=10", "optim.lr=0.01", "train.log_every=1", "train.device=cpu"),
+    *("optim.epochs=2", "optim.lr=0.01", "train.log_every=1", "train.device=cpu"),
     *("transformer.width=16", "transformer.depth=1", "transformer.heads=2", "checkpointing.period=3"),
     *("validation.samples=4", "validation.steps=2", "train.num_workers=1"),
 )

@@ -157,7 +157,7 @@ def test_other_shards_are_refused_and_the_same_elsewhere_are_not(
         ("transformer.heads=3", "must divide it"),
         ("repa.weight=1", "the transformer has 1 blocks"),
         ("start.run=x", "use warm_start.weights"),
-        ("optim.layerwise_decay=0.9", "does nothing for a diffusion transformer"),
+        ("data.max_pixels=9", "does nothing for a diffusion transformer"),
         ("warm_start.weights=/nowhere", "no dit.safetensors"),
         ("transformer.widht=8", "did you mean transformer.width?"),
     ],

@@ -1,0 +1,154 @@
+"""What does a smaller classifier lose? Energy rules against calibrated methods, before and after recovery, over seeds.
+
+    python benchmarks/compression.py runs/seed0 runs/seed1 runs/seed2 --calibrate IMAGES --test LABELLED --out runs/table
+    … --recover 2 --train LABELLED --validation LABELLED    # each is fine-tuned two epochs more and scored again
+
+Each RUN is a finished run of `dinov3 finetune`, one a seed. Scores are of test, one view, by the run's own head. A line a result
+goes to OUT/results.jsonl; what is there is not computed again. `lost` is the metric of the run minus that of the copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from dinov3.compress.costs import Costs
+from dinov3.compress.labelled import pictures
+from dinov3.compress.methods import Settings, compress
+from dinov3.compress.moments import token_count
+from dinov3.compress.options import steps_of
+from dinov3.data.decode import USUAL
+from dinov3.data.sources import parse_dataset
+from dinov3.engine.precision import resolve
+from dinov3.features.preprocess import Preprocess
+from dinov3.finetune.classifier import Classifier
+from dinov3.finetune.classifier_file import About, load_classifier, write_classifier
+from dinov3.finetune.labelled import LabelledSet, open_labelled
+from dinov3.finetune.metrics import metrics
+from dinov3.finetune.results import read_results
+from dinov3.finetune.scoring import Scorer
+from dinov3.finetune.views import Views
+from dinov3.system.bars import Bar
+from dinov3.system.cores import cores
+from dinov3.system.paths import expanded
+from dinov3.system.rows import append_row, read_rows
+from dinov3.weights.provenance import Facts
+
+METHODS = ("heads,mlp,svd", "variance", "compensate", "whitened")  # the first is the energy rules
+Row = dict[str, Any]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=expanded)
+    parser.add_argument("--calibrate", required=True, help="images, labels are not looked at")
+    parser.add_argument("--images", type=int, default=128, help="of them (default 128)")
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--train", help="with --recover")
+    parser.add_argument("--validation", help="with --recover")
+    parser.add_argument("--left", type=float, nargs="+", default=[0.93, 0.75, 0.5], help="shares of parameters")
+    parser.add_argument("--metric", default="BalancedAcc")
+    parser.add_argument("--recover", type=int, default=0, help="epochs (default 0: none)")
+    parser.add_argument("--lr", type=float, default=5e-4, help="of the recovery")
+    parser.add_argument("--out", required=True, type=expanded)
+    return parser.parse_args()
+
+
+def score(classifier: Classifier, about: About, test: LabelledSet, metric: str) -> float:
+    statistics = cast(Any, classifier.backbone).preprocess
+    views = Views(about.size, tuple(statistics["mean"]), tuple(statistics["std"]), USUAL, stain=about.stain)
+    scorer = Scorer(views, resolve("fp32", torch.device("cpu")), batch=64, threads=cores())
+    one = scorer.score(classifier, test, range(len(test)))
+    return metrics(one.probabilities(), one.labels)[metric]
+
+
+def results_of(run: Path, args: argparse.Namespace, test: LabelledSet) -> Iterator[Row]:
+    """The whole classifier, then every method at every size."""
+    classifier, about = load_classifier(run)
+    backbone = classifier.backbone
+    statistics = cast(Any, backbone).preprocess
+    whole = score(classifier, about, test, args.metric)
+    yield {"run": str(run), "method": "none", "left": 1.0, "score": whole}
+    preprocess = Preprocess(tuple(statistics["mean"]), tuple(statistics["std"]), backbone.stride, about.size)
+    images = pictures(parse_dataset(args.calibrate), preprocess, args.images, "--calibrate", labelled=False)
+    tokens = token_count(backbone, torch.empty(1, 1, about.size, about.size))
+    settings = Settings(Costs("parameters", tokens, about.size, "none"), 1, True)
+    before = sum(p.numel() for p in backbone.parameters())
+    for left in args.left:
+        for method in METHODS:
+            steps = steps_of(backbone, method.split(","), None, left, settings)
+            small, _ = compress(backbone, steps, settings, images.batches(32))
+            object.__setattr__(small, "preprocess", statistics)
+            copy = Classifier(small, about.classes, about.pool)
+            copy.head.load_state_dict(classifier.head.state_dict())
+            row = {
+                "run": str(run),
+                "method": method,
+                "left": left,
+                "score": score(copy.eval(), about, test, args.metric),
+            }
+            row["share"] = sum(p.numel() for p in small.parameters()) / before
+            if args.recover:
+                row["recovered"] = recovered(copy, about, run, args, f"{method.replace(',', '-')}-{left:g}")
+            yield row
+
+
+def recovered(copy: Classifier, about: About, run: Path, args: argparse.Namespace, name: str) -> float:
+    """The copy's score after ``--recover`` epochs by the one trainer."""
+    folder = args.out / "recovered" / run.name / name
+    start = folder.with_name(f"{name}-start")
+    start.mkdir(parents=True, exist_ok=True)
+    write_classifier(start, copy, about, Facts({**cast(Any, copy.backbone).preprocess}))
+    words = [f"model.weights={start}", f"model.head={start}", "model.method=fullft", f"model.size={about.size}"]
+    words += [f"train.dataset_path={args.train}", f"evaluation.validation={args.validation}", "evaluation.bootstrap=0"]
+    words += [f"evaluation.test={args.test}", f"optim.epochs={args.recover}", f"optim.lr={args.lr}"]
+    words += ["train.batch_size_per_gpu=32", "train.num_workers=2"]
+    command = [sys.executable, "-m", "dinov3.cli", "finetune", "--output-dir", str(folder), *words]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    found: float = read_results(folder / "results.json")["sets"]["test"]["scores"][args.metric]["value"]
+    return found
+
+
+def table(rows: list[Row], metric: str) -> str:
+    """Mean and spread over runs of what is lost."""
+    whole = {row["run"]: row["score"] for row in rows if row["method"] == "none"}
+    spread = np.array([*whole.values()])
+    lines = [f"{metric} of {len(whole)} runs: {spread.mean():.4f} ± {spread.std(ddof=1) if len(whole) > 1 else 0:.4f}"]
+    for left in dict.fromkeys(row["left"] for row in rows if row["method"] != "none"):
+        for method in METHODS:
+            own = [row for row in rows if (row["method"], row["left"]) == (method, left)]
+            cells = []
+            for key in ("score", "recovered"):
+                lost = np.array([whole[row["run"]] - row[key] for row in own if key in row])
+                if len(lost):
+                    cells.append(f"{key}: {lost.mean():+.4f} ± {lost.std(ddof=1) if len(lost) > 1 else 0:.4f}")
+            lines.append(f"{left:>5g} left  {method:<14} lost, {'; '.join(cells)}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    args = arguments()
+    if args.recover and not (args.train and args.validation):
+        sys.exit("--recover needs --train and --validation")
+    args.out.mkdir(parents=True, exist_ok=True)
+    path, test = args.out / "results.jsonl", open_labelled(args.test)
+    done = {row["run"] for row in read_rows(path) if row["left"] == args.left[-1] and row["method"] == METHODS[-1]}
+    wanted = [run for run in args.runs if str(run) not in done]
+    with Bar(len(wanted) * (1 + len(args.left) * len(METHODS)), about="compression", unit="results") as bar:
+        for run in wanted:
+            for row in results_of(run, args, test):
+                append_row(path, row)
+                bar.update()
+    last = {(row["run"], row["method"], row["left"]): row for row in read_rows(path)}
+    print(table([*last.values()], args.metric))
+
+
+if __name__ == "__main__":
+    main()
