@@ -124,7 +124,7 @@ def build_parser(chosen: str | None = None, *, whole: bool = False) -> argparse.
     )
     parser.add_argument("--version", action="version", version=__version__)
     # the overview above has the list, in groups
-    commands = parser.add_subparsers(required=True, metavar="command", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(required=True, metavar="command", help=None if whole else argparse.SUPPRESS)
     for name, (module, text, example) in COMMANDS.items():
         command = commands.add_parser(name, prog=f"dinov3 {name}", help=text, description=text)
         if whole or name == chosen:

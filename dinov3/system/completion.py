@@ -32,5 +32,16 @@ def execute(args: argparse.Namespace) -> int:
         raise CompletionMissing("dinov3 completion needs shtab: pip install 'dinov3[completion]'")
     import shtab
 
-    print(shtab.complete(args.whole(), args.shell))
+    print(shtab.complete(plain(args.whole()), args.shell))
     return EXIT_DONE
+
+
+def plain(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Choices of arguments as lists: shtab takes every table of choices for one of commands."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                plain(inner)
+        elif isinstance(action.choices, dict):
+            action.choices = list(action.choices)
+    return parser
