@@ -34,6 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "eval": NUMERICS | {"pictures"},
     "dense": NUMERICS | {"pictures"},
     "finetune": NUMERICS | {"pictures"},
+    # named by finetune's table of kinds, whose command it shares
+    "segment": NUMERICS | {"pictures", "dense", "finetune"},
     # the metric before and after compression is that of the probes
     "compress": NUMERICS | {"eval", "finetune", "pictures"},
     "generate": NUMERICS | {"pictures"},

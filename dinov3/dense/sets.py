@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dinov3.data.decode import Pixels, read_image
+from dinov3.data.decode import USUAL, Pixels, Reading, read_image
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources import parse_dataset
 from dinov3.data.sources.source import Source
@@ -162,9 +162,9 @@ class Mirrored:
         return f"{self.whole.version()}-mirrored"
 
 
-def read_both(dense: DenseSet, index: int) -> tuple[Pixels, NDArray[np.generic]]:
+def read_both(dense: DenseSet, index: int, reading: Reading = USUAL) -> tuple[Pixels, NDArray[np.generic]]:
     """(pixels ``[H, W, C]``, truth ``[H, W]``). Raises BadImage, also when they differ in size."""
-    pixels = read_image(dense, index)
+    pixels = read_image(dense, index, reading)
     try:
         truth = dense.truth(index)
     except OSError as error:

@@ -1,12 +1,13 @@
-"""``dinov3 finetune``: a classifier on a backbone, from a YAML; ``report`` and ``evaluate`` look at finished ones."""
+"""``dinov3 finetune``: a classifier or a segmenter on a backbone, from a YAML; ``report`` and ``evaluate`` look at finished ones."""
 
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 
 from dinov3.config.errors import ConfigError
 from dinov3.engine import command
-from dinov3.finetune.kinds import kind_of
+from dinov3.finetune.kinds import evaluator_of, kind_of
 from dinov3.system.paths import expanded
 
 WORDS = ("report", "evaluate")
@@ -34,11 +35,12 @@ def execute(args: argparse.Namespace) -> int:
 
         return report(paths, args.out)
     if word == "evaluate":
-        from dinov3.finetune.evaluate import Asked, evaluate
+        from dinov3.finetune.evaluate import Asked
 
         if len(paths) != 1 or args.data is None or args.out is None:
             raise ConfigError("command line", word, "needs one classifier, --data and --out")
-        return evaluate(Asked(paths[0], args.data, args.out, args.backbone, args.tta))
+        evaluate = import_module(evaluator_of(paths[0])).evaluate
+        return int(evaluate(Asked(paths[0], args.data, args.out, args.backbone, args.tta)))
     return kind_of(args.config_file, args.opts).execute(args)
 
 

@@ -12,11 +12,27 @@ from pathlib import Path
 from dinov3.config.errors import ConfigError
 from dinov3.config.yaml_file import read_yaml
 from dinov3.engine.command import Kind
+from dinov3.runs.checkpoint import step_folders
 
 KINDS = {
     "classify": "dinov3.finetune.classify",
+    "segment": "dinov3.segment.kind",
 }
 DEFAULT = "classify"
+# What a run leaves, by the file that describes it: (folder in the run, module whose ``evaluate`` scores it).
+PRODUCTS = {
+    "segmenter.json": ("segmenter", "dinov3.segment.evaluate"),
+}
+CLASSIFIER = "dinov3.finetune.evaluate"
+
+
+def evaluator_of(path: Path) -> str:
+    """The module whose ``evaluate`` scores what lies at ``path``: a run, a checkpoint or a product."""
+    for file, (folder, module) in PRODUCTS.items():
+        places = (path, path / folder, *step_folders(path)[-1:])
+        if any((place / file).is_file() for place in places):
+            return module
+    return CLASSIFIER
 
 
 def kind_of(config: Path | None, overrides: Sequence[str]) -> Kind:

@@ -149,6 +149,26 @@ class DinoVisionTransformer(Backbone, Executed):
             )
         ]
 
+    def encode_with(self, x: Tensor, queries: Tensor, n: int) -> tuple[Tensor, Tensor, Grid]:
+        """Images [N, C, H, W] whose last ``n`` blocks also see ``queries`` [Q, D] (Kerssies et al. 2025, EoMT).
+
+        Queries have no position. Returns them as [N, Q, D] and the patches [N, P, D], both normed, and the grid. Nothing
+        is dropped and no position jittered: for a backbone in eval mode.
+        """
+        tokens, grid, first = self._embed(x, None), self.patch_embed.grid(x), self.n_blocks - n
+        if first:
+            sizes: Sizes = ((tokens.shape[0], tokens.shape[1]),)
+            (hidden,) = self._through_blocks(pack([tokens]), sizes, [grid], [first - 1])
+            (tokens,) = unpack(hidden, sizes)
+        tokens = torch.cat((queries.to(tokens.dtype).expand(len(tokens), -1, -1), tokens), dim=1)
+        sizes = ((tokens.shape[0], tokens.shape[1]),)
+        rotations = [Rotation(self.rope_embed(*grid), len(queries) + 1 + self.n_storage_tokens)]
+        hidden = pack([tokens])
+        for block in self.blocks[first:]:
+            hidden = block(hidden, sizes, rotations)
+        (tokens,) = unpack(self.norm(hidden), sizes)
+        return tokens[:, : len(queries)], tokens[:, len(queries) + 1 + self.n_storage_tokens :], grid
+
     def _embed(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Images [N, C, H, W] to tokens [N, 1 + R + P, D]: cls, storage, patches."""
         patches: Tensor = self.patch_embed(x)  # [N, P, D]

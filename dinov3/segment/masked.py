@@ -1,0 +1,87 @@
+"""Images with their masks, opened and checked before anything is built."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinov3.data.bad_samples import BadSample
+from dinov3.data.decode import Pixels, Reading, fit_channels
+from dinov3.data.errors import BadImage, DataError
+from dinov3.dense.protocols import SegmentProtocol
+from dinov3.dense.segment import count_classes, prepared
+from dinov3.dense.sets import DenseSet, open_parts, read_both
+from dinov3.segment.config import SegmentConfig
+
+CHECKED = 200  # images of a set that are read before training begins: a second or two
+
+
+@dataclass(frozen=True)
+class MaskedSet:
+    """Images, and what their masks mean."""
+
+    dense: DenseSet
+    classes: int
+    meaning: SegmentProtocol  # which number is ignored, and whether 0 is a class
+    reading: Reading
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    def read(self, index: int, channels: int) -> tuple[Pixels, NDArray[np.int32]]:
+        """(pixels ``[H, W, C]``, class numbers ``[H, W]``). Raises BadImage, also for sizes that differ and a number that is
+        no class; DataError for channels the backbone does not take."""
+        try:
+            pixels, mask = read_both(self.dense, index, self.reading)
+        except OSError as error:
+            raise BadImage(f"{type(error).__name__}: {error.strerror or error}") from error
+        return fit_channels(pixels, channels), prepared(mask, self.classes, self.meaning)
+
+    def content(self) -> str:
+        """What identifies the images and, by a sample, the masks."""
+        seen = hashlib.blake2b(digest_size=8)
+        for index in spread(len(self), CHECKED):
+            try:
+                seen.update(np.ascontiguousarray(self.dense.truth(index).astype("<i4")).tobytes())
+            except (BadImage, OSError):
+                seen.update(b"unreadable")
+        return f"{self.dense.identity().content}/masks-{seen.hexdigest()}/classes-{self.classes}"
+
+
+def open_masked(cfg: SegmentConfig) -> tuple[MaskedSet, MaskedSet]:
+    """(training, validation) of ``train.dataset_path``.
+
+    A sample of both is read: DataError when more of it is unusable than ``data.max_bad_frac`` allows.
+    """
+    parts = open_parts(cfg.train.dataset_path, "mask")
+    meaning = SegmentProtocol(ignore=cfg.train.ignore, reduce_zero=cfg.train.reduce_zero)
+    classes = cfg.train.classes or count_classes(parts[0], meaning)
+    low_high = cfg.data.value_range
+    reading = Reading(cfg.data.max_pixels, None if low_high is None else (low_high[0], low_high[1]))
+    train, validation = (MaskedSet(part, classes, meaning, reading) for part in parts)
+    for masked in (train, validation):
+        check(masked, cfg.train.dataset_path, cfg.data.max_bad_frac)
+    return train, validation
+
+
+def check(masked: MaskedSet, text: str, most: float) -> None:
+    """DataError when more than the share ``most`` of a sample of images cannot be used."""
+    bad, indices = [], spread(len(masked), CHECKED)
+    for index in indices:
+        try:
+            prepared(read_both(masked.dense, index, masked.reading)[1], masked.classes, masked.meaning)
+        except (BadImage, OSError) as error:
+            bad.append(BadSample(masked.dense.name(index), str(error)))
+    if len(bad) > most * len(indices):
+        raise DataError(
+            f"{text}: {len(bad)} of {len(indices)} images cannot be used, the first {bad[0].name}: {bad[0].reason}; "
+            f"mend the data or raise data.max_bad_frac ({most:g})"
+        )
+
+
+def spread(n: int, most: int) -> range:
+    """At most ``most`` of ``n`` indices, evenly spread."""
+    return range(0, n, max(1, -(-n // most)))

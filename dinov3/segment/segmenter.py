@@ -1,0 +1,108 @@
+"""A backbone with a head that names every pixel."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinov3.config.errors import ConfigError
+from dinov3.dense.windows import resized
+from dinov3.engine.optim import EMBEDDINGS, ParamGroup, parameter_rows
+from dinov3.models.backbone import Backbone
+from dinov3.models.vit import DinoVisionTransformer
+from dinov3.segment.config import SegmentOptimConfig
+from dinov3.segment.linear import Linear
+from dinov3.segment.mask_transformer import MaskTransformer
+
+HEADS = ("linear", "mask_transformer")
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What a head is built from, beside the backbone."""
+
+    classes: int
+    kind: str  # one of HEADS
+    frozen: bool
+    queries: int
+    query_blocks: int
+
+
+def build_head(shape: HeadShape, backbone: Backbone, dropout: float = 0.0) -> Linear | MaskTransformer:
+    """On the CPU. ConfigError for a backbone that cannot take the queries."""
+    if shape.kind == "linear":
+        return Linear(backbone.embed_dim, shape.classes, dropout)
+    if not isinstance(backbone, DinoVisionTransformer):
+        raise ConfigError(
+            "", "model.head", "mask_transformer needs a vision transformer: use linear with this backbone"
+        )
+    if not shape.frozen and shape.query_blocks > backbone.n_blocks:
+        raise ConfigError(
+            "", "model.query_blocks", f"{shape.query_blocks}: the backbone has {backbone.n_blocks} blocks"
+        )
+    cfg = backbone.config
+    return MaskTransformer(cfg, shape.classes, shape.queries, shape.query_blocks, own_blocks=shape.frozen)
+
+
+class Segmenter(nn.Module):
+    """Images ``[N, C, H, W]`` to scores ``[N, K, H, W]``, of which the largest is the class.
+
+    The backbone is always in eval mode: drop path and the jitter of positions are of pretraining.
+    """
+
+    def __init__(self, backbone: Backbone, head: Linear | MaskTransformer, shape: HeadShape) -> None:
+        super().__init__()
+        self.backbone, self.head, self.shape = backbone, head, shape
+        backbone.requires_grad_(not shape.frozen)
+        for name, parameter in backbone.named_parameters():
+            if name.rpartition(".")[2] == "mask_token":
+                parameter.requires_grad_(False)  # no patch is masked here: decay alone would move it
+
+    def loss(self, images: Tensor, masks: Tensor, ignore: int) -> dict[str, Tensor]:
+        """Terms whose sum is the loss of ``masks [N, H, W]``."""
+        return self.head.loss(self.backbone, images, masks, ignore)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images of any size: a margin of the mean colour makes whole patches of it, and is cut off again."""
+        height, width = images.shape[-2:]
+        down, right = -height % self.backbone.stride, -width % self.backbone.stride
+        scores = self.head.scores(self.backbone, F.pad(images, (0, right, 0, down)))
+        return resized(scores, (height + down, width + right))[..., :height, :width]
+
+    def train(self, mode: bool = True) -> Segmenter:
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+
+def snapshot(segmenter: Segmenter) -> Segmenter:
+    """A copy on the CPU that training does not change."""
+    with torch.no_grad():
+        return copy.deepcopy(segmenter).cpu()
+
+
+def groups_of(trained: nn.Module, optim: SegmentOptimConfig) -> list[ParamGroup]:
+    """Every trainable parameter once. Matrices decay; biases, norms, LayerScale, tokens and queries do not."""
+    groups: dict[tuple[float, float], ParamGroup] = {}
+    for name, parameter, lr, wd in _rows(trained, optim):
+        group = groups.setdefault((lr, wd), ParamGroup(lr, wd, False))
+        group.names.append(name)
+        group.params.append(parameter)
+    return list(groups.values())
+
+
+def _rows(trained: nn.Module, optim: SegmentOptimConfig) -> Iterator[tuple[str, nn.Parameter, float, float]]:
+    rows = parameter_rows(
+        trained, lr_decay_rate=optim.layerwise_decay, patch_embed_lr_mult=1.0, dino_head_wd_multiplier=1.0
+    )
+    for row in rows:
+        segments = row.name.split(".")
+        token = bool({*EMBEDDINGS, "queries"} & set(segments)) and "patch_embed" not in segments
+        wd = 0.0 if token or row.param.ndim < 2 else row.wd_multiplier
+        own = 1.0 if segments[0] == "head" else (optim.backbone_lr or optim.lr) / optim.lr
+        yield row.name, row.param, row.lr_multiplier * own, wd
