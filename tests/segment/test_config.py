@@ -1,0 +1,58 @@
+"""Every key of a segmentation run has a reader, and what contradicts is named."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from dinov3.config.errors import ConfigError
+from dinov3.config.load import load_config
+from dinov3.finetune.kinds import kind_of
+from dinov3.segment.config import (
+    SEGMENT,
+    CropConfig,
+    SegmentConfig,
+    SegmenterConfig,
+    SegmentLoopConfig,
+    SegmentOptimConfig,
+    WindowConfig,
+    stride_of,
+)
+
+ROOT = Path(__file__).resolve().parents[2] / "dinov3" / "segment"
+GIVEN = ["model.weights=w", "train.dataset_path=d"]
+BLOCKS = (SegmenterConfig, SegmentLoopConfig, CropConfig, SegmentOptimConfig, WindowConfig)
+
+
+def test_every_key_of_its_own_is_read_in_this_room() -> None:
+    nodes = (node for path in ROOT.glob("*.py") for node in ast.walk(ast.parse(path.read_text())))
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert {name for block in BLOCKS for name in vars(block)["__annotations__"]} - names == set()
+
+
+def test_task_segment_is_this_schema() -> None:
+    assert kind_of(None, ["task=segment"]).schema.root is SegmentConfig
+
+
+def test_windows_overlap_by_a_third() -> None:
+    assert stride_of(load_config(None, [*GIVEN, "augment.crop=512"], SEGMENT)) == 341  # as DINOv3's ADE20K protocol
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["evaluation.stride=600"], "evaluation.stride"),
+        (["train.classes=300"], "train.ignore"),
+        (["optim.min_lr=1"], "optim.min_lr"),
+        (["optim.layerwise_decay=0.5"], "optim.layerwise_decay"),
+        (["model.queries=5"], "model.queries"),
+        (["model.query_blocks=5"], "model.query_blocks"),
+        (["optim.patch_embed_lr_mult=1"], "optim.patch_embed_lr_mult"),
+    ],
+)
+def test_what_contradicts_is_named(words: list[str], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [*GIVEN, *words], SEGMENT)
+    assert caught.value.key == key
