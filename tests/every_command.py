@@ -120,6 +120,11 @@ def commands(at: str) -> list[list[str]]:
         ["compress", run, "--quantize", "bf16", "--out", f"{at}/small.safetensors"],
         ["finetune", "--output-dir", f"{at}/tuned", f"model.weights={run}", *TUNED, f"train.dataset_path={data}"],
         ["finetune", "evaluate", f"{at}/tuned", "--data", data, "--out", f"{at}/scores"],
+        [
+            *("finetune", "--output-dir", f"{at}/segmented", "task=segment", f"model.weights={run}", *TUNED[1:]),
+            *("train.dataset_path=Synthetic:n=10:size=32", "train.classes=15", "augment.crop=32"),
+        ],
+        [*("finetune", "evaluate", f"{at}/segmented", "--data", "Synthetic:n=10:size=32"), "--out", f"{at}/named"],
         ["finetune", "report", f"{at}/tuned", f"{at}/scores", "--out", f"{at}/tuned.html"],
         ["pcam", "synth", "--out", f"{at}/pcam", "--n", "8", "--size", "16"],
         ["pcam", "verify", "--out", f"{at}/pcam"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,6 +74,8 @@ def build_segmenter(cfg: SegmentConfig, start: Start, classes: int) -> Built:
         low = max(cfg.augment.crop // backbone.stride, 1) * backbone.stride
         wrong = f"{cfg.augment.crop} is not a multiple of the patch of {backbone.stride} px"
         raise ConfigError("", "augment.crop", f"{wrong}: use {low} or {low + backbone.stride}")
+    if model.head == "mask_transformer" and find_spec("scipy") is None:
+        raise ConfigError("", "model.head", "mask_transformer needs scipy to train: pip install 'dinov3[segment]'")
     shape = HeadShape(classes, model.head, model.frozen, model.queries, model.query_blocks)
     head = build_head(shape, backbone, model.dropout)
     head.init_weights(torch.Generator().manual_seed(cfg.train.seed))

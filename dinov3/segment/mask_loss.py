@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from dinov3.dense.augment import nearest
@@ -62,6 +61,8 @@ def dice(said: Tensor, true: Tensor) -> Tensor:
 @torch.no_grad()
 def matched(classes: Tensor, logits: Tensor, wanted: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """(queries, masks), both ``[min(Q, M)]``: the assignment of the least total cost (Kuhn 1955)."""
+    from scipy.optimize import linear_sum_assignment  # an extra, which only training needs
+
     places = wanted.shape[1]
     said = logits.sigmoid()
     apart = (F.softplus(-logits) @ wanted.T + F.softplus(logits) @ (1 - wanted).T) / places  # [Q, M]

@@ -99,6 +99,13 @@ def test_a_key(at: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cas
     refused(tiny.words(at, **changes), tmp_path / "run", capsys, problem)
 
 
+def test_without_scipy(
+    at: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinov3.segment.building.find_spec", lambda name: None)
+    refused(tiny.words(at), tmp_path / "run", capsys, "pip install 'dinov3[segment]'")
+
+
 def refused(words: list[str], out: Path, capsys: pytest.CaptureFixture[str], problem: str) -> None:
     assert dinov3(["finetune", "--output-dir", str(out), *words]) == 78
     error = capsys.readouterr().err
