@@ -78,7 +78,7 @@ GROUPS = {
         ),
         "finetune": (
             "dinov3.finetune.command",
-            "a classifier on a backbone: the head, LoRA or everything, from a YAML",
+            "a classifier or a segmenter on a backbone, from a YAML",
             "finetune --config-file pcam_lora model.weights=runs/photos",
         ),
         "pcam": (

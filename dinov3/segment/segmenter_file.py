@@ -88,7 +88,13 @@ def checked_about(found: Mapping[str, Any], source: str) -> About:
         "ignore": 0,
         "step": 0,
     }
-    kinds = {**dict.fromkeys(least, int), "head": str, "weights": str, "frozen": bool, "reduce_zero": bool}
+    kinds: dict[str, type[Any]] = {
+        **dict.fromkeys(least, int),
+        "head": str,
+        "weights": str,
+        "frozen": bool,
+        "reduce_zero": bool,
+    }
     wrong = sorted(set(found) ^ set(kinds)) or sorted(k for k, v in found.items() if type(v) is not kinds[k])
     wrong = wrong or sorted(k for k, low in least.items() if found[k] < low)
     if wrong or found["head"] not in HEADS or found["stride"] > found["crop"]:
