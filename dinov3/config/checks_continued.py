@@ -1,4 +1,4 @@
-"""What must hold between the keys of continued training."""
+"""What must hold between the keys of continued training, and of what is measured meanwhile."""
 
 from __future__ import annotations
 
@@ -38,6 +38,24 @@ def stop_rules_are_measured(cfg: Config) -> Problems:
         yield "evaluation.drift.stop_below", "needs evaluation.drift.enabled=true and a period above 0"
     if knn.max_drop is not None and (knn.train is None or not knn.period):
         yield "evaluation.knn.max_drop", "needs evaluation.knn.train, .test and a period above 0"
+
+
+def dense_tasks_have_data(cfg: Config) -> Problems:
+    dense = cfg.evaluation.dense
+    own = dense.data if isinstance(dense.data, dict) else {}
+    for task in ("seg", "depth"):
+        if task in dense.tasks and (dense.data is None or (own and task not in own)):
+            yield (
+                "evaluation.dense.data",
+                f"names no images for {task}: give a folder of images and truths, or take it out",
+            )
+    for name, block in (("data", own), ("settings", dense.settings)):
+        for task in sorted(set(block) - set(dense.tasks)):
+            yield f"evaluation.dense.{name}.{task}", f"{task} is none of evaluation.dense.tasks {dense.tasks}"
+    if len(set(dense.tasks)) < len(dense.tasks):
+        yield "evaluation.dense.tasks", f"{dense.tasks} has one twice"
+    if dense.tasks and cfg.student.in_chans != 3:
+        yield "evaluation.dense.tasks", f"is for RGB, and student.in_chans is {cfg.student.in_chans}: set it to []"
 
 
 def something_is_learned(cfg: Config) -> Problems:
@@ -95,4 +113,10 @@ def refuse_an_idle_backbone(cfg: Config, *, heads_missing: bool) -> None:
             raise ConfigError("config", key, problem)
 
 
-KEEP_CHECKS = (frozen_features_are_looked_at, frozen_blocks_exist, stop_rules_are_measured, something_is_learned)
+KEEP_CHECKS = (
+    frozen_features_are_looked_at,
+    frozen_blocks_exist,
+    stop_rules_are_measured,
+    dense_tasks_have_data,
+    something_is_learned,
+)
