@@ -9,6 +9,7 @@ from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
 
 Problems = Iterator[tuple[str, str]]
+DENSE_TASKS = ("seg", "depth", "match")  # the last needs no truth
 
 
 def frozen_features_are_looked_at(cfg: Config) -> Problems:
@@ -42,16 +43,13 @@ def stop_rules_are_measured(cfg: Config) -> Problems:
 
 def dense_tasks_have_data(cfg: Config) -> Problems:
     dense = cfg.evaluation.dense
-    own = dense.data if isinstance(dense.data, dict) else {}
-    for task in ("seg", "depth"):
-        if task in dense.tasks and (dense.data is None or (own and task not in own)):
-            yield (
-                "evaluation.dense.data",
-                f"names no images for {task}: give a folder of images and truths, or take it out",
-            )
-    for name, block in (("data", own), ("settings", dense.settings)):
-        for task in sorted(set(block) - set(dense.tasks)):
-            yield f"evaluation.dense.{name}.{task}", f"{task} is none of evaluation.dense.tasks {dense.tasks}"
+    for task in DENSE_TASKS[:2]:
+        if task in dense.tasks and dense.data_of.get(task, dense.data) is None:
+            yield "evaluation.dense.data", f"null, but {task} needs one: give a folder of images and truths"
+    for name, block in (("data_of", dense.data_of), ("settings", dense.settings)):
+        for task in block:
+            if task not in DENSE_TASKS:
+                yield f"evaluation.dense.{name}.{task}", f"{task} is none of the tasks {', '.join(DENSE_TASKS)}"
     if len(set(dense.tasks)) < len(dense.tasks):
         yield "evaluation.dense.tasks", f"{dense.tasks} has one twice"
     if dense.tasks and cfg.student.in_chans != 3:

@@ -145,10 +145,8 @@ class DenseConfig:
     tasks: list[Literal["seg", "depth", "match"]] = key(
         [], "segmentation, depth, matching: measure the EMA teacher's patch features by these; []: none"
     )
-    data: str | dict[str, str] | None = key(
-        None,
-        "as --data of `dinov3 eval seg`; {seg: ..., depth: ...}: of each task its own; match without one uses train.dataset_path",
-    )
+    data: str | None = key(None, "as --data of `dinov3 eval seg`; null: match uses train.dataset_path")
+    data_of: dict[str, str] = key({}, "of single tasks, in place of data: {depth: ...}")
     period: int = key(0, "steps between two; 0: only before and after training", unit="steps", ge=0)
     limit: int | None = key(200, "images of each part used at most, of match: in all; null: all", unit="images", ge=5)
     settings: dict[str, list[str]] = key(

@@ -37,7 +37,7 @@ log = logging.getLogger("dinov3")
 
 TRIED = 10  # images of each part that are read before a run begins
 LIMIT = "data.max_bad_frac"
-HEADS = {"linear": "seg_miou", "k-NN": "seg_knn_miou", "foreground": "seg_foreground_iou"}
+HEADS = {"linear": "seg_miou", "-NN": "seg_knn_miou", "foreground": "seg_foreground_iou"}
 FEATURES = {"raw": "match_recall", "debiased": "match_recall_debiased"}
 RECALL = "recall@1p"  # within a patch
 
@@ -99,7 +99,7 @@ class _Work:
 
     def seg(self, left_out: LeftOut) -> dict[str, float]:
         """Mean IoU of a linear head and of dense k-NN."""
-        data, protocol = data_of(self.cfg, "seg"), segment_protocol(self.cfg.evaluation.dense)
+        data, protocol = data_of(self.cfg.evaluation.dense, "seg"), segment_protocol(self.cfg.evaluation.dense)
         most, parts = self.cfg.data.max_bad_frac, open_parts(data, "mask")
         found = segment.evaluate(
             self.extractor, *parts, protocol, self.memory, left_out, max_bad_frac=most, counting=self.counting
@@ -108,7 +108,7 @@ class _Work:
 
     def depth(self, left_out: LeftOut) -> dict[str, float]:
         """RMSE of a linear head over bins, in the units of the truth."""
-        data, protocol = data_of(self.cfg, "depth"), depth_protocol(self.cfg.evaluation.dense)
+        data, protocol = data_of(self.cfg.evaluation.dense, "depth"), depth_protocol(self.cfg.evaluation.dense)
         most, parts = self.cfg.data.max_bad_frac, open_parts(data, "depth", units=protocol.units)
         found = depth.evaluate(
             self.extractor, *parts, protocol, self.memory, left_out, max_bad_frac=most, counting=self.counting
@@ -163,18 +163,17 @@ def match_protocol(dense: DenseConfig) -> MatchProtocol:
     return protocol
 
 
-def data_of(cfg: Config, task: str) -> str:
-    """What ``evaluation.dense.data`` names for segmentation or depth."""
-    data = cfg.evaluation.dense.data
-    text = data.get(task) if isinstance(data, dict) else data
+def data_of(dense: DenseConfig, task: str) -> str:
+    """What is named for segmentation or depth."""
+    text = dense.data_of.get(task, dense.data)
     assert text is not None  # checked with the config
     return text
 
 
 def images_to_match(cfg: Config) -> Source:
-    """What ``evaluation.dense.data`` names for matching, or the training images. Raises DataError."""
-    data = cfg.evaluation.dense.data
-    text = data.get("match") if isinstance(data, dict) else data
+    """What is named for matching, or the training images. Raises DataError."""
+    dense = cfg.evaluation.dense
+    text = dense.data_of.get("match", dense.data)
     return open_dataset(cfg.train.dataset_path) if text is None else images_of(text)
 
 
@@ -193,7 +192,7 @@ def check_dense(cfg: Config) -> None:
             _try(source, partial(read_image, source, reading=Reading.from_config(cfg)), task)
             continue
         kind, units = ("depth", protocol.units) if isinstance(protocol, DepthProtocol) else ("mask", 1.0)
-        for part in open_parts(data_of(cfg, task), kind, units=units):
+        for part in open_parts(data_of(dense, task), kind, units=units):
             used = few(part, protocol.limit)
             _try(used, partial(read_both, used), task)
 
