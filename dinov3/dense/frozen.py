@@ -99,6 +99,12 @@ def views_of(
 
 @torch.no_grad()
 def patch_maps(extractor: FeatureExtractor, images: Tensor) -> Tensor:
-    """``[N, D, h, w]`` float32 of prepared images ``[N, C, H, W]``; sides are cut to whole patches by the backbone."""
+    """``[N, D, h, w]`` float32 of prepared images ``[N, C, H, W]``; sides are cut to whole patches by the backbone.
+
+    FloatingPointError for features that are not finite: they are like no others, and no head learns from them.
+    """
     found = [layers[0] for layers in extractor.stream_prepared(iter(images))]
-    return torch.cat([tokens.maps() for tokens in found])
+    maps = torch.cat([tokens.maps() for tokens in found])
+    if not bool(maps.isfinite().all()):
+        raise FloatingPointError("the backbone's patch features are not finite")
+    return maps

@@ -143,7 +143,7 @@ class DriftConfig:
 @dataclass
 class DenseConfig:
     tasks: list[Literal["seg", "depth", "match"]] = key(
-        [], "segmentation, depth, matching: measure the EMA teacher's patch features by these; []: none"
+        [], "what the EMA teacher's patch features are measured by; []: nothing (docs/dense.md)"
     )
     data: str | None = key(None, "as --data of `dinov3 eval seg`; null: match uses train.dataset_path")
     data_of: dict[str, str] = key({}, "of single tasks, in place of data: {depth: ...}")

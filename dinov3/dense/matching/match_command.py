@@ -38,7 +38,7 @@ def execute(args: argparse.Namespace) -> int:
     extractor = extractor_from(args)
     try:
         found = measured(args, protocol, extractor, left_out)
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         raise FeatureError(str(error)) from error
     left_out.check(args.max_bad_frac)
     facts: dict[str, Any] = {

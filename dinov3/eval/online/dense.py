@@ -7,6 +7,7 @@ patch features that lose their places in a long run, these do. Heads are trained
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -95,7 +96,9 @@ class _Work:
                 f"{len(left_out.rows)} of {left_out.of} images left out, the first {first['name']}: {first['reason']}"
             )
             log.warning("evaluation.dense: %s: %s", task, said)
-        return found
+        if lost := [name for name, value in found.items() if not math.isfinite(value)]:
+            log.warning("evaluation.dense: no figure %s: it is not finite", ", ".join(lost))
+        return {name: value for name, value in found.items() if name not in lost}
 
     def seg(self, left_out: LeftOut) -> dict[str, float]:
         """Mean IoU of a linear head and of dense k-NN."""

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from dinov3.cli import main
 from dinov3.dense.matching.match import colour_patches
 from dinov3.dense.matching.pairs import chosen_pairs, homography_of, random_homography, warped
+from dinov3.weights.own import load_backbone, write_backbone
 from tests.dense.conftest import Evaluate, save
 
 QUICK = ["debias_images=4"]
@@ -77,6 +79,19 @@ def test_homographies_need_no_labels(evaluate: Evaluate, spair: Path) -> None:
     assert found["raw"]["recall@1p"] > 0.4  # by chance 0.14
     assert found["raw"]["mutual_recall@1p"] > 0.8
     assert row["pairs"] == 6
+
+
+def test_features_that_are_no_numbers_are_one_line(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = load_backbone(weights)
+    with torch.no_grad():
+        next(backbone.parameters()).fill_(torch.nan)
+    write_backbone(tmp_path, backbone, {"mean": [0.5] * 3, "std": [0.25] * 3, "size": 32})
+    for words in ([], ["debias_images=0"]):
+        assert main(["eval", "match", "--weights", str(tmp_path), "--data", "Synthetic:n=3:size=32", *words]) == 78
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert "the backbone's patch features are not finite" in line
 
 
 def test_coco_keypoints_make_pairs_of_one_category(evaluate: Evaluate, spair: Path) -> None:

@@ -199,6 +199,19 @@ def test_a_fit_that_is_no_longer_finite_costs_its_figure_and_not_the_run(
     assert "no figure of seg: the loss of step 3 is nan" in caplog.text
 
 
+def test_features_that_are_no_numbers_cost_the_figures_they_spoil(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = changed(evaluation__dense__settings="{seg: [probe=ridge], depth: [probe=ridge]}")
+    here = scene(cfg, tmp_path)
+    with torch.no_grad():
+        next(here.backbone.parameters()).fill_(torch.nan)
+    row = Dense(cfg).measure(here)
+    assert all(np.isfinite(value) for value in row.values())
+    assert "depth_rmse" not in row
+    assert "evaluation.dense: no figure" in caplog.text
+
+
 def test_a_few_bad_masks_are_said_and_more_end_the_run(
     quarters: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
