@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from dinov3.cli import main
-from dinov3.dense.matching.match import colour_patches
+from dinov3.data.sources import parse_dataset
+from dinov3.dense.matching.match import colour_patches, homographies
 from dinov3.dense.matching.pairs import chosen_pairs, homography_of, random_homography, warped
-from dinov3.weights.own import load_backbone, write_backbone
+from dinov3.dense.protocols import MatchProtocol
+from dinov3.dense.report import LeftOut
+from dinov3.features.extract import load
 from tests.dense.conftest import Evaluate, save
 
 QUICK = ["debias_images=4"]
@@ -81,17 +83,14 @@ def test_homographies_need_no_labels(evaluate: Evaluate, spair: Path) -> None:
     assert row["pairs"] == 6
 
 
-def test_features_that_are_no_numbers_are_one_line(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    backbone = load_backbone(weights)
+@pytest.mark.parametrize("debias_images", [0, 4])
+def test_features_that_are_no_numbers_are_said_to_be_none(weights: Path, debias_images: int) -> None:
+    extractor = load(weights, size=32, device="cpu")
     with torch.no_grad():
-        next(backbone.parameters()).fill_(torch.nan)
-    write_backbone(tmp_path, backbone, {"mean": [0.5] * 3, "std": [0.25] * 3, "size": 32})
-    for words in ([], ["debias_images=0"]):
-        assert main(["eval", "match", "--weights", str(tmp_path), "--data", "Synthetic:n=3:size=32", *words]) == 78
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert "the backbone's patch features are not finite" in line
+        next(extractor.backbone.parameters()).fill_(torch.nan)
+    protocol = MatchProtocol(debias_images=debias_images)
+    with pytest.raises(FloatingPointError, match="patch features are not finite"):
+        homographies(extractor, parse_dataset("Synthetic:n=3:size=32"), protocol, LeftOut())
 
 
 def test_coco_keypoints_make_pairs_of_one_category(evaluate: Evaluate, spair: Path) -> None:
