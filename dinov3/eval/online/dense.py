@@ -166,6 +166,13 @@ def match_protocol(dense: DenseConfig) -> MatchProtocol:
     return protocol
 
 
+PROTOCOLS: dict[str, Callable[[DenseConfig], SegmentProtocol | DepthProtocol | MatchProtocol]] = {
+    "seg": segment_protocol,
+    "depth": depth_protocol,
+    "match": match_protocol,
+}
+
+
 def data_of(dense: DenseConfig, task: str) -> str:
     """What is named for segmentation or depth."""
     text = dense.data_of.get(task, dense.data)
@@ -183,9 +190,9 @@ def images_to_match(cfg: Config) -> Source:
 def check_dense(cfg: Config) -> None:
     """Before anything is built or written: ConfigError for a setting, DataError for data, that cannot be used."""
     dense = cfg.evaluation.dense
-    for task, protocol_of in (("seg", segment_protocol), ("depth", depth_protocol), ("match", match_protocol)):
+    for task, read_protocol in PROTOCOLS.items():
         try:
-            protocol = protocol_of(dense)
+            protocol = read_protocol(dense)
         except FeatureError as error:
             raise ConfigError("config", f"evaluation.dense.settings.{task}", str(error)) from error
         if task not in dense.tasks:
