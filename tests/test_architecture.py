@@ -31,8 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "pictures": FILES | {"features"},
     "teachers": NUMERICS,
     "objectives": NUMERICS | {"teachers"},
-    "eval": NUMERICS | {"pictures"},
     "dense": NUMERICS | {"pictures"},
+    "eval": NUMERICS | {"pictures", "dense"},
     "finetune": NUMERICS | {"pictures"},
     # the metric before and after compression is that of the probes
     "compress": NUMERICS | {"eval", "finetune", "pictures"},
