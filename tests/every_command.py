@@ -66,6 +66,7 @@ def commands(at: str) -> list[list[str]]:
         ],
         ["submit", "--config-file", yaml, "--output-dir", run, "--local", "--dry-run", *small],
         ["config", "explain", "optim"],
+        ["config", "search", "adapters", "--task", "classify"],
         ["config", "default"],
         ["config", "diff", yaml, run],
         ["data", "check", data, "--config-file", yaml, "--out", f"{at}/check", "--workers", "0", *small],

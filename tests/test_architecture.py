@@ -31,8 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "pictures": FILES | {"features"},
     "teachers": NUMERICS,
     "objectives": NUMERICS | {"teachers"},
-    "eval": NUMERICS | {"pictures"},
     "dense": NUMERICS | {"pictures"},
+    "eval": NUMERICS | {"pictures", "dense"},
     "finetune": NUMERICS | {"pictures"},
     # named by finetune's table of kinds, whose command it shares
     "segment": NUMERICS | {"pictures", "dense", "finetune"},

@@ -53,6 +53,8 @@ def test_a_wheel_has_one_package_and_its_recipes(clone: Path, tmp_path: Path) ->
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"dinov3"}
     wanted = {path.relative_to(ROOT / "configs" / "train") for path in (ROOT / "configs" / "train").rglob("*.yaml")}
     assert {Path(n).relative_to("dinov3/recipes") for n in names if n.startswith("dinov3/recipes/")} == wanted
+    for room, kind in (("generate", "dit"), ("finetune", "finetune")):
+        assert {f"dinov3/{room}/recipes/{path.name}" for path in (ROOT / "configs" / kind).glob("*.yaml")} <= {*names}
     assert "dinov3/py.typed" in names
     assert {
         f"dinov3/pictures/charts/{name}" for name in ("draw.js", "uPlot.iife.min.js", "uPlot.min.css", "LICENSE")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from dinov3.advice.choices import choices_for, words_of, wrapped, yaml_of
-from dinov3.advice.facts import Case, Images, Machine, look_at, this_machine
+from dinov3.advice.facts import GB, Case, Images, Machine, look_at, this_machine
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_file
+from dinov3.system.cards import CARDS, card, card_of
 from dinov3.system.cores import cores
 from dinov3.system.files import write_whole
 from dinov3.system.paths import expanded
@@ -37,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus", type=int, help="processes the run will have, one a GPU (default: 1 where there is one)"
     )
+    parser.add_argument(
+        "--card", choices=[known.name for known in CARDS], type=str.lower, help="kind of GPU, where the run has another"
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="also count memory and time, as `dinov3 plan` does: for up to a minute"
+    )
     parser.add_argument("--out", type=expanded, help="file to write (default: FOLDER's name .yaml, here)")
 
 
@@ -47,7 +56,7 @@ def execute(args: argparse.Namespace) -> int:
     if out.exists():
         raise ConfigError("command line", "--out", f"{out} is there already: give another name, or remove it")
     check_output_file(out, "--out")
-    machine = this_machine() if args.gpus is None else replace(this_machine(), gpus=args.gpus)
+    machine = machine_for(args.gpus, args.card)
     case = Case(look_at(absolute(args.data), workers=cores()), machine, args.goal, args.weights)
     choices = choices_for(case)
     load_config(None, words_of(choices))  # what we would refuse is not written
@@ -58,7 +67,43 @@ def execute(args: argparse.Namespace) -> int:
     for choice in choices:
         print(f"  {choice.subject:<30} {choice.rule.when}")
     print(f"written    {out}\nnext       {command}")
-    return 0
+    words = plan_words(out, machine)
+    if not args.plan:
+        print(f"cost       dinov3 plan {shlex.join(words)} (not counted now: it takes up to a minute; --plan does it)")
+        return 0
+    return planned(words)
+
+
+def machine_for(gpus: int | None, card_name: str | None) -> Machine:
+    """This machine, with other GPUs where they are named. ConfigError for GPUs nobody knows the memory of."""
+    here, known = this_machine(), None if card_name is None else card(card_name)
+    if gpus is not None and gpus < 0:
+        raise ConfigError("command line", "--gpus", f"{gpus}: 0 for a CPU, else at least 1")
+    if known is not None:
+        if gpus == 0:
+            raise ConfigError("command line", "--card", "contradicts --gpus 0: leave one of them out")
+        return replace(here, gpus=gpus or max(here.gpus, 1), gpu=known.name, gpu_memory=known.memory / GB)
+    if gpus and not here.gpus:
+        raise ConfigError(
+            "command line", "--card", "is missing: there is no GPU here, so name the kind the run will have"
+        )
+    return here if gpus is None else replace(here, gpus=gpus)
+
+
+def plan_words(out: Path, machine: Machine) -> list[str]:
+    """What `dinov3 plan` is to be asked about the file that was written."""
+    known = card(machine.gpu) or card_of(machine.gpu) if machine.gpus else None
+    words = ["--config-file", str(out), "--gpus", str(max(1, machine.gpus))]
+    return words if known is None else [*words, "--card", known.name]
+
+
+def planned(words: Sequence[str]) -> int:
+    """``dinov3 plan``. It is named, not imported: it counts a training, and training asks this room for advice."""
+    plan = import_module("dinov3.plan.command")
+    parser = argparse.ArgumentParser()
+    plan.add_arguments(parser)
+    code: int = plan.execute(parser.parse_args(words))
+    return code
 
 
 def check_goal(goal: str, weights: str) -> None:
@@ -84,7 +129,8 @@ def name_of(data: str) -> str:
 def said_again(args: argparse.Namespace) -> str:
     """The command that was called."""
     goal = "" if args.goal == "pretrain" else f" --goal {args.goal} --weights {shlex.quote(args.weights)}"
-    return f"dinov3 init {shlex.quote(args.data)}{goal}"
+    gpus = "" if args.gpus is None else f" --gpus {args.gpus}"
+    return f"dinov3 init {shlex.quote(args.data)}{goal}{gpus}{'' if args.card is None else f' --card {args.card}'}"
 
 
 def facts_of(case: Case) -> str:

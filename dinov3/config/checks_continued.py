@@ -1,4 +1,4 @@
-"""What must hold between the keys of continued training."""
+"""What must hold between the keys of continued training, and of what is measured meanwhile."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
 
 Problems = Iterator[tuple[str, str]]
+DENSE_TASKS = ("seg", "depth", "match")  # the last needs no truth
 
 
 def frozen_features_are_looked_at(cfg: Config) -> Problems:
@@ -38,6 +39,21 @@ def stop_rules_are_measured(cfg: Config) -> Problems:
         yield "evaluation.drift.stop_below", "needs evaluation.drift.enabled=true and a period above 0"
     if knn.max_drop is not None and (knn.train is None or not knn.period):
         yield "evaluation.knn.max_drop", "needs evaluation.knn.train, .test and a period above 0"
+
+
+def dense_tasks_have_data(cfg: Config) -> Problems:
+    dense = cfg.evaluation.dense
+    for task in DENSE_TASKS[:2]:
+        if task in dense.tasks and dense.data_of.get(task, dense.data) is None:
+            yield "evaluation.dense.data", f"null, but {task} needs one: give a folder of images and truths"
+    for name, block in (("data_of", dense.data_of), ("settings", dense.settings)):
+        for task in block:
+            if task not in DENSE_TASKS:
+                yield f"evaluation.dense.{name}.{task}", f"{task} is none of the tasks {', '.join(DENSE_TASKS)}"
+    if len(set(dense.tasks)) < len(dense.tasks):
+        yield "evaluation.dense.tasks", f"{dense.tasks} has one twice"
+    if dense.tasks and cfg.student.in_chans != 3:
+        yield "evaluation.dense.tasks", f"is for RGB, and student.in_chans is {cfg.student.in_chans}: set it to []"
 
 
 def something_is_learned(cfg: Config) -> Problems:
@@ -95,4 +111,10 @@ def refuse_an_idle_backbone(cfg: Config, *, heads_missing: bool) -> None:
             raise ConfigError("config", key, problem)
 
 
-KEEP_CHECKS = (frozen_features_are_looked_at, frozen_blocks_exist, stop_rules_are_measured, something_is_learned)
+KEEP_CHECKS = (
+    frozen_features_are_looked_at,
+    frozen_blocks_exist,
+    stop_rules_are_measured,
+    dense_tasks_have_data,
+    something_is_learned,
+)

@@ -7,22 +7,26 @@ from pathlib import Path
 from dinov3.system.paths import expanded
 
 SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
-FROM_THE_CHECKOUT = "configs/train/"  # what the same files are called in README and in their first lines
-# Recipes of other kinds of training: where they are in a checkout -> where they are shipped. Their short names are `dit/demo_cpu`.
-OTHERS = {"configs/dit/": SHIPPED.parent / "generate" / "recipes"}
+# Recipes of other kinds of training, by kind: `configs/KIND` in a checkout, this folder in an installation.
+OTHERS = {
+    "dit": SHIPPED.parent / "generate" / "recipes",
+    "finetune": SHIPPED.parent / "finetune" / "recipes",
+    "dense": SHIPPED.parent / "segment" / "recipes",
+}
 
 
-def config_file(text: str) -> Path:
-    """A path; or ``demo_cpu``, or ``configs/train/demo_cpu.yaml`` away from the checkout, for a shipped recipe."""
+def config_file(text: str, kind: str = "train") -> Path:
+    """A path, or that of a shipped recipe: ``demo_cpu``, ``configs/train/demo_cpu.yaml`` away from the checkout,
+    ``finetune/pcam_lora``, ``pcam_lora``. ``kind``: of training, whose recipe is meant where two have one name.
+    """
     path = expanded(text)
     if path.is_file():
         return path
-    for checkout, shipped in OTHERS.items():
-        short = checkout.removeprefix("configs/")
-        if text.startswith((checkout, short)) and (found := shipped / f"{Path(text).stem}.yaml").is_file():
-            return found
-    name = text.removeprefix(FROM_THE_CHECKOUT).removesuffix(".yaml")
-    return SHIPPED / f"{name}.yaml" if name in [*recipes(), *students()] else path
+    name = text.removeprefix("configs/").removesuffix(".yaml")
+    shipped = {f"train/{own}": SHIPPED / f"{own}.yaml" for own in [*recipes(), *students()]}
+    shipped |= {own: OTHERS[own.partition("/")[0]] / f"{own.partition('/')[2]}.yaml" for own in others()}
+    places = [name, *(f"{first}/{name}" for first in (kind, "train", *OTHERS))]
+    return next((shipped[place] for place in places if place in shipped), path)
 
 
 def recipes() -> list[str]:
@@ -33,3 +37,8 @@ def recipes() -> list[str]:
 def students() -> list[str]:
     """Names of the files that the recipe of several students lays over itself."""
     return sorted(f"students/{path.stem}" for path in SHIPPED.glob("students/*.yaml"))
+
+
+def others() -> list[str]:
+    """Names of the shipped recipes of other kinds of training: ``dit/demo_cpu``, ``finetune/pcam_lora``."""
+    return [f"{kind}/{path.stem}" for kind, folder in OTHERS.items() for path in sorted(folder.glob("*.yaml"))]

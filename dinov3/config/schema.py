@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dinov3.config.blocks.continued import FeatureAnchorConfig, FeatureDistillationConfig, HeadWarmupConfig, LoraConfig
-from dinov3.config.blocks.data import CropsConfig, DataConfig, DriftConfig, EvaluationConfig, KnnConfig
+from dinov3.config.blocks.data import CropsConfig, DataConfig, DenseConfig, DriftConfig, EvaluationConfig, KnnConfig
 from dinov3.config.blocks.loss import (
     Da3Config,
     DinoConfig,
@@ -46,6 +46,7 @@ __all__ = [
     "Da3Config",
     "DataConfig",
     "DatasetPart",
+    "DenseConfig",
     "DinoConfig",
     "DistillationConfig",
     "DistilledStudentConfig",

@@ -44,7 +44,7 @@ COMMON = (
     ),
     *("train.gradient_accumulation_steps", "optim.epochs", "student.patch_size", "student.in_chans"),
     *("crops.", "data.", "distillation.", "ibot.mask_", "checkpointing.period"),
-    *("evaluation.knn.period", "evaluation.drift.period", "evaluation.pictures_period"),
+    *("evaluation.knn.period", "evaluation.drift.period", "evaluation.dense.period", "evaluation.pictures_period"),
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dinov3.config.errors import ConfigError
-from dinov3.config.recipes import recipes
+from dinov3.config.recipes import others, recipes
 
 Tree = dict[str, Any]  # values: str, None, list, Tree
 
@@ -36,7 +36,7 @@ def read_yaml(path: Path) -> Tree:
             raise ConfigError(source, "", f"has more than {MAX_BYTES} bytes, that is no config")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        known = f"; the shipped recipes are {', '.join(recipes())}" if path.name == source else ""
+        known = f"; the shipped recipes are {', '.join([*recipes(), *others()])}" if path.name == source else ""
         raise ConfigError(source, "", f"no such file{known}") from None
     except OSError as error:
         raise ConfigError(source, "", f"cannot be read: {error.strerror}") from None

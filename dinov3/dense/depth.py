@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,21 @@ from torch import Tensor
 from dinov3.data.decode import Pixels
 from dinov3.data.errors import BadImage, DataError
 from dinov3.dense.augment import Augment, nearest, resized_pixels
-from dinov3.dense.depth_bins import depth_of
+from dinov3.dense.depth_bins import BINS, NORMS, depth_of
 from dinov3.dense.depth_losses import WARM_UP_CALLS, SigLoss
 from dinov3.dense.depth_metrics import evaluate_depth, mean_scores, table_of, valid_pixels
-from dinov3.dense.frozen import Maps, cached_maps, patch_maps, views_of
+from dinov3.dense.frozen import Cache, Maps, maps_of, patch_maps, views_of
 from dinov3.dense.heads import fit_ridge_head, logits_of
 from dinov3.dense.linear_head import LinearHead
 from dinov3.dense.probe import chosen_rows, fit_head
 from dinov3.dense.protocols import DepthProtocol
 from dinov3.dense.report import LeftOut
-from dinov3.dense.sets import DenseSet, read_both
+from dinov3.dense.sets import DenseSet, few, read_both
 from dinov3.dense.views import FreshViews, normalised
 from dinov3.dense.windows import resized
+from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor
+from dinov3.system.bars import Counting, counted
 
 SHOWN = 6  # test images kept for the picture
 LABELS_A_SIDE = 8  # depths of a patch side, in training
@@ -65,28 +66,46 @@ class Loss:
         return self.sig_loss(large, truth, valid)
 
 
+def check(protocol: DepthProtocol) -> None:
+    """FeatureError for settings without a meaning."""
+    protocol.check()
+    if not 0 < protocol.low < protocol.high or not protocol.units > 0:
+        raise FeatureError(
+            f"low={protocol.low:g} high={protocol.high:g} units={protocol.units:g}: 0 < low < high, units above 0"
+        )
+    if protocol.bin_rule not in BINS or protocol.norm not in NORMS or protocol.bins < 1:
+        raise FeatureError(f"bin_rule: {', '.join(BINS)}; norm: {', '.join(NORMS)}; bins at least 1")
+    if (protocol.crop_height > 0) != (protocol.crop_width > 0):
+        raise FeatureError("crop_height and crop_width: give both, or 0 for whole images")
+    if protocol.probe == "ridge" and protocol.crop_height:
+        raise FeatureError("probe=ridge is for whole images: with crop_height=0 crop_width=0, or probe=sgd")
+
+
 def evaluate(
     extractor: FeatureExtractor,
     train: DenseSet,
     test: DenseSet,
     protocol: DepthProtocol,
-    cache: Path,
+    cache: Cache,
     left_out: LeftOut,
     *,
     max_bad_frac: float,
-    quiet: bool = False,
+    counting: Counting = counted,
 ) -> Depth:
     """Fit and score. Raises TooManyBadSamples, DataError."""
+    train, test = few(train, protocol.limit), few(test, protocol.limit)
     left_out.of = len(train) + len(test)
     if protocol.crop_height:
-        return _evaluate_views(extractor, train, test, protocol, left_out, max_bad_frac, quiet)
-    maps = cached_maps(extractor, train, cache, max_bad_frac=max_bad_frac, quiet=quiet)
-    tested, mirrored = views_of(extractor, test, cache, flip=protocol.flip_tta, max_bad_frac=max_bad_frac, quiet=quiet)
+        return _evaluate_views(extractor, train, test, protocol, left_out, max_bad_frac, counting)
+    maps = maps_of(extractor, train, cache, max_bad_frac=max_bad_frac, counting=counting)
+    tested, mirrored = views_of(
+        extractor, test, cache, flip=protocol.flip_tta, max_bad_frac=max_bad_frac, counting=counting
+    )
     for skipped in (*maps.skipped, *tested.skipped):
         left_out.add(skipped["name"], skipped["reason"])
     maps, truths = _with_truth(maps, train, left_out)
     left_out.check(max_bad_frac)
-    head = _fit_cached(maps.maps, truths, protocol, extractor, quiet)
+    head = _fit_cached(maps.maps, truths, protocol, extractor, counting)
     found = _Scores(protocol)
     for index, views in tested.rows(mirrored):
         if (pair := _read(test, index, left_out)) is not None:
@@ -114,7 +133,7 @@ def patch_log_depth(truth: Tensor, grid: tuple[int, int], low: float, high: floa
 
 
 def _fit_cached(
-    maps: Tensor, truths: Tensor, protocol: DepthProtocol, extractor: FeatureExtractor, quiet: bool
+    maps: Tensor, truths: Tensor, protocol: DepthProtocol, extractor: FeatureExtractor, counting: Counting
 ) -> LinearHead:
     if protocol.probe == "ridge":
         targets, known = patch_log_depth(truths, (maps.shape[2], maps.shape[3]), protocol.low, protocol.high)
@@ -125,7 +144,7 @@ def _fit_cached(
         return maps[rows].float(), truths[rows]
 
     make = partial(LinearHead, [maps.shape[1]], protocol.bins, dropout=protocol.dropout)
-    head = fit_head(make, batch_at, Loss(protocol), protocol.fit, extractor.device, quiet=quiet)
+    head = fit_head(make, batch_at, Loss(protocol), protocol.fit, extractor.device, counting)
     assert isinstance(head, LinearHead)
     return head
 
@@ -137,14 +156,14 @@ def _evaluate_views(
     protocol: DepthProtocol,
     left_out: LeftOut,
     max_bad_frac: float,
-    quiet: bool,
+    counting: Counting,
 ) -> Depth:
     """Random crops in training, whole images in the test."""
     crop = (protocol.crop_height, protocol.crop_width)
     rules = Augment(crop, fill=0, brightness=BRIGHTNESS, rotation=ROTATION)
     views = FreshViews(extractor, train, rules, np.asarray, protocol.batch, protocol.seed, left_out, max_bad_frac)
     make = partial(LinearHead, [extractor.backbone.embed_dim], protocol.bins, dropout=protocol.dropout)
-    head = fit_head(make, views, Loss(protocol), protocol.fit, extractor.device, quiet=quiet)
+    head = fit_head(make, views, Loss(protocol), protocol.fit, extractor.device, counting)
     assert isinstance(head, LinearHead)
     found = _Scores(protocol)
     for index in range(len(test)):

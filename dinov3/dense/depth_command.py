@@ -6,8 +6,7 @@ import argparse
 
 import torch
 
-from dinov3.dense.depth import Depth, evaluate
-from dinov3.dense.depth_bins import BINS, NORMS
+from dinov3.dense.depth import Depth, check, evaluate
 from dinov3.dense.depth_metrics import valid_pixels
 from dinov3.dense.palette import heat, of_pixels, sheet
 from dinov3.dense.protocols import DEPTH, DepthProtocol, chosen
@@ -52,21 +51,6 @@ def execute(args: argparse.Namespace) -> int:
         draw(found, protocol, args)
     context.teardown()
     return 0
-
-
-def check(protocol: DepthProtocol) -> None:
-    """FeatureError for settings without a meaning."""
-    protocol.check()
-    if not 0 < protocol.low < protocol.high or not protocol.units > 0:
-        raise FeatureError(
-            f"low={protocol.low:g} high={protocol.high:g} units={protocol.units:g}: 0 < low < high, units above 0"
-        )
-    if protocol.bin_rule not in BINS or protocol.norm not in NORMS or protocol.bins < 1:
-        raise FeatureError(f"bin_rule: {', '.join(BINS)}; norm: {', '.join(NORMS)}; bins at least 1")
-    if (protocol.crop_height > 0) != (protocol.crop_width > 0):
-        raise FeatureError("crop_height and crop_width: give both, or 0 for whole images")
-    if protocol.probe == "ridge" and protocol.crop_height:
-        raise FeatureError("probe=ridge is for whole images: with crop_height=0 crop_width=0, or probe=sgd")
 
 
 def draw(found: Depth, protocol: DepthProtocol, args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dinov3.system.bars import Bar
+from dinov3.system.bars import Counting, counted
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of ridge, for standardised features
 CHUNK = 65536  # patches whose products are summed at once
@@ -48,18 +48,22 @@ def fit_head(
     loss: Callable[[Tensor, Tensor], Tensor],
     fit: Fit,
     device: torch.device | str = "cpu",
-    *,
-    quiet: bool = True,
+    counting: Counting = counted,
 ) -> nn.Module:
     """The trained head, in eval mode. ``loss(logits, truth)``; a head takes a list of one level.
 
+    It is on ``device`` or, where only deterministic operators are allowed, on the CPU: CUDA has none for the loss of maps.
+
     Raises FloatingPointError when the loss is no longer a number.
     """
-    with torch.random.fork_rng():  # initial weights and dropout draw from torch's own generator
+    if torch.are_deterministic_algorithms_enabled():
+        device = "cpu"
+    used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(used):  # initial weights and dropout draw from torch's own generators
         torch.manual_seed(fit.seed)
         head = make().to(device).train()
         optimizer = torch.optim.AdamW(head.parameters(), lr=fit.lr, betas=fit.betas, weight_decay=fit.weight_decay)
-        with Bar(fit.steps, about="probe", unit="steps", shown=not quiet) as bar:
+        with counting("probe", fit.steps, "steps") as count:
             for step in range(fit.steps):
                 for group in optimizer.param_groups:
                     group["lr"] = fit.rate(step)
@@ -72,7 +76,7 @@ def fit_head(
                 if fit.clip:
                     nn.utils.clip_grad_norm_(head.parameters(), fit.clip)
                 optimizer.step()
-                bar.update()
+                count(1)
     return head.eval()
 
 

@@ -26,6 +26,7 @@ class HeadProtocol:
     clip: float = 0.0  # largest norm of the gradient; 0: any
     seed: int = 0
     flip_tta: bool = False  # average over the image and its mirror
+    limit: int = 0  # images of each part at most, evenly spread; 0: all
 
     @property
     def fit(self) -> Fit:
@@ -37,7 +38,7 @@ class HeadProtocol:
         """FeatureError for settings without a meaning."""
         if self.probe not in ("sgd", "ridge"):
             raise FeatureError(f"probe={self.probe}: choose sgd or ridge")
-        for name, least in (("steps", 1), ("batch", 2), ("warmup", 0)):
+        for name, least in (("steps", 1), ("batch", 2), ("warmup", 0), ("limit", 0)):
             if getattr(self, name) < least:
                 raise FeatureError(f"{name}={getattr(self, name)}: at least {least}")
         if not 0 < self.lr < float("inf") or not 0 <= self.dropout < 1:

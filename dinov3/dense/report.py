@@ -56,6 +56,7 @@ class LeftOut:
 
     of: int = 0  # how many there were in all
     rows: list[dict[str, str]] = field(default_factory=list)
+    limit: str = "--max-bad-frac"  # what ``check`` calls its limit
 
     def add(self, name: str, reason: str) -> None:
         """One more."""
@@ -67,7 +68,7 @@ class LeftOut:
             first = self.rows[0]
             raise TooManyBadSamples(
                 f"{len(self.rows)} of {self.of} cannot be used, the first {first['name']}: {first['reason']}; "
-                f"mend the data or raise --max-bad-frac ({most:g})"
+                f"mend the data or raise {self.limit} ({most:g})"
             )
 
     def lines(self) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from dinov3.data.decode import Pixels
 from dinov3.data.errors import BadImage, DataError
 from dinov3.dense.augment import Augment, nearest, resized_pixels
 from dinov3.dense.foreground import foreground_iou, foreground_scores
-from dinov3.dense.frozen import Maps, cached_maps, patch_maps, views_of
+from dinov3.dense.frozen import Cache, Maps, maps_of, patch_maps, views_of
 from dinov3.dense.heads import Scores, fit_ridge_head, logits_of, over_views
 from dinov3.dense.linear_head import LinearHead
 from dinov3.dense.neighbours import class_shares, neighbour_votes, patch_bank
@@ -25,11 +24,13 @@ from dinov3.dense.probe import chosen_rows, fit_head
 from dinov3.dense.protocols import SegmentProtocol
 from dinov3.dense.report import LeftOut
 from dinov3.dense.segmentation import areas, class_scores, summary, without_zero
-from dinov3.dense.sets import DenseSet, read_both
+from dinov3.dense.sets import DenseSet, few, read_both
 from dinov3.dense.truth_files import check_labels
 from dinov3.dense.views import FreshViews, normalised
 from dinov3.dense.windows import resized, slide, with_flip
+from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor
+from dinov3.system.bars import Counting, counted
 
 SHOWN = 6  # test images kept for the picture
 LABELS_A_SIDE = 8  # of a patch, in training: finer than a linear head can follow, and a quarter of 16 in work
@@ -43,6 +44,13 @@ class Segmentation:
     scores: list[dict[str, Any]]
     images: dict[str, int]  # train and test, those that were used
     shown: list[tuple[Pixels, Tensor, Tensor]] = field(default_factory=list)  # image, truth, prediction [H, W]
+
+
+def check(protocol: SegmentProtocol) -> None:
+    """FeatureError for settings without a meaning."""
+    protocol.check()
+    if protocol.probe == "ridge" and protocol.crop:
+        raise FeatureError("probe=ridge is for whole images: with crop=0, or probe=sgd")
 
 
 def prepared(mask: NDArray[np.generic], classes: int, protocol: SegmentProtocol) -> NDArray[np.int32]:
@@ -74,24 +82,27 @@ def evaluate(
     train: DenseSet,
     test: DenseSet,
     protocol: SegmentProtocol,
-    cache: Path,
+    cache: Cache,
     left_out: LeftOut,
     *,
     max_bad_frac: float,
-    quiet: bool = False,
+    counting: Counting = counted,
 ) -> Segmentation:
     """Fit and score. Raises TooManyBadSamples, DataError."""
+    train, test = few(train, protocol.limit), few(test, protocol.limit)
     classes = protocol.classes or count_classes(train, protocol)
     left_out.of = len(train) + len(test)
     if protocol.crop:
-        return _evaluate_views(extractor, train, test, protocol, classes, left_out, max_bad_frac, quiet)
-    maps = cached_maps(extractor, train, cache, max_bad_frac=max_bad_frac, quiet=quiet)
-    tested, mirrored = views_of(extractor, test, cache, flip=protocol.flip_tta, max_bad_frac=max_bad_frac, quiet=quiet)
+        return _evaluate_views(extractor, train, test, protocol, classes, left_out, max_bad_frac, counting)
+    maps = maps_of(extractor, train, cache, max_bad_frac=max_bad_frac, counting=counting)
+    tested, mirrored = views_of(
+        extractor, test, cache, flip=protocol.flip_tta, max_bad_frac=max_bad_frac, counting=counting
+    )
     for skipped in (*maps.skipped, *tested.skipped):
         left_out.add(skipped["name"], skipped["reason"])
     maps, labels = _labelled(maps, train, classes, protocol, left_out)
     left_out.check(max_bad_frac)
-    head = _fit_cached(maps.maps, labels, classes, protocol, extractor, quiet)
+    head = _fit_cached(maps.maps, labels, classes, protocol, extractor, counting)
     voters: dict[str, Scores] = {f"linear ({protocol.probe})": partial(_probabilities, head)}
     if protocol.knn:
         voters[f"{protocol.knn}-NN"] = _neighbours(maps.maps, labels, classes, protocol)
@@ -131,7 +142,7 @@ def _evaluate_views(
     classes: int,
     left_out: LeftOut,
     max_bad_frac: float,
-    quiet: bool,
+    counting: Counting,
 ) -> Segmentation:
     """Random crops in training, sliding windows in the test."""
     rules = Augment((protocol.crop, protocol.crop), protocol.ignore, protocol.short_side, (0.5, 2.0))
@@ -140,12 +151,12 @@ def _evaluate_views(
     views = FreshViews(extractor, train, rules, ready, batch, seed, left_out, max_bad_frac)
     loss = partial(upsampled_cross_entropy, ignore=protocol.ignore)
     make = partial(LinearHead, [extractor.backbone.embed_dim], classes, dropout=protocol.dropout)
-    head = fit_head(make, views, loss, protocol.fit, extractor.device, quiet=quiet)
+    head = fit_head(make, views, loss, protocol.fit, extractor.device, counting)
     crop, stride = (protocol.crop, protocol.crop), (protocol.stride or protocol.crop,) * 2
 
     @torch.no_grad()
     def logits(images: Tensor) -> Tensor:
-        found: Tensor = head([patch_maps(extractor, images).to(extractor.device)])
+        found: Tensor = head([patch_maps(extractor, images).to(next(head.parameters()).device)])
         return found.cpu()
 
     found = Segmentation(classes, [], {"train": len(train), "test": 0})
@@ -207,7 +218,12 @@ def _labelled(
 
 
 def _fit_cached(
-    maps: Tensor, labels: Tensor, classes: int, protocol: SegmentProtocol, extractor: FeatureExtractor, quiet: bool
+    maps: Tensor,
+    labels: Tensor,
+    classes: int,
+    protocol: SegmentProtocol,
+    extractor: FeatureExtractor,
+    counting: Counting,
 ) -> LinearHead:
     if protocol.probe == "ridge":
         shares, known = class_shares(labels, (maps.shape[2], maps.shape[3]), classes)
@@ -219,7 +235,7 @@ def _fit_cached(
 
     make = partial(LinearHead, [maps.shape[1]], classes, dropout=protocol.dropout)
     loss = partial(upsampled_cross_entropy, ignore=protocol.ignore)
-    head = fit_head(make, batch_at, loss, protocol.fit, extractor.device, quiet=quiet)
+    head = fit_head(make, batch_at, loss, protocol.fit, extractor.device, counting)
     assert isinstance(head, LinearHead)
     return head
 

@@ -7,7 +7,7 @@ import argparse
 from dinov3.dense.palette import coloured, mistakes, of_pixels, sheet
 from dinov3.dense.protocols import SEGMENT, SegmentProtocol, chosen
 from dinov3.dense.report import LeftOut, add_common_arguments, cache_of, check_places, finish
-from dinov3.dense.segment import Segmentation, evaluate
+from dinov3.dense.segment import Segmentation, check, evaluate
 from dinov3.dense.sets import open_parts
 from dinov3.distributed import context
 from dinov3.features.command import extractor_from
@@ -28,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
     protocol = chosen(SEGMENT, args.protocol, args.opts)
-    protocol.check()
-    if protocol.probe == "ridge" and protocol.crop:
-        raise FeatureError("probe=ridge is for whole images: with crop=0, or probe=sgd")
+    check(protocol)
     check_places(args)
     train, test = open_parts(args.data, "mask")
     extractor = extractor_from(args)

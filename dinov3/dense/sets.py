@@ -162,6 +162,22 @@ class Mirrored:
         return f"{self.whole.version()}-mirrored"
 
 
+def few(dense: DenseSet, most: int) -> DenseSet:
+    """At most ``most`` images of a set, evenly spread; 0: all."""
+    if not most or len(dense) <= most:
+        return dense
+    return Chosen(dense, np.linspace(0, len(dense) - 1, most).astype(int).tolist())
+
+
+def images_of(data: str) -> Source:
+    """Images alone: those of a folder that has truths beside them, or what ``train.dataset_path`` may name."""
+    root = expanded(data)
+    for place in (root, *(root / test for _, test in SPLITS)):
+        if any(_folders(place, kind, "") for kind in TRUTHS):
+            return parse_dataset(str(next(place / name for name in IMAGES if (place / name).is_dir())))
+    return parse_dataset(data)
+
+
 def read_both(dense: DenseSet, index: int, reading: Reading = USUAL) -> tuple[Pixels, NDArray[np.generic]]:
     """(pixels ``[H, W, C]``, truth ``[H, W]``). Raises BadImage, also when they differ in size."""
     pixels = read_image(dense, index, reading)

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,13 +80,16 @@ class Kind(NamedTuple):
         return main(self.execute, add_arguments, prog, description, argv)
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, words: str = "key=value", about: str = "") -> None:
-    """The arguments of a training command; ``words`` and ``about`` tell what stands beside its options."""
+def add_arguments(
+    parser: argparse.ArgumentParser, *, words: str = "key=value", about: str = "", recipes: str = "train"
+) -> None:
+    """The arguments of a training command; ``words`` and ``about`` tell what stands beside its options, ``recipes`` whose
+    short names are its own."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument(
         "--config-file",
-        type=config_file,
+        type=partial(config_file, kind=recipes),
         help="YAML, or the short name of a shipped recipe; what it leaves out has its default",
     )
     parser.add_argument(

@@ -37,8 +37,10 @@ def bootstrap(
     p, y = checked(p, y)
     if resamples < 1 or not 0 < level < 1:
         raise MetricError(f"{resamples} resamples at level {level:g}: at least 1, and a level between 0 and 1")
-    rows = np.random.default_rng(seed).integers(0, len(y), size=(resamples, len(y)))
-    found = [measure(p[row], y[row]) for row in rows]
+    random, found = np.random.default_rng(seed), []
+    for _ in range(resamples):  # one after the other: all rows at once would be 8 GB of a million samples
+        rows = random.integers(0, len(y), size=len(y))
+        found.append(measure(p[rows], y[rows]))
     return {name: _interval(np.array([one[name] for one in found]), level) for name in found[0]}
 
 

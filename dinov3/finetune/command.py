@@ -18,7 +18,7 @@ TRAINING = ("config_file", "output_dir", "resume_from", "no_resume", "print_conf
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 finetune``."""
     about = "`report RUN...`: finished runs side by side; `evaluate CLASSIFIER`: its scores on --data; or "
-    command.add_arguments(parser, words="key=value", about=about)
+    command.add_arguments(parser, words="key=value", about=about, recipes="finetune")
     parser.add_argument("--out", type=expanded, help="report: HTML page; evaluate: folder of results, for report")
     parser.add_argument("--data", help="evaluate: labelled images, as train.dataset_path")
     parser.add_argument("--backbone", type=expanded, help="evaluate: a compressed copy of the classifier's backbone")

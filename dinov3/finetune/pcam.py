@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def _fetch(part: Path, name: str, mirrors: tuple[str, ...]) -> None:
     for mirror in mirrors:
         try:
             _fetch_from(mirror.format(name=name), part, name)
-        except (urllib.error.URLError, OSError, ValueError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             problems.append(f"{mirror.format(name=name)}: {error}")
         else:
             return
@@ -86,13 +87,15 @@ def _fetch_from(address: str, part: Path, name: str) -> None:
         if error.code == 416 and have:  # all of it is here
             return
         raise
-    with answer, part.open("ab" if have and answer.status == 206 else "wb") as file:
-        length = int(answer.headers.get("Content-Length") or 0)
-        with Bar(length, about=name, unit="bytes") as bar:
+    before = have if have and answer.status == 206 else 0
+    with answer, part.open("ab" if before else "wb") as file:
+        length = int(answer.headers.get("Content-Length") or 0)  # of what is sent now
+        with Bar(before + length, about=name, unit="bytes") as bar:
+            bar.update(before)
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
-    if length and part.stat().st_size < length:
+    if length and part.stat().st_size < before + length:
         raise OSError(f"ended after {part.stat().st_size:,} bytes")
 
 

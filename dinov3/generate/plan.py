@@ -145,12 +145,14 @@ def make_plan(
 ) -> Plan:
     """The plan for all of ``source``; every image's size is read. ``cap``: bytes of a shard, at most.
 
-    Raises GenerateError when no image has a place, or one sample is larger than a shard may be.
+    Raises GenerateError when no image has a place, when two images would have one caption, or when one sample
+    is larger than a shard may be.
     """
     rows: dict[Bucket, list[int]] = {}
     unreadable: list[BadSample] = []
     too_long: list[BadSample] = []
     incomplete: list[BadSample] = []
+    taken: dict[str, int] = {}
     stretch = 1.0
     for index, size in enumerate(in_threads(lambda i: _size(source, i), range(len(source)), threads)):
         count(1)
@@ -162,6 +164,7 @@ def make_plan(
         elif (lacks := inputs.missing(names_of(index, source.name(index)))) is not None:
             incomplete.append(BadSample(source.name(index), lacks))
         else:
+            _take(source, inputs, index, taken)
             rows.setdefault(bucket, []).append(index)
             stretch = max(stretch, bucket.stretch(size[1], size[0]))
     if not rows:
@@ -174,6 +177,16 @@ def make_plan(
 
     shards = [shard for bucket in sorted(rows) for shard in _shards(facts, form, bucket, rows[bucket], cap)]
     return Plan(shards, unreadable, too_long, stretch, incomplete)
+
+
+def _take(source: Source, inputs: Inputs, index: int, taken: dict[str, int]) -> None:
+    """Note what an image takes of the inputs. ``1.jpg`` of two folders would have one caption otherwise, unseen."""
+    for what in inputs.taken(names_of(index, source.name(index))):
+        if (other := taken.setdefault(what, index)) != index:
+            raise GenerateError(
+                f"{what} is of two images, {source.name(other)} and {source.name(index)}: name images as the data set does, "
+                f"or by their places in it ({key_of(other)}, {key_of(index)})"
+            )
 
 
 def facts_of(source: Source, form: Form, inputs: Inputs, index: int, bucket: Bucket) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinov3.pictures.figures import figure, is_number
+from dinov3.pictures.figures import HEADLINES, figure, first_to_last, is_number
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.stage_record import read_stages
 from dinov3.system.errors import EXIT_DONE, EXIT_PREEMPTED
@@ -67,9 +67,9 @@ class Run:
         said = [f"{state} after {rows[-1]['iteration'] + 1:,} steps" if rows else state]
         if rows and is_number(loss := rows[-1].get("total_loss")):
             said.append(f"loss {loss:.3f}")
-        for key in ("knn_accuracy", "linear_accuracy"):
-            found = [100 * row[key] for row in evaluations if is_number(row.get(key))]
-            said += [f"{figure(key).label} {found[0]:.1f} to {found[-1]:.1f} %"] if found else []
+        for key in HEADLINES:
+            found = first_to_last(key, evaluations, " to ")
+            said += [f"{figure(key).label} {found}"] if found else []
         return ", ".join(said)
 
     def __str__(self) -> str:

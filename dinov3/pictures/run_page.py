@@ -18,7 +18,7 @@ from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
 from dinov3.pictures.charts.inline import Charts
 from dinov3.pictures.curves import panels_of
-from dinov3.pictures.figures import figure, heading, is_number, shown
+from dinov3.pictures.figures import HEADLINES, figure, first_to_last, heading, is_number, shown
 from dinov3.pictures.page import NUMBER, img, page, table_of
 from dinov3.runs.alarms import judged_from
 from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_of
@@ -130,10 +130,9 @@ def _tiles(rows: Rows, evaluations: Rows) -> Html:
     ]
     if speeds:
         tiles.append(("images/s, median", f"{speeds[len(speeds) // 2]:,.1f}"))
-    for key in ("knn_accuracy", "linear_accuracy"):
-        measured = [100 * row[key] for row in evaluations if is_number(row.get(key))]
-        if measured:
-            tiles.append((f"{figure(key).label}, first to last", f"{measured[0]:.1f} → {measured[-1]:.1f} %"))
+    for key in HEADLINES:
+        if (said := first_to_last(key, evaluations, " → ")) is not None:
+            tiles.append((f"{figure(key).label}, first to last", said))
     tiles.append(("steps skipped", last.get("skipped_steps", 0)))
     each = (markup('<div><b>{}</b><span class="muted">{}</span></div>', value, name) for name, value in tiles)
     return markup('<div class="tiles">{}</div>', joined(each, ""))

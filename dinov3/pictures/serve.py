@@ -41,7 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_GET(self) -> None:
-        host = self.headers.get("Host", "").rpartition(":")[0]
+        host = self.headers.get("Host", "").partition(":")[0]  # port 80 is not said
         if host not in NAMES:  # a name of somebody's page that leads here: it could read what is shown
             self.send_error(403, "only 127.0.0.1 and localhost")
         elif self.path != "/":
@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             page = as_bytes(report(self.run, refresh=REFRESH))
         except (Foreseeable, OSError) as error:
-            self.send_error(503, str(error).splitlines()[0][:200])
+            self.send_error(503, explain=str(error))  # in the page: a status line has no letters beyond Latin-1
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/html; charset=utf-8")

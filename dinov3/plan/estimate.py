@@ -16,12 +16,13 @@ from dinov3.plan.counting import on_the_wire
 from dinov3.plan.depth import cost_of_step, with_keys
 from dinov3.plan.ghost import choice, masked_patches
 from dinov3.plan.state import State, states
-from dinov3.plan.step import StepCost
+from dinov3.plan.step import FROZEN, MOMENTS, WEIGHTS, StepCost
 from dinov3.system.cards import Card
 from dinov3.train.flops import flops_an_image
 
 # Of a card's memory: what torch's allocator cannot use between blocks, CUDA's and NCCL's own. An assumption.
 USABLE, CONTEXT = 0.95, 2e9
+FURTHEST = 64  # times the batch of the config that a second batch is counted with
 SHARE = 0.35  # of the card's peak that a step reaches, when nobody says another
 
 
@@ -118,14 +119,18 @@ def logits(cfg: Config, itemsize: int) -> int:
 
 
 def _largest(cfg: Config, cost: StepCost, card: Card, settings: dict[str, Any]) -> int:
-    """Images a process: what a step holds at its peak grows by the same for every image."""
-    batch = cfg.train.batch_size_per_gpu
-    other = batch // 2 if batch > 1 else 2
+    """Images a process. The peak is the largest of many sums that grow with the batch, so it bends upwards: from two small
+    batches the answer would be too large. The second batch is therefore about the answer itself.
+    """
+    batch, usable = cfg.train.batch_size_per_gpu, card.memory * USABLE - CONTEXT
+    state = sum(cost.peak.get(kind, 0) for kind in (WEIGHTS, FROZEN, MOMENTS))
+    guess = int((usable - state) * batch / (cost.peak_bytes - state))
+    other = min(max(guess, 2), FURTHEST * batch)
+    other += other == batch
     strategy = with_keys(cfg, "compute_precision", sharding_strategy=cost.strategy)
     second = cost_of_step(with_keys(strategy, "train", batch_size_per_gpu=other), **settings)
     an_image = (cost.peak_bytes - second.peak_bytes) / (batch - other)
-    rest = card.memory * USABLE - CONTEXT - (cost.peak_bytes - an_image * batch)
-    return max(0, int(rest / an_image))
+    return max(0, int(batch + (usable - cost.peak_bytes) / an_image))
 
 
 def as_json(made: Plan) -> dict[str, Any]:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from dinov3.system.bars import width
+from dinov3.system.bars import Count, width
 
 LINES = 100  # of a run whose output is a file, at most, but for one every MINUTE
 MINUTE = 60.0  # seconds
 OFTEN = 0.5  # seconds between two texts of what is counted, on a terminal
-Count = Callable[[int], object]  # called with how many more are done
 
 
 class ProgressLine:
@@ -82,8 +81,11 @@ class ProgressLine:
                     self._bar.last_print_t += spent
 
     @contextlib.contextmanager
-    def counting(self, what: str, total: int) -> Iterator[Count]:
-        """Shows how many of ``total`` are done: ``what 320 of 2,000``; the function is told of each."""
+    def counting(self, what: str, total: int, unit: str = "images", *, announced: bool = True) -> Iterator[Count]:
+        """Shows how many of ``total`` are done: ``what 320 of 2,000``; the function is told of each.
+
+        ``announced``: say the total at once; else nothing is said of what is done within a minute.
+        """
         done, last = 0, time.monotonic()
 
         def count(more: int) -> None:
@@ -93,8 +95,8 @@ class ProgressLine:
                 last = now
                 self._note(f"{what} {done:,} of {total:,}")
 
-        if self._shown:
-            self._note(f"{what} {total:,} images")
+        if self._shown and announced:
+            self._note(f"{what} {total:,} {unit}")
         yield count
 
     def close(self) -> None:

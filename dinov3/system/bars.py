@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tqdm import tqdm
 
 MINUTE = 60.0  # seconds
+Count = Callable[[int], object]  # called with how many more are done
 
 
 def width() -> dict[str, Any]:
@@ -50,3 +53,17 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
+
+
+class Counting(Protocol):
+    """What shows how far a part of some work is, where the work does not know who is watching."""
+
+    def __call__(self, about: str, total: int, unit: str) -> AbstractContextManager[Count]:
+        """``about`` and ``unit`` as a Bar has them."""
+
+
+@contextmanager
+def counted(about: str, total: int, unit: str) -> Iterator[Count]:
+    """By a Bar of its own."""
+    with Bar(total, about=about, unit=unit) as bar:
+        yield bar.update

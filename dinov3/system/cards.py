@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -31,6 +32,8 @@ CARDS = (
     Card("rtx3090", "RTX 3090", 71, 24e9, machine=1),
 )
 
+VARIANTS = "Ti|NVL|D|Laptop|Max-Q|SUPER"  # behind a name: another card
+
 
 def card(name: str) -> Card | None:
     """The card of that name in ``CARDS``."""
@@ -38,5 +41,8 @@ def card(name: str) -> Card | None:
 
 
 def card_of(device_name: str) -> Card | None:
-    """The card that a device calling itself so is; None when it is not in the table."""
-    return next((known for known in CARDS if known.called in device_name), None)
+    """The card that a device calling itself so is; None when it is not in the table.
+
+    An L40 is no L4, an A10G no A10, and what is called Ti, NVL, D or Laptop has other figures.
+    """
+    return next((c for c in CARDS if re.search(rf"{re.escape(c.called)}(?!\w| (?:{VARIANTS})\b)", device_name)), None)

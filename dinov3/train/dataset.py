@@ -13,16 +13,18 @@ from dinov3.data.sources import DataError, Mixture, Source, open_dataset, parse_
 from dinov3.data.sources.mixture import title
 from dinov3.data.sources.source import PartlyDamaged
 from dinov3.distributed import context
+from dinov3.eval.online.dense import check_dense
 
 
 def checked_source(cfg: Config, world: int) -> Source:
     """The dataset, opened before anything is built or written; DataError when it cannot fill one batch.
 
-    So are the data sets of the k-NN evaluation, which must have labels.
+    So are the data sets of the k-NN evaluation, which must have labels, and of the dense ones, which must have truths.
     """
     for text in (cfg.evaluation.knn.train, cfg.evaluation.knn.test):
         if text is not None and (labelled := parse_dataset(text)).label(0) is None:
             raise DataError(f"{text}: {labelled.name(0)} has no label: k-NN needs class subfolders or labels")
+    check_dense(cfg)
     source = open_dataset(cfg.train.dataset_path)
     batch = images_per_process(cfg) * world
     lower = "train.batch_size_per_gpu (or train.gradient_accumulation_steps)"

@@ -146,3 +146,46 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(
     (tmp_path / "images.yaml").write_text("mine")
     assert "is there already" in refused([str(data)], capsys)
     assert (tmp_path / "images.yaml").read_text() == "mine"
+
+
+def init(at: Path, *words: str) -> int:
+    data = at / "photos" if (at / "photos").exists() else folder(at / "photos", 20, 140)
+    return cli.main(["init", str(data), "--out", str(at / "made.yaml"), *words])
+
+
+def test_a_card_that_is_not_here_decides_the_batch_and_the_cost_is_one_command_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init(tmp_path, "--gpus", "4", "--card", "l4") == 0
+    said = capsys.readouterr().out
+    assert "4 x l4, 22 GB" in said
+    assert f"dinov3 plan --config-file {tmp_path / 'made.yaml'} --gpus 4 --card l4 (not counted now" in said
+    assert "--gpus 4 --card l4`" in " ".join((tmp_path / "made.yaml").read_text().replace("# ", "").split())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--gpus", "-1"], "--gpus: -1: 0 for a CPU"),
+        (["--gpus", "8"], "--card: is missing: there is no GPU here"),
+        (["--gpus", "0", "--card", "h100"], "--card: contradicts --gpus 0"),
+    ],
+)
+def test_a_machine_that_cannot_be_meant_is_refused_before_anything_is_written(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert init(tmp_path, *words) == 78
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "made.yaml").exists()
+
+
+def test_the_plan_of_what_was_written_is_printed_when_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("dinov3.plan.command.execute", lambda args: asked.append(args) or 0)
+    assert init(tmp_path, "--gpus", "0", "--plan") == 0
+    (args,) = asked
+    assert (args.config_file, args.gpus, args.card) == (tmp_path / "made.yaml", 1, None)
+    assert "not counted now" not in capsys.readouterr().out

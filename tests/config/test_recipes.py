@@ -7,7 +7,7 @@ import pytest
 from dinov3 import cli
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config, load_students
-from dinov3.config.recipes import SHIPPED, config_file, recipes
+from dinov3.config.recipes import OTHERS, SHIPPED, config_file, others, recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,3 +54,33 @@ def test_a_misspelt_recipe_is_answered_with_the_list(
     assert cli.main(["train", "--config-file", "photo_vits"]) == 78
     assert "the shipped recipes are " in (said := capsys.readouterr().err)
     assert "photos_vits" in said
+
+
+def test_recipes_of_other_kinds_are_shipped_under_short_names_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = {f"{kind}/{p.stem}": p for kind in OTHERS for p in (ROOT / "configs" / kind).glob("*.yaml")}
+    assert set(others()) == set(wanted)
+    for name, path in wanted.items():
+        kind, _, short = name.partition("/")
+        for text in (name, f"configs/{name}.yaml", f"{name}.yaml"):
+            assert config_file(text).samefile(path)
+        assert config_file(short, kind=kind).samefile(path)
+    assert config_file("pcam_lora").samefile(wanted["finetune/pcam_lora"])
+
+
+def test_a_name_that_two_kinds_have_is_that_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config_file("demo_cpu").samefile(ROOT / "configs" / "train" / "demo_cpu.yaml")
+    assert config_file("demo_cpu", kind="dit").samefile(ROOT / "configs" / "dit" / "demo_cpu.yaml")
+
+
+def test_a_command_finds_the_recipes_of_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["finetune", "--config-file", "pcam_lora", "--print-config", "model.weights=w"]) == 0
+    assert "method: lora" in capsys.readouterr().out
+    assert cli.main(["dit", "train", "--config-file", "demo_cpu", "--print-config", "train.dataset_path=s"]) == 0
+    assert "transformer:" in capsys.readouterr().out

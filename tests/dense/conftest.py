@@ -46,10 +46,9 @@ def save(pixels: np.ndarray[Any, Any], path: Path) -> None:
     Image.fromarray(pixels).save(path)
 
 
-@pytest.fixture
-def quarters(tmp_path: Path) -> Path:
+def write_quarters(root: Path) -> Path:
     """20 images of four coloured quarters each, with their masks and, as depth in millimetres, 1 to 4 m."""
-    root, rng = tmp_path / "quarters", np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     colours = np.array([[220, 30, 30], [30, 200, 40], [40, 60, 220], [230, 220, 40]])
     for i in range(20):
         mask = np.kron(rng.permutation(4).reshape(2, 2), np.ones((16, 16), dtype=int))
@@ -58,3 +57,9 @@ def quarters(tmp_path: Path) -> Path:
         save(mask.astype(np.uint8), root / "masks" / f"{i:02d}.png")
         save((1000 * (mask + 1)).astype(np.uint16), root / "depth" / f"{i:02d}.png")
     return root
+
+
+@pytest.fixture
+def quarters(tmp_path: Path) -> Path:
+    """As ``write_quarters`` makes them."""
+    return write_quarters(tmp_path / "quarters")

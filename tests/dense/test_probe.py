@@ -84,6 +84,17 @@ def test_fitting_leaves_torchs_own_generator_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_a_head_is_fitted_where_only_deterministic_operators_are_allowed() -> None:
+    free = trained(steps=3)
+    torch.use_deterministic_algorithms(True)
+    try:
+        strict = trained(steps=3)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for a, b in zip(free.parameters(), strict.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_every_image_comes_once_a_pass() -> None:
     rows = [row for step in range(6) for row in chosen_rows(9, 3, 0, step)]
     assert sorted(rows[:9]) == sorted(rows[9:]) == list(range(9))

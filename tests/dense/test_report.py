@@ -48,6 +48,13 @@ def test_more_than_the_share_is_an_error_that_names_the_first() -> None:
     assert left_out.lines()[-1] == "  … and 5 more"
 
 
+def test_the_limit_is_called_what_its_user_knows_it_as() -> None:
+    left_out = LeftOut(of=10, limit="data.max_bad_frac")
+    left_out.add("a.png", "broken")
+    with pytest.raises(TooManyBadSamples, match=r"raise data\.max_bad_frac \(0\.05\)"):
+        left_out.check(0.05)
+
+
 def test_words_change_a_protocol_by_the_type_of_its_key() -> None:
     changed = chosen(TRACK, "davis", ["short_side=480", "radius=1.5", "skip_last=FALSE", "shape=square"])
     assert (changed.short_side, changed.radius, changed.skip_last, changed.shape) == (480, 1.5, False, "square")

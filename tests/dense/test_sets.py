@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dinov3.data.errors import BadImage, DataError
-from dinov3.dense.sets import Mirrored, open_parts, read_both
+from dinov3.dense.sets import Mirrored, few, images_of, open_parts, read_both
 from dinov3.dense.truth_files import check_labels, read_depth, read_mask
 from tests.dense.conftest import save
 
@@ -102,3 +102,21 @@ def test_a_number_outside_the_classes_is_named_with_its_count() -> None:
     check_labels(np.array([[0, 2, 255]]), 3, 255)
     with pytest.raises(BadImage, match="label 3 on 2 pixels, outside the 3 classes"):
         check_labels(np.array([[3, 3, 1]]), 3, 255)
+
+
+def test_a_few_are_spread_over_the_whole_set(tmp_path: Path) -> None:
+    put(tmp_path, [f"{i:02d}" for i in range(25)], "images", "masks")
+    train = open_parts(str(tmp_path), "mask")[0]
+    some = few(train, 5)
+    assert [Path(some.name(i)).stem for i in range(len(some))] == ["00", "05", "11", "17", "23"]
+    assert few(train, 0) is few(train, 20) is train
+    assert some.fingerprint() != few(train, 4).fingerprint()
+
+
+@pytest.mark.parametrize("images", ["images", "val/images", "images/val"])
+def test_the_images_of_a_folder_with_truths_are_those_without_the_truths(tmp_path: Path, images: str) -> None:
+    put(tmp_path, ["a", "b"], images, images.replace("images", "masks"))
+    found = images_of(str(tmp_path))
+    assert sorted(Path(found.name(i)).name for i in range(len(found))) == ["a.png", "b.png"]
+    assert len(images_of(str(tmp_path / images))) == 2, "a folder of images alone"
+    assert len(images_of("Synthetic:n=7:size=32")) == 7

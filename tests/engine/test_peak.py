@@ -62,3 +62,24 @@ def test_more_local_crops_cost_more_and_a_gram_teacher_is_not_counted() -> None:
     plain = flops_an_image(tiny_config())
     assert flops_an_image(tiny_config(crops__local_crops_number=4)) > 1.2 * plain
     assert flops_an_image(tiny_config(gram__use_loss=True, gram__ema_teacher=True)) == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40-pcie"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        *((name, None) for name in ("NVIDIA L40", "NVIDIA A10G", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 3090 Ti")),
+        *((name, None) for name in ("NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D")),
+    ],
+)
+def test_a_device_is_the_card_it_is_called_and_not_one_whose_name_begins_so(name: str, known: str | None) -> None:
+    found = card_of(name)
+    assert (None if found is None else found.name) == known

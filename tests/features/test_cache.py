@@ -25,9 +25,9 @@ PREPROCESS = Preprocess((0.5,) * 3, (0.2,) * 3, 8, 16)
 class Counting(DinoVisionTransformer):
     images = 0
 
-    def encode(self, entries, masks):  # type: ignore[no-untyped-def]
+    def encode(self, entries, masks, read=None):  # type: ignore[no-untyped-def]
         Counting.images += len(entries[0])
-        return super().encode(entries, masks)
+        return super().encode(entries, masks, read)
 
 
 def extractor(seed: int = 0, preprocess: Preprocess = PREPROCESS) -> FeatureExtractor:

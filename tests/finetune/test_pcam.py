@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from dinov3.cli import main as dinov3
 from dinov3.data.sources import parse_dataset
 from dinov3.data.sources.pcam import FILE
+from dinov3.finetune import pcam
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.pcam import download, names, synthesise, verify
 
@@ -81,6 +85,44 @@ def test_a_wrong_sum_or_a_damaged_file_is_not_kept(made: Path, tmp_path: Path) -
     assert not list(out.iterdir())
     with pytest.raises(FinetuneError, match="--mirror gives another"):
         download(out, ("file:///nowhere/{name}",), {}, dry_run=False)
+
+
+class _Cut(BaseHTTPRequestHandler):
+    """A file's bytes from where they are asked for; ``cuts``: bytes after which each answer breaks off."""
+
+    content = b""
+    cuts: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        rest = self.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        self.wfile.write(rest[: self.cuts.pop(0)] if self.cuts else rest)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+def test_a_download_that_is_cut_twice_keeps_what_it_has_and_goes_on(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = next(names())[2]
+    monkeypatch.setattr(pcam, "names", lambda: iter([("train", "x", first)]))
+    _Cut.content = gzip.compress((made / first).read_bytes())
+    half = len(_Cut.content) // 2
+    _Cut.cuts, out = [half + 10, 20], tmp_path / "out"
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Cut) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mirror = f"http://127.0.0.1:{server.server_address[1]}/{{name}}"
+        for there in (half + 10, half + 30):  # the second is more than the rest that was sent then
+            with pytest.raises(FinetuneError, match="the same command goes on"):
+                download(out, (mirror,), {}, dry_run=False)
+            assert (out / f"{first}.gz.part").stat().st_size == there
+        download(out, (mirror,), {}, dry_run=False)
+        server.shutdown()
+    assert (out / first).read_bytes() == (made / first).read_bytes()
 
 
 def test_numbers_without_a_meaning_and_a_folder_in_use_are_one_line(

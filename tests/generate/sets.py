@@ -26,9 +26,9 @@ CAP = 20480
 class Counting(DinoVisionTransformer):
     images = 0
 
-    def encode(self, entries, masks):  # type: ignore[no-untyped-def]
+    def encode(self, entries, masks, read=None):  # type: ignore[no-untyped-def]
         Counting.images += len(entries[0])
-        return super().encode(entries, masks)
+        return super().encode(entries, masks, read)
 
 
 def backbone(seed: int = 0) -> DinoVisionTransformer:

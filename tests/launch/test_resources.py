@@ -79,10 +79,10 @@ def test_an_option_of_sbatch_has_a_name_and_a_value(option: str, problem: str) -
         parse("--sbatch", option)
 
 
-def test_the_cluster_in_the_readme_can_be_used(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_cluster_in_the_docs_can_be_used(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "machines.md").read_text(encoding="utf-8")
     path = tmp_path / "alps.yaml"
-    path.write_text("partition:" + readme.partition("```yaml\npartition:")[2].partition("```")[0])
+    path.write_text("partition:" + page.partition("```yaml\npartition:")[2].partition("```")[0])
     got = parse(cluster=path)
     assert (got.partition, got.mem, got.sbatch) == ("gpu", "0", {"exclude": "node07"})
     assert got.python is not None

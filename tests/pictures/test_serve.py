@@ -20,7 +20,7 @@ def ask(port: int, path: str = "/", host: str = "localhost") -> tuple[int, str]:
 
 
 def test_the_page_is_made_anew_and_only_for_this_machine(tmp_path: Path) -> None:
-    run = a_run(tmp_path / "run", [1.0])
+    run = a_run(tmp_path / "лауф", [1.0])  # a name no status line can say
     found: list[object] = []
 
     def look(server: ThreadingHTTPServer) -> None:

@@ -7,10 +7,11 @@ import torch
 import torch.distributed as dist
 
 from dinov3 import cli
-from dinov3.plan.estimate import CONTEXT, USABLE
+from dinov3.plan.depth import cost_of_step
+from dinov3.plan.estimate import CONTEXT, USABLE, plan
 from dinov3.plan.state import shard, states
-from dinov3.system.cards import CARDS, card
-from tests.train.tiny import overrides
+from dinov3.system.cards import CARDS, Card, card
+from tests.train.tiny import overrides, tiny_config
 
 TINY = overrides(train__max_steps=6)
 
@@ -77,3 +78,16 @@ def test_shards_are_cut_along_the_first_dimension_and_none_is_larger_than_the_fi
 def test_every_card_has_figures_that_can_be() -> None:
     assert all(50 < known.tflops < 5000 and 1e10 < known.memory < 1e12 for known in CARDS)
     assert len({known.name for known in CARDS}) == len(CARDS)
+
+
+def test_the_largest_batch_is_the_same_from_a_small_batch_as_from_a_large_one_and_fits() -> None:
+    found = {}
+    for batch in (2, 64):
+        cfg = tiny_config(train__batch_size_per_gpu=batch, student__depth=1)
+        small = Card("small", "", 1, (CONTEXT + 60e6) / USABLE)
+        made = plan(cfg, card=small, gpus=1, per_machine=1, dtype=torch.float32)
+        assert made.largest_batch is not None
+        found[batch] = made.largest_batch
+    assert found[2] == pytest.approx(found[64], rel=0.01)
+    at_most = tiny_config(train__batch_size_per_gpu=found[2], student__depth=1)
+    assert cost_of_step(at_most, dtype=torch.float32).peak_bytes <= 60e6 * 1.005

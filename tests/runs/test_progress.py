@@ -88,6 +88,18 @@ def test_an_evaluation_says_how_far_it_is(clock: Clock, monkeypatch: pytest.Monk
     assert "features of step 0: 1,020 of 2,000" in screen.getvalue()
 
 
+def test_a_part_that_is_not_announced_is_named_when_it_takes_long(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ProgressLine(20, 0, shown=True)
+    with line.counting("probe:", 500, "steps", announced=False) as count:
+        count(100)
+        assert capsys.readouterr().err == ""
+        clock.now += progress.MINUTE
+        count(1)
+    assert capsys.readouterr().err == "probe: 101 of 500\n"
+
+
 def test_what_is_not_shown_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     line = ProgressLine(3, 0, shown=False)
     with line.beside("evaluating"), line.counting("features", 3) as count:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dinov3.system import bars
-from dinov3.system.bars import Bar
+from dinov3.system.bars import Bar, counted
 
 
 class Terminal(io.StringIO):
@@ -33,3 +33,13 @@ def test_a_file_gets_a_line_a_minute_and_nothing_of_what_is_quick(
             bar.update()
             hidden.update()
     assert capsys.readouterr().err == "reading: 600 of 1,000 images\n"
+
+
+def test_what_does_not_know_who_watches_is_counted_by_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with counted("probe", 4, "steps") as count:
+        count(1)
+        count(3)
+    assert "probe: 100%" in screen.getvalue()
+    assert "4/4" in screen.getvalue()

@@ -136,8 +136,8 @@ def test_half_a_file_ends_early(name: str, share: float, tmp_path: Path) -> None
 
 JSON = {
     "a number of 5,000 digits": ('{"a": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
-    "100,000 tables in each other": ('{"a":' * 100_000, "not JSON: "),
-    "not UTF-8": (b'{"a": "\xff"}', "not JSON: "),
+    "100,000 tables in each other": ('{"a":' * 100_000, "nested too deeply"),
+    "not UTF-8": (b'{"a": "\xff"}', "not text in UTF-8"),
     "half": ('{"a": 1', "not JSON: "),
     "a list": ("[1]", "not a JSON table"),
     "a Git LFS pointer": ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),

@@ -141,6 +141,20 @@ class DriftConfig:
 
 
 @dataclass
+class DenseConfig:
+    tasks: list[Literal["seg", "depth", "match"]] = key(
+        [], "what the EMA teacher's patch features are measured by; []: nothing (docs/dense.md)"
+    )
+    data: str | None = key(None, "as --data of `dinov3 eval seg`; null: match uses train.dataset_path")
+    data_of: dict[str, str] = key({}, "of single tasks, in place of data: {depth: ...}")
+    period: int = key(0, "steps between two; 0: only before and after training", unit="steps", ge=0)
+    limit: int | None = key(200, "images of each part used at most, of match: in all; null: all", unit="images", ge=5)
+    settings: dict[str, list[str]] = key(
+        {}, "changes of the small protocols, as the key=value words of `dinov3 eval`: {depth: [low=0.1, high=10]}"
+    )
+
+
+@dataclass
 class EvaluationConfig:
     eval_period_iterations: int = key(
         12500, "steps between evaluations; evaluation.knn.period here", unit="steps", ge=0, dead=True
@@ -153,6 +167,7 @@ class EvaluationConfig:
     )
     knn: KnnConfig = key(KnnConfig, "k-nearest-neighbour accuracy of the EMA teacher's CLS token")
     drift: DriftConfig = key(DriftConfig, "how far the features have moved from where they started")
+    dense: DenseConfig = key(DenseConfig, "segmentation, depth and matching by the EMA teacher's patch features")
     alarms: bool = key(
         True,
         "say so, with advice, when features collapse, targets are uniform, prototypes die or images come too slowly",

@@ -22,12 +22,27 @@ from dinov3.dense.matching.pairs import KeypointPair, check_points, chosen_pairs
 from dinov3.dense.matching.position_bias import estimate_position_bias, noise_images, without_position
 from dinov3.dense.protocols import MatchProtocol
 from dinov3.dense.report import LeftOut
+from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor
+from dinov3.system.bars import Counting, counted
 
 ALPHAS = (0.05, 0.1, 0.2)
 PATCHES = (0.5, 1.0, 2.0)  # radii of homography recall, in patches: a perfect matcher is off by up to 0.71
 COLOURS = 4  # a patch is described by 4 x 4 mean colours: the baseline that any feature has to beat
 SHOWN = 4
+TASKS = ("homography", "spair", "navi", "keypoints")
+
+
+def check(protocol: MatchProtocol) -> None:
+    """FeatureError for settings without a meaning."""
+    if protocol.task not in TASKS or protocol.descriptor not in ("nearest", "bilinear"):
+        raise FeatureError(f"task: {', '.join(TASKS)}; descriptor: nearest, bilinear")
+    if (
+        not 0 < protocol.strength < 0.5
+        or protocol.most_pairs < 0
+        or (protocol.debias_images < 2 and protocol.debias_images != 0)
+    ):
+        raise FeatureError("strength between 0 and 0.5, most_pairs at least 0, debias_images 0 or at least 2")
 
 
 @dataclass
@@ -90,7 +105,13 @@ class Matches:
     shown: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)  # source, target, [N, 2] twice
 
 
-def homographies(extractor: FeatureExtractor, source: Source, protocol: MatchProtocol, left_out: LeftOut) -> Matches:
+def homographies(
+    extractor: FeatureExtractor,
+    source: Source,
+    protocol: MatchProtocol,
+    left_out: LeftOut,
+    counting: Counting = counted,
+) -> Matches:
     """Each image against itself seen through a homography that is a function of seed and index: no labels are needed."""
     matcher, facts = matcher_for(extractor, protocol)
     height, width = fixed_size(extractor)
@@ -99,24 +120,26 @@ def homographies(extractor: FeatureExtractor, source: Source, protocol: MatchPro
     shown: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     chosen = chosen_pairs(len(source), protocol.most_pairs, protocol.seed)
     left_out.of = len(chosen)
-    for index in chosen:
-        try:
-            image = extractor.preprocess(read_image(source, index, extractor.preprocess.reading))
-        except BadImage as error:
-            left_out.add(source.name(index), str(error))
-            continue
-        homography = random_homography(
-            (height, width), protocol.strength, generator(protocol.seed, "homography", index)
-        )
-        target = warped(image, homography)
-        of_source, of_target = matcher.of(image), matcher.of(target)
-        for name in of_source:
-            match = match_homography(of_source[name], of_target[name], homography, patch)
-            found.setdefault(name, []).append((match.error[match.inside], match.mutual[match.inside]))
-            if name == "raw" and len(shown) < SHOWN:
-                inside = match.inside & match.mutual
-                places = centres((height // patch, width // patch), patch)
-                shown.append((image, target, places[inside], places[match.match[inside]]))
+    with counting("matching", len(chosen), "images") as count:
+        for index in chosen:
+            count(1)
+            try:
+                image = extractor.preprocess(read_image(source, index, extractor.preprocess.reading))
+            except BadImage as error:
+                left_out.add(source.name(index), str(error))
+                continue
+            homography = random_homography(
+                (height, width), protocol.strength, generator(protocol.seed, "homography", index)
+            )
+            target = warped(image, homography)
+            of_source, of_target = matcher.of(image), matcher.of(target)
+            for name in of_source:
+                match = match_homography(of_source[name], of_target[name], homography, patch)
+                found.setdefault(name, []).append((match.error[match.inside], match.mutual[match.inside]))
+                if name == "raw" and len(shown) < SHOWN:
+                    inside = match.inside & match.mutual
+                    places = centres((height // patch, width // patch), patch)
+                    shown.append((image, target, places[inside], places[match.match[inside]]))
     if not found:
         raise DataError(f"none of the images can be used: {left_out.rows[0]['reason']}")
     return Matches([_homography_row(name, rows, patch) for name, rows in found.items()], len(chosen), facts, shown)

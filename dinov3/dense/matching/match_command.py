@@ -6,18 +6,16 @@ import argparse
 from typing import Any
 
 from dinov3.data.errors import DataError
-from dinov3.data.sources import parse_dataset
-from dinov3.dense.matching.match import Matches, homographies, keypoints, navi
+from dinov3.dense.matching.match import Matches, check, homographies, keypoints, navi
 from dinov3.dense.matching.pairs import chosen_pairs, coco_keypoints, spair
 from dinov3.dense.protocols import MATCH, MatchProtocol, chosen
 from dinov3.dense.report import LeftOut, add_common_arguments, check_places, finish
+from dinov3.dense.sets import images_of
 from dinov3.distributed import context
 from dinov3.features.command import extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor
 from dinov3.system.paths import expanded
-
-TASKS = ("homography", "spair", "navi", "keypoints")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +38,7 @@ def execute(args: argparse.Namespace) -> int:
     extractor = extractor_from(args)
     try:
         found = measured(args, protocol, extractor, left_out)
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         raise FeatureError(str(error)) from error
     left_out.check(args.max_bad_frac)
     facts: dict[str, Any] = {
@@ -65,7 +63,7 @@ def measured(
 ) -> Matches:
     """By the protocol's task."""
     if protocol.task == "homography":
-        return homographies(extractor, parse_dataset(args.data), protocol, left_out)
+        return homographies(extractor, images_of(args.data), protocol, left_out)
     root = expanded(args.data)
     if not root.is_dir():
         raise DataError(f"--data {root}: {protocol.task} needs its folder")
@@ -76,18 +74,6 @@ def measured(
     pairs = spair(root)
     kept = [pairs[i] for i in chosen_pairs(len(pairs), protocol.most_pairs, protocol.seed)]
     return keypoints(extractor, kept, protocol, left_out)
-
-
-def check(protocol: MatchProtocol) -> None:
-    """FeatureError for settings without a meaning."""
-    if protocol.task not in TASKS or protocol.descriptor not in ("nearest", "bilinear"):
-        raise FeatureError(f"task: {', '.join(TASKS)}; descriptor: nearest, bilinear")
-    if (
-        not 0 < protocol.strength < 0.5
-        or protocol.most_pairs < 0
-        or (protocol.debias_images < 2 and protocol.debias_images != 0)
-    ):
-        raise FeatureError("strength between 0 and 0.5, most_pairs at least 0, debias_images 0 or at least 2")
 
 
 def draw(found: Matches, extractor: FeatureExtractor, args: argparse.Namespace) -> None:

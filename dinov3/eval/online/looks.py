@@ -14,6 +14,7 @@ LOOKS = (
     "knn.Knn",
     "rank.Rank",
     "linear.Linear",
+    "dense.Dense",
     "drift.Drift",
     "pictures.Curves",
     "pictures.Picture",

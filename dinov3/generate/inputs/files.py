@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,10 +19,16 @@ Names = tuple[str, ...]
 
 
 def names_of(index: int, name: str) -> Names:
-    """Under which an image is looked for, first the most exact: what the data set calls it, its file, that without its
-    ending, its place in the data set with nine digits."""
+    """Under which an image is looked for, first the most exact: what the data set calls it, its path from ever fewer folders
+    up (``cat/1.jpg``), its file, that without its ending, its place in the data set with nine digits."""
     path = PurePath(name)
-    return (name, path.name, path.stem, f"{index:09d}")
+    tails = ["/".join(path.parts[first:]) for first in range(1, len(path.parts) - 1)]
+    return (name, *tails, path.name, path.stem, f"{index:09d}")
+
+
+def file_in(names: Names) -> str:
+    """The name of the file among ``names_of``, for messages."""
+    return names[-3]
 
 
 def read_captions(path: Path) -> dict[str, str]:
@@ -37,9 +46,19 @@ def read_captions(path: Path) -> dict[str, str]:
     return captions
 
 
+def captioned(captions: Mapping[str, str], names: Names) -> str | None:
+    """The name under which an image has a caption; None when it has none."""
+    return next((name for name in names if name in captions), None)
+
+
 def caption_of(captions: Mapping[str, str], names: Names) -> str | None:
     """The caption of an image; None when it has none."""
-    return next((captions[name] for name in names if name in captions), None)
+    return None if (name := captioned(captions, names)) is None else captions[name]
+
+
+def digest_of(captions: Mapping[str, str]) -> str:
+    """Another text for other captions."""
+    return hashlib.sha256(json.dumps(sorted(captions.items())).encode()).hexdigest()
 
 
 class ArrayFiles:
@@ -59,16 +78,23 @@ class ArrayFiles:
         """The array of an image. GenerateError, naming the file."""
         path = self.path(names)
         if path is None:
-            raise GenerateError(f"{self.folder}: no {names[1]}.{self.ending}")
+            raise GenerateError(f"{self.folder}: no {file_in(names)}.{self.ending}")
         try:
             array: NDArray[Any] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise GenerateError(f"{path}: not a .npy file of numbers ({error})") from error
         return array
 
+    def version(self) -> str:
+        """Another text as soon as a file is written, added or gone, as that of a folder of images."""
+        with os.scandir(self.folder) as entries:
+            found = [(e.name, e.stat()) for e in entries if e.name.endswith(f".{self.ending}") and e.is_file()]
+        stamps = sorted((name, status.st_size, status.st_mtime_ns) for name, status in found)
+        return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+
     def first(self) -> NDArray[Any]:
         """Any array, to learn their shape. GenerateError when there is none."""
         found = min(self.folder.glob(f"*.{self.ending}"), default=None)
         if found is None:
             raise GenerateError(f"npy:{self.folder}: no *.{self.ending} in it")
-        return self.read((found.name.removesuffix(f".{self.ending}"),) * 2)
+        return self.read((found.name.removesuffix(f".{self.ending}"),) * 3)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.inputs.base import LatentCoder, Text, TextCoder
-from dinov3.generate.inputs.files import ArrayFiles, Names, caption_of, read_captions
+from dinov3.generate.inputs.files import ArrayFiles, Names, caption_of, captioned, digest_of, file_in, read_captions
 from dinov3.generate.inputs.hashed import HashedWords
 from dinov3.generate.inputs.pixels import PooledPixels
 from dinov3.generate.inputs.t5 import LENGTH, T5Texts
@@ -80,6 +80,18 @@ class TextInput:
         """What the tokens depend on beside the captions."""
         return "npy" if self.coder is None else self.coder.name
 
+    @property
+    def version(self) -> str:
+        """What was said or stored: a set is not continued with other captions or arrays."""
+        return digest_of(self.captions) + "".join(files.version() for files in self.files or ())
+
+    def taken(self, names: Names) -> list[str]:
+        """What an image takes of the captions or files, for messages; two images may not take the same."""
+        if self.files is not None:
+            return [str(path) for files in self.files if (path := files.path(names)) is not None]
+        found = captioned(self.captions, names)
+        return [] if found is None else [f"caption {found!r}"]
+
     def caption(self, names: Names) -> str | None:
         """In words, where there is one."""
         return caption_of(self.captions, names)
@@ -88,7 +100,7 @@ class TextInput:
         """Why an image cannot be used; None when it can."""
         if self.files is not None:
             gone = [files.ending for files in self.files if files.path(names) is None]
-            return f"no {names[1]}.{gone[0]} in {self.files[0].folder}" if gone else None
+            return f"no {file_in(names)}.{gone[0]} in {self.files[0].folder}" if gone else None
         return "no caption" if self.caption(names) is None else None
 
     def of(self, names: Names) -> Text:
@@ -129,10 +141,15 @@ class LatentInput:
         """What the latents depend on."""
         return "npy" if self.coder is None else self.coder.name
 
+    def taken(self, names: Names) -> list[str]:
+        """What an image takes of the files, for messages; two images may not take the same."""
+        path = None if self.files is None else self.files.path(names)
+        return [] if path is None else [str(path)]
+
     def missing(self, names: Names) -> str | None:
         """Why an image cannot be used; None when it can."""
         gone = self.files is not None and self.files.path(names) is None
-        return f"no {names[1]}.vae.npy in {self.files.folder}" if gone and self.files is not None else None
+        return f"no {file_in(names)}.vae.npy in {self.files.folder}" if gone and self.files is not None else None
 
     def of(self, names: Names, image: Tensor, size: tuple[int, int]) -> NDArray[np.float16]:
         """The latent ``[C, *size]`` of ``image [3, H, W]`` in [0, 1]. GenerateError for a file of another size."""
@@ -159,8 +176,10 @@ class Inputs:
         told: dict[str, Any] = {}
         if self.text is not None:
             told |= {"text": self.text.name, "text_length": self.text.shape[0], "text_width": self.text.shape[1]}
+            told |= {"text_version": self.text.version}
         if self.latents is not None:
             told |= {"latents": self.latents.name, "channels": self.latents.channels}
+            told |= {"latents_version": self.latents.files.version()} if self.latents.files is not None else {}
         return told
 
     def missing(self, names: Names) -> str | None:
@@ -169,3 +188,7 @@ class Inputs:
             if part is not None and (reason := part.missing(names)) is not None:
                 return reason
         return None
+
+    def taken(self, names: Names) -> list[str]:
+        """What an image takes of captions and files."""
+        return [what for part in (self.text, self.latents) if part is not None for what in part.taken(names)]

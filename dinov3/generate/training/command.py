@@ -24,7 +24,7 @@ KIND = Kind(DIT, _make)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 dit train``."""
-    command.add_arguments(parser)
+    command.add_arguments(parser, recipes="dit")
     parser.set_defaults(run=KIND.execute)
 
 

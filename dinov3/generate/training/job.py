@@ -42,6 +42,9 @@ from dinov3.runs.start import Start
 from dinov3.system.cores import usable_workers
 from dinov3.system.paths import expanded
 
+# What two sets must have in common for one model to be shown both: their sizes may differ, what the numbers mean may not.
+SAME = ("weights", "width", "patch", "pool", "text", "text_length", "text_width", "latents", "channels")
+
 
 class DitJob(Job[DitBatch]):
     """What ``dinov3 dit train`` trains."""
@@ -59,12 +62,11 @@ class DitJob(Job[DitBatch]):
         """What is measured on."""
         path = self.cfg.validation.path
         found = ShardSet(expanded(path)) if path else self.shards
-        if (
-            found.key.get("weights") != self.shards.key.get("weights")
-            or found.form.arrays(found.buckets[0]).keys() != self.shards.form.arrays(self.shards.buckets[0]).keys()
-        ):
+        if other := [name for name in SAME if found.key.get(name) != self.shards.key.get(name)]:
             raise ConfigError(
-                "config", "validation.path", f"{path}: of another backbone than train.dataset_path: extract it again"
+                "config",
+                "validation.path",
+                f"{path}: differs from train.dataset_path in {', '.join(other)}: extract it again, in the same way",
             )
         return found
 

@@ -8,9 +8,11 @@ import pytest
 
 from dinov3.config.about import explain as module
 from dinov3.config.about.explain import explain, search
+from dinov3.config.about.tasks import PRETRAIN, SCHEMAS, root_of
 from dinov3.config.blocks.data import KnnConfig
 from dinov3.config.errors import ConfigError
 from dinov3.config.names import ELSEWHERE, types_of_keys
+from dinov3.finetune.kinds import KINDS
 
 
 def test_a_key_shows_meaning_type_limits_default_unit_and_readers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,3 +123,34 @@ def test_every_key_and_block_can_be_explained(key: str) -> None:
     assert text.startswith(key.removesuffix(".high_freq"))
     assert text.endswith("\n")
     assert len(text.splitlines()) >= 2
+
+
+def test_keys_of_other_tasks_are_explained_and_found_with_their_name() -> None:
+    assert (
+        explain("model.method", "classify").splitlines()[0]
+        == "model.method: what trains: the head, adapters too, or all"
+    )
+    assert "one of head_only, lora, fullft" in explain("model.method", "classify")
+    assert "conditions.text_only" in explain("conditions", "dit")
+    assert search(["adapters"], "classify").split()[0] == "model.adapters"
+    assert "repa.weight" in search(["repa"], "dit")
+
+
+def test_a_key_of_another_task_says_which() -> None:
+    with pytest.raises(ConfigError, match=r"model: unknown key .*; there is one with --task classify$"):
+        explain("model.method")
+    with pytest.raises(ConfigError, match=r"there is one with --task pretrain$"):
+        explain("dino.loss_weight", "dit")
+    with pytest.raises(ConfigError, match=r"there are some with --task classify$"):
+        search(["rslora"])
+
+
+@pytest.mark.parametrize(
+    ("task", "key"), [(task, key) for task in SCHEMAS if task != PRETRAIN for key in types_of_keys(root_of(task))]
+)
+def test_every_key_of_every_task_can_be_explained(task: str, key: str) -> None:
+    assert explain(key, task).startswith(key)
+
+
+def test_every_task_of_fine_tuning_has_its_keys_here() -> None:
+    assert set(KINDS) <= set(SCHEMAS)

@@ -89,7 +89,7 @@ def test_errors_say_what_to_do(tmp_path: Path, text: str, problem: str) -> None:
         ({"_data_files": [{"filename": "/etc/passwd"}]}, "lists no data files of its folder"),
         ({"_data_files": []}, "lists no data files"),
         ({"_data_files": 3}, "lists no data files"),
-        ([], "is not a JSON object"),
+        ([], "a list, not a table"),
         ({"_data_files": [{"filename": "gone.arrow"}]}, "is not an Arrow file that can be read"),
         ({"_data_files": [{"filename": "a"}], "_indices_files": [{"filename": "b"}]}, "save_to_disk it again"),
     ],

@@ -102,7 +102,7 @@ def test_errors_name_what_was_given_and_what_there_is(text: str, problem: str) -
 
 
 def test_every_module_with_a_dataset_is_found_without_a_list() -> None:
-    names = "FileList HDF5 HuggingFace ImageFolder ImageNet LMDB PCam Parquet Synthetic Tar"
+    names = "FileList HDF5 HeldOut HuggingFace ImageFolder ImageNet LMDB PCam Parquet Synthetic Tar"
     assert source_names() == names.split()
 
 

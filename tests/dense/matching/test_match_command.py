@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from dinov3.dense.matching.match import colour_patches
+from dinov3.data.sources import parse_dataset
+from dinov3.dense.matching.match import colour_patches, homographies
 from dinov3.dense.matching.pairs import chosen_pairs, homography_of, random_homography, warped
+from dinov3.dense.protocols import MatchProtocol
+from dinov3.dense.report import LeftOut
+from dinov3.features.extract import load
 from tests.dense.conftest import Evaluate, save
 
 QUICK = ["debias_images=4"]
@@ -77,6 +81,16 @@ def test_homographies_need_no_labels(evaluate: Evaluate, spair: Path) -> None:
     assert found["raw"]["recall@1p"] > 0.4  # by chance 0.14
     assert found["raw"]["mutual_recall@1p"] > 0.8
     assert row["pairs"] == 6
+
+
+@pytest.mark.parametrize("debias_images", [0, 4])
+def test_features_that_are_no_numbers_are_said_to_be_none(weights: Path, debias_images: int) -> None:
+    extractor = load(weights, size=32, device="cpu")
+    with torch.no_grad():
+        next(extractor.backbone.parameters()).fill_(torch.nan)
+    protocol = MatchProtocol(debias_images=debias_images)
+    with pytest.raises(FloatingPointError, match="patch features are not finite"):
+        homographies(extractor, parse_dataset("Synthetic:n=3:size=32"), protocol, LeftOut())
 
 
 def test_coco_keypoints_make_pairs_of_one_category(evaluate: Evaluate, spair: Path) -> None:

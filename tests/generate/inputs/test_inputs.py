@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dinov3.data.torchvision_compat import prepare_torchvision
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.inputs.files import caption_of, names_of, read_captions
 from dinov3.generate.inputs.hashed import HashedWords
-from dinov3.generate.inputs.open import LatentInput, TextInput, latent_coder, text_coder
+from dinov3.generate.inputs.open import Inputs, LatentInput, TextInput, latent_coder, text_coder
 from dinov3.generate.inputs.pixels import PooledPixels
 from dinov3.generate.inputs.t5 import T5Texts
 from dinov3.generate.inputs.vae import VaeLatents
@@ -280,3 +281,39 @@ def test_a_set_is_not_continued_with_other_texts(folder: Path, capsys: pytest.Ca
     assert "features that differ in channels, latents, text" in capsys.readouterr().err
     assert isinstance(TextInput.open("hash:4:6", folder / "captions.jsonl"), TextInput)
     assert LatentInput.open("pixels").channels == 3
+
+
+def test_a_set_is_not_continued_with_other_captions_or_arrays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert extract(folder, *texts(folder)) == 0
+    captions = folder / "captions.jsonl"
+    captions.write_text(captions.read_text().replace("picture 05", "drawing 05"))
+    assert extract(folder, *texts(folder)) == 78
+    assert "features that differ in text_version: give another --out" in capsys.readouterr().err
+    arrays = folder / "arrays"
+    arrays.mkdir()
+    for name in ("a", "b"):
+        np.save(arrays / f"{name}.vae.npy", np.zeros((3, 8, 8), np.float16))
+    before = LatentInput.open(f"npy:{arrays}")
+    told = Inputs(None, before).describe()
+    np.save(arrays / "b.vae.npy", np.ones((3, 8, 8, 1), np.float16))
+    assert Inputs(None, before).describe() != told
+
+
+def test_a_caption_that_two_images_would_have_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = folder / "images"
+    for name in ("cat", "dog"):
+        (images / name).mkdir()
+        shutil.copy(images / "03.v1.png", images / name / "1.png")
+    for path in images.glob("*.png"):
+        path.unlink()
+    captions = folder / "captions.jsonl"
+    captions.write_text('{"image": "1.png", "caption": "a cat"}\n')
+    assert extract(folder, *texts(folder)) == 78
+    assert "caption '1.png' is of two images, " in capsys.readouterr().err
+    captions.write_text("".join(f'{{"image": "{name}/1.png", "caption": "a {name}"}}\n' for name in ("cat", "dog")))
+    assert extract(folder, *texts(folder)) == 0
+    found = [sample.facts for path in (folder / "out").rglob("*.tar") for sample in read_shard(path)]
+    assert {facts["src"].rpartition("/")[0][-3:]: facts["caption"] for facts in found} == {
+        "cat": "a cat",
+        "dog": "a dog",
+    }

@@ -171,3 +171,17 @@ def test_a_mistake_is_one_line_and_nothing_is_left(
     assert told in error
     assert error.count("\n") == 1
     assert not out.exists() or not any(out.iterdir())
+
+
+def test_a_validation_set_of_other_texts_is_refused_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards, other = shard_set(tmp_path / "shards"), shard_set(tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["key"]["text"] = "t5:0123456789abcdef:4"  # of the same shape, and another language
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    command = ["dit", "train", "--output-dir", str(tmp_path / "run"), *words(shards), f"validation.path={other}"]
+    assert dinov3(command) == 78
+    assert "validation.path: " in (error := capsys.readouterr().err)
+    assert "differs from train.dataset_path in text: " in error
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -82,9 +82,9 @@ def test_the_model_name_admits_its_own_variants_only(tmp_path: Path, name: str, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "not valid JSON"),
-        (b"\xff\xfe", "not valid JSON"),
-        (b"[" * 100_000, "not valid JSON"),
+        (b"{", "not JSON: "),
+        (b"\xff\xfe", "not JSON: |not text in UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
         (b"[]", "no text under 'model_name'"),
         (b'{"model_name": 3}', "no text under 'model_name'"),
         (b'{"model_name": "vitb\\n16"}', r"'vitb\\n16' is unknown: known are da3-small, da3-base"),

@@ -1,0 +1,32 @@
+"""The kinds of training by the name their keys are asked for with: ``dinov3 config explain KEY --task classify``.
+
+Schemas are named, not imported: those of other rooms are no business of this one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from dinov3.config.kind import Schema
+from dinov3.config.names import types_of_keys
+
+PRETRAIN = "pretrain"
+SCHEMAS = {  # task -> module and name of its schema
+    PRETRAIN: ("dinov3.config.pretraining", "PRETRAIN"),
+    "classify": ("dinov3.finetune.config", "CLASSIFY"),
+    "segment": ("dinov3.segment.config", "SEGMENT"),
+    "dit": ("dinov3.config.dit", "DIT"),
+}
+
+
+def root_of(task: str) -> type[Any]:
+    """The dataclass of all blocks of a task's YAML."""
+    module, name = SCHEMAS[task]
+    schema: Schema[Any] = getattr(import_module(module), name)
+    return schema.root
+
+
+def tasks_with(key: str) -> list[str]:
+    """The tasks that have this key or block."""
+    return [task for task in SCHEMAS if key in types_of_keys(root_of(task))]
