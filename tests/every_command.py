@@ -116,8 +116,6 @@ def commands(at: str) -> list[list[str]]:
         ["viz", "sim", *frozen, "--data", f"{data}/class 0/{UMLAUTS} 0.png", "--out", f"{at}/sim.png"],
         ["viz", "curves", "--weights", run, "--out", f"{at}/curves.png"],
         ["video", *frozen, "--input", f"{data}/class 0", "--out", f"{at}/film", "--render", "png"],
-        ["dit", "extract", *frozen[:2], "--side", "32", "--batch-size", "8", "--data", data, "--out", f"{at}/shards"],
-        ["dit", "verify", f"{at}/shards"],
         ["compress", run, "--quantize", "bf16", "--out", f"{at}/small.safetensors"],
         ["finetune", "--output-dir", f"{at}/tuned", f"model.weights={run}", *TUNED, f"train.dataset_path={data}"],
         ["finetune", "evaluate", f"{at}/tuned", "--data", data, "--out", f"{at}/scores"],
