@@ -156,9 +156,9 @@ class SegmentJob(Job[SegmentBatch]):
     def check_beginning(self, before: Job[SegmentBatch]) -> None:
         """ConfigError when the head would not fit."""
         assert isinstance(before, SegmentJob)
-        keys = ("model.head", "model.queries", "model.query_blocks", "train.classes")
+        keys = ["model.head", "model.queries", "model.query_blocks", "train.classes"]
         if self.cfg.model.head == "mask_transformer":  # whose blocks are the backbone's or its own
-            keys = ("model.frozen", *keys)
+            keys.append("model.frozen")
         for key in keys:
             block, name = key.split(".")
             old, new = (getattr(getattr(cfg, block), name) for cfg in (before.cfg, self.cfg))

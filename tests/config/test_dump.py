@@ -11,7 +11,6 @@ from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.config.spec import leaves
 
-
 # Their keys are the user's: nothing below them is in the schema.
 FREE = ("evaluation.config_files", "evaluation.dense.data_of", "evaluation.dense.settings")
 
