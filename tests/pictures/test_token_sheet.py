@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from dinov3.pictures import token_sheet as sheets
 from dinov3.pictures.pca import token_colours
 from dinov3.pictures.token_sheet import covered, shortened, token_sheet, unnormalised
 
@@ -58,14 +59,17 @@ def test_labels_and_title_stay_beside_and_above_the_tiles(
     shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(plt, "close", drawn.append)
+
+    def noted(**options: Any) -> Figure:
+        drawn.append(Figure(**options))
+        return drawn[-1]
+
+    monkeypatch.setattr(sheets, "Figure", noted)
     name = "photographs_of_some_camera_from_somewhere_00017.jpeg"
     token_sheet({"image": torch.zeros(2, 3, *shape)}, [name, name], 3 * name, tmp_path / "sheet.png")
     (figure,) = drawn
-    monkeypatch.undo()
     for axis in figure.axes:
         assert axis.yaxis.label.get_window_extent().height <= axis.get_window_extent().height
         assert axis.yaxis.label.get_text().endswith("jpeg")
     assert "…" in figure.get_suptitle()
     assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
-    plt.close(figure)
