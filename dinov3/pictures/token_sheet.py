@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor
 
+from dinov3.config.shown import shown
 from dinov3.pictures.pca import INK, MUTED
 
 MASK_COLOUR, MASK_OPACITY = (0.90, 0.27, 0.55), 0.75  # rare in photographs, and lets what is hidden shine through
@@ -71,8 +72,9 @@ def token_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], title: str, 
         left=SIDE / size[0], right=0.995, bottom=0.03 / size[1], top=1 - TOP / size[1], wspace=0.03, hspace=0.03
     )
     for row, label in enumerate(rows):
-        side = axes[row, 0].set_ylabel(label, fontsize=7, color=MUTED, labelpad=3)
+        side = axes[row, 0].set_ylabel(shown(label), fontsize=7, color=MUTED, labelpad=3, parse_math=False)
         fit(side, axes[row, 0].get_window_extent().height)
-    top = figure.suptitle(title, x=SIDE / size[0], y=1 - 0.07 / size[1], ha="left", va="top", fontsize=8.5, color=INK)
+    place = {"x": SIDE / size[0], "y": 1 - 0.07 / size[1], "ha": "left", "va": "top"}
+    top = figure.suptitle(shown(title), **place, fontsize=8.5, color=INK, parse_math=False)
     fit(top, figure.bbox.width * (1 - SIDE / size[0]))
     figure.savefig(path)

@@ -73,3 +73,9 @@ def test_labels_and_title_stay_beside_and_above_the_tiles(
         assert axis.yaxis.label.get_text().endswith("jpeg")
     assert "…" in figure.get_suptitle()
     assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_names_that_are_no_text_or_look_like_mathematics_are_drawn(tmp_path: Path) -> None:
+    names = ["Gr\udcc3\udcb6\u00dfe.png", "$\\frac{$ 5 $.png"]
+    token_sheet({"image": torch.zeros(2, 3, 8, 8)}, names, names[1], tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 0

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dinov3.config.shown import shown as as_shown
 from dinov3.pictures.token_sheet import unnormalised
 
 MOST = 400  # points a pair
@@ -36,6 +37,6 @@ def match_picture(
             axis.set(xticks=[], yticks=[])
     axes[0, 0].set_title("source", fontsize=8)
     axes[0, 1].set_title("target", fontsize=8)
-    figure.suptitle(title, fontsize=8.5)
+    figure.suptitle(as_shown(title), fontsize=8.5, parse_math=False)
     figure.tight_layout()
     figure.savefig(path)
