@@ -42,97 +42,96 @@ def images(folder: Path) -> None:
 
 def commands(at: str) -> list[list[str]]:
     """Each command at least once, with all of its options that take a path; ``at`` begins every path."""
-    data, run, yaml = f"{at}/{UMLAUTS}", f"{at}/run", f"{at}/tiny.yaml"
-    tiny = overrides(train__max_steps=2, train__dataset_path=data, evaluation__knn__train=data)
-    tiny += [f"evaluation.knn.test={data}", f"evaluation.drift.dataset={data}"]
-    frozen = ["--weights", run, "--size", "32", "--batch-size", "8"]
-    tars = ["--weights", run, "--data", data]
-    small = [word for word in tiny if not word.startswith("evaluation")]
+    return [*of_training(at), *of_a_backbone(at), *of_diffusion(at), *of_finetuning(at), *of_runs(at)]
+
+
+def tiny(at: str) -> list[str]:
+    """The keys of a run of seconds."""
+    data = f"{at}/{UMLAUTS}"
+    return overrides(train__max_steps=2, train__dataset_path=data)
+
+
+def of_training(at: str) -> list[list[str]]:
+    data, run, yaml, small = f"{at}/{UMLAUTS}", f"{at}/run", f"{at}/tiny.yaml", tiny(at)
+    measured = [f"evaluation.{key}={data}" for key in ("knn.train", "knn.test", "drift.dataset")]
+    job = ["submit", "--config-file", yaml, "--output-dir", run, "--dry-run"]
     return [
-        ["train", "--config-file", yaml, "--output-dir", run, *tiny],
+        ["train", "--config-file", yaml, "--output-dir", run, *small, *measured],
         ["train", "--config-file", yaml, "--output-dir", f"{at}/b", *small, f"student.pretrained_weights={run}"],
         ["train", "--config-file", yaml, *small, f"train.output_dir={at}/c", f"start.run={run}"],
-        [
-            "submit",
-            "--config-file",
-            yaml,
-            "--output-dir",
-            run,
-            "--cluster",
-            f"{at}/cluster.yaml",
-            "--gpus-per-node",
-            "1",
-            "--dry-run",
-            *small,
-        ],
-        ["submit", "--config-file", yaml, "--output-dir", run, "--local", "--dry-run", *small],
+        [*job, "--cluster", f"{at}/cluster.yaml", "--gpus-per-node", "1", *small],
+        [*job, "--local", *small],
         ["config", "explain", "optim"],
         ["config", "search", "adapters", "--task", "classify"],
         ["config", "default"],
         ["config", "diff", yaml, run],
         ["data", "check", data, "--config-file", yaml, "--out", f"{at}/check", "--workers", "0", *small],
+        ["init", data, "--out", f"{at}/init.yaml"],
+        ["da3-check", "--config-file", yaml, "--out", f"{at}/da3.png", *small, *DA3],
+        ["plan", "--config-file", yaml, "--gpus", "2", "--card", "h100", *small],
+        ["doctor", "--config-file", yaml, "--output-dir", run],
+    ]
+
+
+def of_a_backbone(at: str) -> list[list[str]]:
+    data, run = f"{at}/{UMLAUTS}", f"{at}/run"
+    frozen = ["--weights", run, "--size", "32", "--batch-size", "8"]
+    tars = ["features", "--weights", run, "--data", data, "--out", f"{at}/tars"]
+    return [
         ["features", *frozen, "--data", data, "--out", f"{at}/features"],
-        ["features", *tars, "--out", f"{at}/tars", "--pool", "patches", "--layout", "webdataset"],
-        [
-            *(
-                "dit",
-                "extract",
-                *tars,
-                "--out",
-                f"{at}/shards",
-                "--side",
-                "32",
-                "--text",
-                "hash:4:8",
-                "--latents",
-                "pixels",
-            ),
-            *("--captions", f"{at}/captions.jsonl", "--resolution-shift", "1", "--max-stretch", "2"),
-        ],
-        ["dit", "verify", f"{at}/shards"],
-        [
-            "dit",
-            "train",
-            "--config-file",
-            f"{at}/dit.yaml",
-            "--output-dir",
-            f"{at}/dit",
-            f"train.dataset_path={at}/shards",
-        ],
-        [
-            *("dit", "sample", f"{at}/dit", "--out", f"{at}/samples", "--weights", run, "--steps", "1", "--seeds", "0"),
-            *("--image", f"{data}/class 0/{UMLAUTS} 0.png", "--mix", f"{data}/class 1/{UMLAUTS} 1.png"),
-        ],
-        ["dit", "report", f"{at}/dit", "--baseline", f"{at}/dit", "--out", f"{at}/dit.html"],
+        [*tars, "--pool", "patches", "--layout", "webdataset"],
         ["eval", "knn", *frozen, "--train", data, "--out", f"{at}/knn.json", "--cache", f"{at}/cache"],
         ["eval", "linear", *frozen, "--train", data, "--epochs", "1"],
         ["export", run, "--out", f"{at}/exports/backbone.pth"],
-        ["report", run, "--out", f"{at}/page.html"],
-        ["report", run],
-        ["runs", at],
-        ["compare", run, f"{at}/b", "--out", f"{at}/compare.html"],
-        ["completion", "bash"],
-        ["init", data, "--out", f"{at}/init.yaml"],
         ["viz", "pca", *frozen, "--data", data, "--out", f"{at}/pca.png"],
         ["viz", "sim", *frozen, "--data", f"{data}/class 0/{UMLAUTS} 0.png", "--out", f"{at}/sim.png"],
         ["viz", "curves", "--weights", run, "--out", f"{at}/curves.png"],
         ["video", *frozen, "--input", f"{data}/class 0", "--out", f"{at}/film", "--render", "png"],
         ["compress", run, "--quantize", "bf16", "--out", f"{at}/small.safetensors"],
-        ["finetune", "--output-dir", f"{at}/tuned", f"model.weights={run}", *TUNED, f"train.dataset_path={data}"],
+        ["models"],
+        ["models", run],
+    ]
+
+
+def of_diffusion(at: str) -> list[list[str]]:
+    data, run, shards = f"{at}/{UMLAUTS}", f"{at}/run", f"{at}/shards"
+    extract = ["dit", "extract", "--weights", run, "--data", data, "--out", shards, "--side", "32"]
+    inputs = ["--text", "hash:4:8", "--latents", "pixels", "--captions", f"{at}/captions.jsonl"]
+    train = ["dit", "train", "--config-file", f"{at}/dit.yaml", "--output-dir", f"{at}/dit"]
+    sample = ["dit", "sample", f"{at}/dit", "--out", f"{at}/samples", "--weights", run, "--steps", "1", "--seeds", "0"]
+    seen = [f"{data}/class {number}/{UMLAUTS} {number}.png" for number in (0, 1)]
+    return [
+        [*extract, *inputs, "--resolution-shift", "1", "--max-stretch", "2"],
+        ["dit", "verify", shards],
+        [*train, f"train.dataset_path={shards}"],
+        [*sample, "--image", seen[0], "--mix", seen[1]],
+        ["dit", "report", f"{at}/dit", "--baseline", f"{at}/dit", "--out", f"{at}/dit.html"],
+    ]
+
+
+def of_finetuning(at: str) -> list[list[str]]:
+    data, start = f"{at}/{UMLAUTS}", f"model.weights={at}/run"
+    masks = "Synthetic:n=10:size=32"
+    segment = ["finetune", "--output-dir", f"{at}/segmented", "task=segment", start, *TUNED[1:]]
+    return [
+        ["finetune", "--output-dir", f"{at}/tuned", start, *TUNED, f"train.dataset_path={data}"],
         ["finetune", "evaluate", f"{at}/tuned", "--data", data, "--out", f"{at}/scores"],
-        [
-            *("finetune", "--output-dir", f"{at}/segmented", "task=segment", f"model.weights={run}", *TUNED[1:]),
-            *("train.dataset_path=Synthetic:n=10:size=32", "train.classes=15", "augment.crop=32"),
-        ],
-        [*("finetune", "evaluate", f"{at}/segmented", "--data", "Synthetic:n=10:size=32"), "--out", f"{at}/named"],
+        [*segment, f"train.dataset_path={masks}", "train.classes=15", "augment.crop=32"],
+        ["finetune", "evaluate", f"{at}/segmented", "--data", masks, "--out", f"{at}/named"],
         ["finetune", "report", f"{at}/tuned", f"{at}/scores", "--out", f"{at}/tuned.html"],
         ["pcam", "synth", "--out", f"{at}/pcam", "--n", "8", "--size", "16"],
         ["pcam", "verify", "--out", f"{at}/pcam"],
-        ["models"],
-        ["models", run],
-        ["da3-check", "--config-file", yaml, "--out", f"{at}/da3.png", *small, *DA3],
-        ["plan", "--config-file", yaml, "--gpus", "2", "--card", "h100", *small],
-        ["doctor", "--config-file", yaml, "--output-dir", run],
+    ]
+
+
+def of_runs(at: str) -> list[list[str]]:
+    run = f"{at}/run"
+    return [
+        ["report", run, "--out", f"{at}/page.html"],
+        ["report", run],
+        ["runs", at],
+        ["compare", run, f"{at}/b", "--out", f"{at}/compare.html"],
+        ["completion", "bash"],
     ]
 
 

@@ -27,12 +27,15 @@ def average_gradients(parameters: Iterable[Tensor], dtype: torch.dtype = torch.f
 
 def buckets(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
     """``parameters`` in their order, in pieces of ``BUCKET`` elements or one parameter more."""
-    pieces: list[list[Tensor]] = [[]]
+    pieces: list[list[Tensor]] = []
+    filled = BUCKET  # elements of the last piece
     for parameter in parameters:
-        if sum(p.numel() for p in pieces[-1]) >= BUCKET:
+        if filled >= BUCKET:
             pieces.append([])
+            filled = 0
         pieces[-1].append(parameter)
-    return [piece for piece in pieces if piece]
+        filled += parameter.numel()
+    return pieces
 
 
 @dataclass

@@ -42,11 +42,16 @@ def scores(p: Array, y: Array, *, resamples: int, seed: int) -> dict[str, dict[s
 
 def read_results(path: Path) -> Results:
     """Raises FinetuneError for a file that is none."""
+    return checked_results("fine-tuning", path, FORMAT, FORM)
+
+
+def checked_results(kind: str, path: Path, file_format: str, form: dict[Any, Any]) -> Results:
+    """The results of another kind of run. Raises FinetuneError for a file that has none."""
     try:
         content = read_object(path, {"format": str})
-        if content["format"] != FORMAT:
-            raise FinetuneError(f"{path}: not the results of a fine-tuning run")
-        as_form(content, FORM)
+        if content["format"] != file_format:
+            raise FinetuneError(f"{path}: not the results of a {kind} run")
+        as_form(content, form)
     except (OSError, JsonError) as error:
         raise FinetuneError(f"{path}: cannot be read ({error}): give a finished run") from error
     return content

@@ -15,14 +15,14 @@ from dinov3.contracts import GLOBAL_CROPS, CropBatch
 from dinov3.data.masking import mask_counts
 from dinov3.distributed.context import world_size
 from dinov3.distributed.imagined import Imagined, group_of
-from dinov3.distributed.parallel import Parallel, choose
+from dinov3.distributed.parallel import Parallel
 from dinov3.engine.optim import build_optimizer
-from dinov3.engine.precision import DTYPES, Precision
+from dinov3.engine.precision import Precision
 from dinov3.objectives.centering import CenteredObjective
 from dinov3.plan.outlines import OUTLINES
 from dinov3.runs.state import allocate_optimizer_state
 from dinov3.train.adapters import prepare_to_continue
-from dinov3.train.parallelize import parallelize
+from dinov3.train.parallelize import choose_parallel, parallelize
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 HOST = torch.device("cpu")
@@ -56,7 +56,7 @@ def ghost(cfg: Config, dtype: torch.dtype, per_machine: int) -> Ghost:
             if isinstance(objective, CenteredObjective):
                 objective.passes = lambda logits: OUTLINES  # type: ignore[method-assign]
         student, frozen = model.student, model._frozen()
-        model.parallel = Imagined(**vars(decided(cfg, precision, student, frozen, per_machine)))
+        model.parallel = Imagined(**vars(choose_parallel(cfg, precision, student, frozen, per_machine)))
         done = parallelize(cfg, student, frozen, model.parallel)
         model.early_sums = model.parallel.early_sums(student)
         optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
@@ -87,23 +87,9 @@ def choice(cfg: Config, *, dtype: torch.dtype, processes: int, per_machine: int)
     model = SSLMetaArch(cfg, "meta", Precision(dtype, HOST, "planned"))
     prepare_to_continue_without_values(model)
     with group_of(processes):
-        parallel = decided(cfg, model.precision, model.student, model._frozen(), min(per_machine, processes))
+        parallel = choose_parallel(cfg, model.precision, model.student, model._frozen(), min(per_machine, processes))
     frozen: list[Tensor] = [parameter for part in model._frozen() for parameter in part.parameters()]
     return Choice(parallel, list(model.student.parameters()), frozen)
-
-
-def decided(
-    cfg: Config, precision: Precision, student: nn.Module, frozen: list[nn.ModuleDict], per_machine: int
-) -> Parallel:
-    return choose(
-        cfg.compute_precision.sharding_strategy,
-        trained=sum(p.numel() for p in student.parameters()),
-        frozen=sum(p.numel() for model in frozen for p in model.parameters()),
-        param_dtype=precision.dtype,
-        reduce_dtype=DTYPES[cfg.compute_precision.reduce_dtype],
-        device_type="cpu",
-        per_machine=per_machine,
-    )
 
 
 def own_modules(model: SSLMetaArch) -> list[nn.Module]:

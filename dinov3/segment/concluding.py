@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from dinov3.dense.palette import coloured, mistakes, of_pixels, sheet
 from dinov3.finetune.classifier_file import place_folder
-from dinov3.finetune.errors import FinetuneError
-from dinov3.finetune.results import RESULTS
+from dinov3.finetune.results import RESULTS, Results, checked_results
 from dinov3.finetune.selection import kept, place_of
 from dinov3.segment.scoring import Scored
 from dinov3.segment.segmenter_file import FOLDER, About, load_segmenter
 from dinov3.segment.validation import SELECT, ious_of, scores_of
 from dinov3.system.files import replacing, write_json
-from dinov3.system.json_file import JsonError, Maybe, as_form, read_object
+from dinov3.system.json_file import Maybe
 from dinov3.system.rows import read_rows
 
 if TYPE_CHECKING:
@@ -88,16 +87,9 @@ def results_of(scored: Scored, about: About, data: str, parameters: int) -> dict
     }
 
 
-def read_results(path: Path) -> dict[str, Any]:
+def read_results(path: Path) -> Results:
     """Raises FinetuneError for a file that is none."""
-    try:
-        content = read_object(path, {"format": str})
-        if content["format"] != FORMAT:
-            raise FinetuneError(f"{path}: not the results of a segmentation run")
-        as_form(content, FORM)
-    except (OSError, JsonError) as error:
-        raise FinetuneError(f"{path}: cannot be read ({error}): give a finished run") from error
-    return content
+    return checked_results("segmentation", path, FORMAT, FORM)
 
 
 def sentence_of(results: Mapping[str, Any]) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -78,12 +76,6 @@ class Segmenter(nn.Module):
         super().train(mode)
         self.backbone.eval()
         return self
-
-
-def snapshot(segmenter: Segmenter) -> Segmenter:
-    """A copy on the CPU that training does not change."""
-    with torch.no_grad():
-        return copy.deepcopy(segmenter).cpu()
 
 
 def groups_of(trained: nn.Module, optim: SegmentOptimConfig) -> list[ParamGroup]:

@@ -57,7 +57,7 @@ class Feeding:
 class Read(NamedTuple):
     """One sample as it leaves a thread."""
 
-    image: Tensor  # [C, S, S] in [0, 1]
+    image: Tensor  # [C, S, S] as the backbone takes it: normalised in the thread, so that a GPU is not waited for
     mask: Tensor  # [S, S]
     bad: list[BadSample]  # images before it that could not be used
 
@@ -95,7 +95,7 @@ class CropStream:
         self._count.add(len(found), bad)
         images = send(torch.stack([read.image for read in found]), self.device)
         masks = send(torch.stack([read.mask for read in found]), self.device)
-        return SegmentBatch(self.feeding.normalised(images), masks)
+        return SegmentBatch(images, masks)
 
     def _fill(self) -> None:
         while len(self._ahead) < AHEAD:
@@ -114,7 +114,7 @@ class CropStream:
                 bad.append(BadSample(self.masked.dense.name(at), str(error)))
                 continue
             image, labels = view(pixels, mask, self.rules, generator(self.places.seed, "segment view", position))
-            return Read(image, labels, bad)
+            return Read(self.feeding.normalised(image), labels, bad)
         raise TooManyBadSamples(f"{len(bad)} images in a row are unusable, the last {bad[-1].name}: {bad[-1].reason}")
 
     def stage_ahead(self) -> None:
