@@ -17,11 +17,13 @@ from dinov3.runs.checkpoint import step_folders
 KINDS = {
     "classify": "dinov3.finetune.classify",
     "segment": "dinov3.segment.kind",
+    "detect": "dinov3.detect.kind",
 }
 DEFAULT = "classify"
 # What a run leaves, by the file that describes it: (folder in the run, module whose ``evaluate`` scores it).
 PRODUCTS = {
     "segmenter.json": ("segmenter", "dinov3.segment.evaluate"),
+    "detector.json": ("detector", "dinov3.detect.evaluate"),
 }
 CLASSIFIER = "dinov3.finetune.evaluate"
 

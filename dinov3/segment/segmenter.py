@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -10,10 +9,9 @@ from torch import Tensor, nn
 
 from dinov3.config.errors import ConfigError
 from dinov3.dense.windows import resized
-from dinov3.engine.optim import EMBEDDINGS, ParamGroup, parameter_rows
+from dinov3.finetune.headed.groups import freeze
 from dinov3.models.backbone import Backbone
 from dinov3.models.vit import DinoVisionTransformer
-from dinov3.segment.config import SegmentOptimConfig
 from dinov3.segment.linear import Linear
 from dinov3.segment.mask_transformer import MaskTransformer
 
@@ -56,10 +54,7 @@ class Segmenter(nn.Module):
     def __init__(self, backbone: Backbone, head: Linear | MaskTransformer, shape: HeadShape) -> None:
         super().__init__()
         self.backbone, self.head, self.shape = backbone, head, shape
-        backbone.requires_grad_(not shape.frozen)
-        for name, parameter in backbone.named_parameters():
-            if name.rpartition(".")[2] == "mask_token":
-                parameter.requires_grad_(False)  # no patch is masked here: decay alone would move it
+        freeze(backbone, frozen=shape.frozen)
 
     def loss(self, images: Tensor, masks: Tensor, ignore: int) -> dict[str, Tensor]:
         """Terms whose sum is the loss of ``masks [N, H, W]``."""
@@ -76,25 +71,3 @@ class Segmenter(nn.Module):
         super().train(mode)
         self.backbone.eval()
         return self
-
-
-def groups_of(trained: nn.Module, optim: SegmentOptimConfig) -> list[ParamGroup]:
-    """Every trainable parameter once. Matrices decay; biases, norms, LayerScale, tokens and queries do not."""
-    groups: dict[tuple[float, float], ParamGroup] = {}
-    for name, parameter, lr, wd in _rows(trained, optim):
-        group = groups.setdefault((lr, wd), ParamGroup(lr, wd, False))
-        group.names.append(name)
-        group.params.append(parameter)
-    return list(groups.values())
-
-
-def _rows(trained: nn.Module, optim: SegmentOptimConfig) -> Iterator[tuple[str, nn.Parameter, float, float]]:
-    rows = parameter_rows(
-        trained, lr_decay_rate=optim.layerwise_decay, patch_embed_lr_mult=1.0, dino_head_wd_multiplier=1.0
-    )
-    for row in rows:
-        segments = row.name.split(".")
-        token = bool({*EMBEDDINGS, "queries"} & set(segments)) and "patch_embed" not in segments
-        wd = 0.0 if token or row.param.ndim < 2 else row.wd_multiplier
-        own = 1.0 if segments[0] == "head" else (optim.backbone_lr or optim.lr) / optim.lr
-        yield row.name, row.param, row.lr_multiplier * own, wd

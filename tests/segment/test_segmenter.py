@@ -11,9 +11,10 @@ from torch import nn
 
 from dinov3.config.errors import ConfigError
 from dinov3.finetune.errors import FinetuneError
+from dinov3.finetune.headed.config import HeadOptimConfig
+from dinov3.finetune.headed.groups import groups_of
 from dinov3.models.convnext import ConvNeXt
-from dinov3.segment.config import SegmentOptimConfig
-from dinov3.segment.segmenter import HeadShape, Segmenter, build_head, groups_of
+from dinov3.segment.segmenter import HeadShape, Segmenter, build_head
 from dinov3.segment.segmenter_file import ABOUT, About, load_segmenter, write_segmenter
 from dinov3.weights.files import WeightsError
 from dinov3.weights.provenance import Facts
@@ -32,7 +33,7 @@ def made(shape: HeadShape = IN_ITS_BLOCKS) -> Segmenter:
 def test_every_parameter_that_trains_is_in_one_group() -> None:
     segmenter = made()
     trained = nn.ModuleDict({"backbone": segmenter.backbone, "head": segmenter.head})
-    groups = groups_of(trained, SegmentOptimConfig(lr=1e-3, backbone_lr=1e-4, layerwise_decay=0.5))
+    groups = groups_of(trained, HeadOptimConfig(lr=1e-3, backbone_lr=1e-4, layerwise_decay=0.5))
     names = [name for group in groups for name in group.names]
     wanted = {name for name, p in trained.named_parameters() if p.requires_grad}
     assert sorted(names) == sorted(wanted)

@@ -16,6 +16,7 @@ SCHEMAS = {  # task -> module and name of its schema
     PRETRAIN: ("dinov3.config.pretraining", "PRETRAIN"),
     "classify": ("dinov3.finetune.config", "CLASSIFY"),
     "segment": ("dinov3.segment.config", "SEGMENT"),
+    "detect": ("dinov3.detect.config", "DETECT"),
     "dit": ("dinov3.config.dit", "DIT"),
 }
 
