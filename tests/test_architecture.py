@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     # named by finetune's table of kinds, whose command it shares
     "segment": NUMERICS | {"pictures", "dense", "finetune"},
     "detect": NUMERICS | {"pictures", "dense", "finetune"},
+    "depth": NUMERICS | {"pictures", "dense", "finetune"},
     # the metric before and after compression is that of the probes
     "compress": NUMERICS | {"eval", "finetune", "pictures"},
     "generate": NUMERICS | {"pictures"},

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.detect.pyramid import Pyramid, places_of, strides_of
+from dinov3.models.initialization import init_convolutions
 
 PRIOR = 0.01  # probability that a new head gives to every class at every place (Lin et al. 2017)
 MOST_GROUPS = 32  # of group norm
@@ -43,13 +44,7 @@ class DetectHead(nn.Module):
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """``generator`` lives on the CPU. Towers as FCOS begins, the pyramid as torch's own layers do."""
-        for module in self.pyramid.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                fan = module.weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
-                bound = math.sqrt(3 / fan)
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_convolutions(self, generator)
         for part in (self.class_tower, self.box_tower, self.classes, self.sides, self.centre):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d):

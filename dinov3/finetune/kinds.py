@@ -18,12 +18,14 @@ KINDS = {
     "classify": "dinov3.finetune.classify",
     "segment": "dinov3.segment.kind",
     "detect": "dinov3.detect.kind",
+    "depth": "dinov3.depth.kind",
 }
 DEFAULT = "classify"
 # What a run leaves, by the file that describes it: (folder in the run, module whose ``evaluate`` scores it).
 PRODUCTS = {
     "segmenter.json": ("segmenter", "dinov3.segment.evaluate"),
     "detector.json": ("detector", "dinov3.detect.evaluate"),
+    "estimator.json": ("estimator", "dinov3.depth.evaluate"),
 }
 CLASSIFIER = "dinov3.finetune.evaluate"
 

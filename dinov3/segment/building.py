@@ -40,6 +40,7 @@ class Built:
             frozen=shape.frozen,
             queries=shape.queries,
             query_blocks=shape.query_blocks,
+            width=shape.width,
             crop=cfg.augment.crop,
             stride=stride_of(cfg),
             short_side=cfg.augment.short_side,
@@ -62,7 +63,7 @@ def build_segmenter(cfg: SegmentConfig, start: Start, classes: int) -> Built:
     check_multiple("augment.crop", cfg.augment.crop, backbone.stride)
     if model.head == "mask_transformer" and find_spec("scipy") is None:
         raise ConfigError("", "model.head", "mask_transformer needs scipy to train: pip install 'dinov3[segment]'")
-    shape = HeadShape(classes, model.head, model.frozen, model.queries, model.query_blocks)
+    shape = HeadShape(classes, model.head, model.frozen, model.queries, model.query_blocks, model.width)
     head = build_head(shape, backbone, model.dropout)
     head.init_weights(torch.Generator().manual_seed(cfg.train.seed))
     if loaded.head is not None:

@@ -19,10 +19,13 @@ from dinov3.finetune.headed.config import BackboneConfig, HeadLoopConfig, HeadOp
 class SegmenterConfig(BackboneConfig):
     """The backbone, the head on it, and what of both trains."""
 
-    head: Literal["linear", "mask_transformer"] = key(
-        "linear", "linear: one 1x1 convolution on patches; mask_transformer: queries, each a mask with a class"
+    head: Literal["linear", "dpt", "mask_transformer"] = key(
+        "linear",
+        "linear: one 1x1 convolution on patches; dpt: a decoder on four layers; mask_transformer: queries, each a mask with "
+        "a class",
     )
-    dropout: float = key(0.1, "linear: share of the channels that a step leaves out", ge=0, lt=1)
+    width: int = key(256, "dpt: channels of the decoder", ge=8)
+    dropout: float = key(0.1, "linear and dpt: share of the channels that a step leaves out", ge=0, lt=1)
     queries: int = key(100, "mask_transformer: masks an image is described by", ge=1)
     query_blocks: int = key(
         4, "mask_transformer: blocks that see the queries: new ones behind a frozen backbone, else its own last", ge=1
@@ -82,7 +85,8 @@ def stride_of(cfg: SegmentConfig) -> int:
 def _checks(cfg: SegmentConfig) -> Iterator[tuple[str, str]]:
     plain, masks = SegmenterConfig(), cfg.model.head == "mask_transformer"
     idle = {
-        "model.dropout": (cfg.model.dropout != plain.dropout, not masks, "model.head=linear"),
+        "model.width": (cfg.model.width != plain.width, cfg.model.head == "dpt", "model.head=dpt"),
+        "model.dropout": (cfg.model.dropout != plain.dropout, not masks, "model.head=linear or dpt"),
         "model.queries": (cfg.model.queries != plain.queries, masks, "model.head=mask_transformer"),
         "model.query_blocks": (cfg.model.query_blocks != plain.query_blocks, masks, "model.head=mask_transformer"),
     }

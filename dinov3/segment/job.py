@@ -35,7 +35,7 @@ class SegmentJob(HeadedJob[SegmentBatch, MaskedSet]):
 
     @property
     def fits(self) -> Sequence[str]:
-        keys = ("model.head", "model.queries", "model.query_blocks", "train.classes")
+        keys = ("model.head", "model.queries", "model.query_blocks", "model.width", "train.classes")
         # blocks of the mask transformer are the backbone's or its own
         return (*keys, "model.frozen") if self.cfg.model.head == "mask_transformer" else keys
 

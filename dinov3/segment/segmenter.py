@@ -12,10 +12,11 @@ from dinov3.dense.windows import resized
 from dinov3.finetune.headed.groups import freeze
 from dinov3.models.backbone import Backbone
 from dinov3.models.vit import DinoVisionTransformer
-from dinov3.segment.linear import Linear
 from dinov3.segment.mask_transformer import MaskTransformer
+from dinov3.segment.pixel import DptHead, Linear
 
-HEADS = ("linear", "mask_transformer")
+HEADS = ("linear", "dpt", "mask_transformer")
+Head = Linear | DptHead | MaskTransformer
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,17 @@ class HeadShape:
     frozen: bool
     queries: int
     query_blocks: int
+    width: int
 
 
-def build_head(shape: HeadShape, backbone: Backbone, dropout: float = 0.0) -> Linear | MaskTransformer:
-    """On the CPU. ConfigError for a backbone that cannot take the queries."""
+def build_head(shape: HeadShape, backbone: Backbone, dropout: float = 0.0) -> Head:
+    """On the CPU. ConfigError for a backbone that the head is not for."""
     if shape.kind == "linear":
         return Linear(backbone.embed_dim, shape.classes, dropout)
     if not isinstance(backbone, DinoVisionTransformer):
-        raise ConfigError(
-            "", "model.head", "mask_transformer needs a vision transformer: use linear with this backbone"
-        )
+        raise ConfigError("", "model.head", f"{shape.kind} needs a vision transformer: use linear with this backbone")
+    if shape.kind == "dpt":
+        return DptHead(backbone.embed_dim, shape.classes, shape.width, dropout)
     if not shape.frozen and shape.query_blocks > backbone.n_blocks:
         raise ConfigError(
             "", "model.query_blocks", f"{shape.query_blocks}: the backbone has {backbone.n_blocks} blocks"
@@ -51,7 +53,7 @@ class Segmenter(nn.Module):
     The backbone is always in eval mode: drop path and the jitter of positions are of pretraining.
     """
 
-    def __init__(self, backbone: Backbone, head: Linear | MaskTransformer, shape: HeadShape) -> None:
+    def __init__(self, backbone: Backbone, head: Head, shape: HeadShape) -> None:
         super().__init__()
         self.backbone, self.head, self.shape = backbone, head, shape
         freeze(backbone, frozen=shape.frozen)

@@ -23,6 +23,7 @@ class About:
     frozen: bool
     queries: int
     query_blocks: int
+    width: int
     crop: int  # px a side of a window
     stride: int  # px from one window to the next
     short_side: int  # px an image is resized to first; 0: its own size
@@ -33,16 +34,16 @@ class About:
 
     @property
     def shape(self) -> HeadShape:
-        return HeadShape(self.classes, self.head, self.frozen, self.queries, self.query_blocks)
+        return HeadShape(self.classes, self.head, self.frozen, self.queries, self.query_blocks, self.width)
 
 
 def _wrong(about: About) -> list[str]:
-    least = {"classes": 2, "queries": 1, "query_blocks": 1, "crop": 1, "stride": 1}
+    least = {"classes": 2, "queries": 1, "query_blocks": 1, "width": 1, "crop": 1, "stride": 1}
     wrong = [name for name, low in least.items() if getattr(about, name) < low]
     return [*wrong, *(["head"] if about.head not in HEADS else []), *(["stride"] if about.stride > about.crop else [])]
 
 
-PRODUCT = Product("segmenter.json", "segmenter", "dinov3-segmenter", "segment", About, _wrong)
+PRODUCT = Product("segmenter.json", "segmenter", "dinov3-segmenter", "segment", About, _wrong, {"width": 256})
 ABOUT, FOLDER = PRODUCT.file, PRODUCT.folder
 
 

@@ -20,7 +20,7 @@ from dinov3.weights.files import WeightsError
 from dinov3.weights.provenance import Facts
 from tests.finetune.tiny import PREPROCESS, backbone
 
-IN_ITS_BLOCKS = HeadShape(5, "mask_transformer", False, 6, 1)
+IN_ITS_BLOCKS = HeadShape(5, "mask_transformer", False, 6, 1, 16)
 
 
 def made(shape: HeadShape = IN_ITS_BLOCKS) -> Segmenter:
@@ -47,7 +47,7 @@ def test_every_parameter_that_trains_is_in_one_group() -> None:
 
 
 def test_a_frozen_backbone_has_no_gradient_and_stays_in_eval_mode() -> None:
-    segmenter = made(HeadShape(5, "linear", True, 6, 1)).train()
+    segmenter = made(HeadShape(5, "linear", True, 6, 1, 16)).train()
     assert not segmenter.backbone.training
     assert segmenter.head.training
     images, masks = torch.randn(1, 3, 16, 16), torch.zeros(1, 16, 16, dtype=torch.int32)
@@ -57,14 +57,14 @@ def test_a_frozen_backbone_has_no_gradient_and_stays_in_eval_mode() -> None:
 
 def test_a_convnext_takes_the_linear_head_only() -> None:
     convnext = ConvNeXt(depths=[1, 1, 1, 1], dims=[4, 8, 8, 8])
-    build_head(HeadShape(5, "linear", True, 6, 1), convnext)
+    build_head(HeadShape(5, "linear", True, 6, 1, 16), convnext)
     with pytest.raises(ConfigError, match="needs a vision transformer"):
         build_head(IN_ITS_BLOCKS, convnext)
 
 
 def write(folder: Path) -> Segmenter:
     segmenter, shape = made(), IN_ITS_BLOCKS
-    about = About(5, shape.kind, False, 6, 1, 24, 16, 0, 255, False, "w", 7)
+    about = About(5, shape.kind, False, 6, 1, 16, 24, 16, 0, 255, False, "w", 7)
     folder.mkdir()
     write_segmenter(folder, segmenter, about, Facts(PREPROCESS))
     return segmenter
@@ -84,7 +84,7 @@ def test_a_segmenter_reads_back_to_the_bit(tmp_path: Path) -> None:
     [
         {"classes": 1},
         {"classes": True},
-        {"head": "dpt"},
+        {"head": "none"},
         {"crop": "24"},
         {"stride": 25},
         {"format_version": 2},

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -38,6 +38,7 @@ class Product(Generic[A]):
     task: str  # of the config
     about: type[A]
     wrong: Callable[[A], list[str]]  # fields whose values cannot be
+    later: Mapping[str, Any] = field(default_factory=dict)  # fields that older files lack, with what they meant
     version: int = 1
 
     @property
@@ -70,7 +71,7 @@ class Product(Generic[A]):
         content = read_json(source)
         if content.get("format") != self.format or content.get("format_version") != self.version:
             raise FinetuneError(f"{source}: not a {self.name} of version {self.version}")
-        found = {k: v for k, v in content.items() if k not in HEADER}
+        found = {**self.later, **{k: v for k, v in content.items() if k not in HEADER}}
         hints = get_type_hints(self.about)
         try:
             if unknown := sorted(set(found) - set(hints)):
