@@ -57,8 +57,7 @@ class Scorer:
 
         def row(both: tuple[Pixels, NDArray[np.float32]]) -> Tensor:
             prediction, truth = self.predict(estimator, both[0]), torch.from_numpy(both[1])
-            bounds = {"low": measured.low, "high": measured.high}
-            return evaluate_depth(prediction, truth, **bounds, eigen=self.eigen)[0]
+            return evaluate_depth(prediction, truth, low=measured.low, high=measured.high, eigen=self.eigen)[0]
 
         rows, skipped = over(
             estimator,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,9 +74,9 @@ def plain_nms(corners: Tensor, scores: Tensor, classes: Tensor, overlap: float) 
     order = scores.sort(descending=True, stable=True).indices
     boxes, numbers = corners[order], classes[order]
     too_near: Tensor = import_torchvision("torchvision.ops").box_iou(boxes, boxes) > overlap
-    too_near = (too_near & (numbers[:, None] == numbers)).cpu()
-    alive = torch.ones(len(order), dtype=torch.bool)
+    near = (too_near & (numbers[:, None] == numbers)).cpu().numpy()
+    alive = np.ones(len(order), np.bool_)
     for row in range(len(order)):
         if alive[row]:
-            alive[row + 1 :] &= ~too_near[row, row + 1 :]
-    return order[alive.to(order.device)]
+            alive[row + 1 :] &= ~near[row, row + 1 :]
+    return order[torch.from_numpy(alive).to(order.device)]

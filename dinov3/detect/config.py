@@ -51,7 +51,9 @@ class ViewConfig:
 
 @dataclass
 class AnswerConfig(JudgedConfig):
-    least_score: float = key(0.05, "boxes of a lower score are not said", ge=0, lt=1)
+    least_score: float = key(
+        0.1, "boxes of a lower score (root of class probability times centerness) are not said", ge=0, lt=1
+    )
     overlap: float = key(
         0.6, "of two boxes of a class with a larger IoU the one of the lower score is dropped", gt=0, le=1
     )

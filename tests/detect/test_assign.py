@@ -16,7 +16,11 @@ PLACES = places_of(GRIDS, STRIDES, torch.device("cpu"))
 
 def truth(*rows: tuple[list[float], int, bool]) -> Truth:
     corners = torch.tensor([row[0] for row in rows]).view(-1, 4)
-    return Truth(corners, torch.tensor([row[1] for row in rows]), torch.tensor([row[2] for row in rows]))
+    return Truth(
+        corners,
+        torch.tensor([row[1] for row in rows], dtype=torch.int64),
+        torch.tensor([row[2] for row in rows], dtype=torch.bool),
+    )
 
 
 def assigned(*rows: tuple[list[float], int, bool]) -> Assigned:
@@ -44,14 +48,12 @@ def test_places_near_the_centre_answer_and_no_other() -> None:
 
 def test_a_long_box_is_for_the_coarse_level_only() -> None:
     found = assigned(
-        ([0, 0, 32, 32], 1, False)
-    )  # longest side from a fine place within 6 px: at most 20; from 2 px: 30
-    assert (fine(found) >= 0).any()
-    wide = assign(
-        truth(([0, 0, 80, 80], 1, False)), PLACES, [64, 16], STRIDES
-    )  # from (30, 30) it is 50 px, beyond 8 * 4
-    assert (wide.box[:64] == NOTHING).all()
-    assert (wide.box[64:].view(4, 4)[3, 3]) == 0
+        ([0, 0, 72, 72], 1, False)
+    )  # centre (36, 36); from (30, 30) it reaches 42 px, beyond 8 strides of 4
+    assert (fine(found) == NOTHING).all()
+    coarse = torch.full((4, 4), NOTHING)
+    coarse[3, 3] = 0  # (28, 28), less than 12 px off
+    assert torch.equal(found.box[64:].view(4, 4), coarse)
 
 
 def test_of_two_boxes_the_smaller_one_wins() -> None:

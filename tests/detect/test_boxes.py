@@ -48,7 +48,7 @@ def test_a_box_of_which_little_is_seen_is_ignored_and_one_outside_is_gone() -> N
 def test_a_whole_image_keeps_its_shape_in_the_upper_left_corner() -> None:
     image, scale = PLAIN.whole(np.full((20, 60, 3), 255, np.uint8))
     assert scale == (0.8, 0.8)
-    assert image[0, :16].min() == 1
+    assert image[0, :16].min() > 0.99
     assert image[0, 16:].max() == 0
 
 

@@ -29,7 +29,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
         yield server
 
 
-@pytest.mark.parametrize("changes", [{}, TRAINED], ids=["frozen", "trained"])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, marks=pytest.mark.nightly), TRAINED], ids=["frozen", "trained"]
+)
 def test_killed_it_goes_on_bit_for_bit_with_the_same_selection_and_scores(
     runs: Launcher, at: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
@@ -44,6 +46,7 @@ def test_killed_it_goes_on_bit_for_bit_with_the_same_selection_and_scores(
     assert [p.name for p in (whole / "selected").iterdir()] == [p.name for p in (killed / "selected").iterdir()]
 
 
+@pytest.mark.nightly
 def test_two_processes_learn_what_one_does(runs: Launcher, at: Path, tmp_path: Path) -> None:
     for ranks in (1, 2):
         words = tiny.words(at, ranks=ranks, **TRAINED)
@@ -85,6 +88,7 @@ def test_what_is_left_is_a_detector_that_scores_what_the_run_says(runs: Launcher
     assert (out / "predictions.png").is_file()
 
 
+@pytest.mark.nightly
 def test_a_head_is_where_the_next_run_begins(runs: Launcher, at: Path, tmp_path: Path) -> None:
     assert runs.run(tmp_path / "frozen", main=MAIN, words=tiny.words(at)) == [0]
     more = TRAINED | {"start__run": tmp_path / "frozen"}
