@@ -29,9 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
         yield server
 
 
-@pytest.mark.parametrize(
-    "changes", [pytest.param({}, marks=pytest.mark.nightly), TRAINED], ids=["frozen", "trained"]
-)
+@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.nightly), TRAINED], ids=["frozen", "trained"])
 def test_killed_it_goes_on_bit_for_bit_with_the_same_selection_and_scores(
     runs: Launcher, at: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:

@@ -99,6 +99,14 @@ def test_a_description_that_is_damaged_is_refused(tmp_path: Path, change: dict[s
         load_segmenter(tmp_path / "a")
 
 
+def test_a_file_from_before_dpt_reads_as_it_did(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    path = tmp_path / "a" / ABOUT
+    old = {name: value for name, value in json.loads(path.read_text()).items() if name != "width"}
+    path.write_text(json.dumps(old))
+    assert load_segmenter(tmp_path / "a")[1].step == 7
+
+
 def test_a_head_of_another_shape_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a")
     path = tmp_path / "a" / ABOUT
