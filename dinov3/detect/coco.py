@@ -31,6 +31,9 @@ FORM = {
     "categories": [{"id": int, "name": str}],
 }
 Row = dict[str, Any]
+OF_IMAGE, OF_BOX = (
+    tuple(FORM[part][0]) for part in ("images", "annotations")
+)  # outlines of objects would take gigabytes
 
 
 class CocoFile:
@@ -40,7 +43,7 @@ class CocoFile:
         """``classes``: names in the order of their numbers, as another part has them; None: this file's, by their id."""
         self.file, self.folder = file, images
         told = _read(file)
-        self.images: list[Row] = sorted(told["images"], key=lambda row: row["id"])
+        self.images: list[Row] = sorted((_kept(row, OF_IMAGE) for row in told["images"]), key=lambda row: row["id"])
         categories = sorted(told["categories"], key=lambda row: row["id"])
         self.classes = list(classes) if classes is not None else [row["name"] for row in categories]
         number = {name: i for i, name in enumerate(self.classes)}
@@ -53,7 +56,7 @@ class CocoFile:
         for row in told["annotations"]:
             if row["image_id"] not in self._rows:
                 raise DataError(f"{file}: an annotation of image {row['image_id']}, which the file does not list")
-            self._rows[row["image_id"]].append(row)
+            self._rows[row["image_id"]].append(_kept(row, OF_BOX))
         if len(self._rows) < len(self.images):
             raise DataError(f"{file}: two images have one id")
         if not told["annotations"]:
@@ -127,6 +130,10 @@ def _read(file: Path) -> dict[str, Any]:
         if Path(row["file_name"]).is_absolute() or ".." in Path(row["file_name"]).parts:
             raise DataError(f"{file}: the image {row['file_name']!r} is not inside the folder of images")
     return told
+
+
+def _kept(row: Row, names: Sequence[str]) -> Row:
+    return {name: row[name] for name in names if name in row}
 
 
 def _corners(bbox: Sequence[float], image: Row) -> list[float]:
