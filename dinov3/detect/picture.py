@@ -13,15 +13,17 @@ from torch import Tensor
 
 from dinov3.data.decode import Pixels
 from dinov3.dense.palette import TILE, UNLABELLED, class_colour, of_pixels, sheet
+from dinov3.detect.answers import plain_nms
 from dinov3.detect.metric import Found
 from dinov3.system.files import replacing
 
 LEAST_SHOWN = 0.3  # score of a box that is drawn
+SAME_PLACE = 0.5  # IoU
 SHOWN = 6  # images of a picture
 
 
 def draw(seen: Sequence[tuple[Pixels, Found]], classes: Sequence[str], title: str, path: Path) -> None:
-    """A PNG: image, true boxes (gray: ignored), and boxes said with their scores; colours are of classes."""
+    """A PNG: image, true boxes (gray: ignored), and boxes said with their scores, the best at each place."""
     columns: dict[str, list[Tensor]] = {"image": [], "truth": [], "prediction": []}
     for pixels, found in seen:
         columns["image"].append(of_pixels(_colours(pixels)))
@@ -31,12 +33,20 @@ def draw(seen: Sequence[tuple[Pixels, Found]], classes: Sequence[str], title: st
             for c, ignored in zip(truth.classes, truth.ignored, strict=True)
         ]
         columns["truth"].append(boxed(pixels, truth.corners, gray, [classes[int(c)] for c in truth.classes]))
-        kept = found.scores >= LEAST_SHOWN
+        kept = drawn(found)
         said = found.classes[kept]
         texts = [f"{classes[int(c)]} {score:.2f}" for c, score in zip(said, found.scores[kept], strict=True)]
         columns["prediction"].append(boxed(pixels, found.corners[kept], [class_colour(int(c)) for c in said], texts))
     with replacing(path) as fresh:
         sheet(columns, [f"image {i}" for i in range(len(seen))], title, fresh)
+
+
+def drawn(found: Found) -> NDArray[np.int64]:
+    """Indices of the boxes that are drawn, the best last, on top: of those at one place the best, whatever its class."""
+    likely = np.flatnonzero(found.scores >= LEAST_SHOWN)
+    corners, scores = (torch.from_numpy(part[likely]) for part in (found.corners, found.scores))
+    alone = plain_nms(corners, scores, torch.zeros(len(likely), dtype=torch.int64), SAME_PLACE)
+    return likely[alone.flip(0).numpy()]
 
 
 def boxed(
