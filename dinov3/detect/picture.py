@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dinov3.data.decode import Pixels
@@ -58,11 +58,12 @@ def boxed(
     picture = picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(picture)
     line = max(2, round(max(picture.size) / 128))
+    font = ImageFont.load_default(max(picture.size) / 14)  # readable in a tile of a sheet
     for box, colour, text in zip(corners, colours, texts, strict=True):
         shade = tuple(round(255 * part) for part in colour)
         left, top, right, bottom = (float(number) * factor for number in box)
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=shade, width=line)
-        pen.text((left + line + 1, top + line), text, fill="white", stroke_width=1, stroke_fill=shade)
+        pen.text((left + line + 1, top + line), text, fill="white", font=font, stroke_width=2, stroke_fill=shade)
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
 
 
