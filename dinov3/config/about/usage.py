@@ -24,9 +24,9 @@ BLOCK_CLASSES = {name: c for name, c in vars(schema).items() if isinstance(c, ty
 BLOCKS = {name: block_of(hint) for name, hint in hints(Config).items()}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 BINDINGS = (ast.Assign, ast.NamedExpr, ast.AnnAssign, ast.For, ast.comprehension)
-MENTIONS = re.compile(
-    "cfg|[cC]onfig"
-)  # a file without these words reads no key: blocks and what holds them are called so
+MAY_READ = re.compile(
+    r"cfg|[cC]onfig|\bclass \w+\("
+)  # blocks and what holds them are called so, or come from a base class
 Read = tuple[type, str]  # a block class and one of its fields
 Types = frozenset[type]  # block classes an expression may have; empty for anything else
 NONE: Types = frozenset()
@@ -207,7 +207,7 @@ class _Scanner:
 
 def read_places(sources: dict[str, str]) -> dict[Read, list[str]]:
     """``file:line`` of every read. ``sources``: file name -> Python text."""
-    trees = {name: ast.parse(text) for name, text in sources.items() if MENTIONS.search(text)}
+    trees = {name: ast.parse(text) for name, text in sources.items()}
     classes: dict[str, dict[str, Types]] = {}
     bodies: dict[ast.AST, _Body] = {}
     places: dict[Read, list[str]] = {}
@@ -230,13 +230,12 @@ def places_by_key() -> dict[str, tuple[str, ...]]:
     """For every leaf, the lines of this project that read it. Of the config folder only what derives values counts."""
     files = [p for room in ("dinov3", "utility") for p in sorted((ROOT / room).rglob("*.py"))]
     own = Path(__file__).parents[1]
-    places = read_places(
-        {
-            p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8")
-            for p in files
-            if own not in p.parents or p.stem in DERIVES
-        }
-    )
+    texts = {
+        p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8")
+        for p in files
+        if own not in p.parents or p.stem in DERIVES
+    }
+    places = read_places({name: text for name, text in texts.items() if MAY_READ.search(text)})
     return {leaf.key: tuple(places.get((leaf.owner, leaf.name), ())) for leaf in leaves(Config, Config())}
 
 
