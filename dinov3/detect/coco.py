@@ -16,7 +16,7 @@ from dinov3.data.storage.identity import VERSION, Identity
 from dinov3.detect.boxes import Boxes, boxes_of
 from dinov3.system.json_file import JsonError, Maybe, read_object
 
-FORM = {
+FORM: dict[str, list[dict[str, Any]]] = {
     "images": [{"id": int, "file_name": str, "width": int, "height": int}],
     "annotations": [
         {
@@ -31,9 +31,8 @@ FORM = {
     "categories": [{"id": int, "name": str}],
 }
 Row = dict[str, Any]
-OF_IMAGE, OF_BOX = (
-    tuple(FORM[part][0]) for part in ("images", "annotations")
-)  # outlines of objects would take gigabytes
+# What is kept of a row: the outlines of COCO's objects would take gigabytes.
+OF_IMAGE, OF_BOX = (tuple(FORM[part][0]) for part in ("images", "annotations"))
 
 
 class CocoFile:
