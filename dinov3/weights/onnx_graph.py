@@ -93,7 +93,8 @@ def save_graph(
         assert program is not None
         program.model.metadata_props.update(metadata or {})
         program.save(str(out))
-    session = runtime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    beside = out.with_name(f"{out.name}.data").exists()  # above 2 GB; a path must be text for the runtime, bytes need none
+    session = runtime.InferenceSession(str(out) if beside else out.read_bytes(), providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> list[Tensor]:
         found = session.run(list(names), {"images": images.numpy()})
