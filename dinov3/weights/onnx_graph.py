@@ -93,7 +93,8 @@ def save_graph(
         assert program is not None
         program.model.metadata_props.update(metadata or {})
         program.save(str(out))
-    beside = out.with_name(f"{out.name}.data").exists()  # above 2 GB; a path must be text for the runtime, bytes need none
+    # the runtime takes only paths that are text; weights of more than 2 GB lie beside the graph and need the path
+    beside = out.with_name(f"{out.name}.data").exists()
     session = runtime.InferenceSession(str(out) if beside else out.read_bytes(), providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> list[Tensor]:
