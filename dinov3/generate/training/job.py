@@ -163,9 +163,9 @@ class DitJob(Job[DitBatch]):
     def _open_what_measures(self) -> None:
         """What cannot be opened is known before training, not at its first evaluation."""
         if self.cfg.validation.vae:
-            assert self._coder
+            assert self._coder is not None
         if self.cfg.validation.backbone:
-            assert self._features
+            assert self._features is not None
 
     @cached_property
     def _coder(self) -> LatentCoder | None:
