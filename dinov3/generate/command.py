@@ -157,7 +157,9 @@ def _say_plan(plan: Plan, form: Form) -> None:
         shards = [len(shard.indices) for shard in plan.shards if shard.bucket == bucket]
         rows, cols = form.grid(bucket)
         size = sum(shards) * 2 * sum(math.prod(shape) for shape in form.arrays(bucket).values())
-        print(f"{bucket} (grid {rows} x {cols}): {sum(shards):,} images in {len(shards):,} shards, {size / 1e9:.3f} GB")
+        print(
+            f"{bucket} (grid {rows} x {cols}): {sum(shards):,} images in {len(shards):,} shards, {size / 1e6:,.1f} MB"
+        )
     print(
         f"left out: {len(plan.unreadable)} unreadable, {len(plan.too_long)} too long, {len(plan.incomplete)} incomplete; nothing was written"
     )

@@ -109,7 +109,8 @@ def page(run: Path, found: Sequence[Criterion], rows: Sequence[Row]) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 dit report``."""
     parser.description = (
-        "Figures and pictures of a run of `dinov3 dit train`, judged by limits, on one self-contained page."
+        "Figures and pictures of a run of `dinov3 dit train`, judged by limits, on one self-contained page. "
+        "It ends with 0 whatever it finds."
     )
     parser.add_argument("run_folder", metavar="run", type=expanded, help="run folder")
     parser.add_argument("--baseline", type=expanded, help="another run: how much nearer reconstructions are")
