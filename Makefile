@@ -60,7 +60,7 @@ format: tests ## let ruff mend what it can
 
 # One process a core, and one thread in each: two threads in each of two processes on two cores wait for one another.
 test: lint ## everything fast
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-nightly: tests ## everything slow
 	$(BIN)/python -m pytest -m nightly --timeout 3600

@@ -56,7 +56,7 @@ def of_training(at: str) -> list[list[str]]:
     measured = [f"evaluation.{key}={data}" for key in ("knn.train", "knn.test", "drift.dataset")]
     job = ["submit", "--config-file", yaml, "--output-dir", run, "--dry-run"]
     return [
-        ["train", "--config-file", yaml, "--output-dir", run, *small, *measured],
+        ["train", "--config-file", yaml, "--output-dir", run, *small, *measured, "evaluation.pictures=true"],
         ["train", "--config-file", yaml, "--output-dir", f"{at}/b", *small, f"student.pretrained_weights={run}"],
         ["train", "--config-file", yaml, *small, f"train.output_dir={at}/c", f"start.run={run}"],
         [*job, "--cluster", f"{at}/cluster.yaml", "--gpus-per-node", "1", *small],

@@ -35,6 +35,7 @@ SLOW = (
     "synth-dense",
     " try",
     "eval match",
+    "dit demo",
     PRESET,
 )  # run by `make test-nightly`
 

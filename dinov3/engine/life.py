@@ -220,6 +220,7 @@ def build_trainer(setup: Setup[B], task: Task[B], stop: StopRequest) -> Trainer[
     main = context.is_main()
     facts = {
         "dataset": setup.dataset,
+        "until": setup.until,
         "resumed_from": start.resumed_from,
         "config": (recorded_config(run, type(cfg), start.found) or to_dict(cfg)) if main else None,
         "run": run_id(run, _run_of(start)) if main else None,

@@ -80,6 +80,7 @@ class Trainer(Generic[B]):
     began: int = 0  # the first step of this start
     step_seconds: float = 0.0  # of the last step
     peak: Peak | None = None  # of the cards, where it is known
+    sizes: set[tuple[int, ...]] = field(default_factory=set)  # of images since this start
 
     def train(self) -> Ending:
         """Train to the end, stopping to save and to look when due; then draw what belongs to the end."""
@@ -111,9 +112,12 @@ class Trainer(Generic[B]):
         window = _Window(self)
         while counters.step < until:
             step, began = counters.step, time.perf_counter()
-            # the first steps of a start may compile
+            # the first steps of a start may compile, and so may the first of another resolution
             self.watchdog.beat(self._occupation, slow=step < self.began + 2)
             batches = [next(self.stream) for _ in range(cfg.train.gradient_accumulation_steps)]
+            if new := image_sizes(batches) - self.sizes:
+                self.watchdog.beat(self._occupation, slow=True)
+                self.sizes |= new
             if any(first <= step <= last for first, last in cfg.data.skip_steps):
                 self._jump()
                 continue
@@ -303,6 +307,12 @@ class Trainer(Generic[B]):
                 self.records.alarm(alarm)
                 log.warning("%s", alarm["text"])
         self.progress.describe(loss=values[0], **speed)
+
+
+def image_sizes(batches: Sequence[Any]) -> set[tuple[int, ...]]:
+    """Height and width of every tensor ``[N, C, H, W]`` in dataclasses or tuples."""
+    parts = [value for batch in batches for value in (batch if isinstance(batch, tuple) else vars(batch).values())]
+    return {tuple(part.shape[-2:]) for part in parts if isinstance(part, Tensor) and part.ndim == 4}
 
 
 def say_last(looks: Sequence[Look[Any]], run: RunFolder) -> None:

@@ -14,7 +14,9 @@ from dinov3.pictures.figures import is_number
 from dinov3.runs.checkpoint import step_folders
 from dinov3.runs.folder import ASIDE, CHECKPOINTS, CONFIG_JSON, METRICS, RunFolder
 from dinov3.runs.lock import RunLock, RunLocked
+from dinov3.runs.manifest import STATE
 from dinov3.runs.recorded import read_config
+from dinov3.system.json_file import JsonError, Maybe, read_object
 from dinov3.system.rows import Row, read_rows
 
 DEEPEST = 4  # folders below the one that is looked through
@@ -60,9 +62,10 @@ def status_of(path: Path) -> RunStatus:
     run = RunFolder(path)
     rows, evaluations = read_rows(run.metrics), read_rows(run.evaluation)
     config, _ = read_config(run, Config)
-    steps = steps_of(config or {})
+    saved = step_folders(path)
+    steps = _asked_for(saved) or steps_of(config or {})
     last: Row = rows[-1] if rows else {}
-    step = max(last.get("iteration", -1) + 1, *(int(p.name.rpartition("-")[2]) for p in step_folders(path)), 0)
+    step = max(last.get("iteration", -1) + 1, *(int(p.name.rpartition("-")[2]) for p in saved), 0)
     return RunStatus(
         path=path,
         model=model_of(config or {}),
@@ -86,6 +89,16 @@ def _state(path: Path, step: int, steps: int | None) -> str:
     return "stopped" if step else "begun"
 
 
+def _asked_for(saved: list[Path]) -> int | None:
+    """How many steps the run is to train, as its newest checkpoint says: an epoch of many kinds is known with the data."""
+    for folder in reversed(saved):
+        try:
+            return read_object(folder / STATE, {"until": Maybe(int)}).get("until")
+        except (OSError, JsonError):
+            continue  # being written, or damaged: the one before it knows as well
+    return None
+
+
 def steps_of(config: Mapping[str, Any]) -> int | None:
     """How many steps a config asks for; None when it does not say."""
     train, optim = config.get("train", {}), config.get("optim", {})
@@ -96,7 +109,11 @@ def steps_of(config: Mapping[str, Any]) -> int | None:
 
 
 def model_of(config: Mapping[str, Any]) -> str:
-    """``vit_small/16``, ``vit_small/8 96x3`` where width and depth are its own."""
+    """``vit_small/16``, ``vit_small/8 96x3`` where width and depth are its own; of other kinds of run what they train."""
+    if transformer := config.get("transformer"):
+        return f"dit {transformer['width']}x{transformer['depth']}"
+    if task := config.get("task"):
+        return str(task)
     student = config.get("student", {})
     if not student.get("arch"):
         return ""

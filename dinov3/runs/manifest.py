@@ -20,7 +20,7 @@ STATE_FORM = {
     "counters": {"step": int, "samples": int, str: int},
     **dict.fromkeys(("config", "pretrained", "versions"), Maybe(dict)),
     **dict.fromkeys(("run", "resumed_from"), Maybe(str)),
-    "global_batch": Maybe(int),
+    **dict.fromkeys(("global_batch", "until"), Maybe(int)),
 }
 HASHING_THREADS = 8  # sha256 runs at about 1 GB/s a core, outside Python's lock
 

@@ -172,8 +172,14 @@ def test_a_worker_is_one_thread(cfg: Config) -> None:
             assert len(os.listdir(f"/proc/{pid}/task")) == 1
 
 
-@pytest.mark.parametrize("how", ["returns", "raises", "is killed"])
-def test_workers_end_with_the_process_that_started_them(how: str, tmp_path: Path) -> None:
+ENDS = [(how, start_method) for how in ("returns", "raises", "is killed") for start_method in ("fork", "forkserver")]
+DAILY = ("is killed", "forkserver")  # each costs the start of two processes that import torch
+
+
+@pytest.mark.parametrize(
+    ("how", "start_method"), [pytest.param(*end, marks=() if end == DAILY else pytest.mark.nightly) for end in ENDS]
+)
+def test_workers_end_with_the_process_that_started_them(how: str, start_method: str, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(
         textwrap.dedent(
@@ -199,15 +205,14 @@ def test_workers_end_with_the_process_that_started_them(how: str, tmp_path: Path
         )
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for start_method in ("fork", "forkserver"):
-        command = [sys.executable, str(script), how, start_method]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-        workers = [int(pid) for pid in done.stdout.split()]
-        assert len(workers) == 2, done.stderr
-        assert eventually(lambda workers=workers: not any(map(alive, workers)), 300)  # type: ignore[misc]
+    command = [sys.executable, str(script), how, start_method]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert len(workers) == 2, done.stderr
+    assert eventually(lambda workers=workers: not any(map(alive, workers)), 300)  # type: ignore[misc]
 
 
-def test_a_hundred_batches_and_ten_loaders_leave_nothing_behind(cfg: Config) -> None:
+def test_a_hundred_batches_and_four_loaders_leave_nothing_behind(cfg: Config) -> None:
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))
 
@@ -215,9 +220,9 @@ def test_a_hundred_batches_and_ten_loaders_leave_nothing_behind(cfg: Config) -> 
         next(stream)
     gc.collect()
     files, threads = descriptors(), threading.active_count()
-    for _ in range(10):
+    for _ in range(4):
         with loader(cfg, Pictures()) as stream:
-            for _ in range(10):
+            for _ in range(25):
                 next(stream)
     del stream
     gc.collect()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,8 @@ import torch.multiprocessing as mp
 
 from dinov3.runs.folder import RunFolder
 from tests.train.tiny import tiny_config
+
+PRELOADED = ("torch._dynamo", "torch.nn.attention.flex_attention")  # half of what a run imports by and by
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,16 @@ def _worker(rank: int, phases: Sequence[Phase], folder: Path) -> None:
 
 def run_phases(phases: Sequence[Phase], folder: Path) -> None:
     """One after the other, on as many processes as the largest needs; an error in any process is raised here."""
-    started = mp.spawn(_worker, args=(phases, folder), nprocs=max(phase.n for phase in phases), join=False)
+    run_processes(_worker, (phases, folder), max(phase.n for phase in phases))
+
+
+def run_processes(work: Callable[..., None], arguments: tuple[Any, ...], n: int) -> None:
+    """``work(rank, *arguments)`` in ``n`` processes at once; an error in any of them is raised here.
+
+    They are forked from a server that has imported torch and the trainer once, where spawned ones would import them each.
+    """
+    mp.get_context("forkserver").set_forkserver_preload(["dinov3.train.job", "dinov3.engine.life", *PRELOADED])
+    started = mp.start_processes(work, args=arguments, nprocs=n, join=False, start_method="forkserver")
     assert started is not None  # because nothing was waited for
     try:
         while not started.join():

@@ -6,7 +6,6 @@ from typing import cast
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -21,6 +20,7 @@ from dinov3.engine.optim import (
     parameter_groups,
     parameter_rows,
 )
+from tests.distributed.processes import run_processes
 
 OPTIONS = {"lr_decay_rate": 0.5, "patch_embed_lr_mult": 0.2, "dino_head_wd_multiplier": 0.3}
 
@@ -237,7 +237,7 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def test_a_sharded_step_is_the_unsharded_one(tmp_path: Path) -> None:
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    run_processes(_worker, (str(tmp_path),), 2)
     module, teacher = student(), student()
     norms = one_step(module, teacher, torch.randn(8, 3, generator=torch.Generator().manual_seed(2)))
     for rank in range(2):

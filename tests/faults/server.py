@@ -16,17 +16,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import matplotlib.backends.backend_agg
+import matplotlib.figure
 import numpy.fft
 import numpy.random
 import torch._dynamo
-import torch.nn.attention.flex_attention  # with the line above: half of what a run imports by and by
+import torch.nn.attention.flex_attention  # with the lines above: half of what a run imports by and by
 
 import dinov3.data.sources.imagefolder
 import dinov3.engine.stages.run
 import dinov3.train.command
 import dinov3.train.job
 
-LOADED = (numpy, torch, dinov3)
+LOADED = (matplotlib, numpy, torch, dinov3)
 
 
 def main() -> None:

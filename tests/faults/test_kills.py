@@ -64,7 +64,8 @@ def kill_in_a_save(
 
 
 @pytest.mark.parametrize(
-    ("ranks", "point", "who"), save_cases(lambda ranks, point, _: ranks == 1 or point in ("shards=spoil", "committed"))
+    ("ranks", "point", "who"),
+    save_cases(lambda ranks, point, who: ranks == 1 or (point, who) == ("shards=spoil", ":1")),
 )
 def test_f2_a_run_killed_while_it_saves_continues_from_the_newest_whole_checkpoint(
     runs: Launcher, reference: Reference, tmp_path: Path, ranks: int, point: str, who: str

@@ -153,6 +153,7 @@ def test_sigterm_to_one_process_of_one_student_stops_all_students_at_the_same_st
     continue_and_compare(runs, together, out)
 
 
+@pytest.mark.nightly
 def test_a_drift_limit_of_one_student_stops_all_at_the_same_step(
     runs: Launcher, reference: Reference, tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_drift_limit_of_one_student_stops_all_at_the_same_step(
     assert (tmp_path / "run.log").read_text().count("small: the CLS tokens have a mean cosine of") == len(STUDENTS)
 
 
+@pytest.mark.nightly
 def test_a_save_that_one_student_owes_is_made_by_all(
     runs: Launcher, together: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -174,6 +176,7 @@ def test_a_save_that_one_student_owes_is_made_by_all(
     assert whole(out / "deep")[-1] == 5
 
 
+@pytest.mark.nightly
 def test_a_student_that_does_not_save_keeps_the_others_checkpoints_alive(
     runs: Launcher, together: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -198,6 +201,7 @@ def test_the_wrong_number_of_processes_is_refused_with_the_right_one(
     assert not out.exists()
 
 
+@pytest.mark.nightly
 def test_a_process_that_hangs_ends_all_students(runs: Launcher, together: tuple[Path, Path], tmp_path: Path) -> None:
     limit = max(3, round(runs.seconds.get(PROCESSES, 60)))  # no step takes longer than a whole run has just taken
     words = f"train.watchdog_seconds={limit}"
@@ -223,6 +227,7 @@ def test_what_a_kill_left_in_the_folder_of_a_finished_student_is_removed_for_all
     continue_and_compare(runs, together, out)
 
 
+@pytest.mark.nightly
 def test_a_student_whose_pictures_are_missing_gets_them_while_the_others_wait(
     runs: Launcher, together: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from dinov3.losses import sinkhorn
@@ -22,6 +21,7 @@ from dinov3.losses.cross_entropy import (
 )
 from dinov3.losses.gram import gram_loss, negatives_rule
 from dinov3.losses.koleo import koleo, koleo_distributed
+from tests.distributed.processes import run_processes
 from tests.golden.case import Case, Skip
 
 TARGET_TEMP = 0.05  # of the softmax that made every teacher probability of B02 and B03
@@ -172,7 +172,7 @@ def run_two_processes(case: Case) -> None:
         raise Skip("two processes over gloo, whose tensors are on the CPU")
     check = Checks(case)
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_one_of_two, args=(case.path, Path(folder)), nprocs=2)
+        run_processes(_one_of_two, (case.path, Path(folder)), 2)
         for rank in range(2):
             for key, value in torch.load(Path(folder) / f"{rank}.pt").items():
                 check(key, value)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from dinov3.losses.koleo import koleo, koleo_distributed
+from tests.distributed.processes import run_processes
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -140,7 +140,7 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def test_each_group_of_processes_equals_one_process_with_its_rows(tmp_path: Path) -> None:
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=4)
+    run_processes(_worker, (str(tmp_path),), 4)
     ours = [torch.load(tmp_path / f"{rank}.pt") for rank in range(4)]
     for size in (3, 6, 12):
         for start in range(0, 12, size):

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,6 +19,7 @@ from dinov3.losses.sinkhorn import (
     softmax_center,
     softmax_targets,
 )
+from tests.distributed.processes import run_processes
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -171,7 +171,7 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_with_unequal_rows_equal_one_with_all_rows(tmp_path: Path) -> None:
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    run_processes(_worker, (str(tmp_path),), 2)
     ours = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, counts in ROWS.items():
         logits = randn(sum(counts), 6)

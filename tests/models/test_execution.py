@@ -123,21 +123,27 @@ def test_drop_path_drawn_at_once_keeps_the_same_share_of_every_entry() -> None:
     assert rows == [math.floor(3 * 0.6) * 19 + math.floor(4 * 0.6) * 7] * 3
 
 
-def test_the_compiler_takes_every_form_whole() -> None:
+@pytest.mark.parametrize(
+    ("execution", "mode"),
+    [
+        pytest.param(Execution(), "none", marks=pytest.mark.nightly),
+        pytest.param(BOTH, "none", marks=pytest.mark.nightly),
+        (BOTH, "selective"),
+    ],
+)
+def test_the_compiler_takes_every_form_whole(execution: Execution, mode: CheckpointMode) -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 
-    forms: list[tuple[Execution, CheckpointMode]] = [(Execution(), "none"), (BOTH, "none"), (BOTH, "selective")]
-    for execution, mode in forms:
-        torch._dynamo.reset()
-        model = vit(drop_path_rate=0.4).train()
-        model.set_execution(execution)
-        model.set_checkpointing(mode)
-        expected = run(model.eval())
-        counter = CompileCounterWithBackend("aot_eager")
-        compiled = torch.compile(model.forward, fullgraph=True, dynamic=False, backend=counter)
-        model.forward = compiled  # type: ignore[method-assign]
-        assert_close(run(model.eval()), expected, 2e-5)
-        run(model.train())
+    torch._dynamo.reset()
+    model = vit(drop_path_rate=0.4).train()
+    model.set_execution(execution)
+    model.set_checkpointing(mode)
+    expected = run(model.eval())
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model.forward, fullgraph=True, dynamic=False, backend=counter)
+    model.forward = compiled  # type: ignore[method-assign]
+    assert_close(run(model.eval()), expected, 2e-5)
+    run(model.train())
 
 
 def test_a_convnext_has_one_form() -> None:

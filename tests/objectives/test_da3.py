@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, LossTerm, StepContext, StudentView, TeacherView
 from dinov3.distributed.replicate import average_gradients
 from dinov3.objectives.da3 import Da3, Da3Projector
+from tests.distributed.processes import run_processes
 
 D, D_TEACHER, CROPS, PATCHES = 6, 5, 4, 9
 # masked patches of each of the four crops of each process: equal numbers, unequal ones, none on a process
@@ -123,7 +123,7 @@ CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-6}
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], Outcome]]:
     """What each of two processes got, by setting and split."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(_one_of_two, args=(folder,), nprocs=2)
+    run_processes(_one_of_two, (folder,), 2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -89,3 +89,13 @@ def test_ages_are_short() -> None:
 
     now = time.time()
     assert [since(now - s) for s in (0, 65, 7300, 200_000)] == ["0 s", "1 min", "2 h", "2 d"]
+
+
+def test_a_run_whose_epoch_depends_on_its_data_says_in_its_checkpoints_how_long_it_is(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "tuned", [3.0, 2.0, 1.0])
+    (run / "config.json").write_text(json.dumps({"task": "classify", "train": {}, "optim": {"epochs": 3}}))
+    assert (status_of(run).state, status_of(run).steps, status_of(run).model) == ("stopped", None, "classify")
+    for step, state in ((2, '{"until": 3}'), (3, "{torn")):
+        (run / "ckpt" / f"step-{step:08d}").mkdir(parents=True)
+        (run / "ckpt" / f"step-{step:08d}" / "train_state.json").write_text(state)
+    assert (status_of(run).state, status_of(run).steps) == ("finished", 3)

@@ -26,7 +26,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluation__knn__train": "Synthetic:n=20:size=40",
         "evaluation__knn__test": "Synthetic:n=10:size=40:seed=9",
     }
-    assert train(command(run, train__max_steps=4, evaluation__pictures_period=2, **sets)) == 0
+    assert (
+        train(command(run, train__max_steps=4, evaluation__pictures="true", evaluation__pictures_period=2, **sets)) == 0
+    )
     (run / "alarms.jsonl").write_text('{"iteration": 3, "alarm": "collapse", "text": "alarm at step 3, <collapse>"}\n')
     assert main(["report", str(run)]) == 0
     return run / "report.html"

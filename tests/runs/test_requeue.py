@@ -89,8 +89,11 @@ def test_a_refusal_is_told_with_its_reason_and_not_tried_again(
     assert scontrol.asked().count("requeue 4242") == 1
 
 
-def test_no_scontrol_is_told(scontrol: Scontrol, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_scontrol_is_told(
+    tmp_path: Path, scontrol: Scontrol, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     scontrol.path.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))  # without that of a machine on which SLURM is installed
     assert requeue() == STAYS
     assert "scontrol" in caplog.text
 

@@ -14,7 +14,7 @@ from dinov3.train.command import main
 from tests.faults.runs import files
 from tests.train.tiny import command
 
-KEEP: dict[str, object] = {"checkpointing__max_to_keep": 2, "train__max_steps": 6}
+KEEP: dict[str, object] = {"checkpointing__max_to_keep": 2, "train__max_steps": 6, "evaluation__pictures": "true"}
 LEFT = {".tmp-00000006.12-ab", ".trash-step-00000003", ".trash-step-00000002", "step-00000001"}
 
 

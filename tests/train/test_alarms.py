@@ -102,9 +102,10 @@ def test_what_is_wrong_when_the_pause_ends_is_said_then(tmp_path: Path) -> None:
             {"train__centering": "centering", "teacher__teacher_temp": 1.0, "teacher__warmup_teacher_temp": 1.0},
             {"teacher_says_nothing"},
         ),
-        (
+        pytest.param(
             {"teacher__teacher_temp": 0.01, "teacher__warmup_teacher_temp": 0.01, "teacher__momentum_teacher": 0.9},
             set(),
+            marks=pytest.mark.nightly,
         ),
     ],
 )

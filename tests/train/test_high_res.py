@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dinov3.config.load import load_config
 from dinov3.data.resolutions import Resolutions
+from dinov3.runs.watchdog import Watchdog
 from dinov3.train.command import main
 from tests.train.test_run import assert_identical, numbers
 from tests.train.tiny import OVERRIDES
@@ -42,9 +44,22 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_recipe_trains_and_continues_bit_for_bit_at_another_resolution(earlier: Path, tmp_path: Path) -> None:
+def test_the_recipe_trains_and_continues_bit_for_bit_at_another_resolution(
+    earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert main(command(whole, gram__ckpt=earlier)) == 0
+    patient: set[int] = set()  # steps for which the watchdog waits long: a resolution that is new may compile
+    beat = Watchdog.beat
+
+    def noted(self: Watchdog, what: str | Callable[[], str], *, slow: bool = False) -> None:
+        said = what() if callable(what) else ""
+        if slow and said.startswith("step "):
+            patient.add(int(said.split(",")[0].removeprefix("step ")))
+        beat(self, what, slow=slow)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Watchdog, "beat", noted)
+        assert main(command(whole, gram__ckpt=earlier)) == 0
     rows = numbers(whole)
     assert [row["iteration"] for row in rows] == list(range(6))
     assert all(row["gram_loss"] > 0 for row in rows)
@@ -52,6 +67,7 @@ def test_the_recipe_trains_and_continues_bit_for_bit_at_another_resolution(earli
     resolutions = Resolutions.from_config(load_config(RECIPE, options), 8)
     drawn = [resolutions.at(8 * step).geometry.local_size for step in range(6)]
     assert drawn[2] != drawn[3], "the resume is to meet another resolution"
+    assert patient == {0, 1} | {step for step in range(6) if drawn[step] not in drawn[:step]}
     assert main(command(stopped, gram__ckpt=earlier, train__max_steps=3)) == 0
     assert main(command(stopped, gram__ckpt=earlier)) == 0
     assert_identical(stopped, whole)

@@ -32,7 +32,7 @@ TIMES = ("images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_blo
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One uninterrupted run."""
     out = tmp_path_factory.mktemp("reference")
-    assert main(command(out)) == 0
+    assert main(command(out, evaluation__pictures="true")) == 0
     return out
 
 
@@ -272,7 +272,8 @@ def test_knn_of_the_ema_backbone_is_measured_before_and_after(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     knn = {"evaluation__knn__train": "Synthetic:n=40:size=40", "evaluation__knn__test": "Synthetic:n=20:size=40:seed=9"}
-    more = {"evaluation__knn__linear": "true", "evaluation__knn__linear_epochs": 2, "evaluation__pictures_period": 2}
+    more = {"evaluation__knn__linear": "true", "evaluation__knn__linear_epochs": 2}
+    more |= {"evaluation__pictures": "true", "evaluation__pictures_period": 2}
     assert main(command(tmp_path, train__max_steps=2, **knn, **more)) == 0
     rows = rows_of_evaluation(tmp_path)
     assert [r["step"] for r in rows] == [0, 2]

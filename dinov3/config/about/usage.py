@@ -7,7 +7,7 @@ What is followed: parameters and attributes annotated with a block class, ``x = 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,10 @@ ROOT = Path(__file__).resolve().parents[3]
 BLOCK_CLASSES = {name: c for name, c in vars(schema).items() if isinstance(c, type) and is_dataclass(c)}
 BLOCKS = {name: block_of(hint) for name, hint in hints(Config).items()}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+BINDINGS = (ast.Assign, ast.NamedExpr, ast.AnnAssign, ast.For, ast.comprehension)
+MAY_READ = re.compile(
+    r"cfg|[cC]onfig|\bclass \w+\("
+)  # blocks and what holds them are called so, or come from a base class
 Read = tuple[type, str]  # a block class and one of its fields
 Types = frozenset[type]  # block classes an expression may have; empty for anything else
 NONE: Types = frozenset()
@@ -90,13 +94,23 @@ def _texts(node: ast.expr, scope: _Scope) -> list[str]:
     return [i.value for i in items if isinstance(i, ast.Constant) and isinstance(i.value, str)]
 
 
-def _own_nodes(body: list[ast.AST]) -> Iterator[ast.AST]:
-    """Nodes of a scope, not those of the functions and classes inside it (which are given themselves)."""
-    todo = list(body)
-    while todo:
-        node = todo.pop()
-        yield node
-        if not isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+class _Body:
+    """What matters of a scope's own nodes, not those inside its functions and classes."""
+
+    def __init__(self, body: list[ast.AST]) -> None:
+        self.bindings: list[ast.AST] = []
+        self.inner: list[Any] = []  # functions and classes
+        self.reads: list[ast.AST] = []
+        todo = list(body)
+        while todo:
+            node = todo.pop()
+            if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+                self.inner.append(node)
+                continue
+            if isinstance(node, BINDINGS):
+                self.bindings.append(node)
+            elif isinstance(node, ast.Attribute | ast.Call):
+                self.reads.append(node)
             todo.extend(ast.iter_child_nodes(node))
 
 
@@ -115,9 +129,9 @@ def _bind(target: ast.expr, value: ast.expr, scope: _Scope) -> None:
         scope.attributes[target.attr] = blocks
 
 
-def _bind_all(nodes: list[ast.AST], scope: _Scope) -> None:
+def _bind_all(bindings: list[ast.AST], scope: _Scope) -> None:
     for _ in range(2):  # the walk is in no order, and one binding may need another
-        for node in nodes:
+        for node in bindings:
             if isinstance(node, ast.Assign):
                 for target in node.targets:
                     _bind(target, node.value, scope)
@@ -140,27 +154,34 @@ def _bind_loop(target: ast.expr, items: ast.expr, scope: _Scope) -> None:
 
 
 class _Scanner:
-    """Reads of one file. ``classes``: attributes of ``self`` by class name, over all files."""
+    """Reads of one file. ``classes``: attributes of ``self`` by class name, over all files; ``bodies``: of nodes seen before."""
 
-    def __init__(self, classes: dict[str, dict[str, Types]]) -> None:
-        self.classes = classes
+    def __init__(self, classes: dict[str, dict[str, Types]], bodies: dict[ast.AST, _Body]) -> None:
+        self.classes, self.bodies = classes, bodies
         self.reads: list[tuple[Read, int]] = []
 
-    def scan(self, body: list[ast.AST], scope: _Scope) -> None:
-        nodes = list(_own_nodes(body))
-        _bind_all(nodes, scope)
-        for node in nodes:
-            if isinstance(node, FUNCTIONS):
-                inner = scope.inner()
-                for arg in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
-                    inner.blocks.pop(arg.arg, None)
-                    if blocks := _annotated(arg.annotation):
-                        inner.blocks[arg.arg] = blocks
-                self.scan(list(node.body) if isinstance(node.body, list) else [node.body], inner)
-            elif isinstance(node, ast.ClassDef):
+    def scan(
+        self, owner: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef, scope: _Scope
+    ) -> None:
+        if owner not in self.bodies:
+            self.bodies[owner] = _Body([owner.body] if isinstance(owner, ast.Lambda) else list(owner.body))
+        body = self.bodies[owner]
+        _bind_all(body.bindings, scope)
+        for node in body.inner:
+            if isinstance(node, ast.ClassDef):
                 self._scan_class(node, scope)
             else:
-                self._note(node, scope)
+                self._scan_function(node, scope)
+        for node in body.reads:
+            self._note(node, scope)
+
+    def _scan_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scope: _Scope) -> None:
+        inner = scope.inner()
+        for arg in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
+            inner.blocks.pop(arg.arg, None)
+            if blocks := _annotated(arg.annotation):
+                inner.blocks[arg.arg] = blocks
+        self.scan(node, inner)
 
     def _scan_class(self, node: ast.ClassDef, scope: _Scope) -> None:
         inner = scope.inner()
@@ -170,7 +191,7 @@ class _Scanner:
         fields = [s for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
         inner.attributes |= {_name(s.target): blocks for s in fields if (blocks := _annotated(s.annotation))}
         inner.words["cls"] = [_name(s.target) for s in fields]
-        self.scan(list(node.body), inner)
+        self.scan(node, inner)
 
     def _note(self, node: ast.AST, scope: _Scope) -> None:
         names: list[str] = []
@@ -188,11 +209,12 @@ def read_places(sources: dict[str, str]) -> dict[Read, list[str]]:
     """``file:line`` of every read. ``sources``: file name -> Python text."""
     trees = {name: ast.parse(text) for name, text in sources.items()}
     classes: dict[str, dict[str, Types]] = {}
+    bodies: dict[ast.AST, _Body] = {}
     places: dict[Read, list[str]] = {}
     for last in (False, False, True):  # attributes of a base class may be known only after its file was seen
         for name, tree in trees.items():
-            scanner = _Scanner(classes)
-            scanner.scan(list(tree.body), _Scope())
+            scanner = _Scanner(classes, bodies)
+            scanner.scan(tree, _Scope())
             for read, line in scanner.reads if last else ():
                 places.setdefault(read, []).append(f"{name}:{line}")
     return {read: sorted(set(found), key=_file_and_line) for read, found in places.items()}
@@ -208,13 +230,12 @@ def places_by_key() -> dict[str, tuple[str, ...]]:
     """For every leaf, the lines of this project that read it. Of the config folder only what derives values counts."""
     files = [p for room in ("dinov3", "utility") for p in sorted((ROOT / room).rglob("*.py"))]
     own = Path(__file__).parents[1]
-    places = read_places(
-        {
-            p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8")
-            for p in files
-            if own not in p.parents or p.stem in DERIVES
-        }
-    )
+    texts = {
+        p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8")
+        for p in files
+        if own not in p.parents or p.stem in DERIVES
+    }
+    places = read_places({name: text for name, text in texts.items() if MAY_READ.search(text)})
     return {leaf.key: tuple(places.get((leaf.owner, leaf.name), ())) for leaf in leaves(Config, Config())}
 
 

@@ -12,7 +12,6 @@ from dinov3.config.schema import Config
 from dinov3.engine.look import Look, is_multiple
 from dinov3.eval.online.scene import Scene, spread
 from dinov3.features.source_images import SourceImages
-from dinov3.pictures.curves import curves
 from dinov3.pictures.pca import pca_sheet
 from dinov3.runs.folder import RunFolder
 from dinov3.system.files import replacing
@@ -73,6 +72,9 @@ class Curves(Look[Scene]):
     def finish(self, scene: Scene) -> None:
         run = scene.run
         if self.wanted and has_rows(run):
+            # Here: it imports matplotlib, a second's work that a run without pictures need not wait for.
+            from dinov3.pictures.curves import curves
+
             with replacing(run.curves) as fresh:
                 curves(read_rows(run.metrics), fresh, read_rows(run.evaluation))
             scene.drawn(run.curves)
