@@ -8,7 +8,7 @@
 ``run`` trains (a run that is there already is only evaluated), then measures the EMA backbone: k-NN with 20 and with 100
 neighbours and a linear probe on all images of both splits, RankMe, and with ``--dense`` segmentation and depth. Its lines are
 added to ``benchmarks/records/RECIPE/NAME.jsonl``. ``table`` writes ``benchmarks/records.md`` from all of them. ``curves`` writes the
-reference curves of a recipe, ``docs/curves/RECIPE.json`` and ``.png``. ``key=value`` words change the recipe for all seeds.
+reference curves of a recipe, ``docs/curves/RECIPE.json`` and ``.png``.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def machine() -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Train and evaluate every seed, a line each."""
-    words = [f"evaluation.knn.train={args.train}", f"evaluation.knn.test={args.test}", *args.words]
+    words = [f"evaluation.knn.train={args.train}", f"evaluation.knn.test={args.test}", *args.keys]
     words += [f"train.dataset_path={args.images or args.train}"] if args.images or "Synthetic" not in args.train else []
     for seed in args.seeds:
         out = args.out / args.name / f"seed-{seed}"
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
             "commit": git_hash(),
             **cost(read_rows(RunFolder(out).metrics)),
             **quality(out, (args.train, args.test), args.dense, args.size),
-            "keys": args.words,
+            "keys": args.keys,
             "machine": args.machine or machine(),
             "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
             "torch": torch.__version__,
@@ -146,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--size", default="train", help="px of evaluated images (default: train, as the run's own looks)")
     one.add_argument("--dense", help="also segmentation and depth on this data set, as --data of `dinov3 eval seg`")
     one.add_argument("--out", type=Path, default=Path("runs/learning"))
-    one.add_argument("words", nargs="*", metavar="key=value", help="changes of the recipe")
+    one.add_argument("--keys", nargs="+", default=[], metavar="key=value", help="changes of the recipe, for all seeds")
     one.set_defaults(run=run)
     tasks.add_parser("table", help="write benchmarks/records.md from all logs").set_defaults(run=table)
     mean = tasks.add_parser("curves", help="write the reference curves of a recipe")
@@ -159,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    args = parser().parse_intermixed_args() if "run" not in sys.argv[1:2] else parser().parse_args()
+    args = parser().parse_args()
     args.run(args)
 
 
