@@ -150,7 +150,17 @@ def described_weights(weights: str | Path) -> dict[str, object]:
 SIZES = ("embed_dim", "depth", "num_heads", "patch_size")
 STUDENT_KEYS = (
     *SIZES,
-    *("in_chans", "ffn_ratio", "qkv_bias", "norm_layer", "ffn_layer", "ffn_bias", "proj_bias", "n_storage_tokens"),
+    *(
+        "in_chans",
+        "stem",
+        "ffn_ratio",
+        "qkv_bias",
+        "norm_layer",
+        "ffn_layer",
+        "ffn_bias",
+        "proj_bias",
+        "n_storage_tokens",
+    ),
     *("mask_k_bias", "untie_cls_and_patch_norms", "untie_global_and_local_cls_norm", "pos_embed_rope_base"),
     *("pos_embed_rope_min_period", "pos_embed_rope_max_period", "pos_embed_rope_normalize_coords"),
     "pos_embed_rope_dtype",

@@ -160,12 +160,28 @@ def convnexts_have_their_own_dimensions(cfg: Config) -> Problems:
     for name in ("embed_dim", "depth", "num_heads"):
         if (value := getattr(student, name)) is not None:
             yield f"student.{name}", f"{value} is for vision transformers: set it to null with {student.arch}"
+    if student.stem != "patch":
+        yield "student.stem", f"{student.stem} is for vision transformers: set it to patch with {student.arch}"
     if student.patch_size != CONVNEXT_STRIDE:  # masks and targets are counted in patches of the output
         yield (
             "student.patch_size",
             f"{student.patch_size}, but a patch token of {student.arch} stands for {CONVNEXT_STRIDE} px: "
             f"set it to {CONVNEXT_STRIDE}",
         )
+
+
+def a_whitened_stem_has_even_sizes(cfg: Config) -> Problems:
+    """See ``dinov3/models/patch_embed.py: WhitenedStem``."""
+    student = cfg.student
+    if student.stem != "whitened" or student.arch not in VIT_ARCHS:
+        return
+    width = student.embed_dim or VIT_ARCHS[student.arch]["embed_dim"]
+    for name, value in (("patch_size", student.patch_size), ("embed_dim", width)):
+        if value % 2:
+            yield (
+                f"student.{name}",
+                f"{value}, but a whitened stem wants it even: use {value + 1}, or student.stem=patch",
+            )
 
 
 def statistics_match_the_channels(cfg: Config) -> Problems:
@@ -335,6 +351,7 @@ CHECKS = (
     rope_has_one_source_of_periods,
     heads_divide_the_width,
     convnexts_have_their_own_dimensions,
+    a_whitened_stem_has_even_sizes,
     statistics_match_the_channels,
     koleo_has_neighbours,
     gram_teacher_has_a_source,

@@ -44,7 +44,18 @@ RELEASED: dict[str, dict[str, Any]] = {
 }
 # What else decides the architecture: with a preset these stay at their defaults.
 FIXED_BY_PRESET = (
-    *("arch", "patch_size", "layerscale", "ffn_layer", "ffn_ratio", "qkv_bias", "proj_bias", "ffn_bias", "norm_layer"),
+    *(
+        "arch",
+        "patch_size",
+        "stem",
+        "layerscale",
+        "ffn_layer",
+        "ffn_ratio",
+        "qkv_bias",
+        "proj_bias",
+        "ffn_bias",
+        "norm_layer",
+    ),
     *("n_storage_tokens", "mask_k_bias", "untie_cls_and_patch_norms", "untie_global_and_local_cls_norm"),
     *("pos_embed_rope_base", "pos_embed_rope_min_period", "pos_embed_rope_max_period"),
     *("pos_embed_rope_normalize_coords", "embed_dim", "depth", "num_heads"),

@@ -21,6 +21,7 @@ from dinov3.models.vit import DinoVisionTransformer
 
 Device = torch.device | str | None
 COMPRESSED = ("block_shapes", "int8")  # fields of VitConfig that only a compressed model has
+OURS = (*COMPRESSED, "stem")  # fields that DINOv3 has not; null in a model as it has them
 
 
 def build_backbone(student: StudentConfig, *, img_size: int, drop_path: bool = True, device: Device = None) -> Backbone:
@@ -51,6 +52,7 @@ def build_backbone(student: StudentConfig, *, img_size: int, drop_path: bool = T
         img_size=img_size,
         patch_size=student.patch_size,
         in_chans=student.in_chans,
+        stem=None if student.stem == "patch" else student.stem,
         pos_embed_rope_base=student.pos_embed_rope_base,
         pos_embed_rope_min_period=student.pos_embed_rope_min_period,
         pos_embed_rope_max_period=student.pos_embed_rope_max_period,
@@ -85,8 +87,8 @@ def describe_backbone(backbone: nn.Module) -> dict[str, Any]:
         raise TypeError(f"cannot describe a {type(backbone).__name__}")
     kind = DinoVisionTransformer if isinstance(backbone, DinoVisionTransformer) else ConvNeXt
     config = asdict(backbone.config)
-    # said only of compressed models: every other description stays readable by earlier versions
-    config = {k: v for k, v in config.items() if v is not None or k not in COMPRESSED}
+    # said only of models that have them: every other description stays readable by earlier versions
+    config = {k: v for k, v in config.items() if v is not None or k not in OURS}
     if "block_shapes" in config:
         config["block_shapes"] = list(config["block_shapes"])
     return {"class": kind.__name__, "config": config}

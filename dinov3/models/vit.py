@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3.contracts import Features
@@ -18,41 +16,12 @@ from dinov3.models.execution import Executed
 from dinov3.models.initialization import allocate, init_layers
 from dinov3.models.norms import NORM_LAYERS, RMSNorm
 from dinov3.models.packing import Kept, Sizes, draw_at_once, pack, unpack
+from dinov3.models.patch_embed import STEMS, Grid, WhitenedStem
 from dinov3.models.rope import RopePositionEmbedding, Rotation
 from dinov3.models.shapes import reshape_blocks
 from dinov3.models.vit_config import VitConfig
 
-Grid = tuple[int, int]  # (rows, cols) of patches
 TOKEN_STD = 0.02
-
-
-class PatchEmbed(nn.Module):
-    """Non-overlapping patches times one matrix. The weight is stored as a convolution's, [D, C, p, p]."""
-
-    def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
-
-    def init_weights(self, generator: torch.Generator | None) -> None:
-        bound = 1 / math.sqrt(self.proj.weight[0].numel())
-        assert self.proj.bias is not None
-        for weight in (self.proj.weight, self.proj.bias):
-            nn.init.uniform_(weight, -bound, bound, generator=generator)
-
-    def grid(self, x: Tensor) -> Grid:
-        """Whole patches in the images ``x`` [N, C, H, W]; what is left over at the right and bottom is not seen."""
-        rows, cols = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
-        if rows == 0 or cols == 0:
-            raise ValueError(f"image of {x.shape[-2]}x{x.shape[-1]} px is smaller than a patch of {self.patch_size} px")
-        return rows, cols
-
-    def forward(self, x: Tensor) -> Tensor:
-        # One GEMM: the strided convolution took 12 ms of a 264 ms ViT-B step in bf16 on an H200.
-        (rows, cols), p = self.grid(x), self.patch_size
-        x = x[..., : rows * p, : cols * p].unflatten(-1, (cols, p)).unflatten(-3, (rows, p))  # [N, C, rows, p, cols, p]
-        patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [N, P, C*p*p]
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)  # [N, P, D]
 
 
 class DinoVisionTransformer(Backbone, Executed):
@@ -72,7 +41,7 @@ class DinoVisionTransformer(Backbone, Executed):
             if cfg.n_storage_tokens:
                 self.storage_tokens = nn.Parameter(torch.empty(1, cfg.n_storage_tokens, cfg.embed_dim))
             self.mask_token = nn.Parameter(torch.empty(1, cfg.embed_dim))
-            self.patch_embed = PatchEmbed(cfg.patch_size, cfg.in_chans, cfg.embed_dim)
+            self.patch_embed = STEMS[cfg.stem or "patch"](cfg.patch_size, cfg.in_chans, cfg.embed_dim)
             self.rope_embed = RopePositionEmbedding(
                 cfg.embed_dim // cfg.num_heads,
                 base=cfg.pos_embed_rope_base,
@@ -179,8 +148,11 @@ class DinoVisionTransformer(Backbone, Executed):
         else:
             patches = torch.where(mask.unsqueeze(-1), self.mask_token.to(dtype), patches)
         prefix = torch.cat((cls, self.storage_tokens), dim=1) if self.n_storage_tokens else cls  # [1, 1 + R, D]
-        prefix = prefix.to(dtype)
-        return torch.cat((prefix.expand(x.shape[0], -1, -1), patches), dim=1)
+        prefix = prefix.to(dtype).expand(x.shape[0], -1, -1)
+        if isinstance(self.patch_embed, WhitenedStem):
+            told = self.patch_embed.cls(patches, self.patch_embed.grid(x)).to(dtype)  # [N, 1, D]
+            prefix = torch.cat((prefix[:, :1] + told, prefix[:, 1:]), dim=1)
+        return torch.cat((prefix, patches), dim=1)
 
     def _rows_of(self, patches: Tensor, sizes: Sizes) -> Tensor:
         """Rows of the packed tokens: every CLS token, and ``patches [M]``, indices into the first entry's N*P."""

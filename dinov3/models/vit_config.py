@@ -8,6 +8,7 @@ from typing import Any
 
 from dinov3.models.ffn import FFN_LAYERS
 from dinov3.models.norms import NORM_LAYERS
+from dinov3.models.patch_embed import STEMS
 
 QKV = ("q", "k", "v")
 PLAIN_FFN, GATED_FFN = ("fc1", "fc2"), ("w1", "w2", "w3")
@@ -64,6 +65,7 @@ class VitConfig:
     untie_global_and_local_cls_norm: bool = False  # in training the second list entry has its own cls norm
     # ours, of compressed models; ``num_heads`` and ``ffn_ratio`` stay those of the whole model
     block_shapes: tuple[BlockShape, ...] | None = None  # None: every block as the numbers above say
+    stem: str | None = None  # what stands before the blocks: "whitened"; None: patches times a matrix
     int8: str | None = None  # linear layers of blocks in 8 bits: weight_only or dynamic
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ class VitConfig:
             raise ValueError(f"drop_path_rate {self.drop_path_rate} is not in [0, 1)")
         if self.img_size < self.patch_size:
             raise ValueError(f"img_size {self.img_size} is smaller than patch_size {self.patch_size}")
+        if self.stem not in (None, *STEMS):
+            raise ValueError(f"stem {self.stem!r}: choose from {sorted(STEMS)}")
         if self.int8 is not None and self.int8 not in INT8_KINDS:
             raise ValueError(f"int8 {self.int8!r}: choose from {INT8_KINDS}")
         if self.block_shapes is not None:

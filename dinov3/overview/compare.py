@@ -15,6 +15,7 @@ from dinov3.config.output import check_output_file
 from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
+from dinov3.overview.reference import find_reference, read_reference, shipped_references, status_of_reference
 from dinov3.overview.status import RunStatus, status_of
 from dinov3.pictures.charts.inline import Charts
 from dinov3.pictures.curves import Panel, ending_in, line_of
@@ -42,14 +43,21 @@ class Compared:
     rows: list[Row]
     evaluations: list[Row]
     config: Mapping[str, Any]  # flat: key -> value, secrets hidden
+    is_mean: bool = False  # reference curves; their config has the keys of a recipe only
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 compare``."""
     parser.description = "Runs beside each other on one HTML page: curves, evaluations, differences of the configs."
-    parser.add_argument("runs", type=expanded, nargs="+", metavar="RUN", help="two run folders or more")
     parser.add_argument(
-        "--reference", type=expanded, metavar="RUN", help="the one that others are compared with (default: the first)"
+        "runs", type=expanded, nargs="+", metavar="RUN", help="run folders: two or more, or one with --reference"
+    )
+    parser.add_argument(
+        "--reference",
+        type=expanded,
+        metavar="RUN",
+        help="the one that others are compared with (default: the first): a run folder, a file of reference curves, or "
+        f"a recipe that is shipped with them ({', '.join(shipped_references())})",
     )
     parser.add_argument(
         "--out", type=expanded, default=Path("compare.html"), help="file to write (default: compare.html)"
@@ -58,12 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Write the page, print the table of evaluations. Raises ConfigError and FeatureError."""
-    reference = args.reference or args.runs[0]
-    paths = list(dict.fromkeys([reference, *args.runs]))
-    if len(paths) < 2:
+    curves = None if args.reference is None else find_reference(args.reference)
+    first = [args.reference] if args.reference is not None and curves is None else []
+    paths = list(dict.fromkeys([*first, *args.runs]))
+    if len(paths) < (2 if curves is None else 1):
         raise ConfigError("command line", "RUN", "is one run: give two or more, or `dinov3 report RUN` for one")
     check_output_file(args.out, "--out")
-    runs = [read_run(path, name) for path, name in zip(paths, names_of(paths), strict=True)]
+    means = [] if curves is None else [reference_curves(curves)]
+    runs = means + [read_run(path, name) for path, name in zip(paths, names_of(paths), strict=True)]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.out, compare_page(runs))
     print(aligned([HEAD, *scores(runs)]))
@@ -88,6 +98,15 @@ def read_run(path: Path, name: str) -> Compared:
         raise FeatureError(f"{path}: no metrics.jsonl with a line in it: not the folder of a run that trained")
     config, _ = read_config(run, Config)
     return Compared(name, status_of(path), rows, read_rows(run.evaluation), flatten(redacted("", config or {})))
+
+
+def reference_curves(path: Path) -> Compared:
+    """FeatureError for a file that holds none."""
+    found = read_reference(path)
+    name = f"{found['recipe']}, mean of {len(found['seeds'])} seeds"
+    return Compared(
+        name, status_of_reference(found, path), found["rows"], found["evaluations"], found["config"], is_mean=True
+    )
 
 
 def compare_page(runs: Sequence[Compared]) -> str:
@@ -157,7 +176,8 @@ def _values(key: str, run: Compared) -> list[float]:
 
 def differences(runs: Sequence[Compared]) -> dict[str, list[Any]]:
     """Key -> its value in each run, of keys that are not the same in all."""
-    keys = dict.fromkeys(key for run in runs for key in run.config)
+    known = [run for run in runs if run.is_mean] or runs
+    keys = dict.fromkeys(key for run in known for key in run.config)
     found = {key: [run.config.get(key) for run in runs] for key in keys if key not in OWN}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
 

@@ -92,7 +92,7 @@ class PretrainingJob(Job[CropBatch]):
         return build_schedules(self.cfg, context.world_size())
 
     def build(self, start: Start, device: torch.device) -> tuple[Pretraining, list[str]]:
-        model, done = build_model(self.cfg, device, start, self.peers)
+        model, done = build_model(self.cfg, device, start, self.peers, self.source)
         refuse_an_idle_backbone(self.cfg, heads_missing=model.heads_missing)
         return Pretraining(model), done
 

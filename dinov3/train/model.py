@@ -8,6 +8,7 @@ import torch
 
 from dinov3.config.errors import ConfigError
 from dinov3.config.schema import Config
+from dinov3.data.sources import Source
 from dinov3.distributed.agreement import all_processes_or_none
 from dinov3.distributed.peers import ALONE, Peers
 from dinov3.engine import precision
@@ -16,15 +17,21 @@ from dinov3.runs.start import Start
 from dinov3.train.adapters import prepare_to_continue
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 from dinov3.train.start_from import take_over
+from dinov3.train.stem import fit_stem
 from dinov3.weights.own import load_model
 from dinov3.weights.pretrained import LoadReport, load_start, report_from
 
 
 def build_model(
-    cfg: Config, device: torch.device, start: Start | None = None, peers: Peers = ALONE
+    cfg: Config,
+    device: torch.device,
+    start: Start | None = None,
+    peers: Peers = ALONE,
+    source: Source | None = None,
 ) -> tuple[SSLMetaArch, list[str]]:
     """The model at its start, on the device, teachers loaded; and what there is to say about it.
 
+    ``source``: the training images, of which a stem may be made; None: it stays as it was drawn.
     ``start.found`` is the checkpoint training goes on from: it holds the student, so given weights are not read again.
     """
     start = start or Start()
@@ -40,6 +47,8 @@ def build_model(
                 began = take_over(model, start.beginning)
             else:
                 began = load_pretrained(model)
+                if source is not None and model.pretrained is None:
+                    began += fit_stem(model, source)
             kept = prepare_to_continue(model)
         except ValueError as error:  # an architecture or teacher that the keys alone could not rule out
             raise ConfigError("config", "", str(error)) from error

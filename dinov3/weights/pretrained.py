@@ -31,7 +31,10 @@ UNSEEN = (
     "pos_embed_rope_normalize_coords",
 )
 SIZES = ("student.arch", "student.embed_dim", "student.depth")  # in which a student is another model altogether
-STEMS = ("backbone.patch_embed.proj.weight", "backbone.downsample_layers.0.0.weight")  # that see the image channels
+# The first of these that a backbone has sees the image channels.
+STEMS = tuple(
+    f"backbone.{name}.weight" for name in ("patch_embed.filters", "patch_embed.proj", "downsample_layers.0.0")
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from dinov3.models.build import COMPRESSED
+from dinov3.models.build import OURS
 from dinov3.models.convnext import N_STAGES, ConvNeXtConfig
 from dinov3.models.vit_config import QKV, VitConfig
 from dinov3.weights.names.recognition import Shapes, is_convnext, seen_settings
@@ -64,7 +64,7 @@ def checked_settings(kind: Any, config: Any, source: str) -> dict[str, Any]:
         complete = asdict(KINDS[kind](**checked))
     except ValueError as error:
         raise WeightsError(f"{source}: {clipped(error)}") from error
-    return {name: value for name, value in complete.items() if value is not None or name not in COMPRESSED}
+    return {name: value for name, value in complete.items() if value is not None or name not in OURS}
 
 
 def _checked(value: Any, kind: str, key: str, source: str) -> Any:

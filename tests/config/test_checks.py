@@ -40,6 +40,16 @@ RULES = {
         "crops.localcrops_subset_of_globalcrops: true, but crops.local_crops_size 240 cannot be cut out of "
         "crops.global_crops_size 224: lower it, or set this to false",
     ),
+    "stem of an odd patch": (
+        ["student.stem=whitened", "crops.global_crops_size=210", "crops.local_crops_size=90", "student.patch_size=10"],
+        "student.patch_size=15",
+        "student.patch_size: 15, but a whitened stem wants it even: use 16, or student.stem=patch",
+    ),
+    "stem of a ConvNeXt": (
+        ["student.arch=convnext_tiny", "student.patch_size=32"],
+        "student.stem=whitened",
+        "student.stem: whitened is for vision transformers: set it to patch with convnext_tiny",
+    ),
     "warm-up": (
         ["optim.epochs=40", "optim.warmup_epochs=40"],
         "optim.warmup_epochs=41",

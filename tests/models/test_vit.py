@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dinov3.contracts import Features
-from dinov3.models.vit import DinoVisionTransformer, PatchEmbed
+from dinov3.models.vit import DinoVisionTransformer
 
 TINY: dict[str, Any] = {
     "img_size": 32,
@@ -86,13 +86,6 @@ def test_inference_returns_the_normed_cls_token() -> None:
     model, x = vit(), images(2, 16, 16)
     assert torch.equal(model(x), model(x, is_training=True).cls)
     assert torch.equal(model([x])[0], model(x))
-
-
-def test_patch_embedding_is_the_convolution_of_its_weight() -> None:
-    embed = PatchEmbed(4, 3, 8)
-    embed.init_weights(torch.Generator().manual_seed(0))
-    x = images(2, 13, 10)  # 3 x 2 patches, a border left over
-    assert torch.allclose(embed(x), embed.proj(x).flatten(2).mT, atol=1e-5)
 
 
 def test_pixels_behind_the_last_whole_patch_do_not_matter() -> None:

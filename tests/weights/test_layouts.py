@@ -186,6 +186,7 @@ def test_a_released_model_has_a_timm_name_that_needs_no_arguments(name: str) -> 
 CANNOT = [
     ("timm", {"norm_layer": "rmsnorm"}, "timm has no words for norm_layer: rmsnorm"),
     ("timm", {"pos_embed_rope_base": 50.0}, r"no words for pos_embed_rope_base: 50\.0"),
+    ("timm", {"stem": "whitened"}, "timm has no words for stem: whitened"),
     ("Hugging Face", {"norm_layer": "rmsnorm"}, "Hugging Face has no words for norm_layer: rmsnorm"),
     ("Hugging Face", {"untie_cls_and_patch_norms": True}, "no words for untie_cls_and_patch_norms"),
     ("Hugging Face", {"pos_embed_rope_normalize_coords": "max"}, "no words for pos_embed_rope_normalize_coords: max"),

@@ -27,6 +27,12 @@ def tiny_vit(depth: int = 2) -> nn.Module:
     return model.eval()
 
 
+def tiny_whitened() -> nn.Module:
+    model = DinoVisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2, stem="whitened")
+    model.init_weights(torch.Generator().manual_seed(0))
+    return model.eval()
+
+
 def tiny_convnext() -> nn.Module:
     model = ConvNeXt(depths=[1, 1, 1, 1], dims=[8, 16, 24, 32])
     model.init_weights(torch.Generator().manual_seed(0))
@@ -37,7 +43,7 @@ def state_of(model: nn.Module) -> str:
     return digest(dict(model.state_dict()))
 
 
-@pytest.mark.parametrize("build", [tiny_vit, tiny_convnext])
+@pytest.mark.parametrize("build", [tiny_vit, tiny_whitened, tiny_convnext])
 def test_a_written_backbone_comes_back_bit_for_bit(build, tmp_path: Path) -> None:
     model = build()
     write_backbone(tmp_path, model, PREPROCESS)

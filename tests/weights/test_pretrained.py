@@ -236,6 +236,14 @@ def test_an_image_equal_in_all_channels_keeps_its_tokens_when_channels_change(ch
     assert f"first layer: 3 image channels to {channels}: their mean, times 3/{channels}" in report.notes
 
 
+def test_the_filters_of_a_stem_are_what_sees_the_channels(tmp_path: Path) -> None:
+    donor = tiny_vit(stem="whitened")
+    student, report = start(meta_file(tmp_path / "w.pth", donor.state_dict()), in_chans=1, stem="whitened")
+    first = student["backbone"].state_dict()["patch_embed.filters.weight"]
+    torch.testing.assert_close(first, donor.state_dict()["patch_embed.filters.weight"].sum(1, keepdim=True))
+    assert "first layer: 3 image channels to 1: their mean, times 3/1" in report.notes
+
+
 def test_inflation_is_the_mean_times_the_ratio_of_channels() -> None:
     weight = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 3, 1, 1)
     assert inflated(weight, 2).flatten().tolist() == [4.5, 4.5]

@@ -122,6 +122,11 @@ class StudentConfig:
     untie_cls_and_patch_norms: bool = key(False, "own last norm for the CLS and storage tokens")
     untie_global_and_local_cls_norm: bool = key(False, "own last CLS norm for local crops, in training")
     in_chans: int = key(3, "image channels", ge=1)
+    stem: Literal["patch", "whitened"] = key(
+        "patch",
+        "how pixels become tokens: each patch times a matrix, or through filters made of the training images before the "
+        "first step, for short runs on small images",
+    )
     pos_embed_type: Literal["rope", "ropenew"] = key(
         "rope", "position embedding; both names mean axial RoPE", dead=True
     )

@@ -8,8 +8,10 @@ from typing import Any
 from dinov3.config.archs import CONVNEXT_ARCHS, VIT_ARCHS
 
 _KEYS = {"ffn_hidden": "ffn_ratio", "norm": "norm_layer"}  # what is seen, and the key that decides it
+FILTERS = "patch_embed.filters.weight"  # of a whitened stem
 RANKS = {  # dimensions of the tensors that tell something
     **{"cls_token": 3, "mask_token": 2, "storage_tokens": 3, "patch_embed.proj.weight": 4, "rope_embed.periods": 1},
+    FILTERS: 4,
     **{f"blocks.0.mlp.{layer}.weight": 2 for layer in ("fc1", "w1")},
     **{"downsample_layers.0.0.weight": 4, **{f"stages.{stage}.0.gamma": 1 for stage in range(4)}},
 }
@@ -49,7 +51,10 @@ def _seen_vit(shapes: Shapes) -> dict[str, Any]:
 
     seen: dict[str, Any] = {"depth": len({k.split(".")[1] for k in shapes if k.startswith("blocks.")})}
     if kernel := shapes.get("patch_embed.proj.weight"):
-        seen |= {"embed_dim": kernel[0], "in_chans": kernel[1], "patch_size": kernel[-1]}
+        seen |= {"embed_dim": kernel[0], "in_chans": kernel[1], "patch_size": kernel[-1], "stem": "patch"}
+        if filters := shapes.get(FILTERS):  # the size of its patches is not to be seen
+            seen |= {"in_chans": filters[1], "stem": "whitened"}
+            del seen["patch_size"]
     if periods := shapes.get("rope_embed.periods"):
         seen["num_heads"] = seen.get("embed_dim", 0) // (periods[0] * ROPE_PERIODS_PER_HEAD_CHANNEL)
     seen |= {
@@ -86,6 +91,7 @@ def vit_arguments(seen: Mapping[str, Any]) -> dict[str, Any]:
         **{key: seen[key] for key in same},
         "ffn_ratio": ffn_ratio(seen["embed_dim"], seen["ffn_hidden"], seen["ffn_layer"]),
         "layerscale_init": 1e-5 if seen["layerscale"] else None,
+        **({} if seen["stem"] == "patch" else {"stem": seen["stem"]}),
     }
 
 

@@ -65,6 +65,7 @@ def unspeakable(layout: str, settings: Mapping[str, Any]) -> list[str]:
     reasons = {
         "block_shapes": settings.get("block_shapes") is not None,
         "int8": settings.get("int8") is not None,
+        "stem": settings.get("stem") not in (None, "patch"),
         "norm_layer": settings["norm_layer"] == "rmsnorm",
         "untie_cls_and_patch_norms": settings["untie_cls_and_patch_norms"],
         "pos_embed_rope_normalize_coords": settings["pos_embed_rope_normalize_coords"] != "separate",

@@ -31,6 +31,18 @@ def test_every_official_model_is_built_again_from_its_names_and_shapes(name: str
     assert {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.startswith("norms.")} == shapes
 
 
+def test_a_whitened_stem_is_told_apart_from_patches() -> None:
+    settings = {"patch_size": 8, "in_chans": 2, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    seen = {}
+    for stem in (None, "whitened"):
+        model = DinoVisionTransformer(**settings, stem=stem, device="meta")
+        seen[stem] = seen_settings({k: tuple(v.shape) for k, v in model.state_dict().items()})
+    assert seen["whitened"] == {k: v for k, v in seen[None].items() if k != "patch_size"} | {"stem": "whitened"}
+    assert dict(differences(seen["whitened"], seen[None])) == {
+        "student.stem": "patch, the file has whitened: set it to whitened",
+    }
+
+
 @pytest.mark.parametrize("kind", ["mlp", "swiglu"])
 @pytest.mark.parametrize("dim", [64, 96, 384, 1152])
 def test_a_ratio_is_found_for_every_hidden_width(kind: str, dim: int) -> None:

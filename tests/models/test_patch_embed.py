@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from dinov3.models.patch_embed import PatchEmbed, WhitenedStem, whitening
+from dinov3.models.vit import DinoVisionTransformer
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n: int, height: int, width: int) -> Tensor:
+    """Noise whose neighbouring pixels are alike, as those of photographs are."""
+    noise = torch.randn(n, 3, height + 4, width + 4, generator=generator(1))
+    return torch.nn.functional.avg_pool2d(noise, 5, stride=1) * 5
+
+
+def fitted(patch: int = 8, width: int = 16) -> WhitenedStem:
+    stem = WhitenedStem(patch, 3, width)
+    stem.init_weights(generator())
+    stem.fit(images(200, 32, 32), generator())
+    return stem
+
+
+def test_patch_embedding_is_the_convolution_of_its_weight() -> None:
+    embed = PatchEmbed(4, 3, 8)
+    embed.init_weights(generator())
+    x = images(2, 13, 10)  # 3 x 2 patches, a border left over
+    assert torch.allclose(embed(x), embed.proj(x).flatten(2).mT, atol=1e-5)
+
+
+@pytest.mark.parametrize("patch", [2, 4, 8])
+def test_a_whitened_stem_gives_a_token_a_patch_and_sees_no_border(patch: int) -> None:
+    stem = fitted(patch)
+    x = images(2, 3 * patch + 1, 2 * patch + 1)
+    assert stem(x).shape == (2, 6, 16)
+    assert torch.equal(stem(x), stem(x[..., : 3 * patch, : 2 * patch]))
+    assert stem.cls(stem(x), stem.grid(x)).shape == (2, 1, 16)
+
+
+def test_rows_are_uncorrelated_after_whitening() -> None:
+    rows = (
+        torch.randn(500, 6, generator=generator(), dtype=torch.double)
+        @ torch.randn(6, 6, generator=generator()).double()
+    )
+    mean, basis = whitening(rows + 3, 4, least=0.0)
+    white = (rows + 3 - mean) @ basis
+    torch.testing.assert_close(white.T @ white / len(rows), torch.eye(4, dtype=torch.double))
+
+
+def test_class_tokens_of_a_fitted_stem_use_all_their_dimensions() -> None:
+    stem, x = fitted(), images(200, 32, 32)
+    with torch.no_grad():
+        told = stem.cls(stem(x), stem.grid(x))[:, 0]
+    correlation = torch.corrcoef(told.T) - torch.eye(16)
+    assert float(correlation.abs().max()) < 0.05
+    assert float(told.mean(0).abs().max()) < 0.01
+    drawn = WhitenedStem(8, 3, 16)
+    drawn.init_weights(generator())
+    with torch.no_grad():
+        before = drawn.cls(drawn(x), drawn.grid(x))[:, 0]
+    assert float((torch.corrcoef(before.T) - torch.eye(16)).abs().max()) > 0.5
+
+
+def test_a_fit_follows_from_images_and_seed() -> None:
+    one, two = fitted(), fitted()
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_filters_of_a_whitened_stem_stay_and_all_else_learns() -> None:
+    model = DinoVisionTransformer(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, stem="whitened")
+    model.init_weights(generator())
+    model(images(2, 16, 16)).square().sum().backward()
+    frozen = [name for name, p in model.named_parameters() if p.grad is None]
+    assert frozen == ["patch_embed.filters.weight", "patch_embed.filters.bias"]
+    assert float(model.patch_embed.readout.weight.grad.abs().sum()) > 0  # type: ignore[operator, union-attr]
+
+
+def test_masked_patches_do_not_reach_the_class_token() -> None:
+    model = DinoVisionTransformer(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, stem="whitened").eval()
+    model.init_weights(generator())
+    x, mask = images(1, 16, 16), torch.tensor([[True, False, False, False]])
+    changed = x.clone()
+    changed[..., :3, :3] += 1  # seen by the masked patch alone
+    seen = [model(picture, masks=mask, is_training=True).cls for picture in (x, changed)]
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_odd_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="patch_size 7 and embed_dim 16 even"):
+        WhitenedStem(7, 3, 16)
