@@ -17,10 +17,21 @@ settings.load_profile("any machine")
 
 # Files that take longest, first: short ones behind them let all cores end together (`make test`).
 LONGEST = (
-    *("faults/test_students.py", "faults/test_kills.py", "test_environments.py", "distributed/test_parallel_training.py"),
+    *(
+        "faults/test_students.py",
+        "faults/test_kills.py",
+        "test_environments.py",
+        "distributed/test_parallel_training.py",
+    ),
     *("train/test_run.py", "train/test_stages.py", "faults/test_damage.py", "generate/training/test_run.py"),
     *("train/test_adapters.py", "train/test_accumulation.py", "faults/test_folder.py", "system/test_console.py"),
-    *("finetune/test_job.py", "segment/test_job.py", "test_readme.py", "compress/test_methods.py", "data/test_workers.py"),
+    *(
+        "finetune/test_job.py",
+        "segment/test_job.py",
+        "test_readme.py",
+        "compress/test_methods.py",
+        "data/test_workers.py",
+    ),
 )
 
 
