@@ -11,7 +11,7 @@ from torch import Tensor, nn
 Grid = tuple[int, int]  # (rows, cols) of patches
 # Of a whitened stem:
 KERNEL, STRIDE = 4, 2  # px, of its filters
-QUADRANTS = 2  # a side: parts of the image the class token is told of
+QUADRANTS = 4  # parts of the image the class token is told of
 WINDOWS = 40_000  # of all images together, from which the filters are made
 CHUNK = 128  # images at once
 LEAST_OF_A_WINDOW, LEAST_OF_A_TOKEN = 0.1, 0.02  # see ``whitening``
@@ -66,7 +66,7 @@ class WhitenedStem(PatchEmbed):
         self.filters = nn.Conv2d(in_chans, embed_dim // 2, KERNEL, STRIDE)
         self.filters.requires_grad_(False)
         self.proj = nn.Conv2d(embed_dim, embed_dim, kernel_size=1)
-        self.readout = nn.Linear(QUADRANTS**2 * embed_dim, embed_dim)
+        self.readout = nn.Linear(QUADRANTS * embed_dim, embed_dim)
 
     def init_weights(self, generator: torch.Generator | None) -> None:
         super().init_weights(generator)
@@ -82,16 +82,13 @@ class WhitenedStem(PatchEmbed):
 
     def cls(self, patches: Tensor, grid: Grid) -> Tensor:
         """What is added to the class token: ``[N, 1, D]`` of ``patches [N, P, D]``, masked ones as they are there."""
-        parts = F.adaptive_avg_pool2d(patches.mT.unflatten(2, grid), QUADRANTS)  # [N, D, 2, 2]
-        out: Tensor = self.readout(parts.flatten(1))
+        out: Tensor = self.readout(_quadrants(patches, grid))
         return out[:, None]
 
     def _means(self, x: Tensor) -> Tensor:
         """Means of the filters' positive and negative parts over each patch, ``[N, P, D]``."""
         (rows, cols), p = self.grid(x), self.patch_size
-        border = (KERNEL - STRIDE) // 2
-        x = F.pad(x[..., : rows * p, : cols * p], (border,) * 4, mode="replicate")
-        seen = self.filters(x)  # [N, D / 2, H / 2, W / 2]
+        seen = self.filters(_bordered(x[..., : rows * p, : cols * p]))  # [N, D / 2, H / 2, W / 2]
         seen = torch.cat((F.relu(seen), F.relu(-seen)), dim=1)
         return F.avg_pool2d(seen, p // STRIDE).flatten(2).mT
 
@@ -114,10 +111,30 @@ class WhitenedStem(PatchEmbed):
         self.proj.weight.copy_((TOKEN_SCALE * basis.T)[..., None, None])
         _bias(self.proj).copy_(-TOKEN_SCALE * basis.T @ mean)
         tokens = F.linear(means, self.proj.weight.flatten(1), self.proj.bias)
-        parts = F.adaptive_avg_pool2d(tokens.mT.unflatten(2, self.grid(images)), QUADRANTS).flatten(1).double()
+        parts = _quadrants(tokens, self.grid(images)).double()
         mean, basis = whitening(parts, self.readout.out_features, least=LEAST_OF_A_TOKEN)
         self.readout.weight.copy_(CLS_SCALE * basis.T)
         self.readout.bias.copy_(-CLS_SCALE * basis.T @ mean)
+
+
+def _bordered(x: Tensor) -> Tensor:
+    """``x [N, C, H, W]`` with its outermost pixels repeated once (``F.pad`` exports to ONNX for one size only)."""
+    x = torch.cat((x[..., :1], x, x[..., -1:]), dim=-1)
+    return torch.cat((x[..., :1, :], x, x[..., -1:, :]), dim=-2)
+
+
+def _quadrants(patches: Tensor, grid: Grid) -> Tensor:
+    """Means of ``patches [N, P, D]`` over the quadrants of their ``grid``, ``[N, 4 * D]``. A middle row or column is of both
+    halves: the numbers of ``F.adaptive_avg_pool2d``, which exports to ONNX for one size only."""
+    rows, cols = grid
+    places = patches.unflatten(1, grid)  # [N, rows, cols, D]
+    upper_lower = (places[:, : rows - rows // 2], places[:, rows // 2 :])
+    parts = [
+        half[:, :, part].mean((1, 2))
+        for half in upper_lower
+        for part in (slice(cols - cols // 2), slice(cols // 2, None))
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:

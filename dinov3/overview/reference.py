@@ -31,7 +31,7 @@ FORM = {
     "made": Maybe(dict),
 }
 OF_THE_MACHINE = {"images_per_second", "data_wait", "share_of_peak"}  # and of what else it did
-DIGITS = 4  # of a figure in the file
+DIGITS = 6  # of a figure in the file
 # Where a run lies, and what may differ from one seed to the next.
 NOT_OF_THE_RECIPE = {"train.output_dir", "train.seed", "train.dataset_path", "train.num_workers"}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinov3.models.patch_embed import PatchEmbed, WhitenedStem, whitening
+from dinov3.models.patch_embed import PatchEmbed, WhitenedStem, _bordered, _quadrants, whitening
 from dinov3.models.vit import DinoVisionTransformer
 
 
@@ -87,6 +87,15 @@ def test_masked_patches_do_not_reach_the_class_token() -> None:
     changed[..., :3, :3] += 1  # seen by the masked patch alone
     seen = [model(picture, masks=mask, is_training=True).cls for picture in (x, changed)]
     assert torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (1, 2), (1, 1)])
+def test_quadrants_and_borders_are_those_of_torch(grid: tuple[int, int]) -> None:
+    patches = torch.randn(2, grid[0] * grid[1], 3, generator=generator())
+    pooled = torch.nn.functional.adaptive_avg_pool2d(patches.mT.unflatten(2, grid), 2)  # [N, D, 2, 2]
+    torch.testing.assert_close(_quadrants(patches, grid), pooled.permute(0, 2, 3, 1).flatten(1))
+    x = images(1, *grid)
+    assert torch.equal(_bordered(x), torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"))
 
 
 def test_odd_sizes_are_refused() -> None:
