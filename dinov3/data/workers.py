@@ -34,6 +34,7 @@ from dinov3.data.ring import Ring, SharedBytes
 from dinov3.data.signal_mask import signals_blocked
 from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.sources.mixture import order_of
+from dinov3.system import forkserver
 
 CHUNK = 8  # images a task: fewer cost more messages, more keep the first batch waiting
 PREFETCH = 2  # chunks a worker may be ahead
@@ -180,8 +181,9 @@ class WorkerPool:
         self._writer = writer
         self._chunks = -(-writer.batch_size // CHUNK)
         slots = -(-workers * PREFETCH // self._chunks) + 2  # one at the consumer, one on its way to the device
-        context: BaseContext = multiprocessing.get_context(start_method or "forkserver")
-        context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
+        context = forkserver.context(
+            start_method or "forkserver", __name__
+        )  # torch is imported once, not by every worker
         with signals_blocked():  # SLURM's SIGUSR2 would end it; by itself, for it takes the mask away from what follows
             resource_tracker.ensure_running()
         self._job = Job(

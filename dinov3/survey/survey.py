@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import multiprocessing
 import re
 import signal
 import time
@@ -30,6 +29,7 @@ from dinov3.data.signal_mask import ASKING, signals_blocked
 from dinov3.data.sources.source import Source
 from dinov3.survey import duplicates
 from dinov3.survey.channel_moments import ChannelMoments
+from dinov3.system import forkserver
 from dinov3.system.bars import Bar
 
 BITS_OR_ALPHA = re.compile(r" (I|I;16\w*|F|RGBA|LA|PA|La|RGBa|P)$| 16 bit$")  # kinds of which the values are looked at
@@ -125,8 +125,7 @@ def _chunks(source: Source, reading: Reading, tasks: Sequence[NDArray[np.int64]]
         for task in tasks:
             yield _examine_all(source, reading, task)
         return
-    context = multiprocessing.get_context("forkserver")  # copies neither threads nor memory
-    context.set_forkserver_preload([__name__])
+    context = forkserver.context("forkserver", __name__)  # copies neither threads nor memory
     with signals_blocked():  # by itself: starting it takes the mask away from what follows
         resource_tracker.ensure_running()
     with ProcessPoolExecutor(
