@@ -78,7 +78,7 @@ GROUPS = {
         ),
         "finetune": (
             "dinov3.finetune.command",
-            "a classifier or a segmenter on a backbone, from a YAML",
+            "a head on a backbone, from a YAML: classes, masks, boxes or depth",
             "finetune --config-file pcam_lora model.weights=runs/photos",
         ),
         "pcam": (

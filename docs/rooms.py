@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 1.5, 0.56  # of a box; rows are 1 apart
 COLOURS = {  # what a room is for: each has the colour of the first group it is in
     "#dbe7f3": ("system", "contracts", "config", "distributed"),
     "#e3efda": ("models", "losses", "data", "runs", "weights", "features", "pictures"),
-    "#fdf0cf": ("engine", "teachers", "objectives", "train", "finetune", "segment", "launch"),
+    "#fdf0cf": ("engine", "teachers", "objectives", "train", "finetune", "segment", "detect", "depth", "launch"),
 }
 OTHER = "#f6e1dc"
 

@@ -118,6 +118,7 @@ def of_finetuning(at: str) -> list[list[str]]:
         ["finetune", "evaluate", f"{at}/tuned", "--data", data, "--out", f"{at}/scores"],
         [*segment, f"train.dataset_path={masks}", "train.classes=15", "augment.crop=32"],
         ["finetune", "evaluate", f"{at}/segmented", "--data", masks, "--out", f"{at}/named"],
+        ["finetune", "export", f"{at}/tuned", "--out", f"{at}/exports/tuned.onnx"],
         ["finetune", "report", f"{at}/tuned", f"{at}/scores", "--out", f"{at}/tuned.html"],
         ["pcam", "synth", "--out", f"{at}/pcam", "--n", "8", "--size", "16"],
         ["pcam", "verify", "--out", f"{at}/pcam"],

@@ -36,6 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "finetune": NUMERICS | {"pictures"},
     # named by finetune's table of kinds, whose command it shares
     "segment": NUMERICS | {"pictures", "dense", "finetune"},
+    "detect": NUMERICS | {"pictures", "dense", "finetune"},
+    "depth": NUMERICS | {"pictures", "dense", "finetune"},
     # the metric before and after compression is that of the probes
     "compress": NUMERICS | {"eval", "finetune", "pictures"},
     "generate": NUMERICS | {"pictures"},

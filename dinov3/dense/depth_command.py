@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-
 from dinov3.dense.depth import Depth, check, evaluate
-from dinov3.dense.depth_metrics import valid_pixels
-from dinov3.dense.palette import heat, of_pixels, sheet
+from dinov3.dense.depth_picture import draw_depth
 from dinov3.dense.protocols import DEPTH, DepthProtocol, chosen
 from dinov3.dense.report import LeftOut, add_common_arguments, cache_of, check_places, finish
 from dinov3.dense.sets import open_parts
@@ -55,18 +52,8 @@ def execute(args: argparse.Namespace) -> int:
 
 def draw(found: Depth, protocol: DepthProtocol, args: argparse.Namespace) -> None:
     """Image, truth, prediction and relative error of the first test images; near is dark."""
-    columns: dict[str, list[torch.Tensor]] = {"image": [], "truth": [], "prediction": [], "error / truth, 0 to 0.5": []}
-    for pixels, truth, prediction in found.shown:
-        valid = valid_pixels(truth, protocol.low, protocol.high, eigen=protocol.eigen)
-        logs = truth[valid].log() if valid.any() else torch.zeros(1)
-        low, high = float(logs.min()), float(logs.max())
-        columns["image"].append(of_pixels(pixels))
-        columns["truth"].append(heat(truth.clamp_min(1e-9).log(), low, high, valid))
-        columns["prediction"].append(heat(prediction.log(), low, high))
-        columns["error / truth, 0 to 0.5"].append(
-            heat((prediction - truth).abs() / truth.clamp_min(1e-9), 0, 0.5, valid)
-        )
     names = [f"test image {i}" for i in range(len(found.shown))]
     title = f"depth, {args.protocol}, {args.weights}: RMSE {found.scores[0]['rmse']:.3f} m"
-    sheet(columns, names, title, args.pictures)
+    bounds = (protocol.low, protocol.high)
+    draw_depth(found.shown, *bounds, names, title, args.pictures, eigen=protocol.eigen)
     print(f"  picture {args.pictures}")

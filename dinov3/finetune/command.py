@@ -1,4 +1,4 @@
-"""``dinov3 finetune``: a classifier or a segmenter on a backbone, from a YAML; ``report`` and ``evaluate`` look at finished ones."""
+"""``dinov3 finetune``: a head on a backbone, from a YAML; ``report``, ``evaluate`` and ``export`` are for finished ones."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from importlib import import_module
 
 from dinov3.config.errors import ConfigError
 from dinov3.engine import command
-from dinov3.finetune.kinds import evaluator_of, kind_of
+from dinov3.finetune.kinds import kind_of, room_of
 from dinov3.system.paths import expanded
 
-WORDS = ("report", "evaluate")
-OWN = {"report": ("out",), "evaluate": ("out", "data", "backbone", "tta")}  # options of each word
+WORDS = ("report", "evaluate", "export")
+OWN = {"report": ("out",), "evaluate": ("out", "data", "backbone", "tta"), "export": ("out",)}  # options of each word
 TRAINING = ("config_file", "output_dir", "resume_from", "no_resume", "print_config")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 finetune``."""
-    about = "`report RUN...`: finished runs side by side; `evaluate CLASSIFIER`: its scores on --data; or "
+    about = "`report RUN...`: finished runs side by side; `evaluate RUN`: its scores on --data; `export RUN`: ONNX; or "
     command.add_arguments(parser, words="key=value", about=about, recipes="finetune")
-    parser.add_argument("--out", type=expanded, help="report: HTML page; evaluate: folder of results, for report")
+    parser.add_argument(
+        "--out", type=expanded, help="report: HTML page; evaluate: folder of results; export: file.onnx"
+    )
     parser.add_argument("--data", help="evaluate: labelled images, as train.dataset_path")
     parser.add_argument("--backbone", type=expanded, help="evaluate: a compressed copy of the classifier's backbone")
     parser.add_argument("--tta", action="store_true", help="evaluate: mean over the eight turns and mirror images")
@@ -39,8 +41,15 @@ def execute(args: argparse.Namespace) -> int:
 
         if len(paths) != 1 or args.data is None or args.out is None:
             raise ConfigError("command line", word, "needs one classifier, --data and --out")
-        evaluate = import_module(evaluator_of(paths[0])).evaluate
+        evaluate = import_module(f"{room_of(paths[0])}.evaluate").evaluate
         return int(evaluate(Asked(paths[0], args.data, args.out, args.backbone, args.tta)))
+    if word == "export":
+        from dinov3.finetune.headed.graph import export
+
+        if len(paths) != 1 or args.out is None:
+            raise ConfigError("command line", word, "needs one run of `dinov3 finetune` and --out FILE.onnx")
+        print("\n".join(export(import_module(f"{room_of(paths[0])}.graph").graph_of(paths[0]), args.out)))
+        return 0
     return kind_of(args.config_file, args.opts).execute(args)
 
 
@@ -50,6 +59,8 @@ def _refuse_idle(args: argparse.Namespace, word: str) -> None:
     if idle := sorted(given - set(OWN.get(word, TRAINING))):
         option = f"--{idle[0].replace('_', '-')}"
         what = (
-            f"does nothing with `{word}`" if word else "is for `report` or `evaluate`: a run's folder is --output-dir"
+            f"does nothing with `{word}`"
+            if word
+            else "is for `report`, `evaluate` or `export`: a run's folder is --output-dir"
         )
         raise ConfigError("command line", option, what)

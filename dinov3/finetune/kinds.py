@@ -17,21 +17,25 @@ from dinov3.runs.checkpoint import step_folders
 KINDS = {
     "classify": "dinov3.finetune.classify",
     "segment": "dinov3.segment.kind",
+    "detect": "dinov3.detect.kind",
+    "depth": "dinov3.depth.kind",
 }
 DEFAULT = "classify"
-# What a run leaves, by the file that describes it: (folder in the run, module whose ``evaluate`` scores it).
+# What a run leaves, by the file that describes it: (folder in the run, room whose ``evaluate`` scores it, ``graph`` writes it).
 PRODUCTS = {
-    "segmenter.json": ("segmenter", "dinov3.segment.evaluate"),
+    "segmenter.json": ("segmenter", "dinov3.segment"),
+    "detector.json": ("detector", "dinov3.detect"),
+    "estimator.json": ("estimator", "dinov3.depth"),
 }
-CLASSIFIER = "dinov3.finetune.evaluate"
+CLASSIFIER = "dinov3.finetune"
 
 
-def evaluator_of(path: Path) -> str:
-    """The module whose ``evaluate`` scores what lies at ``path``: a run, a checkpoint or a product."""
-    for file, (folder, module) in PRODUCTS.items():
+def room_of(path: Path) -> str:
+    """The room that knows what lies at ``path``: a run, a checkpoint or a product."""
+    for file, (folder, room) in PRODUCTS.items():
         places = (path, path / folder, *step_folders(path)[-1:])
         if any((place / file).is_file() for place in places):
-            return module
+            return room
     return CLASSIFIER
 
 

@@ -34,7 +34,7 @@ class TunedTask(ModuleTask[B], Generic[B, M]):
         with. ``writes``: of a model after so many steps, what fills a checkpoint's folder.
         """
         self.precision, self.steps_done = precision, 0
-        self._tuned, self._pretrained, self._writes = tuned.to(precision.device), pretrained, writes
+        self.tuned, self._pretrained, self._writes = tuned.to(precision.device), pretrained, writes
         super().__init__(nn.ModuleDict(dict(trained)), precision.device, seed=seed)
         tuned.train()  # after the line above, which puts the backbone into train mode
 
@@ -50,7 +50,7 @@ class TunedTask(ModuleTask[B], Generic[B, M]):
 
     def products(self, *, copy: bool) -> Callable[[Path], None]:
         """The model as it is now, with the backbone as a file of its own."""
-        return self._writes(_snapshot(self._tuned) if copy else self._tuned, self.steps_done)
+        return self._writes(_snapshot(self.tuned) if copy else self.tuned, self.steps_done)
 
 
 def _snapshot(tuned: M) -> M:

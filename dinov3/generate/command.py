@@ -13,6 +13,7 @@ from dinov3.distributed import context
 from dinov3.features.command import add_backbone_arguments, extractor_from
 from dinov3.generate import demo
 from dinov3.generate.buckets import SIDE
+from dinov3.generate.errors import GenerateError
 from dinov3.generate.extract import SHARD_MB, Job, extract
 from dinov3.generate.inputs.open import LATENTS, TEXTS, Inputs, LatentInput, TextInput
 from dinov3.generate.plan import Form, Plan
@@ -116,6 +117,8 @@ def execute_extract(args: argparse.Namespace) -> int:
     check_output_folder(args.out, "--out")
     sizing = Sizing(args.side, args.longest, args.pool, args.max_stretch)
     source = parse_dataset(args.data)
+    if args.text is None and args.captions is not None:
+        raise GenerateError("--captions without --text: say what makes tokens of them, --text hash or t5:FOLDER")
     text = None if args.text is None else TextInput.open(args.text, args.captions)
     inputs = Inputs(text, None if args.latents is None else LatentInput.open(args.latents))
     job = Job.of(extractor_from(args), source, sizing, args.shard_mb * 10**6, inputs)
@@ -133,10 +136,10 @@ def execute_extract(args: argparse.Namespace) -> int:
             if args.resolution_shift > 0:
                 _say_shift(job, args.out, args.resolution_shift)
             for name in ("unreadable", "too_long", "incomplete"):
+                if manifest[name]:
+                    print(f"  left out, {name.replace('_', ' ')}: {len(manifest[name]):,}, for example")
                 for bad in manifest[name][:3]:
-                    print(
-                        f"  left out ({len(manifest[name])} {name.replace('_', ' ')}): {bad['name']}: {bad['reason']}"
-                    )
+                    print(f"    {bad['name']}: {bad['reason']}")
     context.teardown()
     return 0
 
@@ -154,7 +157,9 @@ def _say_plan(plan: Plan, form: Form) -> None:
         shards = [len(shard.indices) for shard in plan.shards if shard.bucket == bucket]
         rows, cols = form.grid(bucket)
         size = sum(shards) * 2 * sum(math.prod(shape) for shape in form.arrays(bucket).values())
-        print(f"{bucket} (grid {rows} x {cols}): {sum(shards):,} images in {len(shards):,} shards, {size / 1e9:.3f} GB")
+        print(
+            f"{bucket} (grid {rows} x {cols}): {sum(shards):,} images in {len(shards):,} shards, {size / 1e6:,.1f} MB"
+        )
     print(
         f"left out: {len(plan.unreadable)} unreadable, {len(plan.too_long)} too long, {len(plan.incomplete)} incomplete; nothing was written"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -41,3 +43,18 @@ def fill_with_nan(module: nn.Module) -> None:
             tensor.fill_(float("nan"))
         else:
             tensor.zero_()  # integers of a compressed model have no NaN
+
+
+@torch.no_grad()
+def init_convolutions(root: nn.Module, generator: torch.Generator | None) -> None:
+    """Convolutions of a head, also transposed ones: uniform within 1 / sqrt(inputs of a number), bias 0, as torch's own; norms
+    1 and 0. Of a transposed one whose stride is its kernel, one number has as many inputs as there are channels."""
+    for module in root.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            fan = module.weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
+            nn.init.uniform_(module.weight, -1 / math.sqrt(fan), 1 / math.sqrt(fan), generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)

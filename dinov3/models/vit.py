@@ -129,7 +129,7 @@ class DinoVisionTransformer(Backbone, Executed):
             sizes: Sizes = ((tokens.shape[0], tokens.shape[1]),)
             (hidden,) = self._through_blocks(pack([tokens]), sizes, [grid], [first - 1])
             (tokens,) = unpack(hidden, sizes)
-        tokens = torch.cat((queries.to(tokens.dtype).expand(len(tokens), -1, -1), tokens), dim=1)
+        tokens = torch.cat((queries.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens), dim=1)
         sizes = ((tokens.shape[0], tokens.shape[1]),)
         rotations = [Rotation(self.rope_embed(*grid), len(queries) + 1 + self.n_storage_tokens)]
         hidden = pack([tokens])

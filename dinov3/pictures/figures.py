@@ -71,6 +71,10 @@ FIGURES: dict[str, Figure] = {
     "val_Brier": Figure("Brier", "mean squared error of the probabilities"),
     "val_ECE": Figure("ECE", "mean distance of confidence from accuracy"),
     "val_Sens95": Figure("sensitivity", "at a specificity of 95 %", "%"),
+    "val_mIoU": Figure("mIoU", "mean over classes of intersection over union, of a segmenter", "%"),
+    "val_mAP": Figure("box mAP", "mean average precision of a detector, over IoU of 0.5 to 0.95", "%"),
+    "val_mAP50": Figure("at IoU 0.5", "mean average precision of boxes that overlap the true one by half", "%"),
+    "val_rmse": Figure("RMSE", "root mean square error of a depth estimator", "m"),
     "checkpoint_seconds": Figure("a save", "time of the last save", "s"),
     "checkpoint_blocked_seconds": Figure("waiting for a save", "time in which training waited for it", "s"),
     "checkpoint_bytes": Figure("checkpoint", "size of the last checkpoint", "bytes"),
@@ -126,6 +130,10 @@ def plans(losses: Sequence[str], norms: Sequence[str]) -> list[PanelPlan]:
         PanelPlan(
             "Validation, %", "of a classifier that is fine-tuned", ["val_Acc", "val_BalancedAcc", "val_Sens95"], True
         ),
+        PanelPlan(
+            "Validation of a dense head, %", "masks: mIoU; boxes: mAP", ["val_mIoU", "val_mAP", "val_mAP50"], True
+        ),
+        PanelPlan("Validation of depth, m", "0: every distance is right", ["val_rmse"], True),
         PanelPlan("Validation, ranking", "1: every image above all of other classes", ["val_AUROC", "val_AUPRC"], True),
         PanelPlan("Validation, probabilities", "0: certain and right", ["val_NLL", "val_Brier", "val_ECE"], True),
         PanelPlan(

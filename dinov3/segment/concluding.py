@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from shutil import copytree
 from typing import TYPE_CHECKING, Any
 
 from dinov3.dense.palette import coloured, mistakes, of_pixels, sheet
-from dinov3.finetune.classifier_file import place_folder
+from dinov3.finetune.headed.job import parameters
+from dinov3.finetune.headed.selected import place_selected
 from dinov3.finetune.results import RESULTS, Results, checked_results
-from dinov3.finetune.selection import kept, place_of
 from dinov3.segment.scoring import Scored
 from dinov3.segment.segmenter_file import FOLDER, About, load_segmenter
 from dinov3.segment.validation import SELECT, ious_of, scores_of
 from dinov3.system.files import replacing, write_json
 from dinov3.system.json_file import Maybe
-from dinov3.system.rows import read_rows
 
 if TYPE_CHECKING:
     from dinov3.segment.job import SegmentJob
@@ -31,29 +29,14 @@ FORM = {"step": int, "label": str, "images": int, "scores": {SELECT: Maybe(float
 def conclude(job: SegmentJob, task: SegmentTask, step: int) -> None:
     """Write ``segmenter/``, ``predictions.png`` and ``results.json``. On the main process alone."""
     run, validation = job.run, job.data[1]
-    row = kept(run, read_rows(run.evaluation), SELECT)
-    chosen = step if row is None else int(row["step"])
-    place = place_of(run, chosen)
-    if row is None:  # the run was rolled back beyond its best: the last weights are kept
-        place_folder(place, task.products(copy=False))
-    segmenter, about = load_segmenter(place)
+    segmenter, about = load_segmenter(place_selected(run, task, step, SELECT, FOLDER))
     with job.progress.counting("scores on validation:", len(validation)) as count:
         scored = job.scorer(task).score(
             segmenter.to(task.device), validation, range(len(validation)), shared=False, show=True, count=count
         )
-    place_folder(run.path / FOLDER, lambda folder: _copy(place, folder))
     draw(scored, about, f"{run.path.resolve().name}: mIoU {scores_of(scored)[SELECT] or 0:.3f}", run.path / PICTURE)
-    results = results_of(scored, about, f"{job.cfg.train.dataset_path}, validation", segmenter_parameters(task))
+    results = results_of(scored, about, f"{job.cfg.train.dataset_path}, validation", parameters(task.segmenter))
     write_json(run.path / RESULTS, results)  # last: it says that all is there
-
-
-def _copy(place: Path, folder: Path) -> None:
-    copytree(place, folder, dirs_exist_ok=True)
-
-
-def segmenter_parameters(task: SegmentTask) -> int:
-    """Of backbone and head."""
-    return sum(p.numel() for p in task.segmenter.parameters())
 
 
 def draw(scored: Scored, about: About, title: str, path: Path) -> None:

@@ -7,25 +7,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dinov3.config.blocks.train import LoopConfig, TaskOptimConfig
 from dinov3.config.kind import Schema
 from dinov3.config.run_config import RunBlocks
 from dinov3.config.spec import key
 from dinov3.dense.segmentation import IGNORE
 from dinov3.finetune.config import PrecisionConfig
+from dinov3.finetune.headed.config import BackboneConfig, HeadLoopConfig, HeadOptimConfig, JudgedConfig, head_checks
 
 
 @dataclass
-class SegmenterConfig:
+class SegmenterConfig(BackboneConfig):
     """The backbone, the head on it, and what of both trains."""
 
-    weights: str = key("", "the backbone: a run, an export, a compressed model, or weights of others", path=True)
-    preset: str | None = key(None, "released model the weights are of, when the file cannot tell")
-    frozen: bool = key(True, "the head alone trains; false: the backbone too")
-    head: Literal["linear", "mask_transformer"] = key(
-        "linear", "linear: one 1x1 convolution on patches; mask_transformer: queries, each a mask with a class"
+    head: Literal["linear", "dpt", "mask_transformer"] = key(
+        "linear",
+        "linear: one 1x1 convolution on patches; dpt: a decoder on four layers; mask_transformer: queries, each a mask with "
+        "a class",
     )
-    dropout: float = key(0.1, "linear: share of the channels that a step leaves out", ge=0, lt=1)
+    width: int = key(256, "dpt: channels of the decoder", ge=8)
+    dropout: float = key(0.1, "linear and dpt: share of the channels that a step leaves out", ge=0, lt=1)
     queries: int = key(100, "mask_transformer: masks an image is described by", ge=1)
     query_blocks: int = key(
         4, "mask_transformer: blocks that see the queries: new ones behind a frozen backbone, else its own last", ge=1
@@ -33,8 +33,7 @@ class SegmenterConfig:
 
 
 @dataclass
-class SegmentLoopConfig(LoopConfig):
-    num_workers: int = key(8, "threads that read and crop images; the result does not depend on it", ge=0)
+class SegmentLoopConfig(HeadLoopConfig):
     dataset_path: str = key(
         "",
         "folder with images/ and masks/ (or annotations/) in a training and a validation part, or Synthetic:n=...; "
@@ -61,20 +60,8 @@ class CropConfig:
 
 
 @dataclass
-class SegmentOptimConfig(TaskOptimConfig):
-    """``lr`` is the head's."""
-
-    backbone_lr: float | None = key(None, "peak learning rate of a backbone that trains; null: optim.lr", gt=0)
-    layerwise_decay: float = key(1.0, "learning rate falls by this factor a block, from last to first", gt=0, le=1)
-
-
-@dataclass
-class WindowConfig:
-    period: int | None = key(None, "steps between two validations; null: an epoch", unit="steps", ge=1)
+class WindowConfig(JudgedConfig):
     stride: int | None = key(None, "from one window to the next; null: two thirds of augment.crop", unit="px", ge=1)
-    max_images: int | None = key(
-        None, "images of validation scored while training, evenly spread; null: all. The end scores all", ge=1
-    )
 
 
 @dataclass
@@ -84,7 +71,7 @@ class SegmentConfig(RunBlocks):
     task: Literal["segment"] = key("segment", "what is fine-tuned", fixed=True)
     model: SegmenterConfig = key(SegmenterConfig, "the backbone, the head and what trains", fixed=True)
     train: SegmentLoopConfig = key(SegmentLoopConfig, "data, batch, run folder, seed")
-    optim: SegmentOptimConfig = key(SegmentOptimConfig, "length of training, optimizer, schedules")
+    optim: HeadOptimConfig = key(HeadOptimConfig, "length of training, optimizer, schedules")
     augment: CropConfig = key(CropConfig, "training crops: resized, cut out, mirrored half of the time")
     compute_precision: PrecisionConfig = key(PrecisionConfig, "number formats")
     evaluation: WindowConfig = key(WindowConfig, "validation, which selects the weights by mean IoU")
@@ -96,10 +83,14 @@ def stride_of(cfg: SegmentConfig) -> int:
 
 
 def _checks(cfg: SegmentConfig) -> Iterator[tuple[str, str]]:
-    if not cfg.model.weights:
-        yield "model.weights", "is missing: give a run, an export or a file of weights"
-    if not cfg.train.dataset_path:
-        yield "train.dataset_path", "is missing: give a folder with images and masks, or Synthetic:n=200"
+    plain, masks = SegmenterConfig(), cfg.model.head == "mask_transformer"
+    idle = {
+        "model.width": (cfg.model.width != plain.width, cfg.model.head == "dpt", "model.head=dpt"),
+        "model.dropout": (cfg.model.dropout != plain.dropout, not masks, "model.head=linear or dpt"),
+        "model.queries": (cfg.model.queries != plain.queries, masks, "model.head=mask_transformer"),
+        "model.query_blocks": (cfg.model.query_blocks != plain.query_blocks, masks, "model.head=mask_transformer"),
+    }
+    yield from head_checks(cfg, cfg.train.dataset_path, "a folder with images and masks, or Synthetic:n=200", idle)
     if stride_of(cfg) > cfg.augment.crop:
         yield (
             "evaluation.stride",
@@ -107,19 +98,6 @@ def _checks(cfg: SegmentConfig) -> Iterator[tuple[str, str]]:
         )
     if cfg.train.classes is not None and cfg.train.ignore < cfg.train.classes:
         yield "train.ignore", f"{cfg.train.ignore} is one of the {cfg.train.classes} classes: give another number"
-    if cfg.optim.min_lr > cfg.optim.lr:
-        yield "optim.min_lr", f"{cfg.optim.min_lr:g} is above optim.lr {cfg.optim.lr:g}: lower it"
-    plain, masks = SegmenterConfig(), cfg.model.head == "mask_transformer"
-    idle = {
-        "model.dropout": (cfg.model.dropout != plain.dropout, not masks, "model.head=linear"),
-        "model.queries": (cfg.model.queries != plain.queries, masks, "model.head=mask_transformer"),
-        "model.query_blocks": (cfg.model.query_blocks != plain.query_blocks, masks, "model.head=mask_transformer"),
-        "optim.backbone_lr": (cfg.optim.backbone_lr is not None, not cfg.model.frozen, "model.frozen=false"),
-        "optim.layerwise_decay": (cfg.optim.layerwise_decay != 1, not cfg.model.frozen, "model.frozen=false"),
-    }
-    for name, (given, read, needs) in idle.items():
-        if given and not read:
-            yield name, f"does nothing without {needs}: leave it out"
 
 
 SEGMENT = Schema(root=SegmentConfig, checks=(_checks,))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from dinov3.config.errors import ConfigError
 from dinov3.config.output import check_output_folder
-from dinov3.data.decode import Reading
 from dinov3.dense.protocols import SegmentProtocol
 from dinov3.dense.sets import open_parts
 from dinov3.distributed.context import choose_device
 from dinov3.engine.precision import resolve
-from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.evaluate import Asked
+from dinov3.finetune.headed.evaluation import check_asked, reading_of
 from dinov3.finetune.results import RESULTS
 from dinov3.models.int8 import weights_in
 from dinov3.segment.building import feeding_of
@@ -31,17 +29,12 @@ def evaluate(asked: Asked) -> int:
 
     The images are the validation part of ``asked.data``. Raises what loading and reading raise.
     """
-    if asked.tta:
-        raise ConfigError("command line", "--tta", "is for classifiers: leave it out")
     check_output_folder(asked.out, "--out")
     segmenter, about = load_segmenter(asked.classifier, asked.backbone)
     statistics = cast(Any, segmenter.backbone).preprocess
-    if about.crop % segmenter.backbone.stride:
-        raise FinetuneError(f"{asked.backbone}: a patch of {segmenter.backbone.stride} px does not divide {about.crop}")
-    white = statistics.get("value_range")
-    reading = Reading() if white is None else Reading(value_range=(white[0], white[1]))
+    check_asked(asked, segmenter.backbone, about.crop)
     meaning = SegmentProtocol(ignore=about.ignore, reduce_zero=about.reduce_zero)
-    masked = MaskedSet(open_parts(asked.data, "mask")[1], about.classes, meaning, reading)
+    masked = MaskedSet(open_parts(asked.data, "mask")[1], about.classes, meaning, reading_of(statistics))
     precision = resolve("bf16", choose_device(asked.device))
     scorer = Scorer(feeding_of(statistics, about.short_side), precision, about.crop, about.stride, cores())
     with Bar(len(masked), about=asked.part, unit="images") as bar:

@@ -103,7 +103,7 @@ class MaskTransformer(nn.Module):
             found = cast(Features, backbone(images, is_training=True))
             table = backbone.rope_embed(*found.grid)
         tokens = torch.cat([found.cls[:, None], found.storage, found.patches], dim=1).float()
-        tokens = torch.cat([self.queries.expand(len(tokens), -1, -1), tokens], dim=1)  # [N, Q + 1 + R + P, D]
+        tokens = torch.cat([self.queries.expand(tokens.shape[0], -1, -1), tokens], dim=1)  # [N, Q + 1 + R + P, D]
         n_queries, n_patches = len(self.queries), found.patches.shape[1]
         sizes = ((tokens.shape[0], tokens.shape[1]),)
         rotations = [Rotation(table, tokens.shape[1] - n_patches)]

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dinov3.data.bad_samples import BadSample
 from dinov3.data.decode import Pixels, Reading, fit_channels
-from dinov3.data.errors import BadImage, DataError
+from dinov3.data.errors import BadImage
 from dinov3.dense.protocols import SegmentProtocol
 from dinov3.dense.segment import count_classes, prepared
 from dinov3.dense.sets import DenseSet, open_parts, read_both
+from dinov3.finetune.headed.over import CHECKED, check_sample, spread
 from dinov3.segment.config import SegmentConfig
-
-CHECKED = 200  # images of a set that are read before training begins: a second or two
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,10 @@ class MaskedSet:
         except OSError as error:
             raise BadImage(f"{type(error).__name__}: {error.strerror or error}") from error
         return fit_channels(pixels, channels), prepared(mask, self.classes, self.meaning)
+
+    def check(self, index: int) -> None:
+        """Raises BadImage or OSError for what ``read`` would not take."""
+        prepared(read_both(self.dense, index, self.reading)[1], self.classes, self.meaning)
 
     def content(self) -> str:
         """What identifies the images and, by a sample, the masks."""
@@ -63,25 +65,5 @@ def open_masked(cfg: SegmentConfig) -> tuple[MaskedSet, MaskedSet]:
     reading = Reading(cfg.data.max_pixels, None if low_high is None else (low_high[0], low_high[1]))
     train, validation = (MaskedSet(part, classes, meaning, reading) for part in parts)
     for masked in (train, validation):
-        check(masked, cfg.train.dataset_path, cfg.data.max_bad_frac)
+        check_sample(len(masked), masked.check, masked.dense.name, cfg.train.dataset_path, cfg.data.max_bad_frac)
     return train, validation
-
-
-def check(masked: MaskedSet, text: str, most: float) -> None:
-    """DataError when more than the share ``most`` of a sample of images cannot be used."""
-    bad, indices = [], spread(len(masked), CHECKED)
-    for index in indices:
-        try:
-            prepared(read_both(masked.dense, index, masked.reading)[1], masked.classes, masked.meaning)
-        except (BadImage, OSError) as error:
-            bad.append(BadSample(masked.dense.name(index), str(error)))
-    if len(bad) > most * len(indices):
-        raise DataError(
-            f"{text}: {len(bad)} of {len(indices)} images cannot be used, the first {bad[0].name}: {bad[0].reason}; "
-            f"mend the data or raise data.max_bad_frac ({most:g})"
-        )
-
-
-def spread(n: int, most: int) -> range:
-    """At most ``most`` of ``n`` indices, evenly spread."""
-    return range(0, n, max(1, -(-n // most)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -10,14 +9,14 @@ from torch import Tensor, nn
 
 from dinov3.config.errors import ConfigError
 from dinov3.dense.windows import resized
-from dinov3.engine.optim import EMBEDDINGS, ParamGroup, parameter_rows
+from dinov3.finetune.headed.groups import freeze
 from dinov3.models.backbone import Backbone
 from dinov3.models.vit import DinoVisionTransformer
-from dinov3.segment.config import SegmentOptimConfig
-from dinov3.segment.linear import Linear
 from dinov3.segment.mask_transformer import MaskTransformer
+from dinov3.segment.pixel import DptHead, Linear
 
-HEADS = ("linear", "mask_transformer")
+HEADS = ("linear", "dpt", "mask_transformer")
+Head = Linear | DptHead | MaskTransformer
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,17 @@ class HeadShape:
     frozen: bool
     queries: int
     query_blocks: int
+    width: int
 
 
-def build_head(shape: HeadShape, backbone: Backbone, dropout: float = 0.0) -> Linear | MaskTransformer:
-    """On the CPU. ConfigError for a backbone that cannot take the queries."""
+def build_head(shape: HeadShape, backbone: Backbone, dropout: float = 0.0) -> Head:
+    """On the CPU. ConfigError for a backbone that the head is not for."""
     if shape.kind == "linear":
         return Linear(backbone.embed_dim, shape.classes, dropout)
     if not isinstance(backbone, DinoVisionTransformer):
-        raise ConfigError(
-            "", "model.head", "mask_transformer needs a vision transformer: use linear with this backbone"
-        )
+        raise ConfigError("", "model.head", f"{shape.kind} needs a vision transformer: use linear with this backbone")
+    if shape.kind == "dpt":
+        return DptHead(backbone.embed_dim, shape.classes, shape.width, dropout)
     if not shape.frozen and shape.query_blocks > backbone.n_blocks:
         raise ConfigError(
             "", "model.query_blocks", f"{shape.query_blocks}: the backbone has {backbone.n_blocks} blocks"
@@ -53,13 +53,10 @@ class Segmenter(nn.Module):
     The backbone is always in eval mode: drop path and the jitter of positions are of pretraining.
     """
 
-    def __init__(self, backbone: Backbone, head: Linear | MaskTransformer, shape: HeadShape) -> None:
+    def __init__(self, backbone: Backbone, head: Head, shape: HeadShape) -> None:
         super().__init__()
         self.backbone, self.head, self.shape = backbone, head, shape
-        backbone.requires_grad_(not shape.frozen)
-        for name, parameter in backbone.named_parameters():
-            if name.rpartition(".")[2] == "mask_token":
-                parameter.requires_grad_(False)  # no patch is masked here: decay alone would move it
+        freeze(backbone, frozen=shape.frozen)
 
     def loss(self, images: Tensor, masks: Tensor, ignore: int) -> dict[str, Tensor]:
         """Terms whose sum is the loss of ``masks [N, H, W]``."""
@@ -76,25 +73,3 @@ class Segmenter(nn.Module):
         super().train(mode)
         self.backbone.eval()
         return self
-
-
-def groups_of(trained: nn.Module, optim: SegmentOptimConfig) -> list[ParamGroup]:
-    """Every trainable parameter once. Matrices decay; biases, norms, LayerScale, tokens and queries do not."""
-    groups: dict[tuple[float, float], ParamGroup] = {}
-    for name, parameter, lr, wd in _rows(trained, optim):
-        group = groups.setdefault((lr, wd), ParamGroup(lr, wd, False))
-        group.names.append(name)
-        group.params.append(parameter)
-    return list(groups.values())
-
-
-def _rows(trained: nn.Module, optim: SegmentOptimConfig) -> Iterator[tuple[str, nn.Parameter, float, float]]:
-    rows = parameter_rows(
-        trained, lr_decay_rate=optim.layerwise_decay, patch_embed_lr_mult=1.0, dino_head_wd_multiplier=1.0
-    )
-    for row in rows:
-        segments = row.name.split(".")
-        token = bool({*EMBEDDINGS, "queries"} & set(segments)) and "patch_embed" not in segments
-        wd = 0.0 if token or row.param.ndim < 2 else row.wd_multiplier
-        own = 1.0 if segments[0] == "head" else (optim.backbone_lr or optim.lr) / optim.lr
-        yield row.name, row.param, row.lr_multiplier * own, wd

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from dinov3.engine.optim import ParamGroup
 from dinov3.engine.precision import Precision
+from dinov3.finetune.headed.groups import groups_of
 from dinov3.finetune.tuned_task import TunedTask
 from dinov3.segment.config import SegmentConfig
-from dinov3.segment.segmenter import Segmenter, groups_of
+from dinov3.segment.segmenter import Segmenter
 from dinov3.segment.stream import SegmentBatch
 
 Writes = Callable[[Segmenter, int], Callable[[Path], None]]  # of a segmenter after so many steps: what fills a folder

@@ -58,7 +58,7 @@ def export(source: Path, out: Path, *, layout: str | None = None, heads: bool = 
     check_output_folder(out.parent, "--out")
     source = located(source)
     backbone = load_backbone(source)
-    reference, notes = _as_computed_there(backbone, chosen)
+    reference, notes = as_computed_there(backbone, chosen)
     facts = Facts(_preprocess(backbone), provenance_of(source, cast(Any, backbone).described, notes))
     created = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -168,8 +168,8 @@ def _preprocess(backbone: Backbone) -> dict[str, Any]:
     return found
 
 
-def _as_computed_there(backbone: Backbone, chosen: Format) -> tuple[Backbone, list[str]]:
-    """The backbone with its rotary tables as the format computes them, and what that changes."""
+def as_computed_there(backbone: Backbone, chosen: Format) -> tuple[Backbone, list[str]]:
+    """The backbone, in eval mode, with its rotary tables as the format computes them, and what that changes."""
     if not isinstance(backbone, DinoVisionTransformer) or not chosen.fp32_rope:
         return backbone, []
     described = describe_backbone(backbone)

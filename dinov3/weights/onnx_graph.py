@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +40,14 @@ def write_onnx(backbone: Backbone, out: Path, facts: Facts) -> Written:
     Rotary tables are computed in the graph from the image's size, in float32: half a turn of the channels is a slice
     and a concatenation. Weights above 2 GB go into ``OUT.data`` beside it, as the format wants.
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        runtime = require(package)
     side = backbone.stride
     names = ["cls", "storage", "patches"] if backbone.n_storage_tokens else ["cls", "patches"]
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     rows, cols = (torch.export.Dim(n, min=1, max=MOST_PATCHES) for n in ("rows", "cols"))
     example = procedural_image(backbone.in_chans, 4 * side, 3 * side).repeat(2, 1, 1, 1)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx", "onnxscript"):
-        warnings.simplefilter("ignore")  # of the exporter's own making
-        program = torch.onnx.export(
-            _Graph(backbone).eval(),
-            (example,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=names,
-            dynamic_shapes={"images": {0: batch, 2: side * rows, 3: side * cols}},
-            verbose=False,
-        )
-        assert program is not None
-        program.save(str(out))
-    session = runtime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    run = save_graph(_Graph(backbone), example, names, {2: side * rows, 3: side * cols}, out)
 
     def tokens(images: Tensor) -> Tensor:
-        found = dict(zip(names, session.run(names, {"images": images.numpy()}), strict=True))
-        parts = [torch.from_numpy(found[n]) for n in names]
+        parts = run(images)
         return torch.cat([parts[0][:, None], *parts[1:]], dim=1)
 
     parity = compare(backbone, tokens, "onnxruntime")
@@ -74,6 +58,50 @@ def write_onnx(backbone: Backbone, out: Path, facts: Facts) -> Written:
         f"H and W multiples of {side}"
     )
     return Written(parity, how)
+
+
+Run = Callable[[Tensor], list[Tensor]]  # images -> every output, in the order of their names
+
+
+def save_graph(
+    module: nn.Module,
+    example: Tensor,
+    names: Sequence[str],
+    sides: Mapping[int, Any],
+    out: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> Run:
+    """Write ``module`` as the graph of ``images`` and of outputs called ``names``; what runs it by onnxruntime.
+
+    The batch is free; of the other dimensions those in ``sides`` (as torch.export wants them), the rest as in ``example``
+    [2, C, H, W]. Raises WeightsError when a package is missing.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        runtime = require(package)
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx", "onnxscript"):
+        warnings.simplefilter("ignore")  # of the exporter's own making
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=list(names),
+            dynamic_shapes=({0: batch, **sides},),
+            verbose=False,
+        )
+        assert program is not None
+        program.model.metadata_props.update(metadata or {})
+        program.save(str(out))
+    # the runtime takes only paths that are text; weights of more than 2 GB lie beside the graph and need the path
+    beside = out.with_name(f"{out.name}.data").exists()
+    session = runtime.InferenceSession(str(out) if beside else out.read_bytes(), providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> list[Tensor]:
+        found = session.run(list(names), {"images": images.numpy()})
+        return [torch.from_numpy(one) for one in found]
+
+    return run
 
 
 @contextlib.contextmanager

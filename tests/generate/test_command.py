@@ -26,7 +26,7 @@ def test_extract_then_verify_and_a_second_time_nothing_is_computed(
     first = capsys.readouterr()
     assert "10 images in" in first.out
     assert "(computed)" in first.out
-    assert "left out (2 too long)" in first.out
+    assert "left out, too long: 2" in first.out
     assert main([*words, "--out", out]) == 0
     assert "(already there)" in capsys.readouterr().out
     assert main(["dit", "verify", out]) == 0

@@ -88,7 +88,7 @@ KEYS = {
     ),
     "a data set without masks": ({"train__dataset_path": "CIFAR10:root=/nowhere"}, "/nowhere"),
     "a classifier's": ({"model__method": "lora"}, "model.method"),
-    "an idle one": ({"model__dropout": 0.5}, "model.dropout: does nothing without model.head=linear"),
+    "an idle one": ({"model__dropout": 0.5}, "model.dropout: does nothing without model.head=linear or dpt"),
     "an idle rate": ({"optim__backbone_lr": 0.5}, "optim.backbone_lr: does nothing without model.frozen=false"),
 }
 

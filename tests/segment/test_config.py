@@ -16,14 +16,13 @@ from dinov3.segment.config import (
     SegmentConfig,
     SegmenterConfig,
     SegmentLoopConfig,
-    SegmentOptimConfig,
     WindowConfig,
     stride_of,
 )
 
 ROOT = Path(__file__).resolve().parents[2] / "dinov3" / "segment"
 GIVEN = ["model.weights=w", "train.dataset_path=d"]
-BLOCKS = (SegmenterConfig, SegmentLoopConfig, CropConfig, SegmentOptimConfig, WindowConfig)
+BLOCKS = (SegmenterConfig, SegmentLoopConfig, CropConfig, WindowConfig)
 
 
 def test_every_key_of_its_own_is_read_in_this_room() -> None:

@@ -27,7 +27,7 @@ def masked() -> MaskedSet:
 
 
 def made(kind: str = "linear") -> Segmenter:
-    vit, shape = backbone(), HeadShape(15, kind, True, 4, 1)
+    vit, shape = backbone(), HeadShape(15, kind, True, 4, 1, 16)
     head = build_head(shape, vit)
     head.init_weights(torch.Generator().manual_seed(3))
     return Segmenter(vit, head, shape).eval()
@@ -37,7 +37,7 @@ def scorer(threads: int = 1) -> Scorer:
     return Scorer(FEEDING, resolve("fp32", torch.device("cpu")), 24, 16, threads)
 
 
-@pytest.mark.parametrize("kind", ["linear", "mask_transformer"])
+@pytest.mark.parametrize("kind", ["linear", "dpt", "mask_transformer"])
 def test_mean_iou_is_that_of_a_count_by_hand(masked: MaskedSet, kind: str) -> None:
     segmenter = made(kind)
     found = scorer().score(segmenter, masked, range(3), show=True)

@@ -16,6 +16,8 @@ SCHEMAS = {  # task -> module and name of its schema
     PRETRAIN: ("dinov3.config.pretraining", "PRETRAIN"),
     "classify": ("dinov3.finetune.config", "CLASSIFY"),
     "segment": ("dinov3.segment.config", "SEGMENT"),
+    "detect": ("dinov3.detect.config", "DETECT"),
+    "depth": ("dinov3.depth.config", "DEPTH"),
     "dit": ("dinov3.config.dit", "DIT"),
 }
 

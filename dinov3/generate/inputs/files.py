@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3.config.shown import shown
 from dinov3.generate.errors import GenerateError
-from dinov3.system.rows import rows_of
+from dinov3.system.rows import read_rows
 
 Names = tuple[str, ...]
 
@@ -36,11 +37,15 @@ def read_captions(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise GenerateError(f"--captions {path}: no such file")
     captions: dict[str, str] = {}
-    for number, row in enumerate(rows_of(path), 1):
+    rows = read_rows(path)
+    if len(rows) < (lines := sum(bool(line.strip()) for line in path.read_bytes().split(b"\n"))):
+        raise GenerateError(f"--captions {path}: {lines - len(rows)} of {lines} lines are no JSON objects: mend them")
+    for number, row in enumerate(rows, 1):
         image, caption = row.get("image"), row.get("caption")
         if not isinstance(image, str) or not isinstance(caption, str):
             raise GenerateError(f'--captions {path}: row {number} is not {{"image": NAME, "caption": TEXT}}')
-        captions[image] = caption
+        if captions.setdefault(image, caption) != caption:
+            raise GenerateError(f"--captions {path}: row {number} is another caption for {shown(image)}: keep one")
     if not captions:
         raise GenerateError(f'--captions {path}: no row {{"image": NAME, "caption": TEXT}}')
     return captions
@@ -83,7 +88,18 @@ class ArrayFiles:
             array: NDArray[Any] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise GenerateError(f"{path}: not a .npy file of numbers ({error})") from error
+        if array.dtype.kind not in "biuf":
+            raise GenerateError(f"{path}: not a .npy file of numbers (it holds {array.dtype})")
         return array
+
+    def half(self, names: Names) -> NDArray[np.float16]:
+        """The same in the format that shards hold. GenerateError where that is not finite."""
+        array = self.read(names)
+        with np.errstate(over="ignore"):
+            found = array.astype(np.float16)
+        if not np.isfinite(found).all():
+            raise GenerateError(f"{self.path(names)}: holds values that are not finite in fp16")
+        return found
 
     def version(self) -> str:
         """Another text as soon as a file is written, added or gone, as that of a folder of images."""

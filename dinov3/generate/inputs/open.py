@@ -108,12 +108,12 @@ class TextInput:
         if self.files is None:
             assert self.coder is not None
             return self.coder.encode(self.caption(names) or "")
-        tokens, mask = (files.read(names) for files in self.files)
+        tokens, mask = self.files[0].half(names), self.files[1].read(names)
         if tokens.shape != self.shape or mask.shape != self.shape[:1]:
             raise GenerateError(
                 f"{self.files[0].path(names)}: tokens {tokens.shape}, mask {mask.shape}; the first text has {self.shape}"
             )
-        return Text(tokens.astype(np.float16), (mask != 0).astype(np.uint8))
+        return Text(tokens, (mask != 0).astype(np.uint8))
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,12 @@ class LatentInput:
         if self.files is None:
             assert self.coder is not None
             return np.asarray(self.coder.encode(image).half().numpy())
-        array = self.files.read(names)
+        array = self.files.half(names)
         if array.shape != (self.channels, *size):
             raise GenerateError(
                 f"{self.files.path(names)}: a latent {array.shape}; its image has the size of {(self.channels, *size)}"
             )
-        return array.astype(np.float16)
+        return array
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dinov3.data.errors import BadImage
 from dinov3.features.cache import weights_digest
 from dinov3.features.extract import FeatureExtractor
 from dinov3.generate.buckets import Bucket
@@ -21,6 +22,7 @@ from dinov3.generate.plan import Form
 from dinov3.generate.sizing import BucketPreprocess, Sizing, bucketed, digest
 from dinov3.generate.training.model_file import TrainedDit
 from dinov3.models.diffusion_transformer import Conditions
+from dinov3.system.errors import first_line
 
 
 class Seen(NamedTuple):
@@ -72,6 +74,8 @@ class Trained:
             extractor.preprocess = plain.forced(bucket)
         try:
             (tokens,) = extractor.extract_each([image])
+        except (BadImage, OSError, ValueError) as error:
+            raise GenerateError(f"{image}: cannot be used: {first_line(error).removeprefix(f'{image}: ')}") from error
         finally:
             extractor.preprocess = plain
         rows, cols = tokens.grid
@@ -84,6 +88,8 @@ class Trained:
         """The coder of the texts; ``given``: folder of a T5, where that is what it was."""
         name = str(self.dit.facts["key"]["text"])
         kind, *rest = name.split(":")
+        if kind != "t5" and given is not None:
+            raise GenerateError(f"--t5 {given}: this model's texts came from {kind}: leave it out")
         if kind == "npy":
             raise GenerateError("--text: this model's texts came from files of another program: ask without a text")
         if kind == "t5" and given is None:
@@ -97,6 +103,8 @@ class Trained:
         """The coder of the latents; ``given``: folder of a VAE, where that is what it was."""
         name = str(self.dit.facts["key"]["latents"])
         if name == "pixels":
+            if given is not None:
+                raise GenerateError(f"--vae {given}: this model's latents are pixels: leave it out")
             return latent_coder(name)
         if given is None:
             raise GenerateError("this model makes latents of a VAE: give --vae FOLDER to see images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import re
 from collections.abc import Iterator
 from operator import itemgetter
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dinov3.config.output import check_output_folder
+from dinov3.data.decode import decode, fit_channels
 from dinov3.features.command import numbered_gpu
 from dinov3.features.extract import known_device, load
 from dinov3.generate.buckets import Bucket
@@ -61,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="independent: both conditions push away from none; chained: the text pushes away from features alone; "
         "full: no guidance (default: independent)",
     )
-    parser.add_argument("--text-scale", type=float, default=Recipe.text_scale, help=f"default {Recipe.text_scale:g}")
-    parser.add_argument("--dino-scale", type=float, default=Recipe.dino_scale, help=f"default {Recipe.dino_scale:g}")
+    parser.add_argument("--text-scale", type=float, help=f"default {Recipe.text_scale:g}")
+    parser.add_argument("--dino-scale", type=float, help=f"default {Recipe.dino_scale:g}")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.set_defaults(run=execute)
 
@@ -75,33 +77,55 @@ def execute(args: argparse.Namespace) -> int:
     coder = trained.latents(args.vae and str(args.vae))
     seen = _seen(args, trained)
     bucket = _bucket(args.size, trained, seen)
+    if args.text is None and args.t5 is not None:
+        raise GenerateError("--t5 is for a text: give --text, too")
     texts = None if args.text is None else trained.text(args.t5 and str(args.t5))
-    known = trained.conditions(bucket, len(args.seeds), seen=seen, text=args.text, coder=texts)
+    known = trained.conditions(bucket, min(TOGETHER, len(args.seeds)), seen=seen, text=args.text, coder=texts)
+    recipe = _recipe(args, trained.dit.facts["shift_base"])
+    asked = list(dict.fromkeys(args.seeds))
+    made: list[Tensor] = []
+    with Bar(len(asked), about="sampling", unit="images") as bar:
+        for first in range(0, len(asked), TOGETHER):
+            seeds = asked[first : first + TOGETHER]
+            part = known.each(itemgetter(slice(len(seeds))))
+            try:
+                latents = latents_from(trained.dit.model, part, seeds, bucket.latent(), recipe)
+            except ValueError as error:
+                raise GenerateError(str(error)) from error
+            images = coder.decode(
+                trained.dit.normaliser.back("latents", latents).cpu()
+            )  # a part at a time: a VAE is large
+            args.out.mkdir(parents=True, exist_ok=True)
+            for seed, image in zip(seeds, images, strict=True):
+                write_whole(args.out / f"seed-{seed}.png", png(image))
+            made += [*images]
+            bar.update(len(seeds))
+    write_grid(args.out / "grid.png", {**dict(_given(args, bucket)), "made": torch.stack(made)})
+    number = f"{len(made)} image{'s' * (len(made) != 1)}"
+    print(f"{number} of {bucket} px in {args.out}, beside each other in grid.png")
+    return 0
+
+
+def _recipe(args: argparse.Namespace, shift_base: float | None) -> Recipe:
+    """GenerateError for what cannot be done."""
+    scales = {"--text-scale": args.text_scale, "--dino-scale": args.dino_scale}
+    for option, value in scales.items():
+        if value is not None and not math.isfinite(value):
+            raise GenerateError(f"{option} {value:g}: give a finite number")
+        if value is not None and args.guidance == "full":
+            raise GenerateError(f"{option} {value:g}: --guidance full pushes nothing away: leave it out")
+    text, dino = args.text_scale, args.dino_scale
     try:
-        recipe = Recipe(
+        return Recipe(
             args.steps,
             args.method,
             args.guidance or "independent",
-            args.text_scale,
-            args.dino_scale,
-            trained.dit.facts["shift_base"],
+            Recipe.text_scale if text is None else text,
+            Recipe.dino_scale if dino is None else dino,
+            shift_base,
         )
-        made = []
-        with Bar(len(args.seeds), about="sampling", unit="images") as bar:
-            for first in range(0, len(args.seeds), TOGETHER):
-                seeds = args.seeds[first : first + TOGETHER]
-                part = known.each(itemgetter(slice(len(seeds))))
-                made.append(latents_from(trained.dit.model, part, seeds, bucket.latent(), recipe))
-                bar.update(len(seeds))
     except ValueError as error:
         raise GenerateError(str(error)) from error
-    images = coder.decode(trained.dit.normaliser.back("latents", torch.cat(made)).cpu())
-    args.out.mkdir(parents=True, exist_ok=True)
-    for seed, image in zip(args.seeds, images, strict=True):
-        write_whole(args.out / f"seed-{seed}.png", png(image))
-    write_grid(args.out / "grid.png", {**dict(_given(args, bucket)), "made": images})
-    print(f"{len(images)} images of {bucket} px in {args.out}, beside each other in grid.png")
-    return 0
 
 
 def _seen(args: argparse.Namespace, trained: Trained) -> Seen | None:
@@ -143,9 +167,9 @@ def _given(args: argparse.Namespace, bucket: Bucket) -> Iterator[tuple[str, Tens
 
 
 def opened(path: Path, bucket: Bucket) -> Tensor:
-    """An image ``[3, H, W]`` in [0, 1] of a size."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB").resize((bucket.width, bucket.height), Image.Resampling.BICUBIC))
+    """An image ``[3, H, W]`` in [0, 1] of a size, as the backbone was shown it: turned, of three channels of 8 bits."""
+    found = Image.fromarray(fit_channels(decode(path.read_bytes())[:, :, :3], 3))
+    pixels = np.asarray(found.resize((bucket.width, bucket.height), Image.Resampling.BICUBIC))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
 

@@ -25,6 +25,9 @@ KIND = Kind(DIT, _make)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 dit train``."""
     command.add_arguments(parser, recipes="dit")
+    parser.description = (
+        "Train a diffusion transformer on the shards of `dinov3 dit extract`. The same command again continues the run."
+    )
     parser.set_defaults(run=KIND.execute)
 
 

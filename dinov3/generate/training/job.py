@@ -100,6 +100,7 @@ class DitJob(Job[DitBatch]):
         moments = main_decides(lambda: statistics_of(self.shards))
 
         def assemble() -> tuple[DitTask, list[str]]:
+            self._open_what_measures()
             cfg, random = self.cfg, torch.Generator().manual_seed(self.cfg.train.seed)
             dit, spec = DiffusionTransformer(self.spec()), self.spec()
             dit.init_weights(random)
@@ -158,6 +159,13 @@ class DitJob(Job[DitBatch]):
             lambda: self._coder,
             self._features if self.cfg.validation.backbone else None,
         )
+
+    def _open_what_measures(self) -> None:
+        """What cannot be opened is known before training, not at its first evaluation."""
+        if self.cfg.validation.vae:
+            assert self._coder is not None
+        if self.cfg.validation.backbone:
+            assert self._features is not None
 
     @cached_property
     def _coder(self) -> LatentCoder | None:

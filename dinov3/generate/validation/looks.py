@@ -98,7 +98,7 @@ class Frechet(DitLook):
         if scene.features is None:
             return {}
         real = self._features(scene, [m.real for m in scene.made])
-        if real is None:
+        if real is None or len(real) < 2:  # one image has no spread
             return {}
         row: dict[str, Any] = {"frechet_images": len(real)}
         for name in CONDITIONS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,24 +52,31 @@ def criteria(rows: Sequence[Row], limits: Mapping[str, float], baseline: Row | N
         "uncond_mse": "from nothing",
     }
     found = [
-        Criterion(name, float(last[name]), limits.get(name), meaning)
+        Criterion(name, number_in(last, name), limits.get(name), meaning)
         for name, meaning in meanings.items()
-        if is_number(last.get(name))
+        if name in last
     ]
     per_bucket = [name for name in last if name.startswith("recon_mse_")]
-    found += [Criterion(name, float(last[name]), None, "of one size") for name in per_bucket]
+    found += [Criterion(name, number_in(last, name), None, "of one size") for name in per_bucket]
     distances = [name for name in last if name.startswith("frechet_") and name != "frechet_images"]
     told = f"Fréchet distance in the backbone's class tokens, {last.get('frechet_images')} images"
-    found += [Criterion(name, float(last[name]), None, told) for name in distances]
-    if baseline is not None and is_number(baseline.get("recon_mse")):
-        better = 100 * (1 - last["recon_mse"] / baseline["recon_mse"])
+    found += [Criterion(name, number_in(last, name), None, told) for name in distances]
+    if baseline is not None:
+        before = number_in(baseline, "recon_mse")
+        better = 100 * (1 - number_in(last, "recon_mse") / before) if before else math.nan
         found.append(Criterion("recon_gain", better, None, "% less distance than the baseline"))
     return found
 
 
+def number_in(row: Row, name: str) -> float:
+    """A figure of a row; nan for one that is no finite number, which a run that diverged writes: no limit is kept by it."""
+    value = row.get(name)
+    return float(value) if is_number(value) else math.nan
+
+
 def last_rows(run: Path) -> list[Row]:
     """The evaluations of a run. GenerateError for one without."""
-    rows = [row for row in read_rows(RunFolder(run).evaluation) if "recon_mse" in row]
+    rows = [row for row in read_rows(RunFolder(run).evaluation) if "recon_mse" in row and is_number(row.get("step"))]
     if not rows:
         raise GenerateError(f"{run}: no evaluation of `dinov3 dit train` in it")
     return [*rows]
@@ -101,7 +109,8 @@ def page(run: Path, found: Sequence[Criterion], rows: Sequence[Row]) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 dit report``."""
     parser.description = (
-        "Figures and pictures of a run of `dinov3 dit train`, judged by limits, on one self-contained page."
+        "Figures and pictures of a run of `dinov3 dit train`, judged by limits, on one self-contained page. "
+        "It ends with 0 whatever it finds."
     )
     parser.add_argument("run_folder", metavar="run", type=expanded, help="run folder")
     parser.add_argument("--baseline", type=expanded, help="another run: how much nearer reconstructions are")
@@ -114,10 +123,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
     rows = last_rows(args.run_folder)
+    for option, limit in (("--max-recon", args.max_recon), ("--max-swap-ratio", args.max_swap_ratio)):
+        if not limit > 0:
+            raise GenerateError(f"{option} {limit:g}: give a number above 0")
     baseline = None if args.baseline is None else last_rows(args.baseline)[-1]
     found = criteria(rows, {"recon_mse": args.max_recon, "swap_ratio": args.max_swap_ratio}, baseline)
     out = args.out or args.run_folder / "dit_report.html"
     check_output_file(out, "--out")
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page(args.run_folder, found, rows))
     for c in found:
         kept = f" (below {c.limit:g}: {c.verdict})" if c.limit is not None else ""

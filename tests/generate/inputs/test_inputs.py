@@ -172,6 +172,16 @@ def test_captions_are_found_by_name_file_stem_or_place(tmp_path: Path) -> None:
     path.write_text('{"image": 3}\n')
     with pytest.raises(GenerateError, match="row 1 is not"):
         read_captions(path)
+    row = '{"image": "a.png", "caption": "%s"}\n'
+    path.write_text(row % 1 + row % 1)
+    assert read_captions(path) == {"a.png": "1"}
+    for text, told in (
+        (row % 1 + row % 2, "row 2 is another caption for a.png"),
+        (row % 1 + "hello\n", "1 of 2 lines"),
+    ):
+        path.write_text(text)
+        with pytest.raises(GenerateError, match=told):
+            read_captions(path)
 
 
 @pytest.fixture
@@ -201,7 +211,7 @@ def test_texts_and_latents_lie_in_the_shards_an_image_without_a_caption_is_count
     assert extract(folder, *texts(folder)) == 0
     told = capsys.readouterr().out
     assert "9 images in" in told
-    assert "left out (1 incomplete)" in told
+    assert "left out, incomplete: 1" in told
     assert main(["dit", "verify", str(folder / "out")]) == 0
     assert extract(folder, *texts(folder), out="again") == 0
     assert files(folder / "out") == files(folder / "again")
@@ -249,11 +259,20 @@ def test_arrays_of_another_program_are_taken_and_one_of_another_size_is_one_line
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[key][name], array) for key, each in theirs.items() for name, array in each.items())
     odd = max(arrays.glob("*.vae.npy"))
-    np.save(odd, np.zeros((3, 7, 5), np.float16))
-    capsys.readouterr()
-    assert extract(folder, *given, out="odd") == 78
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"{odd}: a latent (3, 7, 5); its image has the size of" in error
+    right = np.load(odd)
+    for array, told_of_it in (
+        (np.zeros((3, 7, 5), np.float16), "a latent (3, 7, 5); its image has the size of"),
+        (np.full_like(right, np.nan), "holds values that are not finite in fp16"),
+        (np.full(right.shape, 1e6, np.float32), "holds values that are not finite in fp16"),
+        (right.astype(str), "not a .npy file of numbers"),
+        (right.astype(np.complex64), "not a .npy file of numbers"),
+    ):
+        np.save(odd, array)
+        capsys.readouterr()
+        assert extract(folder, *given, out="odd") == 78
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"{odd}: {told_of_it}" in error
+        shutil.rmtree(folder / "odd")
 
 
 @pytest.mark.parametrize(
@@ -261,6 +280,7 @@ def test_arrays_of_another_program_are_taken_and_one_of_another_size_is_one_line
     [
         (["--text", "hash"], "needs --captions"),
         (["--text", "hash", "--captions", "/nowhere"], "no such file"),
+        (["--captions", "/nowhere"], "--captions without --text"),
         (["--latents", "words"], "choose pixels"),
         (["--latents", "npy:/nowhere"], "no such folder"),
     ],

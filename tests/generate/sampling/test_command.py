@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from PIL import Image
 
 from dinov3.cli import main
 from dinov3.features.extract import load
+from dinov3.generate.buckets import Bucket
+from dinov3.generate.inputs.pixels import PooledPixels
 from dinov3.generate.sampling.asked import Trained, mixed
+from dinov3.generate.sampling.command import TOGETHER, opened
 from dinov3.generate.shards import read_shard
 from dinov3.generate.training.model_file import load_dit
 from dinov3.weights.own import write_backbone
@@ -93,6 +97,13 @@ def test_images_from_an_image_a_text_both_two_images_and_nothing(folder: Path, t
         (["--size", "30x30"], "both multiples of 16"),
         (["--steps", "0"], "at least 1"),
         (["--image", "{image}", "--mix", "{image}", "--mix-share", "2", "--weights", "{at}/weights"], "from 0 to 1"),
+        (["--image", "{at}/captions.jsonl", "--weights", "{at}/weights"], "captions.jsonl: cannot be used"),
+        (["--image", "{at}/gone.png", "--weights", "{at}/weights"], "gone.png: cannot be used"),
+        (["--text", "a", "--text-scale", "nan"], "--text-scale nan: give a finite number"),
+        (["--text", "a", "--guidance", "full", "--dino-scale", "2"], "--guidance full pushes nothing away"),
+        (["--t5", "{at}"], "--t5 is for a text"),
+        (["--text", "a", "--t5", "{at}"], "texts came from hash: leave it out"),
+        (["--vae", "{at}"], "latents are pixels: leave it out"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
@@ -104,6 +115,46 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert told in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_however_many_seeds_a_few_at_a_time_are_conditioned_and_decoded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    decode = PooledPixels.decode
+    monkeypatch.setattr(PooledPixels, "decode", lambda self, z: decoded.append(len(z)) or decode(self, z))  # type: ignore[func-returns-value]
+    seeds = [*map(str, range(9)), "0"]
+    assert ask(folder, "--out", str(tmp_path), "--size", "32x32", "--seeds", *seeds) == 0
+    assert decoded == [TOGETHER, TOGETHER, 1]
+    assert len(pictures(tmp_path)) == 9 + 1
+
+
+def test_a_given_image_is_shown_as_the_backbone_was_shown_it(tmp_path: Path) -> None:
+    turned = Image.new("RGB", (32, 16), (0, 0, 255))
+    turned.paste((255, 0, 0), (0, 0, 16, 16))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # what is left is to be the top
+    turned.save(tmp_path / "turned.png", exif=exif)
+    shown = opened(tmp_path / "turned.png", Bucket(16, 32))
+    assert shown[:, 2, 8].tolist() == [1, 0, 0]
+    assert shown[:, -3, 8].tolist() == [0, 0, 1]
+    Image.fromarray(np.full((16, 16), 32768, np.uint16)).save(tmp_path / "deep.png")
+    assert opened(tmp_path / "deep.png", Bucket(16, 16)).mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_run_that_diverged_keeps_no_limit(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, row in (
+        ("nan", {"step": 0, "recon_mse": math.nan, "recon_mse_64x64": None, "frechet_recon": None}),
+        ("zero", {"step": 0, "recon_mse": 0.0}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "evaluation.jsonl").write_text(json.dumps(row) + "\n" + '{"recon_mse": 1.0}\n')
+    assert main(["dit", "report", str(tmp_path / "nan"), "--out", str(tmp_path / "new" / "page.html")]) == 0
+    assert "recon_mse                      nan (below 0.2: no)" in capsys.readouterr().out
+    for one, other in (("nan", "zero"), ("zero", "nan"), ("zero", "zero")):
+        assert main(["dit", "report", str(tmp_path / one), "--baseline", str(tmp_path / other)]) == 0
+        assert "recon_gain                     nan" in capsys.readouterr().out
+    assert main(["dit", "report", str(tmp_path / "zero"), "--max-recon", "nan"]) == 78
 
 
 def test_the_report_judges_compares_and_shows(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,6 +159,7 @@ def test_other_shards_are_refused_and_the_same_elsewhere_are_not(
         ("start.run=x", "use warm_start.weights"),
         ("data.max_pixels=9", "does nothing for a diffusion transformer"),
         ("warm_start.weights=/nowhere", "no dit.safetensors"),
+        ("validation.backbone=/nowhere", "/nowhere"),
         ("transformer.widht=8", "did you mean transformer.width?"),
     ],
 )

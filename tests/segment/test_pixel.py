@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dinov3.dense.windows import resized
-from dinov3.segment.linear import Linear
+from dinov3.segment.pixel import Linear
 from tests.finetune.tiny import backbone
 
 IMAGES = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))

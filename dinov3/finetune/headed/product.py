@@ -1,0 +1,90 @@
+"""A backbone with its head on disk: a folder that every command reads as a backbone, with the head beside it.
+
+``backbone.safetensors`` and ``config.json`` (as in a checkpoint), ``head.safetensors``, and a JSON that describes the head.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from torch import nn
+
+from dinov3.finetune.classifier_file import HEAD
+from dinov3.finetune.errors import FinetuneError
+from dinov3.models.backbone import Backbone
+from dinov3.system.json_file import JsonError, as_form
+from dinov3.weights.description import BACKBONE
+from dinov3.weights.files import CONFIG, read_json, read_weights
+from dinov3.weights.own import checkpoint_in, description, fill_strictly, without_aliases
+from dinov3.weights.provenance import Facts
+from dinov3.weights.tensor_file import write_tensor_file
+
+A = TypeVar("A")
+FORMS: dict[Any, Any] = {int: int, float: float, bool: bool, str: str, list[str]: [str], list[int]: [int]}
+HEADER = ("format", "format_version")
+
+
+@dataclass(frozen=True)
+class Product(Generic[A]):
+    """One kind of such folder. ``about``: a dataclass of the types in FORMS; whole numbers are 0 or more."""
+
+    file: str  # that describes the head, such as segmenter.json
+    folder: str  # in a run, of the selected weights
+    format: str
+    task: str  # of the config
+    about: type[A]
+    wrong: Callable[[A], list[str]]  # fields whose values cannot be
+    later: Mapping[str, Any] = field(default_factory=dict)  # fields that older files lack, with what they meant
+    version: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.folder
+
+    def write(self, folder: Path, backbone: Backbone, head: nn.Module, about: Any, facts: Facts) -> None:
+        """Fill ``folder``, which exists and is not looked at before it is complete. ``facts``: of the backbone."""
+        state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(backbone).items()}
+        write_tensor_file(state, folder / BACKBONE, {"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(description(backbone, facts), indent=1), encoding="utf-8")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+        write_tensor_file(tensors, folder / HEAD, {"format": "pt"})
+        described = {"format": self.format, "format_version": self.version, **asdict(about)}
+        (folder / self.file).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+    def folder_of(self, path: Path) -> Path:
+        """The folder that ``path`` names: itself, a run's selected one, or its newest checkpoint. Raises FinetuneError."""
+        for folder in (path, path / self.folder):
+            if (folder / self.file).is_file():
+                return folder
+        found = checkpoint_in(path) if path.is_dir() else None
+        if found is None or not (found / self.file).is_file():
+            raise FinetuneError(f"{path}: no {self.file} in it: give a run of `dinov3 finetune` with task: {self.task}")
+        return found
+
+    def read_about(self, folder: Path) -> A:
+        """What the head in ``folder`` is. FinetuneError for a file that says something else."""
+        source = folder / self.file
+        content = read_json(source)
+        if content.get("format") != self.format or content.get("format_version") != self.version:
+            raise FinetuneError(f"{source}: not a {self.name} of version {self.version}")
+        found = {**self.later, **{k: v for k, v in content.items() if k not in HEADER}}
+        hints = get_type_hints(self.about)
+        try:
+            if unknown := sorted(set(found) - set(hints)):
+                raise JsonError(", ".join(unknown))
+            as_form(found, {name: FORMS[hint] for name, hint in hints.items()})
+            about = self.about(**found)
+            if wrong := self.wrong(about):
+                raise JsonError(", ".join(wrong))
+        except JsonError as error:
+            raise FinetuneError(f"{source}: damaged, or of a newer program ({error})") from error
+        return about
+
+    def read_head(self, head: nn.Module, path: Path) -> None:
+        """Fill ``head`` from the folder at ``path``. WeightsError unless names and shapes are the same."""
+        file = self.folder_of(path) / HEAD
+        fill_strictly(head, read_weights(file).tensors, str(file))
