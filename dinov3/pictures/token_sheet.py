@@ -41,12 +41,20 @@ def shortened(text: str, most: int) -> str:
 
 
 def fit(text: Text, length: float) -> None:
-    """Shorten what is written until it is no longer than ``length`` px of the figure."""
+    """Shorten what is written, to no less than three characters, until it is no longer than ``length`` px of the figure."""
     whole = text.get_text()
-    most = len(whole)
-    while most > 3 and max(text.get_window_extent().size) > length:
-        most -= 1
+
+    def fits(most: int) -> bool:
         text.set_text(shortened(whole, most))
+        return float(max(text.get_window_extent().size)) <= length
+
+    low, high = 3, len(whole)
+    if high <= low or fits(high):
+        return
+    while high - low > 1:  # by halves: a path may have 4,000 characters, and measuring them all takes minutes
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    text.set_text(shortened(whole, low))
 
 
 def token_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], title: str, path: Path) -> None:

@@ -99,7 +99,7 @@ def test_words_that_do_not_go_together(at: Path, tmp_path: Path, capsys: pytest.
     for words, problem in (
         (["report", "--tta", "a"], "--tta: does nothing with `report`"),
         (["evaluate", str(tmp_path)], "needs one classifier, --data and --out"),
-        (["model.weights=a", "--out", "b"], "--out: is for `report` or `evaluate`"),
+        (["model.weights=a", "--out", "b"], "--out: is for `report`, `evaluate` or `export`"),
         (["report", str(tmp_path)], "results.json: cannot be read"),
     ):
         assert dinov3(["finetune", *words]) == 78

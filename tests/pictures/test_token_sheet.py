@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from dinov3.pictures import token_sheet as sheets
 from dinov3.pictures.pca import token_colours
-from dinov3.pictures.token_sheet import covered, shortened, token_sheet, unnormalised
+from dinov3.pictures.token_sheet import covered, fit, shortened, token_sheet, unnormalised
 
 
 def test_unnormalising_undoes_mean_and_standard_deviation() -> None:
@@ -73,6 +75,23 @@ def test_labels_and_title_stay_beside_and_above_the_tiles(
         assert axis.yaxis.label.get_text().endswith("jpeg")
     assert "…" in figure.get_suptitle()
     assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_a_path_of_4000_characters_is_measured_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = Figure(figsize=(4, 1), dpi=100)
+    FigureCanvasAgg(figure)
+    text = figure.text(0, 0, "/a" * 2000 + "/end.png")
+    measured: list[int] = []
+    extent = Text.get_window_extent
+    monkeypatch.setattr(
+        Text, "get_window_extent", lambda self, *args: measured.append(len(self.get_text())) or extent(self, *args)
+    )
+    fit(text, 300)
+    assert len(measured) <= 14
+    written = text.get_text()
+    assert written.startswith("/a")
+    assert written.endswith("/end.png")
+    assert 200 < extent(text).width <= 300
 
 
 def test_names_that_are_no_text_or_look_like_mathematics_are_drawn(tmp_path: Path) -> None:
