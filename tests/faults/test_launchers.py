@@ -102,6 +102,7 @@ def run_local(out: Path, *, interrupt: bool) -> str:
     return (out / "slurm" / f"{job.job_id}_0_log.out").read_text()
 
 
+@pytest.mark.nightly
 def test_a_preempted_local_job_requeues_itself_and_continues_bit_for_bit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,7 +157,7 @@ def test_usr2_saves_on_all_ranks_and_requeues_once_and_the_next_turn_continues(
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4242\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.nightly)])
 def test_a_local_submission_passes_its_signals_on_to_the_job(number: signal.Signals, tmp_path: Path) -> None:
     """A batch script, a container or a closed terminal stops the command that was started, which does not train."""
     out = tmp_path / "run"

@@ -30,8 +30,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
         yield server
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("fault", ["step@4", "committed@3"])
+DAILY = {("lora", "step@4"), ("head_only", "committed@3")}
+
+
+@pytest.mark.parametrize(
+    ("method", "fault"),
+    [
+        pytest.param(method, fault, marks=() if (method, fault) in DAILY else pytest.mark.nightly)
+        for method in METHODS
+        for fault in ("step@4", "committed@3")
+    ],
+)
 def test_killed_it_goes_on_bit_for_bit_with_the_same_selection_and_scores(
     runs: Launcher, at: Path, tmp_path: Path, method: str, fault: str
 ) -> None:
@@ -55,7 +64,9 @@ def test_it_goes_on_when_the_first_weights_are_gone(runs: Launcher, at: Path, tm
     assert runs.run(tmp_path / "run", main=MAIN, words=words) == [0]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=() if method == "lora" else pytest.mark.nightly) for method in METHODS]
+)
 def test_two_processes_score_what_one_does(runs: Launcher, at: Path, tmp_path: Path, method: str) -> None:
     changes = {**METHODS[method], "lora__dropout": 0}
     for ranks in (1, 2):

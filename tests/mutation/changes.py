@@ -91,7 +91,7 @@ CHANGES = (
     Change("models/packing.py", "self.scales = [n / max(kept, 1)", "self.scales = [n / max(kept, 2)", "models/test_packing.py"),
     Change("models/initialization.py", "LINEAR_STD = 0.02", "LINEAR_STD = 0.022", "models/test_initialization.py"),
     Change("models/vit.py", "TOKEN_STD = 0.02", "TOKEN_STD = 0.025", MODELS),
-    Change("models/vit.py", "bound = 1 / math.sqrt", "bound = 1.1 / math.sqrt", MODELS),
+    Change("models/patch_embed.py", "bound = 1 / math.sqrt(self.proj", "bound = 1.1 / math.sqrt(self.proj", MODELS),
     Change("models/convnext.py", "LayerNorm = partial(nn.LayerNorm, eps=1e-6)", "LayerNorm = partial(nn.LayerNorm, eps=1e-4)", "models/test_convnext.py"),
     Change("models/convnext.py", "max(n_blocks - 1, 1)", "max(n_blocks, 1)", "models/test_convnext.py"),
     Change("models/convnext.py", "layer_scale_init_value: float = 1e-6", "layer_scale_init_value: float = 1e-5", MODELS),

@@ -34,7 +34,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
         yield server
 
 
-@pytest.mark.parametrize(("head", "fault"), [*((head, "step@4") for head in HEADS), ("masks inside", "committed@3")])
+@pytest.mark.parametrize(
+    ("head", "fault"),
+    [
+        ("linear", "step@4"),
+        ("masks inside", "step@4"),
+        *(
+            pytest.param(head, "step@4", marks=pytest.mark.nightly)
+            for head in HEADS
+            if head not in ("linear", "masks inside")
+        ),
+        pytest.param("masks inside", "committed@3", marks=pytest.mark.nightly),
+    ],
+)
 def test_killed_it_goes_on_bit_for_bit_with_the_same_selection_and_scores(
     runs: Launcher, at: Path, tmp_path: Path, head: str, fault: str
 ) -> None:
@@ -49,7 +61,9 @@ def test_killed_it_goes_on_bit_for_bit_with_the_same_selection_and_scores(
     assert [p.name for p in (whole / "selected").iterdir()] == [p.name for p in (killed / "selected").iterdir()]
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "head", [pytest.param(head, marks=() if head == "masks behind" else pytest.mark.nightly) for head in HEADS]
+)
 def test_two_processes_learn_what_one_does(runs: Launcher, at: Path, tmp_path: Path, head: str) -> None:
     changes = HEADS[head] | ({"model__dropout": 0} if head == "linear" else {})
     for ranks in (1, 2):

@@ -33,7 +33,7 @@ SMALL = [
     "ibot.head_n_prototypes=16",
     "ibot.head_hidden_dim=32",
     "ibot.head_bottleneck_dim=16",
-    "train.dataset_path=Synthetic:n=24:size=40",
+    "train.dataset_path=Synthetic:n=40:size=40",
     "train.batch_size_per_gpu=4",
     "train.num_workers=0",
     "train.log_every=1",

@@ -77,7 +77,9 @@ HEADS: dict[str, Callable[[Path], Expected]] = {
     },
     **{f"estimator, {kind}": lambda at, kind=kind: estimator(at, kind) for kind in ("linear", "dpt")},
 }
-CASES = [pytest.param(name, marks=[] if name == "detector" else pytest.mark.nightly) for name in HEADS]  # seconds each
+CASES = [
+    pytest.param(name, marks=[] if name == "classifier" else pytest.mark.nightly) for name in HEADS
+]  # seconds each
 
 
 @pytest.mark.parametrize("name", CASES)
