@@ -3,7 +3,7 @@
     python benchmarks/gpu_check.py --out gpu_check.json
 
 Sections A to J (``benchmarks/gpu_sections/plan.py``), each in a process of its own with a limit of its own; one for
-which too little of the budget is left is skipped. The JSON is written anew after every item. On a CPU
+which too little of the budget is left is skipped. B to F, which measure no speed, run at the same time on a GPU. The JSON is written anew after every item. On a CPU
 (``--device cpu``) the same sections run with tiny sizes, which measure nothing.
 """
 
@@ -17,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.gpu_sections.plan import SECTIONS, Section, Settings, chosen, estimate, limit
+from benchmarks.gpu_sections.plan import SECTIONS, Section, Settings, chosen, estimate, limit, turns
 from benchmarks.gpu_sections.report import ROOT, Report
 from benchmarks.gpu_sections.table import tables
 
@@ -29,16 +30,23 @@ RESERVE = 5.0  # seconds between the time a section is told and its end: for the
 
 
 def run(report: Report, sections: list[Section], settings: Settings, budget: float) -> None:
-    """Run ``sections`` in order within ``budget`` seconds."""
+    """Run ``sections`` within ``budget`` seconds: in order, those that measure no speed at the same time."""
     ends = time.monotonic() + budget
-    for section in sections:
+    for together in turns(sections, settings.device):
         left = ends - time.monotonic()
-        if left < estimate(section, settings.device):
+        fitting = []
+        for section in together:
+            if left >= estimate(section, settings.device):
+                fitting.append(section)
+                continue
             why = f"{left:.0f} s of the budget are left, it needs about {estimate(section, settings.device):.0f}"
             report.add(section.letter, "section", "skipped", error=why)
             print(f"{section.letter}  skipped: {why}", flush=True)
-            continue
-        run_one(report, section, settings, limit(section, settings.device, left))
+        seconds = max((limit(section, settings.device, left) for section in fitting), default=0.0)
+        with ThreadPoolExecutor(len(together)) as pool:
+            ending = [pool.submit(run_one, report, section, settings, seconds) for section in fitting]
+        for end in ending:
+            end.result()
 
 
 def run_one(report: Report, section: Section, settings: Settings, seconds: float) -> None:

@@ -9,21 +9,25 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Section:
-    """One section: ``seconds`` is its estimate on an H200, by which it is skipped when less is left of the budget."""
+    """One section: ``seconds`` is its estimate on an H200, by which it is skipped when less is left of the budget.
+
+    ``alone``: it measures speed, so nothing else may run beside it; the others run at the same time.
+    """
 
     letter: str
     title: str
     seconds: float
     module: str  # of this package
+    alone: bool = True
 
 
 SECTIONS = (
     Section("A", "card: matrix products, copies, attention backends", 10, "machine"),
-    Section("B", "golden cases, fp32, TF32 off", 40, "golden"),
-    Section("C", "losses: plain, eager and compiled", 20, "losses"),
-    Section("D", "ViT of depth 4: fp32 and bf16, eager and compiled", 50, "vit"),
-    Section("E", "resume: 6 steps against 3 + 3", 50, "resume"),
-    Section("F", "device feed, saves, NCCL and FSDP2 on one rank", 35, "pieces"),
+    Section("B", "golden cases, fp32, TF32 off", 40, "golden", alone=False),
+    Section("C", "losses: plain, eager and compiled", 20, "losses", alone=False),
+    Section("D", "ViT of depth 4: fp32 and bf16, eager and compiled", 50, "vit", alone=False),
+    Section("E", "resume: 6 steps against 3 + 3", 50, "resume", alone=False),
+    Section("F", "device feed, saves, NCCL and FSDP2 on one rank", 35, "pieces", alone=False),
     Section("G", "ViT-B step", 70, "speed"),
     Section("H", "parts of a ViT-B step", 25, "parts"),
     Section("I", "ViT-S step, then end to end from files", 100, "speed"),
@@ -76,6 +80,20 @@ def chosen(only: str | None, skip: str | None) -> list[Section]:
 
 def letters(text: str) -> set[str]:
     return {letter.strip().upper() for letter in text.split(",") if letter.strip()}
+
+
+def turns(sections: list[Section], device: str) -> list[list[Section]]:
+    """``sections`` in order, those that may run at the same time together. On a CPU each runs alone: it has few cores."""
+    if device == "cpu":
+        return [[section] for section in sections]
+    together = [section for section in sections if not section.alone]
+    found: list[list[Section]] = []
+    for section in sections:
+        if section.alone:
+            found.append([section])
+        elif section is together[0]:
+            found.append(together)
+    return found
 
 
 def estimate(section: Section, device: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -72,7 +73,7 @@ def source_hash() -> str:
 
 
 class Report:
-    """Records in the file ``path``, which this and other processes may have begun; one process writes at a time."""
+    """Records in the file ``path``, which this and other processes may have begun and write in turns."""
 
     def __init__(self, path: Path, known: Row | None = None) -> None:
         self.path, self.known = path, known or environment()
@@ -87,9 +88,20 @@ class Report:
 
     def add(self, section: str, item: str, status: str, **figures: Any) -> None:
         """One record more."""
-        content = self.read()
-        content["records"].append({"section": section, "item": item, "status": status, **figures, **self.known})
-        self._write(content)
+        with self._turn():
+            content = self.read()
+            content["records"].append({"section": section, "item": item, "status": status, **figures, **self.known})
+            self._write(content)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The folder's lock: the file itself is replaced at every writing."""
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _write(self, content: Row) -> None:
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")

@@ -39,6 +39,7 @@ KEYS: dict[str, Any] = {
     "optim.warmup_epochs": 1,
     "teacher.warmup_teacher_temp_epochs": 1,
     "checkpointing.period": HALF,
+    "evaluation.pictures": False,
 }
 TINY: dict[str, Any] = {
     "student.embed_dim": 64,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu_check
-from benchmarks.gpu_sections.plan import SECTIONS, Section, Settings, chosen, estimate, limit
+from benchmarks.gpu_sections.plan import SECTIONS, Section, Settings, chosen, estimate, limit, turns
 from benchmarks.gpu_sections.report import ROOT, Report
 
 
@@ -73,6 +73,24 @@ def test_the_estimates_fit_into_the_default_budget_and_no_limit_exceeds_what_is_
     assert [section.letter for section in SECTIONS] == list("ABCDEFGHIJ")
     assert sum(estimate(section, "cuda") for section in SECTIONS) <= 520
     assert all(limit(section, "cuda", 7.0) == 7.0 < limit(section, "cuda", 1000.0) for section in SECTIONS)
+
+
+def test_sections_that_measure_no_speed_run_together_on_a_gpu_and_the_others_alone() -> None:
+    def letters(device: str, only: str | None = None) -> list[str]:
+        return ["".join(s.letter for s in sections) for sections in turns(chosen(only, None), device)]
+
+    assert letters("cuda") == ["A", "BCDEF", "G", "H", "I", "J"]
+    assert letters("cuda", "G,E,C") == ["CE", "G"]
+    assert letters("cpu") == list("ABCDEFGHIJ")
+
+
+def test_records_of_sections_that_run_together_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "turns", lambda sections, _: [sections])
+    monkeypatch.setattr(gpu_check, "estimate", lambda *_: 1.0)
+    add = "from benchmarks.gpu_sections.report import *; r = Report(Path({!r}), dict())\nfor n in range(50): r.add({!r}, str(n), 'ok')"
+    codes = {letter: add.format(str(tmp_path / "r.json"), letter) for letter in "ABC"}
+    records = run_codes(tmp_path, monkeypatch, 200, **codes)
+    assert sorted((r["section"], int(r["item"])) for r in records) == [(c, n) for c in "ABC" for n in range(50)]
 
 
 def test_sections_are_chosen_by_letter() -> None:
