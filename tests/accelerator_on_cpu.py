@@ -8,6 +8,7 @@ own: torch lets a process have one such device, for good. It is private in torch
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 NAME = "pretended"
+computed = 0  # operations whose results lie there
 aten: Any = torch.ops.aten
 MAY_MIX = (aten._to_copy.default, aten.copy_.default, aten._pin_memory.default, aten.is_pinned.default)
 # These make their tensor without asking a device written in Python, or resize it, which such a tensor cannot be.
@@ -85,6 +87,8 @@ def on_cpu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     found = func(*plain_args, **plain_kwargs)
     if not there:
         return found
+    global computed
+    computed += 1
     wrapped = tree_map(lambda v: There(v) if isinstance(v, Tensor) and not isinstance(v, There) else v, found)
     return return_and_correct_aliasing(func, args, kwargs, wrapped)
 
@@ -154,11 +158,24 @@ def start() -> bool:
         return False
 
     class Backend(_DummyBackendModule):
+        """What torch asks the module of a device for; its one stream is never behind."""
+
         def get_amp_supported_dtype(self) -> list[torch.dtype]:
             return [torch.bfloat16]
 
+        def current_stream(self, *_: object) -> Backend:
+            return self
+
+        def stream(self, *_: object) -> AbstractContextManager[None]:
+            return nullcontext()
+
+        def synchronize(self, *_: object) -> None:
+            pass
+
     _setup_privateuseone_for_python_backend(NAME, backend_module=Backend())
     torch.Generator = Generator  # type: ignore[misc]
+    # tensors of inference mode have no version, which such a device's views need
+    torch.inference_mode = lambda mode=True: torch.no_grad() if mode else nullcontext()  # type: ignore[misc,assignment]
     for name in FACTORIES:
         setattr(torch, name, made_here(getattr(torch, name)))
     library = torch.library.Library("_", "IMPL")
