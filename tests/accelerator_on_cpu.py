@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -73,9 +73,10 @@ def on_cpu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     there = any(isinstance(value, There) for value in flat)
     if "device" in kwargs and kwargs["device"] is not None:
         there = torch.device(kwargs["device"]).type == NAME
-        refuse_generator(func, kwargs.get("generator"), there=there)
     elif func is aten.copy_.default:
         there = isinstance(args[0], There)
+    for generator in (value for value in flat if isinstance(value, torch._C.Generator)):
+        refuse_generator(func, generator, there=there)
     refuse_mixtures(func, args, flat)
     plain_args, plain_kwargs = tree_unflatten([v.inner if isinstance(v, There) else v for v in flat], form)
     if "device" in plain_kwargs and there:
@@ -117,7 +118,7 @@ def made_here(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def refuse_generator(what: Any, generator: Any, *, there: bool) -> None:
-    if there and generator is not None and not getattr(generator, "there", False):
+    if there and generator is not None and generator._cdata not in Generator.asked_there:
         raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu' in {what}")
 
 
@@ -137,13 +138,14 @@ def refuse_mixtures(func: Any, args: tuple[Any, ...], flat: list[Any]) -> None:
 
 
 class Generator(torch.Generator):
-    """Draws on the CPU, and knows which device asked for it."""
+    """Draws on the CPU; which were asked for there is remembered, as torch keeps no attribute of them."""
 
-    there: bool
+    asked_there: ClassVar[dict[int, torch.Generator]] = {}  # kept alive: addresses would be given again
 
     def __new__(cls, device: Any = "cpu") -> Generator:
         made: Generator = super().__new__(cls, "cpu")  # type: ignore[call-arg]
-        made.there = torch.device(device).type == NAME
+        if torch.device(device).type == NAME:
+            cls.asked_there[made._cdata] = made  # type: ignore[attr-defined]
         return made
 
 

@@ -76,7 +76,12 @@ def dit(at: Path) -> int:
     extract = ["--weights", weights, "--data", images, "--side", "64", "--latents", "pixels", *text]
     if code := run("dit", "extract", *extract, "--out", shards, "--resolution-shift", "2"):
         return code
-    keys = [f"train.dataset_path={shards}", "train.max_steps=2", "train.num_workers=0", f"validation.backbone={weights}"]
+    keys = [
+        f"train.dataset_path={shards}",
+        "train.max_steps=2",
+        "train.num_workers=0",
+        f"validation.backbone={weights}",
+    ]
     if code := run("dit", "train", "--output-dir", at / "dit" / "run", *TINY, "train.batch_size_per_gpu=2", *keys):
         return code
     asked = ["--steps", "2", "--weights", weights, "--image", next(images.iterdir()), "--out", at / "dit" / "made"]
@@ -120,6 +125,89 @@ def compressed(at: Path) -> int:
     return 0
 
 
+def refusals(at: Path) -> int:
+    """The accelerator itself: it refuses what CUDA refuses, and computes what the CPU computes."""
+    a, here = torch.arange(6.0, device=THERE).view(2, 3), torch.ones(2, 3)
+    refused: list[Callable[[], object]] = [
+        *(lambda: a + here, lambda: here @ a.T, lambda: torch.cat([a, here]), lambda: here.add_(a), a.numpy),
+        *(lambda: here[torch.arange(2, device=THERE)], lambda: a.clone().uniform_(generator=torch.Generator())),
+        lambda: torch.randn(2, device=THERE, generator=torch.Generator()),
+    ]
+    for number, act in enumerate(refused):
+        try:
+            act()
+        except RuntimeError:
+            continue
+        raise AssertionError(f"{number} was not refused")
+    layer, plain = torch.nn.Linear(3, 4).to(THERE), torch.nn.Linear(3, 4)
+    plain.load_state_dict({name: value.cpu() for name, value in layer.state_dict().items()})
+    for module, x in ((layer, a), (plain, a.cpu())):
+        module(x).square().sum().backward()
+    assert layer.weight.grad is not None
+    assert plain.weight.grad is not None
+    assert torch.equal(layer.weight.grad.cpu(), plain.weight.grad)
+    assert (a * torch.tensor(2.0)).sum().item() == 30.0
+    assert a[torch.tensor([1])].tolist() == [[3.0, 4.0, 5.0]]
+    places = [x.device.type for x in (layer.weight, layer.weight.grad, a[0], a > 1, a.cpu())]
+    assert places == [NAME] * 4 + ["cpu"]
+    torch.randn(2, device=THERE, generator=torch.Generator(device=NAME))
+    return 0
+
+
+def pieces(at: Path) -> int:
+    """What takes tensors wherever they lie, and is given those of the CPU by the commands."""
+    import numpy as np
+
+    from dinov3.dense import palette
+    from dinov3.dense.depth_metrics import METRICS, evaluate_depth
+    from dinov3.dense.foreground import foreground_iou, foreground_scores
+    from dinov3.dense.heads import fit_ridge_head
+    from dinov3.dense.matching.correspondence import match_homography, transfer
+    from dinov3.dense.neighbours import class_shares, neighbour_votes, patch_bank
+    from dinov3.dense.segmentation import areas, confusion, summary
+    from dinov3.dense.video.frame_colours import FrameColours
+    from dinov3.dense.video.propagation import NOTEBOOK, Tracker, one_hot, to_grid, to_mask
+    from dinov3.dense.video.region_boundary import per_object
+    from dinov3.dense.video.render import overlaid, save_mask
+    from dinov3.eval.drift import drift
+    from dinov3.eval.linear import fit_linear
+    from dinov3.eval.logreg import fit_logreg
+
+    labels = torch.arange(4, device=THERE).repeat(4, 16, 4)  # [4, 16, 16]
+    maps, depth = torch.randn(4, 8, 4, 4, device=THERE), torch.rand(16, 16, device=THERE)
+    patches = maps.flatten(2).mT  # [4, 16, 8]
+    shares, known = class_shares(labels, (4, 4), 4)
+    rows, of_rows = patch_bank(patches.flatten(0, 1), shares.flatten(0, 1), known.flatten(), seed=0, most=9)
+    neighbour_votes(rows, of_rows, patches[0])
+    fit_ridge_head(maps, shares, known)
+    confusion([labels], [labels], 4)
+    summary(areas(labels[0], labels[0], 4))
+    foreground_iou(foreground_scores(patches, (4, 4)), shares[..., 0].view(4, 4, 4) > 0)
+    for truth in (depth, torch.zeros_like(depth)):  # none of its pixels counts
+        scores = evaluate_depth(depth, truth, low=0.1, high=0.9, align=True)[0]
+        torch.stack([scores, torch.zeros(len(METRICS), device=THERE).double()])
+    features = maps.permute(0, 2, 3, 1)
+    points = torch.rand(3, 2, device=THERE) * 16
+    transfer(features[0], features[1], points, points, 4, "bilinear")
+    match_homography(features[0], features[1], torch.eye(3, device=THERE), 4)
+    for variant in ("notebook", "dino"):
+        small = to_grid(labels[0].byte(), (4, 4), variant)
+        found = Tracker(features[0], one_hot(small, 4), NOTEBOOK).step(features[1])
+        per_object(to_mask(found, (16, 16), variant), labels[0], [1, 2])
+    pixels = FrameColours()(features[0], (16, 16))
+    save_mask(labels[0], at / "mask.png")
+    overlaid(pixels, labels[0])
+    shown = [palette.coloured(labels[0], 4), palette.mistakes(labels[0], labels[1], 255)]
+    shown.append(palette.heat(depth, 0, 1, depth > 0.5))
+    torch.stack(shown)
+    assert np.asarray(pixels).shape == (16, 16, 3)
+    vectors, numbers = patches.flatten(0, 1), torch.arange(64, device=THERE) % 4
+    fit_linear(vectors, numbers, n_classes=4, epochs=1)(vectors)
+    fit_logreg(vectors, numbers, strengths=(1.0,))
+    drift({"cls": vectors}, {"cls": vectors})
+    return 0
+
+
 def trained(at: Path) -> int:
     """Three steps with every look: k-NN, pictures, drift, dense."""
     from tests.eval.online.test_dense import DENSE, SHORT
@@ -131,6 +219,8 @@ def trained(at: Path) -> int:
 
 QUICK = ("steps=4", "warmup=1", "batch=4")
 COMMANDS: dict[str, Callable[[Path], int]] = {
+    "refusals": refusals,
+    "pieces": pieces,
     "features": lambda at: run("features", "--weights", at / "weights", "--data", "Synthetic:n=6:size=32", "--out", at),
     "eval seg, ridge": lambda at: evaluated(at, "seg", "Synthetic:n=12:size=32", "probe=ridge", "foreground=2"),
     "eval seg, sgd": lambda at: evaluated(at, "seg", "Synthetic:n=12:size=32", "probe=sgd", "flip_tta=true", *QUICK),

@@ -115,7 +115,9 @@ def run_head(case: Case) -> None:
             (patches,) = inputs(case, f"{i}/features/{level}")
             levels.append((patches, *inputs(case, f"{i}/cls/{level}")) if row["cls_token"] else patches)
         options = {"batchnorm": row["batchnorm"], "cls_token": row["cls_token"], "dropout": 0.0}
-        head = load_head(case, LinearHead(row["in_channels"], row["classes"], **options), head_weights(case, f"{i}/head/"))
+        head = load_head(
+            case, LinearHead(row["in_channels"], row["classes"], **options), head_weights(case, f"{i}/head/")
+        )
         with torch.no_grad():
             case.check(f"{i}/forward", head(levels))
             case.check(f"{i}/predict", head.predict(levels, tuple(row["predict_size"])))

@@ -46,7 +46,7 @@ def run_lora(case: Case) -> None:
         sorted({last_name(name) for name in config["targets"]}),
         config["r"],
         config["alpha"],
-        torch.Generator().manual_seed(0),
+        torch.Generator(device=case.device).manual_seed(0),
         rslora=bool(config.get("use_rslora", False)),
     )
     expect(case, "trainable_parameters", trained, case.meta["trainable_parameters"])

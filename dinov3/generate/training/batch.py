@@ -74,8 +74,6 @@ class DitBatch:
         if device.type == "cpu":
             return self
         moved: dict[str, Any] = {
-            f.name: send(value, device)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+            f.name: send(value, device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
         }
         return replace(self, **moved)
