@@ -255,7 +255,7 @@ class DA3ViT(nn.Module):
         if self.spec.alt_start is None:
             return pos, None
         head_dim = self.spec.embed_dim // self.spec.num_heads
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        if torch.compiler.is_dynamo_compiling():
             tables = _opaque_tables(pos, *grid, head_dim)
             return pos, RopeTables((tables[0], tables[1]), (tables[2], tables[3]))
         return pos, rope_tables(grid, head_dim, pos.device)

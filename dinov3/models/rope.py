@@ -115,7 +115,7 @@ class RopePositionEmbedding(nn.Module):
         would not be rounded as they are here (other angles than released weights have seen), and inductor computes
         sine and cosine again for every query and key: 12 of the 233 ms of a ViT-B step on an H200.
         """
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        if torch.compiler.is_dynamo_compiling():
             return Rotation(
                 *_opaque(self.periods.to(self.dtype), rows, cols, n_prefix, self.normalize_coords, *self._drawn())
             )
