@@ -38,12 +38,12 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "benchmarks" / "records"
 CURVES = ROOT / "docs" / "curves"
 NEIGHBOURS = (20, 100)
-DENSE = {"seg": "seg_miou", "depth": "depth_rmse"}
+DENSE = {"seg": ("seg_miou", "mIoU"), "depth": ("depth_rmse", "rmse")}
 
 
-def train(recipe: str, out: Path, seed: int, words: Sequence[str]) -> None:
-    """The run of one seed; one that has ended is left as it is. Raises CalledProcessError."""
-    command = [sys.executable, "-m", "dinov3.train", "--config-file", str(config_file(recipe)), "--output-dir"]
+def train(recipe: str, out: Path, seed: int, words: Sequence[str], *, program: str = "dinov3.train") -> None:
+    """The run of one seed by the module ``program``; one that has ended is left as it is. Raises CalledProcessError."""
+    command = [sys.executable, "-m", program, "--config-file", str(config_file(recipe)), "--output-dir"]
     subprocess.run([*command, str(out), f"train.seed={seed}", *words], check=True, stdout=sys.stderr)
 
 
@@ -78,7 +78,7 @@ def quality(run: Path, labelled: tuple[str, str], dense: str | None, size: str) 
         "images_test": knn["images"]["test"],
     }
     if dense is not None:
-        found |= {key: evaluate(run, dense, task=task)[key] for task, key in DENSE.items()}
+        found |= {key: evaluate(run, dense, task=task)["scores"][0][name] for task, (key, name) in DENSE.items()}
     return found
 
 

@@ -1,0 +1,200 @@
+"""Does DA3 distillation help? Students with and without a geometry teacher, several seeds: one JSON line a run, and a table.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.da3_benefit --out runs/da3_benefit
+    OMP_NUM_THREADS=1 python -m benchmarks.da3_benefit --out runs/da3_benefit --arms without with random --seeds 0 1 2 3 4
+
+The teacher is trained here (``benchmarks/da3_teacher.py``), for the published weights are not at hand: it has what DA3 was trained
+for, the depth of scenes, but of the scenes that the students see. All arms have the same steps, batches and draws. The arm
+``random`` has a teacher without weights: what it gains is not geometry. ``untrained`` is the student before step 0.
+
+Measured are frozen EMA backbones by the ``small`` protocols of ``dinov3 eval depth`` and ``seg``, and k-NN of class tokens; of the
+teacher the same depth and segmentation, off its own tokens. What is in OUT/results.jsonl is not computed again, and a run that
+was killed goes on. Differences are paired by seed, in brackets their 95 % interval (Student's t).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.da3_teacher import FOLDER, MEAN, STD, VARIANT, Probed, put_in_place
+from benchmarks.gpu_sections.report import git_hash
+from benchmarks.learning import cost, machine, train
+from dinov3.config.blocks.loss import Da3Config
+from dinov3.dense.depth import evaluate as evaluate_depth
+from dinov3.dense.frozen import Cache
+from dinov3.dense.protocols import DEPTH, SEGMENT, chosen
+from dinov3.dense.report import LeftOut
+from dinov3.dense.segment import evaluate as evaluate_segmentation
+from dinov3.dense.sets import open_parts
+from dinov3.eval.in_python import evaluate
+from dinov3.features.extract import FeatureExtractor, load
+from dinov3.features.preprocess import Preprocess
+from dinov3.models.da3 import PATCH
+from dinov3.runs.checkpoint import newest_valid
+from dinov3.runs.folder import RunFolder
+from dinov3.system.bars import Bar
+from dinov3.system.paths import expanded
+from dinov3.system.rows import Row, append_row, read_rows
+from dinov3.teachers.da3_backbone import build_da3_backbone
+
+TEACHER = [
+    *("train.pictures=3200", "train.batch_size_per_gpu=32", "train.num_workers=1"),
+    *("optim.epochs=3", "optim.lr=0.002", "optim.warmup_steps=30"),
+]
+STUDENT = [  # the demo recipe, 120 steps of half its batch
+    *("train.batch_size_per_gpu=32", "optim.epochs=6", "crops.local_crops_number=2"),
+    *("dino.head_n_prototypes=64", "ibot.head_n_prototypes=64"),  # as many as a batch has global crops
+    *("evaluation.knn.train=null", "evaluation.knn.test=null", "evaluation.pictures=false"),
+    "checkpointing.period=1000",
+]
+ON = ["da3.enabled=true", f"da3.variant={VARIANT}", "da3.dtype=fp32", "da3.projector_hidden_dim=192"]
+ARMS: dict[str, list[str]] = {
+    "without": [],
+    "with": [*ON, "da3.ckpt_path={teacher}"],
+    "random": [*ON, "da3.random_init=true"],
+    "untrained": ["train.max_steps=1"],  # the rate of step 0 is 0
+}
+BASE = "without"
+SCENES = "Synthetic:size=64:near=2:seed={seed}:n={n}"
+FIGURES = {"depth_rmse": "depth RMSE", "seg_miou": "mIoU", "seg_knn_miou": "mIoU, dense k-NN", "knn_20": "k-NN"}
+GRID = 8  # patches a side of what is probed: the student's at 64 px, the teacher's at 112 px
+
+
+def probed(extractor: FeatureExtractor, data: str, words: Sequence[str] = ()) -> dict[str, Any]:
+    """Depth RMSE, and mIoU of a linear head and of dense k-NN, on the patches of ``extractor``; ``words`` change the heads."""
+    cache: Cache = {}
+    depth_rules = chosen(DEPTH, "small", words)
+    depth = evaluate_depth(extractor, *open_parts(data, "depth"), depth_rules, cache, LeftOut(), max_bad_frac=0.0)
+    seg_rules = chosen(SEGMENT, "small", ["classes=15", *words])
+    seg = evaluate_segmentation(extractor, *open_parts(data, "mask"), seg_rules, cache, LeftOut(), max_bad_frac=0.0)
+    return {
+        "depth_rmse": round(depth.scores[0]["rmse"], 4),
+        "seg_miou": round(seg.scores[0]["mIoU"], 4),
+        "seg_knn_miou": round(seg.scores[1]["mIoU"], 4),
+    }
+
+
+def of_teacher(cfg: Da3Config, args: argparse.Namespace) -> dict[str, Any]:
+    """What the teacher's own tokens hold."""
+    teacher, _ = build_da3_backbone(cfg)
+    fed = Preprocess(MEAN, STD, PATCH, GRID * PATCH)
+    return probed(FeatureExtractor(Probed(teacher).eval(), fed, device="cpu"), args.scenes, args.probe)
+
+
+def teacher_folder(out: Path, words: Sequence[str]) -> Path:
+    """The official folder of the teacher of ``out``, trained now unless it was. Raises CalledProcessError."""
+    run = out / "teacher"
+    command = [sys.executable, "-m", "benchmarks.da3_teacher", "--output-dir", str(run), *TEACHER, *words]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    newest = newest_valid(run)
+    assert newest is not None, "a run that ended well has a checkpoint"
+    return newest / FOLDER
+
+
+def of_student(run: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Figures of a finished run."""
+    patch = 8  # px, the demo recipe's
+    found = probed(load(run, size=GRID * patch, device="cpu"), args.scenes, args.probe)
+    votes, scored = (SCENES.format(seed=seed, n=n) for seed, n in ((1, args.labelled), (2, args.labelled // 2)))
+    knn = evaluate(run, votes, scored, task="knn", k=[20], cache=args.out / "features")
+    return {**found, "knn_20": round(knn["scores"][0]["accuracy"], 4)}
+
+
+def results(args: argparse.Namespace) -> None:
+    """Train and measure what is not in OUT/results.jsonl yet."""
+    path = args.out / "results.jsonl"
+    settings = {"keys": args.keys, "teacher_keys": args.teacher_keys, "scenes": args.scenes, "probe": args.probe}
+    rows = read_rows(path)
+    if strangers := [row for row in rows if any(row[name] != value for name, value in settings.items())]:
+        sys.exit(f"{path}: has results of other settings ({strangers[0]['keys']}): choose another --out")
+    done = {(row["arm"], row["seed"]) for row in rows}
+    wanted = [(arm, seed) for seed in args.seeds for arm in args.arms if (arm, seed) not in done]
+    if not wanted:
+        return
+    teacher = teacher_folder(args.out, args.teacher_keys)
+    put_in_place()
+    for arm, cfg in (
+        ("teacher", Da3Config(variant=VARIANT, ckpt_path=str(teacher), dtype="fp32")),
+        ("teacher without weights", Da3Config(variant=VARIANT, random_init=True, dtype="fp32")),
+    ):
+        if (arm, 0) not in done:
+            append_row(path, {"arm": arm, "seed": 0, **of_teacher(cfg, args), **settings})
+    with Bar(len(wanted), about="students", unit="runs") as bar:
+        for arm, seed in wanted:
+            run = args.out / arm / f"seed-{seed}"
+            own = [word.format(teacher=teacher) for word in ARMS[arm]]
+            train("demo_cpu", run, seed, [*STUDENT, *args.keys, *own], program="benchmarks.da3_student")
+            facts = {"commit": git_hash(), "machine": machine(), "threads": os.environ.get("OMP_NUM_THREADS")}
+            row = {"arm": arm, "seed": seed, **of_student(run, args), **cost(read_rows(RunFolder(run).metrics))}
+            append_row(path, {**row, **settings, **facts, "torch": torch.__version__})
+            bar.update()
+
+
+def difference(values: Mapping[int, float], base: Mapping[int, float]) -> tuple[float, float] | None:
+    """(mean, half of the 95 % interval) of the differences to ``base`` of the seeds both have; None for fewer than two."""
+    from scipy.special import stdtrit  # dinov3[test]: only the table needs it
+
+    pairs = [values[seed] - base[seed] for seed in values if seed in base]
+    if len(pairs) < 2:
+        return None
+    half = float(stdtrit(len(pairs) - 1, 0.975)) * statistics.stdev(pairs) / math.sqrt(len(pairs))
+    return statistics.mean(pairs), half
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Mean ± standard deviation over seeds, and the difference to the arm ``without``, in Markdown."""
+    by_arm: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        by_arm.setdefault(row["arm"], {})[row["seed"]] = row
+    lines = [f"| | seeds | {' | '.join(FIGURES.values())} |", f"|{'---|' * (2 + len(FIGURES))}"]
+    for arm, found in by_arm.items():
+        cells = [_spread([row[key] for row in found.values() if key in row]) for key in FIGURES]
+        lines.append(f"| {arm} | {len(found)} | {' | '.join(cells)} |")
+    for arm, found in by_arm.items():
+        if arm in ARMS and arm != BASE and BASE in by_arm:
+            cells = []
+            for key in FIGURES:
+                values, base = ({s: row[key] for s, row in one.items()} for one in (found, by_arm[BASE]))
+                off = difference(values, base)
+                cells.append("" if off is None else f"{off[0]:+.4f} [{off[0] - off[1]:+.4f}, {off[0] + off[1]:+.4f}]")
+            lines.append(f"| {arm} - {BASE} | {len(found.keys() & by_arm[BASE].keys())} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{statistics.mean(values):.4f}" + (f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--out", type=expanded, required=True)
+    found.add_argument("--arms", nargs="+", choices=ARMS, default=["without", "with"])
+    found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    found.add_argument("--scenes", default=SCENES.format(seed=3, n=500), help="with the truths that are probed")
+    found.add_argument("--labelled", type=int, default=600, help="images that vote in k-NN; half as many are scored")
+    for name, meaning in (("keys", "of all students"), ("teacher-keys", "of the teacher"), ("probe", "of the heads")):
+        found.add_argument(f"--{name}", nargs="+", default=[], metavar="key=value", help=f"changes {meaning}")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    results(args)
+    print(table(read_rows(args.out / "results.jsonl")))
+
+
+if __name__ == "__main__":
+    main()
