@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Empty: compiled files are kept. Where containers forbid it, every process that a test starts compiles the program anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup tests docs dist demo yaml docs-pictures lint format test test-nightly test-slurm hooks clean
 help: ## this list
@@ -13,7 +15,7 @@ setup: $(VENV)/.installed ## a virtual environment in .venv with the program
 # uv, where it is installed, does the same in less time
 UV := $(shell command -v uv)
 ifdef UV
-INSTALL = VIRTUAL_ENV=$(VENV) uv pip install
+INSTALL = VIRTUAL_ENV=$(VENV) uv pip install --compile-bytecode
 MAKE_VENV = uv venv --allow-existing --seed --python $(PYTHON) $(VENV)
 else
 INSTALL = $(BIN)/pip install --progress-bar on

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from dinov3.data import feed
+from tests.faults.runs import Launcher, launcher
 
 ROOT = Path(__file__).resolve().parent
 
@@ -39,6 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {ROOT / name: place for place, name in enumerate(LONGEST)}
     assert all(path.is_file() for path in places), "LONGEST names a file that is gone"
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """What starts runs: one for all files, for it imports everything that runs need."""
+    with launcher(tmp_path_factory.mktemp("data") / "images") as server:
+        yield server
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ real signals and a real exit. One JSON object a line: ``{"start": {...}}`` -> ``
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -16,22 +17,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import matplotlib.backends.backend_agg
-import matplotlib.figure
-import numpy.fft
-import numpy.random
-import torch._dynamo
-import torch.nn.attention.flex_attention  # with the lines above: half of what a run imports by and by
-
-import dinov3.data.sources.imagefolder
-import dinov3.engine.stages.run
-import dinov3.train.command
-import dinov3.train.job
-
-LOADED = (matplotlib, numpy, torch, dinov3)
+# What runs import by and by: more than half of the time of a run of a few steps.
+PRELOADED = (
+    *("matplotlib.backends.backend_agg", "matplotlib.figure", "numpy.fft", "numpy.random", "numpy.ctypeslib"),
+    *("scipy.optimize", "pycocotools.cocoeval", "h5py", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
+    *("torch._dynamo", "torch.nn.attention.flex_attention", "torch.profiler._cupti_monitor"),
+    *("dinov3.train.command", "dinov3.train.job", "dinov3.engine.stages.run", "dinov3.data.sources.imagefolder"),
+    *("dinov3.eval.online.labelled", "dinov3.eval.online.pictures", "dinov3.eval.online.rank", "dinov3.pictures.curves"),
+    *("dinov3.finetune.job", "dinov3.finetune.concluding", "dinov3.finetune.curves", "dinov3.finetune.classify"),
+    *("dinov3.segment.job", "dinov3.segment.mask_transformer", "dinov3.detect.job", "dinov3.depth.job"),
+    *("dinov3.generate.training.job", "dinov3.dense.dpt", "dinov3.pictures.token_sheet"),
+    *(f"dinov3.objectives.{name}" for name in ("koleo", "gram", "feature_distillation")),
+)
 
 
 def main() -> None:
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):  # a package that is not there is the business of the run that needs it
+            importlib.import_module(name)
     assert len(os.listdir("/proc/self/task")) == 1, "threads do not survive a fork"
     for line in sys.stdin:
         request = json.loads(line)

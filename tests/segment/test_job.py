@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from dinov3.segment.concluding import read_results
 from dinov3.segment.segmenter_file import load_segmenter
 from dinov3.system.rows import read_rows
 from dinov3.weights.own import load_backbone
-from tests.faults.runs import Launcher, final_state, launcher
+from tests.faults.runs import Launcher, final_state
 from tests.finetune.tiny import write_weights
 from tests.segment import tiny
 
@@ -26,12 +25,6 @@ HEADS = {
     "masks behind": {},
     "masks inside": {"model__frozen": "false", "optim__backbone_lr": 1e-4},
 }
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with launcher(tmp_path_factory.mktemp("segment") / "images") as server:
-        yield server
 
 
 @pytest.mark.parametrize(

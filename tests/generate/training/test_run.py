@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,10 @@ from dinov3.generate.buckets import Bucket
 from dinov3.generate.training.model_file import load_dit
 from dinov3.runs.checkpoint import read_tensors, step_folders
 from dinov3.system.rows import read_rows
-from tests.faults.runs import Launcher, final_state, history, launcher, whole
+from tests.faults.runs import Launcher, final_state, history, whole
 from tests.generate.training.made import shard_set, words
 
 MAIN = "dinov3.generate.training.command:main"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with launcher(tmp_path_factory.mktemp("dit") / "images") as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
