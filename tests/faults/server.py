@@ -23,7 +23,12 @@ PRELOADED = (
     *("scipy.optimize", "pycocotools.cocoeval", "h5py", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
     *("torch._dynamo", "torch.nn.attention.flex_attention", "torch.profiler._cupti_monitor"),
     *("dinov3.train.command", "dinov3.train.job", "dinov3.engine.stages.run", "dinov3.data.sources.imagefolder"),
-    *("dinov3.eval.online.labelled", "dinov3.eval.online.pictures", "dinov3.eval.online.rank", "dinov3.pictures.curves"),
+    *(
+        "dinov3.eval.online.labelled",
+        "dinov3.eval.online.pictures",
+        "dinov3.eval.online.rank",
+        "dinov3.pictures.curves",
+    ),
     *("dinov3.finetune.job", "dinov3.finetune.concluding", "dinov3.finetune.curves", "dinov3.finetune.classify"),
     *("dinov3.segment.job", "dinov3.segment.mask_transformer", "dinov3.detect.job", "dinov3.depth.job"),
     *("dinov3.generate.training.job", "dinov3.dense.dpt", "dinov3.pictures.token_sheet"),
