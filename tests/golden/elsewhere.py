@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -44,11 +45,11 @@ def tensor(case: Case, key: str) -> Tensor:
     return torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, device=case.device)
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> int:
     if not start():
         print(json.dumps({"missing": "this torch has no device without values"}))
-        return
-    for name in sys.argv[1:]:
+        return 0
+    for name in names:
         there = 0
 
         def check(case: Case, key: str, value: Any) -> None:
@@ -61,7 +62,8 @@ def main() -> None:
         with replaced, FakeTensorMode(allow_non_fake_inputs=True), Waits():
             status, detail = run_case(DATA / name, torch.device(NAME, 0))
         print(json.dumps({"case": name, "status": status, "detail": detail, "there": there}), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))
