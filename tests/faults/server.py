@@ -17,45 +17,53 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 # What runs import by and by: more than half of the time of a run of a few steps.
-PRELOADED = (
-    *("matplotlib.backends.backend_agg", "matplotlib.figure", "numpy.fft", "numpy.random", "numpy.ctypeslib"),
-    *("scipy.optimize", "pycocotools.cocoeval", "h5py", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
+PRETRAINING = (
+    *("numpy.fft", "numpy.random", "numpy.ctypeslib", "PIL.JpegImagePlugin"),
     *("torch._dynamo", "torch.nn.attention.flex_attention", "torch.profiler._cupti_monitor"),
     *("dinov3.train.command", "dinov3.train.job", "dinov3.engine.stages.run", "dinov3.data.sources.imagefolder"),
-    *(
-        "dinov3.eval.online.labelled",
-        "dinov3.eval.online.pictures",
-        "dinov3.eval.online.rank",
-        "dinov3.pictures.curves",
-    ),
+    *("dinov3.eval.online.rank", "dinov3.objectives.koleo", "dinov3.objectives.feature_distillation"),
+)
+EVERYTHING = (
+    *PRETRAINING,
+    *("matplotlib.backends.backend_agg", "matplotlib.figure", "scipy.optimize", "pycocotools.cocoeval", "h5py"),
+    *("dinov3.eval.online.labelled", "dinov3.eval.online.pictures", "dinov3.pictures.curves"),
     *("dinov3.finetune.job", "dinov3.finetune.concluding", "dinov3.finetune.curves", "dinov3.finetune.classify"),
     *("dinov3.segment.job", "dinov3.segment.mask_transformer", "dinov3.detect.job", "dinov3.depth.job"),
     *("dinov3.generate.training.job", "dinov3.dense.dpt", "dinov3.pictures.token_sheet"),
-    *(f"dinov3.objectives.{name}" for name in ("koleo", "gram", "feature_distillation")),
 )
 
 
-def main() -> None:
-    for name in PRELOADED:
+def preload(names: Sequence[str]) -> None:
+    """Import them. What is forked afterwards has them."""
+    for name in names:
         with contextlib.suppress(ImportError):  # a package that is not there is the business of the run that needs it
             importlib.import_module(name)
     assert len(os.listdir("/proc/self/task")) == 1, "threads do not survive a fork"
     gc.collect()
     gc.freeze()  # what is imported is no rubbish: no run searches it, and no page of it is copied for a mark
+
+
+def main() -> None:
+    preload(EVERYTHING)
     for line in sys.stdin:
         request = json.loads(line)
         if "start" in request:
-            pid = os.fork()
-            if pid == 0:
-                become(**request["start"])
-            answer: dict[str, Any] = {"pid": pid}
+            answer: dict[str, Any] = {"pid": start(**request["start"])}
         else:
             answer = {"code": wait(request["wait"], request["seconds"])}
         print(json.dumps(answer), flush=True)
+
+
+def start(main: str, argv: list[str], env: dict[str, str], log: str, prepare: str | None = None) -> int:
+    """The process id of a new process that is ``become``."""
+    pid = os.fork()
+    if pid == 0:
+        become(main, argv, env, log, prepare)
+    return pid
 
 
 def become(main: str, argv: list[str], env: dict[str, str], log: str, prepare: str | None) -> None:
