@@ -18,21 +18,12 @@ settings.load_profile("any machine")
 
 # Files that take longest, first: short ones behind them let all cores end together (`make test`).
 LONGEST = (
-    *(
-        "faults/test_students.py",
-        "faults/test_kills.py",
-        "test_environments.py",
-        "distributed/test_parallel_training.py",
-    ),
-    *("train/test_run.py", "train/test_stages.py", "faults/test_damage.py", "generate/training/test_run.py"),
-    *("train/test_adapters.py", "train/test_accumulation.py", "faults/test_folder.py", "system/test_console.py"),
-    *(
-        "finetune/test_job.py",
-        "segment/test_job.py",
-        "test_readme.py",
-        "compress/test_methods.py",
-        "data/test_workers.py",
-    ),
+    *("faults/test_launchers.py", "distributed/test_parallel_training.py", "faults/test_kills.py"),
+    *("faults/test_students.py", "test_environments.py", "train/test_run.py", "train/test_stages.py"),
+    *("faults/test_async_saves.py", "segment/test_job.py", "plan/test_step.py", "test_readme.py"),
+    *("generate/training/test_run.py", "finetune/test_job.py", "system/test_console.py", "train/test_da3.py"),
+    *("faults/test_endings.py", "train/test_adapters.py", "train/test_accumulation.py", "compress/test_methods.py"),
+    *("faults/test_non_finite.py", "faults/test_disk.py", "faults/test_stages.py", "data/test_workers.py"),
 )
 
 

@@ -30,13 +30,8 @@ HEADS = {
 @pytest.mark.parametrize(
     ("head", "fault"),
     [
-        ("linear", "step@4"),
         ("masks inside", "step@4"),
-        *(
-            pytest.param(head, "step@4", marks=pytest.mark.nightly)
-            for head in HEADS
-            if head not in ("linear", "masks inside")
-        ),
+        *(pytest.param(head, "step@4", marks=pytest.mark.nightly) for head in HEADS if head != "masks inside"),
         pytest.param("masks inside", "committed@3", marks=pytest.mark.nightly),
     ],
 )
@@ -82,7 +77,7 @@ def test_parts_of_a_step_are_one_batch(runs: Launcher, at: Path, tmp_path: Path)
     assert np.allclose([r["total_loss"] for r in one], [r["total_loss"] for r in two], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("head", ["linear", "masks inside"])
+@pytest.mark.parametrize("head", [pytest.param("linear", marks=pytest.mark.nightly), "masks inside"])
 def test_it_learns_the_landscapes(runs: Launcher, tmp_path: Path, head: str) -> None:
     write_weights(tmp_path / "weights", patch_size=4, embed_dim=32)
     changes = HEADS[head] | {"optim__lr": 0.01 if head == "linear" else 0.003, "optim__backbone_lr": 0.003}
