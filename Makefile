@@ -68,7 +68,11 @@ test: tests ## lint, types and everything fast
 suite: tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-test-nightly: tests ## everything slow
+$(VENV)/.nightly: $(VENV)/.tests
+	$(INSTALL) --editable '.[nightly]'
+	touch $@
+
+test-nightly: $(VENV)/.nightly ## everything slow
 	$(BIN)/python -m pytest -m nightly --timeout 3600
 
 test-slurm: tests ## a real SLURM of two nodes on this machine (root, Debian's slurm-wlm)

@@ -2,8 +2,9 @@
 
     python benchmarks/gpu_check.py --out gpu_check.json
 
-Sections A to J (``benchmarks/gpu_sections/plan.py``), each in a process of its own with a limit of its own; one for
-which too little of the budget is left is skipped. B to F, which measure no speed, run at the same time on a GPU. The JSON is written anew after every item. On a CPU
+Sections A to K (``benchmarks/gpu_sections/plan.py``), each in a process of its own with a limit of its own; one for
+which too little of the budget is left is skipped. Sections run at the same time where the
+card holds them; what is timed is timed alone. The JSON is written anew after every item. On a CPU
 (``--device cpu``) the same sections run with tiny sizes, which measure nothing.
 """
 
@@ -22,31 +23,43 @@ from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.gpu_sections.plan import SECTIONS, Section, Settings, chosen, estimate, limit, turns
+from benchmarks.gpu_sections.plan import SECTIONS, Section, Settings, Turn, chosen, estimate, limit, turns
 from benchmarks.gpu_sections.report import ROOT, Report
 from benchmarks.gpu_sections.table import tables
 
+EXTRA_BESIDE = 10.0  # seconds for every other section of a group
 RESERVE = 5.0  # seconds between the time a section is told and its end: for the item in hand
 
 
-def run(report: Report, sections: list[Section], settings: Settings, budget: float) -> None:
-    """Run ``sections`` within ``budget`` seconds: in order, those that measure no speed at the same time."""
+def run(report: Report, sections: list[Section], settings: Settings, budget: float, card_gib: float = 0.0) -> None:
+    """Run ``sections`` within ``budget`` seconds, at the same time those that a card of ``card_gib`` holds together."""
     ends = time.monotonic() + budget
-    for together in turns(sections, settings.device):
-        left = ends - time.monotonic()
-        fitting = []
-        for section in together:
+    for number, group in enumerate(turns(sections, card_gib)):
+        left, fitting = ends - time.monotonic(), []
+        for section in group:
             if left >= estimate(section, settings.device):
                 fitting.append(section)
                 continue
             why = f"{left:.0f} s of the budget are left, it needs about {estimate(section, settings.device):.0f}"
             report.add(section.letter, "section", "skipped", error=why)
             print(f"{section.letter}  skipped: {why}", flush=True)
-        seconds = max((limit(section, settings.device, left) for section in fitting), default=0.0)
-        with ThreadPoolExecutor(len(together)) as pool:
-            ending = [pool.submit(run_one, report, section, settings, seconds) for section in fitting]
-        for end in ending:
-            end.result()
+        if fitting:
+            folder = settings.scratch / f"group-{number}"
+            run_group(report, fitting, replace(settings, turns=str(folder)), left)
+
+
+def run_group(report: Report, group: list[Section], settings: Settings, left: float) -> None:
+    """The sections of a group at the same time; what is timed is timed when all are ready for it or at their end."""
+    folder = Path(settings.turns)
+    folder.mkdir(parents=True)
+    seconds = max(limit(section, settings.device, left) for section in group) + EXTRA_BESIDE * (len(group) - 1)
+    with ThreadPoolExecutor(len(group)) as pool:
+        ends = {s.letter: pool.submit(run_one, report, s, settings, min(seconds, left)) for s in group}
+        while not all(end.done() or Turn(folder, letter).ready().exists() for letter, end in ends.items()):
+            time.sleep(0.1)
+        (folder / "go").touch()
+    for end in ends.values():
+        end.result()
 
 
 def run_one(report: Report, section: Section, settings: Settings, seconds: float) -> None:
@@ -96,6 +109,16 @@ def environment(settings: Settings) -> dict[str, str]:
     }
     own = {"TORCHINDUCTOR_CACHE_DIR": str(settings.scratch / "inductor")}
     return {**own, **os.environ, **more}
+
+
+def card_memory() -> float:
+    """GiB of the first card; 0 when it cannot be asked, and then every section runs by itself."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        return float(subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout) / 1024
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        print(f"one section after the other: the card's memory is not known ({error})", flush=True)
+        return 0.0
 
 
 def end_group(child: subprocess.Popen[bytes]) -> None:
@@ -160,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
             keys=tuple(args.keys),
             golden=args.golden,
         )
-        run(report, sections, settings, args.budget)
+        run(report, sections, settings, args.budget, 0.0 if args.device == "cpu" else card_memory())
     content = report.read()
     print(f"\n{tables(content)}\n\nreport: {out}", flush=True)
     return int(any(r["status"] in ("fail", "error", "limit") for r in content["records"]))

@@ -26,8 +26,15 @@ import torch
 from benchmarks.reference import GIB
 
 Step = Callable[[int], object]  # runs the step of that number
-TOP = 25  # kernels a profile lists
+TOP = 60  # kernels a profile lists
 WAITS = ("Memcpy DtoH",)  # a result read by the host is such a copy
+KINDS = {  # of kernels, by what their names contain; the first that fits
+    "attention": ("sdpa", "fmha", "flash", "attention", "compute_dot_do_o", "convert_dq"),
+    "matrix products": ("nvjet", "gemm", "cutlass", "cublas", "splitK"),
+    "fused by the compiler": ("triton_",),
+    "copies": ("Memcpy", "Memset"),
+    "optimizer and other lists": ("multi_tensor",),
+}
 ANNOTATIONS = ("Optimizer.", "ProfilerStep", "Torch-Compiled", "## Call", "nccl:")
 
 
@@ -170,8 +177,18 @@ def profile_steps(step: Step, first: int, count: int, device: torch.device) -> d
         {"name": name[:120], "ms": round(sum(spent[name]) / count, 3), "calls": round(len(spent[name]) / count, 1)}
         for name in ranked
     ]
+    kinds: dict[str, float] = defaultdict(float)
+    for name, times in spent.items():
+        kinds[kind_of(name)] += sum(times) / count
     figures: dict[str, Any] = {"top": top, "launches": round(len(intervals) / count, 1)}
+    figures["kinds"] = {kind: round(ms, 2) for kind, ms in sorted(kinds.items(), key=lambda pair: -pair[1])}
     return figures | (idleness(intervals, count) if on_gpu else {})
+
+
+def kind_of(kernel: str) -> str:
+    """What a kernel of this name does."""
+    found = (kind for kind, parts in KINDS.items() if any(part.lower() in kernel.lower() for part in parts))
+    return next(found, "other")
 
 
 def is_annotation(event: Any) -> bool:

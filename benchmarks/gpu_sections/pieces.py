@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.gpu_sections.plan import Settings
 from benchmarks.gpu_sections.report import ROOT, NotHere, Row, SectionReport, device_of
-from benchmarks.measure import wait_for
+from benchmarks.measure import cost_of, wait_for
 from benchmarks.synthetic_step import Recipe, SyntheticStep, crop_loader
 from dinov3.contracts import CropBatch
+from dinov3.data.augment import photometric, photometric_fused
+from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS, Augmentation, crop_params
+from dinov3.data.augment.photometric import Normalization
+from dinov3.data.crops import CropGeometry
 from dinov3.runs.background import Background
 from dinov3.runs.checkpoint import load_tensors, save_tensors
 from dinov3.runs.snapshot import Snapshot
 from dinov3.runs.state import digest
 
 TOLERANCE = 1e-5  # of pixels after normalisation, absolute and relative
+COLOURS = 1e-3  # of pixels in units of their standard deviation: hue enlarges the rounding of what is nearly gray
 BATCHES = 3
 TINY_MODEL = {
     "student.embed_dim": 64,
@@ -51,6 +59,9 @@ def run(report: SectionReport, settings: Settings) -> None:
     device = device_of(settings.device)
     with report.item("device feed against host feed") as row:
         row |= feeds(settings, device)
+    for size, count in ((256, 64), (112, 128)) if not settings.tiny else ((16, 4),):
+        with report.item(f"colours of {count} crops of {size} px, fused against plain") as row:
+            row |= colours(settings, device, size, count)
     with report.item("save beside training, and load") as row:
         row |= saves(settings, device)
     with report.item("one rank, in a process of its own") as row:
@@ -85,6 +96,27 @@ def feeds(settings: Settings, device: torch.device) -> Row:
         "different": different,
         "passed": worst <= TOLERANCE and not different,
     }
+
+
+def colours(settings: Settings, device: torch.device, size: int, count: int) -> Row:
+    """The kernels beside the operators, with the default augmentation of as many crops; milliseconds of both."""
+    if reason := photometric_fused.why_not(device):
+        raise NotHere(reason)
+    cfg = recipe(settings).config()
+    geometry = CropGeometry.from_config(cfg)
+    draws = np.random.default_rng(0).random((geometry.views, -(-count // geometry.views), PHOTOMETRIC_DRAWS))
+    params = crop_params(draws, Augmentation.from_config(cfg), geometry)[:count]
+    pixels = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device=device)
+    one = Normalization(cfg.crops.rgb_mean, cfg.crops.rgb_std, torch.float32, device)
+    forms = {"plain": photometric.render, "fused": photometric_fused.render}
+    started = time.perf_counter()
+    ours, _ = photometric_fused.render(pixels, params, one)
+    wait_for(device)
+    first = time.perf_counter() - started
+    expected, _ = photometric.render(pixels, params, one)
+    worst = float((ours - expected).abs().max())
+    costs = {name: cost_of(partial(form, pixels, params, one), device, repeats=5).row() for name, form in forms.items()}
+    return {"largest_difference": worst, "passed": worst <= COLOURS, "first_seconds": round(first, 2), **costs}
 
 
 def tensors_of(batch: CropBatch) -> dict[str, Tensor]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,28 +15,32 @@ from pathlib import Path
 class Section:
     """One section: ``seconds`` is its estimate on an H200, by which it is skipped when less is left of the budget.
 
-    ``alone``: it measures speed, so nothing else may run beside it; the others run at the same time.
+    Sections run at the same time where the card holds them all (``gib`` each); one that is ``alone`` never does. What one
+    of them times, it times when no other computes: see ``Turn``.
     """
 
     letter: str
     title: str
     seconds: float
     module: str  # of this package
-    alone: bool = True
+    gib: float = 4.0
+    alone: bool = False
 
 
 SECTIONS = (
-    Section("A", "card: matrix products, copies, attention backends", 10, "machine"),
-    Section("B", "golden cases, fp32, TF32 off", 40, "golden", alone=False),
-    Section("C", "losses: plain, eager and compiled", 20, "losses", alone=False),
-    Section("D", "ViT of depth 4: fp32 and bf16, eager and compiled", 50, "vit", alone=False),
-    Section("E", "resume: 6 steps against 3 + 3", 50, "resume", alone=False),
-    Section("F", "device feed, saves, NCCL and FSDP2 on one rank", 35, "pieces", alone=False),
-    Section("G", "ViT-B step", 70, "speed"),
-    Section("H", "parts of a ViT-B step", 25, "parts"),
-    Section("I", "ViT-S step, then end to end from files", 100, "speed"),
-    Section("J", "ViT-L step", 85, "speed"),
+    Section("A", "card: matrix products, copies, attention backends", 15, "machine", alone=True),
+    Section("B", "golden cases, fp32, TF32 off", 45, "golden"),
+    Section("C", "losses: plain, eager and compiled", 60, "losses"),
+    Section("D", "ViT of depth 4: fp32 and bf16, eager and compiled", 80, "vit"),
+    Section("E", "resume: 6 steps against 3 + 3", 150, "resume"),
+    Section("F", "device feed, saves, NCCL and FSDP2 on one rank", 70, "pieces"),
+    Section("G", "ViT-B step", 130, "speed", gib=45),
+    Section("H", "parts of a ViT-B step", 40, "parts", alone=True),
+    Section("I", "ViT-S step, then end to end from files", 150, "speed", gib=49),
+    Section("J", "ViT-L step", 180, "speed", gib=107),
+    Section("K", "ViT-B step, tokens between blocks in bf16", 130, "speed", gib=37),
 )
+USABLE = 0.95  # of the card's memory
 LIMIT_FACTOR, LIMIT_EXTRA = 1.6, 15.0  # a section is ended after this multiple of its estimate and these seconds
 CPU_SECONDS = 60.0  # the estimate of a section in its tiny form: starting up, on a machine that does other things
 
@@ -44,6 +52,7 @@ class Settings:
     device: str  # cuda or cpu
     out: str  # the JSON
     folder: str  # for what a section writes beside it; removed at the end
+    turns: str = ""  # folder of the group's ``Turn``; the parent gives it
     arch: str | None = None  # of sections G and H instead of vit_base
     batch_scale: str = "auto"  # or a number
     cache: str | None = None  # folder of compile caches kept from call to call
@@ -82,18 +91,45 @@ def letters(text: str) -> set[str]:
     return {letter.strip().upper() for letter in text.split(",") if letter.strip()}
 
 
-def turns(sections: list[Section], device: str) -> list[list[Section]]:
-    """``sections`` in order, those that may run at the same time together. On a CPU each runs alone: it has few cores."""
-    if device == "cpu":
-        return [[section] for section in sections]
-    together = [section for section in sections if not section.alone]
-    found: list[list[Section]] = []
+def turns(sections: list[Section], card_gib: float) -> list[list[Section]]:
+    """``sections`` as groups that run one after the other, each as large as a card of ``card_gib`` holds.
+
+    Most of a section's time is starting up and compiling, which is the host's. 0: each section by itself.
+    """
+    groups: list[list[Section]] = []
     for section in sections:
-        if section.alone:
-            found.append([section])
-        elif section is together[0]:
-            found.append(together)
-    return found
+        for group in groups:
+            room = USABLE * card_gib - sum(s.gib for s in group)
+            if section.gib <= room and not section.alone and not group[0].alone:
+                group.append(section)
+                break
+        else:
+            groups.append([section])
+    return groups
+
+
+class Turn:
+    """Among sections that run at the same time: who may time something.
+
+    A section that is ready writes its letter into ``folder`` and waits for the file ``go``, which the parent writes when
+    all others are ready or at their end; then it takes the lock.
+    """
+
+    def __init__(self, folder: Path, letter: str) -> None:
+        self.folder, self.letter = folder, letter
+
+    def ready(self) -> Path:
+        return self.folder / f"ready-{self.letter}"
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Nothing else computes meanwhile."""
+        self.ready().touch()
+        while not (self.folder / "go").exists():
+            time.sleep(0.1)
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
 def estimate(section: Section, device: str) -> float:

@@ -1,4 +1,4 @@
-"""Sections G, I and J: a whole training step of ViT-B, ViT-S and ViT-L; I also end to end from files."""
+"""Sections G, I, J and K: a whole training step of ViT-B, ViT-S, ViT-L, and ViT-B in another form; I also from files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 
 from benchmarks.gpu_sections.pieces import TINY_MODEL
-from benchmarks.gpu_sections.plan import Settings
+from benchmarks.gpu_sections.plan import Settings, Turn
 from benchmarks.gpu_sections.report import NotHere, Row, SectionReport, device_of
 from benchmarks.measure import Compilations, PeakMemory, plain_steps, profile_steps, wait_for
 from benchmarks.reference import END_TO_END, GIB, TARGETS, official
 from benchmarks.synthetic_step import Recipe, SyntheticStep, crop_loader, shares
 
 RECIPES = {"G": Recipe("vit_base", 128), "I": Recipe("vit_small", 256), "J": Recipe("vit_large", 128, drop_path=0.3)}
+RECIPES["K"] = replace(RECIPES["G"], more={"compute_precision.residual_dtype": "autocast"})
 GIB_PER_IMAGE = {"vit_small": 0.21, "vit_base": 0.40, "vit_large": 0.80}  # estimated before a GPU was there
 USABLE = 0.92  # of the card's memory
 WARMUP, PLAIN, WITH_PARTS, PROFILED = 4, 20, 5, 3
@@ -37,7 +38,14 @@ def run(report: SectionReport, settings: Settings) -> None:
     step = warmed_up(report, settings, recipe, device, compilations)
     if step is None:
         return
+    with Turn(Path(settings.turns), report.letter).taken():
+        timed(report, settings, step, compilations)
+
+
+def timed(report: SectionReport, settings: Settings, step: SyntheticStep, compilations: Compilations) -> None:
+    """Everything behind the warm-up."""
     speed: Row = {}
+    device = step.device
     with report.item("step") as row:
         plain(step, row, compilations, 4 if settings.tiny else PLAIN)
         speed |= row
@@ -67,7 +75,8 @@ def recipe_of(letter: str, settings: Settings, device: torch.device) -> Recipe:
             "vit_small", 2, global_size=32, local_size=16, locals=2, prototypes=64, dtype="fp32", compile=False
         )
         return replace(tiny, more=TINY_MODEL)
-    recipe = replace(RECIPES[letter], more=dict(key.split("=", 1) for key in settings.keys))
+    recipe = RECIPES[letter]
+    recipe = replace(recipe, more=recipe.more | dict(key.split("=", 1) for key in settings.keys))
     if letter in "GH" and settings.arch:
         recipe = replace(recipe, arch=settings.arch)
     if settings.batch_scale != "auto":
@@ -91,6 +100,7 @@ def warmed_up(
                 row["prepared"] = step.prepared
                 row["seconds_of_each"] = [round(s, 2) for s in timed_alone(step, WARMUP)]
                 row["compiled"] = compilations.figures()
+                row["compile_phases"] = compile_phases()
             except torch.OutOfMemoryError:
                 full = True
                 raise
@@ -105,6 +115,14 @@ def warmed_up(
         if recipe.batch <= 8:
             return None
         recipe = replace(recipe, batch=recipe.batch // 2)
+
+
+def compile_phases() -> dict[str, float]:
+    """Seconds of the longest phases of compilation; one lies inside another."""
+    from torch._dynamo.utils import compilation_time_metrics
+
+    totals = {name: round(sum(seconds), 2) for name, seconds in compilation_time_metrics.items()}
+    return dict(sorted(totals.items(), key=lambda pair: -pair[1])[:25])
 
 
 def timed_alone(step: SyntheticStep, count: int) -> list[float]:

@@ -40,7 +40,12 @@ class BatchRenderer:
         self.augmentation = Augmentation.from_config(cfg)
         self.normalization = Normalization(crops.rgb_mean, crops.rgb_std, dtype, device)
         self.gram_distortions = not crops.gram_teacher_no_distortions
-        self.render = photometric_fused.render if fused(cfg, device.type) else photometric.render
+        self.render = photometric.render
+        if fused(cfg, device.type):
+            if (reason := photometric_fused.why_not(device)) is None:
+                self.render = photometric_fused.render
+            else:
+                log.warning("colour changes are not fused: %s", reason)
 
     def __call__(self, slot: Tensor, crops: Tensor, position: int, part: int = 0) -> CropBatch:
         """This process's ``part`` of the batch at ``position``, from its ``slot`` on the host and its ``crops`` (the slot's head) on the device.

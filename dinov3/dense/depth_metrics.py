@@ -37,7 +37,7 @@ def scale_and_shift(prediction: Tensor, truth: Tensor, valid: Tensor) -> tuple[f
 
     Where several do, the shortest (s, t): (0, 0) without a valid pixel. As numpy's lstsq, which DINOv3's code calls.
     """
-    p, g = prediction[valid].double().numpy(), truth[valid].double().numpy()
+    p, g = prediction[valid].double().cpu().numpy(), truth[valid].double().cpu().numpy()
     found = np.linalg.lstsq(np.stack([p, np.ones_like(p)], axis=1), g, rcond=None)[0]
     return float(found[0]), float(found[1])
 
@@ -54,7 +54,7 @@ def depth_scores(prediction: Tensor, truth: Tensor, valid: Tensor, *, empty_silo
     valid = valid & (truth > 0)
     p, g = prediction[valid].double(), truth[valid].double()
     if not len(p):
-        found = torch.full((len(METRICS),), math.nan, dtype=torch.float64)
+        found = torch.full((len(METRICS),), math.nan, dtype=torch.float64, device=p.device)
         found[METRICS.index("silog")] = empty_silog
         return found
     ratio, error, log_error = torch.maximum(g / p, p / g), g - p, g.log() - p.log()

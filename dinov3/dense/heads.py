@@ -28,7 +28,7 @@ def fit_ridge_head(maps: Tensor, targets: Tensor, known: Tensor) -> tuple[Linear
     ValueError with fewer than two images with known patches.
     """
     patches = maps.flatten(2).mT  # [N, P, D]
-    number = torch.arange(len(maps))
+    number = torch.arange(len(maps), device=maps.device)
     held = (number % HELD_OUT == HELD_OUT - 1) if len(maps) >= HELD_OUT else number == len(maps) - 1
     keep = known > 0
     ridge = fit_ridge(patches[keep], targets[keep], held[:, None].expand_as(keep)[keep], weights=known[keep])

@@ -22,7 +22,7 @@ def class_shares(labels: Tensor, grid: tuple[int, int], classes: int) -> tuple[T
         labels.long().view(n, rows, height // rows, columns, width // columns).transpose(2, 3).flatten(3).flatten(1, 2)
     )
     inside = (tiles >= 0) & (tiles < classes)
-    counts = torch.zeros(n, rows * columns, classes + 1, dtype=torch.float32)
+    counts = torch.zeros(n, rows * columns, classes + 1, dtype=torch.float32, device=labels.device)
     counts.scatter_add_(2, torch.where(inside, tiles, classes), torch.ones_like(tiles, dtype=torch.float32))
     known = counts[..., :classes].sum(-1)
     return counts[..., :classes] / known.clamp_min(1)[..., None], known / tiles.shape[-1]

@@ -28,14 +28,14 @@ def class_colour(number: int) -> tuple[float, float, float]:
 
 def coloured(labels: Tensor, classes: int) -> Tensor:
     """``labels [H, W]`` as RGB ``[3, H, W]`` in [0, 1]; what is no class is gray."""
-    table = torch.tensor([class_colour(i) for i in range(classes)] + [UNLABELLED])
+    table = torch.tensor([class_colour(i) for i in range(classes)] + [UNLABELLED], device=labels.device)
     inside = (labels >= 0) & (labels < classes)
     return table[torch.where(inside, labels, classes).long()].permute(2, 0, 1)
 
 
 def mistakes(prediction: Tensor, truth: Tensor, ignore: int) -> Tensor:
     """RGB ``[3, H, W]``: red where the prediction is wrong, gray where nothing is labelled."""
-    table = torch.tensor([RIGHT, WRONG, UNLABELLED])
+    table = torch.tensor([RIGHT, WRONG, UNLABELLED], device=truth.device)
     kind = torch.where(truth == ignore, 2, (prediction != truth).long())
     return table[kind].permute(2, 0, 1)
 
@@ -45,11 +45,11 @@ def heat(values: Tensor, low: float, high: float, known: Tensor | None = None) -
     import matplotlib  # slow to load
 
     share = ((values - low) / max(high - low, 1e-12)).clamp(0, 1).nan_to_num(0)
-    colours: NDArray[np.float64] = matplotlib.colormaps["magma"](share.numpy())[..., :3]
-    found = torch.from_numpy(np.ascontiguousarray(colours)).float().permute(2, 0, 1)
+    colours: NDArray[np.float64] = matplotlib.colormaps["magma"](share.cpu().numpy())[..., :3]
+    found = torch.from_numpy(np.ascontiguousarray(colours)).to(values.device).float().permute(2, 0, 1)
     if known is None:
         return found
-    return torch.where(known, found, torch.tensor(UNLABELLED).view(3, 1, 1))
+    return torch.where(known, found, torch.tensor(UNLABELLED, device=values.device).view(3, 1, 1))
 
 
 def tile(colours: Tensor, *, smooth: bool = False) -> Tensor:

@@ -110,7 +110,7 @@ def fit_ridge(
     The penalty is a multiple of the number of rows, for features standardised per dimension. ``weights [N]`` count
     rows. float64 inside. ValueError without rows of both kinds.
     """
-    w = torch.ones(len(x), dtype=torch.float64) if weights is None else weights.double()
+    w = torch.ones(len(x), dtype=torch.float64, device=x.device) if weights is None else weights.double()
     if not bool(w[held].sum() > 0) or not bool(w[~held].sum() > 0):
         raise ValueError("ridge regression needs training rows, and held-out rows to choose the penalty")
     mean, std = x[~held].float().mean(0).double(), x[~held].float().std(0).double().clamp_min(1e-6)
@@ -119,7 +119,7 @@ def fit_ridge(
     best: tuple[float, Tensor, float] | None = None
     errors: dict[float, float] = {}
     for penalty in penalties:
-        eye = torch.eye(len(gram), dtype=torch.float64)
+        eye = torch.eye(len(gram), dtype=torch.float64, device=x.device)
         solved = torch.linalg.solve(gram + penalty * w[~held].sum() * eye, right)  # [D, K]
         off = ((x[held].double() - mean) / std) @ solved + centre - y[held].double()
         errors[penalty] = float((w[held, None] * off**2).sum() / w[held].sum())
@@ -131,8 +131,8 @@ def fit_ridge(
 
 
 def _products(x: Tensor, y: Tensor, w: Tensor, mean: Tensor, std: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
-    right = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
+    gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+    right = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
     for start in range(0, len(x), CHUNK):
         part = slice(start, start + CHUNK)
         z = (x[part].double() - mean) / std

@@ -73,9 +73,13 @@ def summary(total: Tensor) -> dict[str, float]:
 
 
 def confusion(predictions: Sequence[Tensor], labels: Sequence[Tensor], classes: int, ignore: int = IGNORE) -> Tensor:
-    """``[classes, classes]`` int64: pixels of label row said to be column. Numbers outside [0, classes) are left out."""
+    """``[classes, classes]`` int64: pixels of label row said to be column, on the CPU.
+
+    Numbers outside [0, classes) are left out.
+    """
     table = torch.zeros(classes * classes, dtype=torch.int64)
     for said, true in zip(predictions, labels, strict=True):
         inside = (true != ignore) & (true >= 0) & (true < classes) & (said >= 0) & (said < classes)
-        table += torch.bincount(true[inside].long() * classes + said[inside].long(), minlength=classes * classes)
+        places = true[inside].long() * classes + said[inside].long()
+        table += torch.bincount(places, minlength=classes * classes).cpu()
     return table.view(classes, classes)

@@ -21,7 +21,7 @@ def fit_logreg(features: Tensor, labels: Tensor, *, strengths: Sequence[float] =
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x, y = features.float().numpy(), labels.numpy()
+    x, y = features.float().cpu().numpy(), labels.cpu().numpy()
     order = np.random.default_rng(seed).permutation(len(x))
     held = np.arange(len(x)) % HELD_OUT == 0
     rest, chosen_by = order[~held], order[held]

@@ -98,6 +98,17 @@ def rope_tables(grid: Grid, head_dim: int, device: torch.device) -> RopeTables:
     return RopeTables(table(torch.cat((zero, patches))), table(torch.cat((zero, torch.ones_like(patches)))))
 
 
+@torch.library.custom_op("dinov3::da3_tables", mutates_args=())
+def _opaque_tables(like: Tensor, rows: int, cols: int, head_dim: int) -> list[Tensor]:
+    """``rope_tables`` as one operation, so that a compiled graph does not compute sines again in every block."""
+    return [table for rope in rope_tables((rows, cols), head_dim, like.device) for table in rope]
+
+
+@_opaque_tables.register_fake
+def _(like: Tensor, rows: int, cols: int, head_dim: int) -> list[Tensor]:
+    return [like.new_empty(1 + rows * cols, head_dim, dtype=torch.float32) for _ in range(4)]
+
+
 def apply_rope(x: Tensor, rope: Rope) -> Tensor:
     """Rotate ``x`` [N, heads, 1 + P, d]: within each half of d, channel i pairs with channel i + d/4."""
     cos, signed_sin = rope
@@ -243,7 +254,11 @@ class DA3ViT(nn.Module):
         pos = self._position_embedding(grid)
         if self.spec.alt_start is None:
             return pos, None
-        return pos, rope_tables(grid, self.spec.embed_dim // self.spec.num_heads, pos.device)
+        head_dim = self.spec.embed_dim // self.spec.num_heads
+        if torch.compiler.is_dynamo_compiling():
+            tables = _opaque_tables(pos, *grid, head_dim)
+            return pos, RopeTables((tables[0], tables[1]), (tables[2], tables[3]))
+        return pos, rope_tables(grid, head_dim, pos.device)
 
     def _position_embedding(self, grid: Grid) -> Tensor:
         if grid == (TRAINED_SIDE, TRAINED_SIDE):

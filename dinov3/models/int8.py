@@ -20,7 +20,9 @@ SMALLEST_SCALE = torch.finfo(torch.float32).eps  # of a row of zeros
 
 def row_scales(x: Tensor) -> Tensor:
     """[..., n] -> [...] float32."""
-    return (x.abs().amax(-1).float() / HALF_RANGE).clamp_min(SMALLEST_SCALE)
+    # CUDA divides by a Python number as a multiplication by its reciprocal, which differs in the last bit
+    largest = x.abs().amax(-1).float()
+    return (largest / torch.full_like(largest, HALF_RANGE)).clamp_min(SMALLEST_SCALE)
 
 
 def to_int8(x: Tensor, scales: Tensor) -> Tensor:

@@ -21,17 +21,20 @@ class RopeTable(NamedTuple):
 
 
 class Rotation:
-    """What turns the queries and keys of one crop size: ``n_prefix`` tokens without a position, then the patches.
+    """What turns the queries and keys of one crop size: some tokens without a position, then the patches.
 
     A plain class on purpose: FSDP2 casts every tensor it finds in a block's arguments to the parameter dtype, looking
     into tuples and dataclasses too, and an fp32 table must stay fp32.
     """
 
-    def __init__(self, table: RopeTable, n_prefix: int) -> None:
-        first, second = table.sin.chunk(2, dim=-1)
-        signed_sin = torch.cat((-first, second), dim=-1)
-        self.cos = F.pad(table.cos, (0, 0, n_prefix, 0), value=1.0)  # [T, D_head]
-        self.signed_sin = F.pad(signed_sin, (0, 0, n_prefix, 0))  # [T, D_head], the first half negated
+    def __init__(self, cos: Tensor, signed_sin: Tensor) -> None:
+        self.cos = cos  # [T, D_head]
+        self.signed_sin = signed_sin  # [T, D_head], the first half negated
+
+    @classmethod
+    def of(cls, table: RopeTable, n_prefix: int) -> Rotation:
+        """``n_prefix`` tokens that are not turned, then those of ``table``."""
+        return cls(*_padded(table, n_prefix))
 
     def apply(self, x: Tensor) -> Tensor:
         """Turn each pair (i, i + D_head/2) of ``x`` [N, T, ..., D_head] by its angle, in the table's dtype."""
@@ -103,26 +106,89 @@ class RopePositionEmbedding(nn.Module):
 
     def forward(self, rows: int, cols: int) -> RopeTable:
         """The table of a grid of ``rows`` x ``cols`` patches, row by row."""
-        like: dict[str, Any] = {"device": self.periods.device, "dtype": self.dtype}
-        longest, shortest = max(rows, cols), min(rows, cols)
-        units = {"separate": (rows, cols), "max": (longest, longest), "min": (shortest, shortest)}[
-            self.normalize_coords
-        ]
-        axes = [torch.arange(0.5, n, **like) / unit for n, unit in zip((rows, cols), units, strict=True)]
-        coords = torch.stack(torch.meshgrid(axes, indexing="ij"), dim=-1).flatten(0, 1)  # [P, 2]
-        coords = self._augment(2.0 * coords - 1.0) if self.augments else 2.0 * coords - 1.0
-        angles = 2 * math.pi * coords[:, :, None] / self.periods.to(self.dtype)  # [P, 2, D_head/4]
-        angles = angles.flatten(1).tile(2)  # [P, D_head]
-        return RopeTable(sin=angles.sin(), cos=angles.cos())
+        return _table(self.periods.to(self.dtype), rows, cols, self.normalize_coords, *self._drawn())
 
-    def _augment(self, coords: Tensor) -> Tensor:
-        """Shift, jitter and rescale, drawn in this order (golden A08 depends on it)."""
-        if self.shift_coords is not None:
-            coords = coords + coords.new_empty(2).uniform_(-self.shift_coords, self.shift_coords)
-        if self.jitter_coords is not None:
-            bound = math.log(self.jitter_coords)
-            coords = coords * coords.new_empty(2).uniform_(-bound, bound).exp()
-        if self.rescale_coords is not None:
-            bound = math.log(self.rescale_coords)
-            coords = coords * coords.new_empty(1).uniform_(-bound, bound).exp()
-        return coords  # [P, 2]
+    def rotation(self, rows: int, cols: int, n_prefix: int) -> Rotation:
+        """``forward`` as a rotation behind ``n_prefix`` tokens without a position.
+
+        In a compiled graph the tables are the result of one opaque operation. Traced into the graph their bf16 steps
+        would not be rounded as they are here (other angles than released weights have seen), and inductor computes
+        sine and cosine again for every query and key: 12 of the 233 ms of a ViT-B step on an H200.
+        """
+        if torch.compiler.is_dynamo_compiling():
+            return Rotation(
+                *_opaque(self.periods.to(self.dtype), rows, cols, n_prefix, self.normalize_coords, *self._drawn())
+            )
+        return Rotation.of(self(rows, cols), n_prefix)
+
+    def _drawn(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Shift, jitter and rescaling, drawn in this order (golden A08 depends on it); None: not wanted."""
+        if not self.augments:
+            return None, None, None
+        shift = None if self.shift_coords is None else self._uniform(2, self.shift_coords)
+        jitter = None if self.jitter_coords is None else self._uniform(2, math.log(self.jitter_coords)).exp()
+        rescale = None if self.rescale_coords is None else self._uniform(1, math.log(self.rescale_coords)).exp()
+        return shift, jitter, rescale
+
+    def _uniform(self, n: int, bound: float) -> Tensor:
+        return self.periods.new_empty(n, dtype=self.dtype).uniform_(-bound, bound)
+
+
+def _table(
+    periods: Tensor,
+    rows: int,
+    cols: int,
+    normalize_coords: str,
+    shift: Tensor | None,
+    jitter: Tensor | None,
+    rescale: Tensor | None,
+) -> RopeTable:
+    """Sine and cosine of a grid; every step is rounded to the dtype of ``periods``."""
+    like: dict[str, Any] = {"device": periods.device, "dtype": periods.dtype}
+    longest, shortest = max(rows, cols), min(rows, cols)
+    units = {"separate": (rows, cols), "max": (longest, longest), "min": (shortest, shortest)}[normalize_coords]
+    axes = [torch.arange(0.5, n, **like) / unit for n, unit in zip((rows, cols), units, strict=True)]
+    coords = torch.stack(torch.meshgrid(axes, indexing="ij"), dim=-1).flatten(0, 1)  # [P, 2]
+    coords = 2.0 * coords - 1.0
+    coords = coords if shift is None else coords + shift
+    for factor in (jitter, rescale):
+        coords = coords if factor is None else coords * factor
+    angles = 2 * math.pi * coords[:, :, None] / periods  # [P, 2, D_head/4]
+    angles = angles.flatten(1).tile(2)  # [P, D_head]
+    return RopeTable(sin=angles.sin(), cos=angles.cos())
+
+
+def _padded(table: RopeTable, n_prefix: int) -> tuple[Tensor, Tensor]:
+    """Cosine and signed sine, behind ``n_prefix`` tokens that are not turned."""
+    first, second = table.sin.chunk(2, dim=-1)
+    signed_sin = torch.cat((-first, second), dim=-1)
+    return F.pad(table.cos, (0, 0, n_prefix, 0), value=1.0), F.pad(signed_sin, (0, 0, n_prefix, 0))
+
+
+@torch.library.custom_op("dinov3::rotation", mutates_args=())
+def _opaque(
+    periods: Tensor,
+    rows: int,
+    cols: int,
+    n_prefix: int,
+    normalize_coords: str,
+    shift: Tensor | None,
+    jitter: Tensor | None,
+    rescale: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    return _padded(_table(periods, rows, cols, normalize_coords, shift, jitter, rescale), n_prefix)
+
+
+@_opaque.register_fake
+def _(
+    periods: Tensor,
+    rows: int,
+    cols: int,
+    n_prefix: int,
+    normalize_coords: str,
+    shift: Tensor | None,
+    jitter: Tensor | None,
+    rescale: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    shape = (n_prefix + rows * cols, 4 * len(periods))
+    return periods.new_empty(shape), periods.new_empty(shape)

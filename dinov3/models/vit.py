@@ -131,7 +131,7 @@ class DinoVisionTransformer(Backbone, Executed):
             (tokens,) = unpack(hidden, sizes)
         tokens = torch.cat((queries.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens), dim=1)
         sizes = ((tokens.shape[0], tokens.shape[1]),)
-        rotations = [Rotation(self.rope_embed(*grid), len(queries) + 1 + self.n_storage_tokens)]
+        rotations = [self.rope_embed.rotation(*grid, len(queries) + 1 + self.n_storage_tokens)]
         hidden = pack([tokens])
         for block in self.blocks[first:]:
             hidden = block(hidden, sizes, rotations)
@@ -189,7 +189,7 @@ class DinoVisionTransformer(Backbone, Executed):
         return results
 
     def _rotations(self, grids: Sequence[Grid]) -> list[Rotation]:
-        return [Rotation(self.rope_embed(*grid), 1 + self.n_storage_tokens) for grid in grids]
+        return [self.rope_embed.rotation(*grid, 1 + self.n_storage_tokens) for grid in grids]
 
     def _last_norm(self, x: Tensor, sizes: Sizes) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Normed (cls, storage, patches) of each entry of the packed tokens."""

@@ -21,7 +21,6 @@ from dinov3.models.block import Block
 from dinov3.models.initialization import init_layers
 from dinov3.models.norms import RMSNorm
 from dinov3.models.packing import pack, unpack
-from dinov3.models.rope import Rotation
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.models.vit_config import VitConfig
 from dinov3.segment.mask_loss import mask_loss
@@ -101,12 +100,12 @@ class MaskTransformer(nn.Module):
         """The queries and the backbone's finished tokens through the new blocks."""
         with torch.no_grad():
             found = cast(Features, backbone(images, is_training=True))
-            table = backbone.rope_embed(*found.grid)
         tokens = torch.cat([found.cls[:, None], found.storage, found.patches], dim=1).float()
         tokens = torch.cat([self.queries.expand(tokens.shape[0], -1, -1), tokens], dim=1)  # [N, Q + 1 + R + P, D]
         n_queries, n_patches = len(self.queries), found.patches.shape[1]
         sizes = ((tokens.shape[0], tokens.shape[1]),)
-        rotations = [Rotation(table, tokens.shape[1] - n_patches)]
+        with torch.no_grad():
+            rotations = [backbone.rope_embed.rotation(*found.grid, tokens.shape[1] - n_patches)]
         x = pack([tokens])
         for block in self.extra:
             x = block(x, sizes, rotations)

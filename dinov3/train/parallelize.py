@@ -57,7 +57,7 @@ def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleD
         )
         raise ConfigError("config", "train.cudagraphs", f"true needs {why}: set it to false")
     if fused(cfg, device):
-        done.append("losses and colours: compiled")
+        done.append("losses: compiled")
     modules = [module for model in (student, *frozen) for module in model.values()]
     if train.compile and device == "cuda":
         # every crop size of every resolution is a graph of one code object, Backbone.forward; torch's own limit is 8

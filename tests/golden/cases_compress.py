@@ -38,7 +38,7 @@ def close(case: Case, what: str, found: float, wanted: float, rel: float) -> Non
 
 def stored_vit(case: Case) -> DinoVisionTransformer:
     """The backbone of a downstream case: its weights lie in the file, under official names."""
-    model = DinoVisionTransformer(**case.meta["config"]["constructor"])
+    model = DinoVisionTransformer(**case.meta["config"]["constructor"], device=case.device)
     state = {key.removeprefix("sd/"): case.tensor(key) for key in case.arrays if key.startswith("sd/")}
     model.init_weights()  # buffers that are computed
     own = set(model.state_dict())
@@ -177,7 +177,7 @@ def _first_up(case: Case, kind: str, small: Any) -> None:
 
 def _one_linear(case: Case, kind: str) -> None:
     state = {key: case.tensor(f"linear/{key}") for key in ("weight", "bias") if f"linear/{key}" in case.arrays}
-    layer = torch.nn.Linear(*state["weight"].shape[::-1], bias="bias" in state)
+    layer = torch.nn.Linear(*state["weight"].shape[::-1], bias="bias" in state, device=case.device)
     layer.load_state_dict(state)
     holder = torch.nn.ModuleDict({"layer": layer})
     make_int8(holder, kind)

@@ -51,16 +51,16 @@ def head_weights(case: Case, prefix: str) -> dict[str, Tensor]:
     return dict(zip([key.removeprefix(prefix) for key in keys], inputs(case, *keys), strict=True))
 
 
-def load_head(head: LinearHead, weights: Mapping[str, Tensor]) -> LinearHead:
+def load_head(case: Case, head: LinearHead, weights: Mapping[str, Tensor]) -> LinearHead:
     counters = {k: v for k, v in head.state_dict().items() if k.endswith("num_batches_tracked")}
     head.load_state_dict({**counters, **weights}, strict=True)
-    return head.eval()
+    return head.to(case.device).eval()
 
 
 def run_areas(case: Case) -> None:
     for row in case.meta["cases"]:
         name, classes, ignore = row["case"], row["num_classes"], row["ignore_index"]
-        total = torch.zeros(4, classes, dtype=torch.int64)
+        total = torch.zeros(4, classes, dtype=torch.int64, device=case.device)
         for i in range(row["images"]):
             predicted, label = inputs(case, f"{name}/{i}/pred", f"{name}/{i}/label")
             label = without_zero(label, ignore) if row["reduce_zero_label"] else label
@@ -78,7 +78,7 @@ def run_windows(case: Case) -> None:
     patch, classes = case.meta["config"]["patch"], case.meta["config"]["num_classes"]
     weights = head_weights(case, "head/")
     normed = any(key.startswith("batchnorm") for key in weights)
-    head = load_head(LinearHead([weights["conv.weight"].shape[1]], classes, batchnorm=normed), weights)
+    head = load_head(case, LinearHead([weights["conv.weight"].shape[1]], classes, batchnorm=normed), weights)
 
     def network(images: Tensor) -> Tensor:
         a = F.avg_pool2d(images, patch)
@@ -115,7 +115,9 @@ def run_head(case: Case) -> None:
             (patches,) = inputs(case, f"{i}/features/{level}")
             levels.append((patches, *inputs(case, f"{i}/cls/{level}")) if row["cls_token"] else patches)
         options = {"batchnorm": row["batchnorm"], "cls_token": row["cls_token"], "dropout": 0.0}
-        head = load_head(LinearHead(row["in_channels"], row["classes"], **options), head_weights(case, f"{i}/head/"))
+        head = load_head(
+            case, LinearHead(row["in_channels"], row["classes"], **options), head_weights(case, f"{i}/head/")
+        )
         with torch.no_grad():
             case.check(f"{i}/forward", head(levels))
             case.check(f"{i}/predict", head.predict(levels, tuple(row["predict_size"])))

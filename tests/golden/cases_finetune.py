@@ -46,7 +46,7 @@ def run_lora(case: Case) -> None:
         sorted({last_name(name) for name in config["targets"]}),
         config["r"],
         config["alpha"],
-        torch.Generator().manual_seed(0),
+        torch.Generator(device=case.device).manual_seed(0),
         rslora=bool(config.get("use_rslora", False)),
     )
     expect(case, "trainable_parameters", trained, case.meta["trainable_parameters"])
@@ -79,7 +79,7 @@ def run_lora(case: Case) -> None:
 def _with_and_without(model: DinoVisionTransformer, before: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     plain = DinoVisionTransformer(**{f: getattr(model.config, f) for f in model.config.__dataclass_fields__})
     state = {k: v for k, v in model.state_dict().items() if "lora" not in k.split(".")}
-    plain.load_state_dict({**state, **before})
+    plain.to(x.device).load_state_dict({**state, **before})
     return tokens_of(plain.eval(), x), tokens_of(model, x)
 
 
@@ -102,7 +102,7 @@ def _gradients(
 
 def run_lora_linear(case: Case) -> None:
     for i, combo in enumerate(case.meta["config"]["combos"]):
-        layer = nn.ModuleDict({"fc": nn.Linear(combo["in"], combo["out"], bias=combo["bias"])})
+        layer = nn.ModuleDict({"fc": nn.Linear(combo["in"], combo["out"], bias=combo["bias"], device=case.device)})
         fc: Any = layer["fc"]
         fc.load_state_dict(
             {"weight": case.tensor(f"{i}/W")} | ({"bias": case.tensor(f"{i}/b")} if combo["bias"] else {})

@@ -18,7 +18,7 @@ SIZES = ((2, 5), (3, 4))
 def rotations() -> list[Rotation]:
     rope = RopePositionEmbedding(WIDTH, dtype="fp32")
     rope.init_weights()
-    return [Rotation(rope(*grid), PREFIX) for grid in GRIDS]
+    return [Rotation.of(rope(*grid), PREFIX) for grid in GRIDS]
 
 
 def attention(**settings: bool) -> SelfAttention:

@@ -19,7 +19,7 @@ def block(layerscale: float | None) -> tuple[Block, list[Rotation]]:
         torch.nn.init.normal_(p, std=0.3, generator=generator)
     rope = RopePositionEmbedding(8, dtype="fp32")
     rope.init_weights()
-    return module, [Rotation(rope(2, 2), 1)] * 2
+    return module, [Rotation.of(rope(2, 2), 1)] * 2
 
 
 def tokens() -> Tensor:

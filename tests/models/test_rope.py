@@ -57,7 +57,7 @@ def test_loaded_periods_win() -> None:
 
 def test_rotation_turns_pairs_and_keeps_the_prefix() -> None:
     angles = torch.rand(3, 2, generator=torch.Generator().manual_seed(0)).tile(2)  # 3 patches, D_head 4
-    rotation = Rotation(RopeTable(angles.sin(), angles.cos()), n_prefix=2)
+    rotation = Rotation.of(RopeTable(angles.sin(), angles.cos()), n_prefix=2)
     x = torch.randn(2, 5, 1, 4, generator=torch.Generator().manual_seed(1))
     out = rotation.apply(x)
     assert torch.equal(out[:, :2], x[:, :2])
@@ -69,7 +69,7 @@ def test_rotation_turns_pairs_and_keeps_the_prefix() -> None:
 
 
 def test_products_of_queries_and_keys_depend_on_the_distance_only() -> None:
-    rotation = Rotation(rope(16)(1, 8), n_prefix=0)
+    rotation = Rotation.of(rope(16)(1, 8), n_prefix=0)
     q, k = torch.randn(2, 1, 1, 16, generator=torch.Generator().manual_seed(0))
     turned_q, turned_k = (rotation.apply(t.expand(1, 8, 16)) for t in (q, k))
     products = (turned_q[0] @ turned_k[0].mT).diagonal(offset=2)  # all pairs two patches apart
@@ -78,11 +78,11 @@ def test_products_of_queries_and_keys_depend_on_the_distance_only() -> None:
 
 def test_rotation_runs_in_the_dtype_of_the_table() -> None:
     x = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
-    fine, coarse = (Rotation(rope(dtype=d)(2, 2), 0).apply(x) for d in ("fp32", "bf16"))
+    fine, coarse = (Rotation.of(rope(dtype=d)(2, 2), 0).apply(x) for d in ("fp32", "bf16"))
     assert coarse.dtype == torch.float32
     assert torch.equal(coarse, coarse.bfloat16().float())
     assert torch.allclose(fine, coarse, atol=0.05)
-    assert Rotation(rope()(2, 2), 0).apply(x.bfloat16()).dtype == torch.bfloat16
+    assert Rotation.of(rope()(2, 2), 0).apply(x.bfloat16()).dtype == torch.bfloat16
 
 
 def test_augmentation_is_for_training_and_new_at_every_call() -> None:
@@ -147,3 +147,33 @@ def test_fsdp_mixed_precision_leaves_the_table_alone() -> None:
     finally:
         dist.destroy_process_group()
     assert seen == [torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_compiled_graph_has_the_tables_of_the_plain_one_bit_for_bit(augmented: bool) -> None:
+    """Traced into the graph, the bf16 steps would not be rounded one by one."""
+    module = rope(16, dtype="bf16", rescale_coords=2.0).train(augmented)
+    compiled = torch.compile(
+        lambda: module.rotation(5, 7, 3), fullgraph=True, backend="aot_eager" if augmented else "inductor"
+    )
+    torch.manual_seed(0)
+    found = compiled()
+    torch.manual_seed(0)
+    expected = module.rotation(5, 7, 3)
+    assert found.cos.shape == (3 + 35, 16)
+    assert torch.equal(found.cos, expected.cos)
+    assert torch.equal(found.signed_sin, expected.signed_sin)
+
+
+def test_a_backbone_compiled_for_a_grid_computes_no_sines_in_its_graph() -> None:
+    graphs: list[str] = []
+
+    def kept(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph.code)
+        return graph
+
+    model = vit_tiny(device="cpu", depth=1, embed_dim=16, num_heads=2)
+    model.init_weights()
+    torch.compile(model, fullgraph=True, backend=kept)(torch.rand(1, 3, 32, 48))
+    assert "dinov3.rotation" in graphs[0]
+    assert ".sin()" not in graphs[0]

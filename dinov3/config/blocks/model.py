@@ -73,8 +73,8 @@ class ComputePrecisionConfig:
     )
     fused: Literal["auto", "always", "never"] = key(
         "auto",
-        "losses and colour changes compiled, LayerScale folded into the matrix before it, drop path drawn at once: the "
-        "same numbers up to rounding. auto: on GPUs with train.compile",
+        "losses compiled, colour changes in kernels of their own (GPUs with triton), LayerScale folded into the matrix "
+        "before it, drop path drawn at once: the same numbers up to rounding. auto: on GPUs with train.compile",
     )
 
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def centres(grid: tuple[int, int], patch: float) -> Tensor:
+def centres(grid: tuple[int, int], patch: float, device: torch.device | None = None) -> Tensor:
     """``[rows * cols, 2]`` float64 (x, y) of all patch centres, row by row."""
-    y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    y, x = torch.meshgrid(*(torch.arange(side, device=device) for side in grid), indexing="ij")
     return (torch.stack([x.flatten(), y.flatten()], dim=1).double() + 0.5) * patch
 
 
@@ -70,7 +70,7 @@ def transfer(
 ) -> Transfer:
     """Where the points ``source_xy [N, 2]`` are seen in the target, and how far that is from ``target_xy``."""
     match, _ = best_match(descriptors(source, source_xy, patch, how), target)
-    predicted = centres((target.shape[0], target.shape[1]), patch).to(match.device)[match]
+    predicted = centres((target.shape[0], target.shape[1]), patch, match.device)[match]
     return Transfer(match, predicted, (predicted - target_xy.double()).norm(dim=1))
 
 
@@ -121,17 +121,18 @@ class HomographyMatch:
 
 def mapped(points: Tensor, homography: Tensor) -> Tensor:
     """Points ``[N, 2]`` through ``homography [3, 3]``, which takes (x, y, 1) of the source to the target."""
-    full = torch.cat([points.double(), torch.ones(len(points), 1, dtype=torch.float64)], dim=1)
+    full = torch.cat([points.double(), torch.ones(len(points), 1, dtype=torch.float64, device=points.device)], dim=1)
     moved = full @ homography.double().T
     return moved[:, :2] / moved[:, 2:]
 
 
 def match_homography(source: Tensor, target: Tensor, homography: Tensor, patch: float) -> HomographyMatch:
     """Match all patches of ``source [h, w, D]`` into ``target [H, W, D]``; a point in front of neither is outside."""
-    truth = mapped(centres((source.shape[0], source.shape[1]), patch), homography)
+    truth = mapped(centres((source.shape[0], source.shape[1]), patch, source.device), homography)
     height, width = target.shape[0] * patch, target.shape[1] * patch
     inside = (truth[:, 0] >= 0) & (truth[:, 0] < width) & (truth[:, 1] >= 0) & (truth[:, 1] < height)
     match, similarity = best_match(source.flatten(0, 1), target)
     back, _ = best_match(target.flatten(0, 1), source)
-    error = (centres((target.shape[0], target.shape[1]), patch)[match] - truth).norm(dim=1)
-    return HomographyMatch(match, similarity, error, inside, back[match] == torch.arange(len(match)))
+    mutual = back[match] == torch.arange(len(match), device=match.device)
+    error = (centres((target.shape[0], target.shape[1]), patch, match.device)[match] - truth).norm(dim=1)
+    return HomographyMatch(match, similarity, error, inside, mutual)

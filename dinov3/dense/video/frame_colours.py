@@ -32,4 +32,4 @@ class FrameColours:
         scores = ((flat - mean) @ directions - low) / (high - low).clamp_min(1e-8)
         maps = scores.clamp(0, 1).view(*features.shape[:2], 3).permute(2, 0, 1)
         shown = F.interpolate(maps[None], size, mode="nearest")[0].permute(1, 2, 0)
-        return (shown * 255).round().numpy().astype(np.uint8)
+        return (shown * 255).round().cpu().numpy().astype(np.uint8)

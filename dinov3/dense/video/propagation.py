@@ -141,8 +141,8 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 def to_grid(mask: Tensor, grid: Size, variant: str = "notebook") -> Tensor:
     """Labels ``[H, W]`` uint8 on the grid: the one at the centre of each patch, by each variant's own arithmetic."""
     if variant == "dino":
-        small = Image.fromarray(mask.numpy().astype(np.uint8)).resize(grid[::-1], Image.Resampling.NEAREST)
-        return torch.from_numpy(np.array(small))
+        small = Image.fromarray(mask.cpu().numpy().astype(np.uint8)).resize(grid[::-1], Image.Resampling.NEAREST)
+        return torch.from_numpy(np.array(small)).to(mask.device)
     return F.interpolate(mask[None, None].float(), grid, mode="nearest-exact")[0, 0].to(torch.uint8)
 
 

@@ -89,7 +89,7 @@ def overlaid(pixels: Pixels, labels: Tensor) -> Pixels:
     found = pixels.astype(np.float32)
     for number in torch.unique(labels).tolist():
         if number != 0:
-            there = (labels == number).numpy()
+            there = (labels == number).cpu().numpy()
             colour = np.array(class_colour(int(number)), dtype=np.float32) * 255
             found[there] = (1 - OPACITY) * found[there] + OPACITY * colour
     return found.round().clip(0, 255).astype(np.uint8)
@@ -97,7 +97,7 @@ def overlaid(pixels: Pixels, labels: Tensor) -> Pixels:
 
 def save_mask(labels: Tensor, path: Path) -> None:
     """A palette PNG whose indices are the labels (0 to 255), whole or not there."""
-    image = Image.fromarray(labels.numpy().astype(np.uint8), mode="P")
+    image = Image.fromarray(labels.cpu().numpy().astype(np.uint8), mode="P")
     colours = [(0.0, 0.0, 0.0), *(class_colour(i) for i in range(1, 256))]
     image.putpalette([round(255 * channel) for colour in colours for channel in colour])
     with replacing(path) as fresh:

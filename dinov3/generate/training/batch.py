@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov3.data.randomness import generator
+from dinov3.distributed.transfer import send
 from dinov3.generate.shards import Sample
 
 
@@ -73,8 +74,6 @@ class DitBatch:
         if device.type == "cpu":
             return self
         moved: dict[str, Any] = {
-            f.name: value.pin_memory().to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+            f.name: send(value, device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
         }
         return replace(self, **moved)
