@@ -6,7 +6,7 @@ python benchmarks/bytes_moved.py --masked 501 --prototypes 4096 --batch 4 --imag
 Counted with real shapes and without memory to hold them. Eager operators are counted one by one: each reads its inputs
 and writes its outputs once. (Some, like ``logsumexp``, are several kernels that read more: the count is too low.)
 Compiled functions are counted as inductor schedules them on this machine: each kernel reads every buffer it uses once,
-even one it goes over twice, and writes what it makes.
+even one it goes over twice, and writes what it makes. The colours' own kernels are counted by what they load and store.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from dinov3.config.schema import Config
-from dinov3.data.augment import photometric, photometric_fused
-from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS, Augmentation, crop_params
+from dinov3.data.augment import photometric
+from dinov3.data.augment.augmentation import PHOTOMETRIC_DRAWS, Augmentation, CropParams, crop_params
 from dinov3.data.augment.photometric import Normalization
 from dinov3.data.crops import GLOBAL_CROPS, CropGeometry
 from dinov3.losses import passes
@@ -182,17 +182,25 @@ def photometrics(args: argparse.Namespace) -> tuple[Traffic, Traffic]:
     params = crop_params(draws, Augmentation.from_config(cfg), geometry)
     n_global = GLOBAL_CROPS * args.images
     stacks = ((params[:n_global], geometry.global_size), (params[n_global:], geometry.local_size))
-    eager, counter = Eager(), Counter()
-    functions = counter.compiled(photometric_fused.changed), counter.compiled(photometric_fused.upright)
+    eager, fused = Eager(), Traffic()
     for params_of, side in stacks:
         crops = torch.empty(len(params_of.gray), side, side, 3, dtype=torch.uint8, device="meta")
         with eager, mock.patch.object(photometric, "send", lambda x, device: x.to(device)):
             photometric.render(crops, params_of, normalization("meta"))
-    with FakeTensorMode(), counter.eager:
-        for params_of, side in stacks:
-            crops = torch.empty(len(params_of.gray), side, side, 3, dtype=torch.uint8)
-            photometric_fused.apply(crops, params_of, normalization("cpu"), functions)
-    return eager.traffic, counter.total()
+        cost = kernels(params_of, 3 * side * side)
+        fused = Traffic(fused.moved + cost.moved, fused.launches + cost.launches)
+    return eager.traffic, fused
+
+
+def kernels(params: CropParams, values: int) -> Traffic:
+    """Of ``photometric_kernels`` for crops of ``values`` bytes each: what each of its four kernels reads and writes."""
+    crops, jittered, blurred = len(params.gray), int(params.jittered.sum()), int((params.sigma > 0).sum())
+    moved = jittered * values  # the mean gray of contrast
+    moved += (
+        crops * values + (crops - blurred) * 2 * values + blurred * 4 * values
+    )  # colours, to bf16 or, before blur, floats
+    moved += blurred * (4 + 4 + 4 + 2) * values  # blur along rows and along columns
+    return Traffic(moved, 4 if blurred else 2)
 
 
 def normalization(device: str) -> Normalization:

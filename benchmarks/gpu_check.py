@@ -133,7 +133,9 @@ def tail(log: Path) -> str:
 
 
 def arguments() -> argparse.ArgumentParser:
-    listed = "\n".join(f"  {s.letter}  {s.seconds:3.0f} s  {s.title}" for s in SECTIONS)
+    listed = "\n".join(
+        f"  {s.letter}  {s.seconds:3.0f} s  {s.title}{' (only when asked for)' if s.optional else ''}" for s in SECTIONS
+    )
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"sections:\n{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
     )

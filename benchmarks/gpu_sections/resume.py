@@ -101,7 +101,8 @@ def train(settings: Settings, form: Form, name: str, until: int, timeout: float)
         if "deterministic" in {f.name for f in dataclasses.fields(Config().train)}:
             keys["train.deterministic"] = True
     command = [sys.executable, "-m", "benchmarks.gpu_sections.train", mode, "--output-dir", str(out)]
-    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{out}-cache{until}"}
+    # two compilers each: a dozen such runs with one a core are two hundred processes, and took minutes to start
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{out}-cache{until}", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
     done = subprocess.run(
         [*command, *(f"{key}={value}" for key, value in keys.items())],
         cwd=ROOT,

@@ -69,19 +69,47 @@ def test_a_section_with_too_little_time_left_is_skipped(tmp_path: Path, monkeypa
     assert "of the budget" in records[0]["error"]
 
 
+H200 = 139.8  # GiB
+
+
 def test_the_estimates_fit_into_the_default_budget_and_no_limit_exceeds_what_is_left() -> None:
-    assert [section.letter for section in SECTIONS] == list("ABCDEFGHIJ")
-    assert sum(estimate(section, "cuda") for section in SECTIONS) <= 520
+    assert [section.letter for section in SECTIONS] == list("ABCDEFGHIJK")
+    groups = turns(chosen(None, None), H200)
+    assert sum(max(estimate(section, "cuda") for section in group) for group in groups) <= 520
     assert all(limit(section, "cuda", 7.0) == 7.0 < limit(section, "cuda", 1000.0) for section in SECTIONS)
 
 
-def test_sections_that_measure_no_speed_run_together_on_a_gpu_and_the_others_alone() -> None:
-    def letters(device: str, only: str | None = None) -> list[str]:
-        return ["".join(s.letter for s in sections) for sections in turns(chosen(only, None), device)]
+def test_sections_run_together_where_the_card_holds_them() -> None:
+    def grouped(card_gib: float, only: str | None = None) -> list[str]:
+        return ["".join(s.letter for s in group) for group in turns(chosen(only, None), card_gib)]
 
-    assert letters("cuda") == ["A", "BCDEF", "G", "H", "I", "J"]
-    assert letters("cuda", "G,E,C") == ["CE", "G"]
-    assert letters("cpu") == list("ABCDEFGHIJ")
+    assert grouped(H200) == ["A", "BCDEFGI", "H", "J"]
+    assert grouped(79.6) == ["A", "BCDEFG", "H", "I", "J"]
+    assert grouped(H200, "G,E,K,C") == ["CEGK"]
+    assert grouped(0.0) == list("ABCDEFGHIJ")  # nothing is known of the card
+
+
+def test_what_is_timed_is_timed_when_the_others_are_ready_or_at_their_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check, "turns", lambda sections, _: [sections])
+    times = """
+import sys, time
+from benchmarks.gpu_sections.plan import Turn
+time.sleep({pause})
+with Turn(Path({folder!r}), {letter!r}).taken():
+    r.add({letter!r}, "began", "ok", at=time.monotonic())
+    time.sleep(0.5)
+    r.add({letter!r}, "ended", "ok", at=time.monotonic())
+"""
+    begin = f"from benchmarks.gpu_sections.report import *; r = Report(Path({str(tmp_path / 'r.json')!r}), dict())\n"
+    folder = str(tmp_path / "group-0")
+    codes = {n: begin + times.format(pause=pause, folder=folder, letter=n) for n, pause in (("A", 0), ("B", 1.0))}
+    codes["C"] = begin + "import time; time.sleep(2); r.add('C', 'ended', 'ok', at=time.monotonic())"
+    at = {(r["section"], r["item"]): r["at"] for r in run_codes(tmp_path, monkeypatch, 200, **codes)}
+    first, second = sorted(("A", "B"), key=lambda letter: at[letter, "began"])
+    assert at["C", "ended"] <= at[first, "began"]
+    assert at[first, "ended"] <= at[second, "began"]
 
 
 def test_records_of_sections_that_run_together_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ from dinov3.generate.conditions import ConditionShares, categories_of, dropped
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.samplers import Field, sample, sample_times, trajectory
 from dinov3.generate.shard_names import key_and_field, samples_of
-from dinov3.models.dit import context_bias, cross_attention, modulate, plain_cross_attention
-from dinov3.models.position_tables import position_table, time_table
+from dinov3.models.diffusion.conditioning import context_bias, cross_attention, modulate, plain_cross_attention
+from dinov3.models.diffusion.position_tables import position_table, time_table
 from tests.golden.case import Case
 
 

@@ -21,7 +21,7 @@ from dinov3.generate.inputs.vae import VaeLatents
 from dinov3.generate.plan import Form
 from dinov3.generate.sizing import BucketPreprocess, Sizing, bucketed, digest
 from dinov3.generate.training.model_file import TrainedDit
-from dinov3.models.diffusion_transformer import Conditions
+from dinov3.models.diffusion.transformer import Conditions
 from dinov3.system.errors import first_line
 
 

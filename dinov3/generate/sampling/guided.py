@@ -14,7 +14,7 @@ from dinov3.data.randomness import generator
 from dinov3.generate.guidance import chained, independent
 from dinov3.generate.samplers import METHODS, Field, Method, sample_times, trajectory
 from dinov3.generate.times import shift_of, shifted
-from dinov3.models.diffusion_transformer import Conditions, DiffusionTransformer
+from dinov3.models.diffusion.transformer import Conditions, DiffusionTransformer
 
 Mode = Literal["independent", "chained", "full"]
 MODES: tuple[Mode, ...] = ("independent", "chained", "full")

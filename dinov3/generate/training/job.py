@@ -35,7 +35,7 @@ from dinov3.generate.training.warm_start import load_warm
 from dinov3.generate.validation.looks import looks
 from dinov3.generate.validation.scene import DitScene
 from dinov3.models.checkpointing import set_mode
-from dinov3.models.diffusion_transformer import Alignment, DiffusionTransformer, DitSpec
+from dinov3.models.diffusion.transformer import Alignment, DiffusionTransformer, DitSpec
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.records import Records
 from dinov3.runs.start import Start

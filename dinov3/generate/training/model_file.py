@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.training.statistics import Normaliser
-from dinov3.models.diffusion_transformer import DiffusionTransformer, DitSpec
+from dinov3.models.diffusion.transformer import DiffusionTransformer, DitSpec
 from dinov3.system.json_file import parse_object
 from dinov3.weights.own import checkpoint_in
 from dinov3.weights.tensor_file import write_tensor_file

@@ -22,7 +22,7 @@ from dinov3.generate.times import flow_losses, noised, shift_of, shifted, times_
 from dinov3.generate.training.batch import DitBatch
 from dinov3.generate.training.model_file import FILE, MODEL, STATISTICS, write_dit
 from dinov3.generate.training.statistics import Normaliser
-from dinov3.models.diffusion_transformer import PATCH, Alignment, Conditions, DiffusionTransformer
+from dinov3.models.diffusion.transformer import PATCH, Alignment, Conditions, DiffusionTransformer
 
 DIT, REPA, EMA = "dit", "repa", "ema"
 

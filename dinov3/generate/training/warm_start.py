@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.generate.errors import GenerateError
-from dinov3.models.diffusion_transformer import FEATURE_NAMES
+from dinov3.models.diffusion.transformer import FEATURE_NAMES
 
 
 @dataclass

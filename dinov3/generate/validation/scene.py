@@ -19,7 +19,7 @@ from dinov3.generate.sampling.guided import Recipe, latents_from
 from dinov3.generate.training.batch import DitBatch, drawn
 from dinov3.generate.training.shard_set import ShardSet
 from dinov3.generate.training.statistics import Normaliser
-from dinov3.models.diffusion_transformer import Conditions, DiffusionTransformer
+from dinov3.models.diffusion.transformer import Conditions, DiffusionTransformer
 from dinov3.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dinov3.generate.samplers import METHODS, sample
 from dinov3.generate.sampling.guided import MODES, Recipe, field_of, latents_from, noise_of
-from tests.models.test_diffusion_transformer import B, known, model, noise
+from tests.models.diffusion.test_transformer import B, known, model, noise
 
 SIZE = (4, 8)
 

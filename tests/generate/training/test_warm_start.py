@@ -7,8 +7,8 @@ import torch
 
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.training.warm_start import load_warm
-from dinov3.models.diffusion_transformer import DiffusionTransformer
-from tests.models.test_diffusion_transformer import SPEC, asked, known, model
+from dinov3.models.diffusion.transformer import DiffusionTransformer
+from tests.models.diffusion.test_transformer import SPEC, asked, known, model
 
 
 def fresh(**changes: object) -> DiffusionTransformer:

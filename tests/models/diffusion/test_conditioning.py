@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinov3.models.dit import context_bias, cross_attention, modulate, plain_cross_attention
+from dinov3.models.diffusion.conditioning import context_bias, cross_attention, modulate, plain_cross_attention
 
 TEXT, FEATURES = 5, 7
 

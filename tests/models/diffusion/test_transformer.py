@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dinov3.models.checkpointing import set_mode
-from dinov3.models.diffusion_transformer import (
+from dinov3.models.diffusion.transformer import (
     Conditions,
     DiffusionTransformer,
     DitBlock,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dinov3.models.position_tables import position_table, time_table
+from dinov3.models.diffusion.position_tables import position_table, time_table
 
 
 def test_an_entry_is_the_formula_written_out() -> None:

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3.models.checkpointing import CheckpointedBlock
-from dinov3.models.dit import context_bias, cross_attention, modulate
+from dinov3.models.diffusion.conditioning import context_bias, cross_attention, modulate
+from dinov3.models.diffusion.position_tables import position_table, time_table
 from dinov3.models.initialization import init_layers
-from dinov3.models.position_tables import position_table, time_table
 
 PATCH = 2  # cells of a latent on each side of a token
 TIME_WIDTH = 256
