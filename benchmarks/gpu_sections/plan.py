@@ -40,6 +40,7 @@ SECTIONS = (
     Section("I", "ViT-S step, then end to end from files", 150, "speed", gib=45),
     Section("J", "ViT-L step", 240, "speed", gib=100),
     Section("K", "ViT-B step, tokens between blocks in fp32", 130, "speed", gib=45, optional=True),
+    Section("L", "ViT-B step, compiled block by block", 80, "speed", gib=45, optional=True),
 )
 USABLE = 0.95  # of the card's memory
 LIMIT_FACTOR, LIMIT_EXTRA = 1.6, 15.0  # a section is ended after this multiple of its estimate and these seconds

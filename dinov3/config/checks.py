@@ -326,6 +326,16 @@ def fp8_layers_are_chosen_by_an_expression(cfg: Config) -> Problems:
         yield "student.fp8_filter", f"{cfg.student.fp8_filter!r} is not a regular expression: {error}"
 
 
+def blocks_are_compiled_where_anything_is(cfg: Config) -> Problems:
+    if cfg.train.compile_blocks and not cfg.train.compile:
+        yield "train.compile_blocks", "true, but nothing is compiled: set train.compile=true, or this to false"
+    if cfg.train.compile_blocks and cfg.train.cudagraphs:
+        yield (
+            "train.compile_blocks",
+            "true, but train.cudagraphs makes one graph of a backbone: set one of them to false",
+        )
+
+
 def cuda_graphs_have_one_shape(cfg: Config) -> Problems:
     if not cfg.train.cudagraphs:
         return
@@ -342,6 +352,7 @@ def cuda_graphs_have_one_shape(cfg: Config) -> Problems:
 CHECKS = (
     fp8_layers_are_chosen_by_an_expression,
     cuda_graphs_have_one_shape,
+    blocks_are_compiled_where_anything_is,
     resolutions_are_complete,
     crops_are_whole_patches,
     local_crops_fit_into_global_ones,

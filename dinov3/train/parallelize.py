@@ -62,9 +62,10 @@ def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleD
     if train.compile and device == "cuda":
         # every crop size of every resolution is a graph of one code object, Backbone.forward; torch's own limit is 8
         torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+        in_blocks = parallel.shards or train.compile_blocks
         for module in modules:
-            compile_module(module, in_blocks=parallel.shards, cudagraphs=train.cudagraphs)
-        done.append(f"torch.compile: {'blocks' if parallel.shards else 'backbones'}, heads and frozen teachers")
+            compile_module(module, in_blocks=in_blocks, cudagraphs=train.cudagraphs)
+        done.append(f"torch.compile: {'blocks' if in_blocks else 'backbones'}, heads and frozen teachers")
         done += ["CUDA graphs: backbones"] if train.cudagraphs else []
     elif train.compile:
         done.append(f"torch.compile: off, it pays on GPUs only (this is {device})")

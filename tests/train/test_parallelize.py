@@ -72,3 +72,21 @@ def test_cuda_graphs_are_of_backbones_not_of_heads(monkeypatch: pytest.MonkeyPat
     assert "CUDA graphs: backbones" in done
     assert {options is not None for name, options in asked if name == "DinoVisionTransformer"} == {True}
     assert {options for name, options in asked if name == "DINOHead"} == {None}
+
+
+def test_a_backbone_is_compiled_block_by_block_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda f, **_: compiled.append(type(f.__self__).__name__) or f)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    cfg = tiny_config(train__compile_blocks=True, student__depth=2)
+    model = SSLMetaArch(cfg)
+    done = parallelize(cfg, model.student, [model.model_ema], replace(ALONE, device_type="cuda"))
+    assert "torch.compile: blocks, heads and frozen teachers" in done
+    assert compiled.count("Block") == 4  # of student and teacher
+    assert "DinoVisionTransformer" not in compiled
+
+
+@pytest.mark.parametrize(("other", "value"), [("train__compile", False), ("train__cudagraphs", True)])
+def test_blocks_that_would_not_be_compiled_are_refused(other: str, value: bool) -> None:
+    with pytest.raises(ConfigError, match=r"train\.compile_blocks: true, but"):
+        tiny_config(train__compile_blocks=True, **{other: value})
