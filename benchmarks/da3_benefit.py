@@ -110,12 +110,23 @@ def of_student(run: Path, args: argparse.Namespace) -> dict[str, Any]:
     return {**found, "knn_20": round(knn["scores"][0]["accuracy"], 4)}
 
 
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What all results of one folder have in common."""
+    return {name: getattr(args, name) for name in ("keys", "teacher_keys", "scenes", "labelled", "probe")}
+
+
+def row_of(arm: str, seed: int, run: Path, args: argparse.Namespace) -> Row:
+    """The line of a finished run."""
+    facts = {"commit": git_hash(), "machine": machine(), "threads": os.environ.get("OMP_NUM_THREADS")}
+    own = {"arm": arm, "seed": seed, **of_student(run, args), **cost(read_rows(RunFolder(run).metrics))}
+    return {**own, **settings_of(args), **facts, "torch": torch.__version__}
+
+
 def results(args: argparse.Namespace) -> None:
     """Train and measure what is not in OUT/results.jsonl yet."""
     path = args.out / "results.jsonl"
-    settings = {"keys": args.keys, "teacher_keys": args.teacher_keys, "scenes": args.scenes, "probe": args.probe}
-    rows = read_rows(path)
-    if strangers := [row for row in rows if any(row[name] != value for name, value in settings.items())]:
+    settings, rows = settings_of(args), read_rows(path)
+    if strangers := [row for row in rows if any(row.get(name) != value for name, value in settings.items())]:
         sys.exit(f"{path}: has results of other settings ({strangers[0]['keys']}): choose another --out")
     done = {(row["arm"], row["seed"]) for row in rows}
     wanted = [(arm, seed) for seed in args.seeds for arm in args.arms if (arm, seed) not in done]
@@ -134,9 +145,7 @@ def results(args: argparse.Namespace) -> None:
             run = args.out / arm / f"seed-{seed}"
             own = [word.format(teacher=teacher) for word in ARMS[arm]]
             train("demo_cpu", run, seed, [*STUDENT, *args.keys, *own], program="benchmarks.da3_student")
-            facts = {"commit": git_hash(), "machine": machine(), "threads": os.environ.get("OMP_NUM_THREADS")}
-            row = {"arm": arm, "seed": seed, **of_student(run, args), **cost(read_rows(RunFolder(run).metrics))}
-            append_row(path, {**row, **settings, **facts, "torch": torch.__version__})
+            append_row(path, row_of(arm, seed, run, args))
             bar.update()
 
 

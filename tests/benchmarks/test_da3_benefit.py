@@ -102,7 +102,7 @@ def test_differences_are_paired_by_seed_with_students_interval() -> None:
 def test_what_is_measured_already_is_not_computed_again_and_other_settings_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"keys": [], "teacher_keys": [], "scenes": "Synthetic:n=10", "probe": []}
+    settings = {"keys": [], "teacher_keys": [], "scenes": "Synthetic:n=10", "labelled": 600, "probe": []}
     for row in rows():
         append_row(tmp_path / "results.jsonl", {**row, **settings})
     main(["--out", str(tmp_path), "--scenes", "Synthetic:n=10"])
