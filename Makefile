@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Empty: compiled files are kept. Where containers forbid it, every process that a test starts compiles the program anew.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup tests docs dist demo yaml docs-pictures lint format test test-nightly test-slurm hooks clean
+.PHONY: help setup tests docs dist demo yaml docs-pictures lint format test suite test-nightly test-slurm hooks clean
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
@@ -13,7 +15,7 @@ setup: $(VENV)/.installed ## a virtual environment in .venv with the program
 # uv, where it is installed, does the same in less time
 UV := $(shell command -v uv)
 ifdef UV
-INSTALL = VIRTUAL_ENV=$(VENV) uv pip install
+INSTALL = VIRTUAL_ENV=$(VENV) uv pip install --compile-bytecode
 MAKE_VENV = uv venv --allow-existing --seed --python $(PYTHON) $(VENV)
 else
 INSTALL = $(BIN)/pip install --progress-bar on
@@ -59,7 +61,11 @@ format: tests ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 # One process a core, and one thread in each: two threads in each of two processes on two cores wait for one another.
-test: lint ## everything fast
+# mypy has use for one core, and takes a minute where it has no cache: the tests begin beside it.
+test: tests ## lint, types and everything fast
+	@$(MAKE) --no-print-directory --jobs 2 lint suite
+
+suite: tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 $(VENV)/.nightly: $(VENV)/.tests

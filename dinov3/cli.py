@@ -12,6 +12,7 @@ from dinov3 import __version__
 from dinov3.config.arguments import unrecognised
 from dinov3.distributed.report import report
 from dinov3.system import console
+from dinov3.system.leaving import leave_quickly
 
 # By what people want: command -> module, what it does, an example. A module has ``add_arguments(parser)`` and
 # ``execute(args) -> exit code``. Only that of the command that was asked for is imported, so that help is there at
@@ -146,6 +147,7 @@ def overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``dinov3``; returns the exit code."""
     console.prepare()
+    leave_quickly()
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
     args, rest = parser.parse_known_args(argv)

@@ -44,20 +44,26 @@ def far_down(work: Path) -> str:
     return str(deep)
 
 
+def far_below_home(work: Path) -> str:
+    far_down(work)
+    return f"~/{LONG}"
+
+
 NO_HOME = {"HOME": None, "XDG_CACHE_HOME": None, "USER": None, "LOGNAME": None}
 PLAIN = {"LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 # Several at once, for they do not meet: what `make test` runs. One that fails is found among those below.
 TOGETHER = {
-    "a read-only root and no home": Environment(shell=SHORT_OF_ROOT, namespace=True, variables=NO_HOME),
-    # a script that is printed could not hold the bytes of a name
-    "LANG=C and a tilde in every path": Environment(variables=PLAIN, refused=("submit",), at=below_home),
-    "a path of 3,000 characters, umask 077 and no terminal": Environment(
-        at=far_down, shell="umask 077; exec setsid ", terminal=False
+    "a read-only root, no home and everything closed": Environment(
+        shell="exec 0<&- 1>&- 2>&-; " + SHORT_OF_ROOT, namespace=True, variables=NO_HOME
     ),
-    "everything closed": Environment(shell="exec 0<&- 1>&- 2>&-; exec "),
+    # a script that is printed could not hold the bytes of a name
+    "LANG=C, a path of 3,000 characters below a tilde, umask 077 and no terminal": Environment(
+        variables=PLAIN, refused=("submit",), at=far_below_home, shell="umask 077; exec setsid ", terminal=False
+    ),
 }
 ALONE = {
     "nothing special": Environment(),
+    "a read-only root": Environment(shell=SHORT_OF_ROOT, namespace=True),
     "no home": Environment(variables=NO_HOME),
     "umask 077": Environment(shell="umask 077; exec "),
     "a path of 3,000 characters": Environment(at=far_down),
@@ -65,6 +71,7 @@ ALONE = {
     "a Latin-1 console": Environment(variables={"PYTHONIOENCODING": "latin-1"}),
     "no controlling terminal": Environment(shell="exec setsid ", terminal=False),
     "a tilde in every path": Environment(at=below_home),
+    "everything closed": Environment(shell="exec 0<&- 1>&- 2>&-; exec "),
     "standard error closed": Environment(shell="exec 2>&-; exec "),
     "nobody reads": Environment(shell="exec > >(exec true) 2>&1; sleep 0.2; exec "),
 }

@@ -16,7 +16,8 @@ from benchmarks.gpu_sections.plan import Settings
 from benchmarks.gpu_sections.report import NotHere, Row, SectionReport, device_of
 from benchmarks.measure import cost_of
 
-TOKENS = {"global": 261, "local": 54}  # 256 px and 112 px crops in patches of 16, with cls and 4 storage tokens
+# crops and tokens of each: 256 px and 112 px in patches of 16, with cls and 4 storage tokens, and lengths between them
+SHAPES = ((256, 261), (1024, 54), (1024, 69), (512, 101), (512, 149))
 HEADS, HEAD_DIM = 12, 64  # ViT-B
 
 
@@ -42,10 +43,9 @@ def run(report: SectionReport, settings: Settings) -> None:
         host = torch.empty(2**28, dtype=torch.uint8, pin_memory=True)
         cost = cost_of(lambda: host.to(device, non_blocking=True), device, repeats=5)
         row |= {"bytes": host.numel(), "gb_per_second": round(host.numel() / cost.ms / 1e6, 1)}
-    for name, tokens in TOKENS.items():
-        crops = 2 if settings.tiny else {"global": 256, "local": 1024}[name]
-        with report.item(f"attention of {name} crops, {tokens} tokens") as row:
-            row |= attention(device, crops, tokens)
+    for crops, tokens in SHAPES:
+        with report.item(f"attention of {crops} crops, {tokens} tokens") as row:
+            row |= attention(device, 2 if settings.tiny else crops, tokens)
 
 
 def machine(device: torch.device) -> Row:

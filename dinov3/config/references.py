@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from dinov3.config.errors import KeyProblem
 from dinov3.config.yaml_file import Tree
 from dinov3.system.errors import first_line
@@ -29,19 +26,34 @@ def resolve_references(tree: Tree) -> None:
     """Replace every reference in ``tree``, in place. Raises KeyProblem.
 
     OmegaConf does the work; what it would also allow (resolvers such as ``oc.env``, references in references) is
-    refused before it sees the tree.
+    refused before it sees the tree. A tree without references is only copied: OmegaConf takes as long to import, and
+    then to read one, as everything else that is done to a config.
     """
     values = dict(flat(tree))
-    for key, value in values.items():
-        for text in _texts(value):
-            _check(key, text, values)
+    texts = [(key, text) for key, value in values.items() for text in _texts(value)]
+    for key, text in texts:
+        _check(key, text, values)
+    tree.update(_followed(tree) if texts else _copy(tree))
+
+
+def _followed(tree: Tree) -> Tree:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except OmegaConfBaseException as error:
         where = re.sub(r"\[.*", "", error.full_key or "")  # of an item of a list: the list
         what = first_line(error)
         raise KeyProblem(where, f"its reference cannot be followed: {what}") from error
-    tree.update(resolved)
+    return dict(resolved)
+
+
+def _copy(value: Any) -> Any:
+    """Blocks and lists of its own: stages are made from the same layers."""
+    if isinstance(value, dict):
+        return {name: _copy(inner) for name, inner in value.items()}
+    return [_copy(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -26,6 +26,7 @@ from dinov3.config.yaml_file import read_yaml
 from dinov3.distributed.report import report
 from dinov3.runs.new_folder import folder_for
 from dinov3.system import console
+from dinov3.system.leaving import leave_quickly
 from dinov3.system.paths import expanded
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def main(
 ) -> int:
     """A training command from its words to its exit code."""
     console.prepare()
+    leave_quickly()
     parser = argparse.ArgumentParser(prog=prog, description=description)
     arguments(parser)
     args, rest = parser.parse_known_intermixed_args(argv)

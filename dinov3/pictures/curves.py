@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dinov3.pictures.figures import figure, is_number, plans
@@ -16,6 +18,8 @@ from dinov3.pictures.pca import INK, MUTED
 
 COLUMNS = 2  # letters can be read on a screen of 1,500 px and, just, on one of 500
 WIDTH, HEIGHT = 5.4, 2.7  # inches of a panel
+LEFT, RIGHT, ABOVE, BELOW = 0.75, 0.15, 0.48, 0.45  # of them beside the axes: numbers, nothing, title and note, steps
+DPI = 100
 LONGEST_LABEL = 24  # characters of a legend
 MOST_POINTS = 1500  # of a line; more is not to be seen and makes pages of megabytes
 Row = Mapping[str, Any]
@@ -63,13 +67,29 @@ def draw_panels(panels: Sequence[Panel], out: Path | io.BytesIO, form: str, colu
     # SVG: letters as text; ids that are the same every time
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dinov3", "text.parse_math": False}):
         # not pyplot: it keeps figures, and choosing its backend would change a notebook's own
-        figure = Figure(figsize=(WIDTH * columns, HEIGHT * n_rows), layout="constrained")
+        figure = Figure(figsize=(WIDTH * columns, HEIGHT * n_rows), dpi=DPI)
         axes = figure.subplots(n_rows, columns, squeeze=False)
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         for axis, panel in zip(axes.flat, panels, strict=False):
             _draw(axis, panel)
-        figure.savefig(out, format=form, dpi=100)
+        _place(axes, FigureCanvasAgg(figure).get_renderer())
+        figure.savefig(out, format=form, dpi=DPI)
+
+
+def _place(axes: Any, renderer: Any) -> None:
+    """Give each axis the room that its letters leave; those below each other are equally wide.
+
+    matplotlib's own layouts draw everything once more to find that out, which is most of the time of a picture.
+    """
+    n_rows, columns = axes.shape
+    for row, column in np.ndindex(n_rows, columns):
+        legends = [legend for axis in axes[:, column] if (legend := axis.get_legend()) is not None]
+        beside = max((legend.get_window_extent(renderer).width / DPI for legend in legends), default=0)
+        inches = WIDTH - LEFT - RIGHT - beside, HEIGHT - ABOVE - BELOW
+        corner = WIDTH * column + LEFT, HEIGHT * (n_rows - 1 - row) + BELOW
+        page = WIDTH * columns, HEIGHT * n_rows
+        axes[row, column].set_position([*(a / b for a, b in zip((*corner, *inches), page * 2, strict=True))])
 
 
 def _draw(axis: Any, panel: Panel) -> None:
@@ -77,12 +97,14 @@ def _draw(axis: Any, panel: Panel) -> None:
         short = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
         # a name that begins with _ would be hidden by matplotlib
         axis.plot(steps, values, label=f" {short}", linewidth=1.4, marker="o" if panel.dots else None, markersize=3)
-    axis.set_title(panel.title, loc="left", fontsize=10.5, color=INK, pad=18)
+    axis.set_title(panel.title, loc="left", fontsize=10.5, color=INK, pad=18, y=1)
     axis.text(0, 1.03, panel.note, transform=axis.transAxes, fontsize=8, color=MUTED)
     if len(panel.lines) > 1:  # beside the curves, never over them
         axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.2)
     axis.set_xlabel("step", fontsize=8, color=MUTED)
+    axis.xaxis.set_label_coords(0.5, -0.25 / (HEIGHT - ABOVE - BELOW))
     axis.tick_params(labelsize=8, colors=MUTED)
+    axis.yaxis.get_offset_text().set(fontsize=6.5, horizontalalignment="right", x=-0.01)  # not over the note
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
 

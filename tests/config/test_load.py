@@ -12,9 +12,11 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import COMMAND_LINE, load_config, to_yaml
+from dinov3.config.references import resolve_references
 from dinov3.config.schema import Config, ScheduleConfig
 
 SECOND_STYLE = """
@@ -279,9 +281,20 @@ def test_published_keys_without_effect_are_named_in_one_warning(write, caplog: p
     assert caplog.messages == [expected]
 
 
-def test_loading_does_not_import_torch() -> None:
-    code = "import sys, dinov3.config.load, dinov3.config.about.explain; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+def test_loading_does_not_import_torch_and_omegaconf_only_for_references() -> None:
+    code = "import sys, dinov3.config.about.explain; from dinov3.config.load import load_config; load_config(None, ['optim.lr=1'])\n"
+    code += "print('torch' in sys.modules, 'omegaconf' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False False\n"
+
+
+def test_a_tree_without_references_is_what_omegaconf_makes_of_it_and_shares_no_list_with_the_layers() -> None:
+    stages = [{"name": "a", "sizes": [1, 2.5, None]}, [True, "x"]]
+    tree = {"train": {"seed": 3, "note": None, "stages": stages}, "lr": 1e-4, "text": "$ {no}"}
+    expected = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    resolve_references(tree)
+    assert tree == expected
+    tree["train"]["stages"][0]["sizes"].append(4)
+    assert stages[0] == {"name": "a", "sizes": [1, 2.5, None]}
 
 
 POSITIVE = st.floats(1e-9, 1e9, allow_nan=False)

@@ -25,6 +25,10 @@ WorkerPool(SampleWriter.from_config(cfg, parse_dataset("Synthetic:n=2:size=16"),
 """
 
 
+# Both start them through dinov3/data/signal_mask.py; those of the loader import torch.
+OF_EACH_KIND = [SURVEY, pytest.param(LOADER, marks=pytest.mark.nightly)]
+
+
 def run(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
 
@@ -53,7 +57,7 @@ util.spawnv_passfds = told
     assert done.stdout.splitlines() == [all_of_them, all_of_them, ""], done.stderr  # tracker, fork server; this process
 
 
-@pytest.mark.parametrize("starts_processes", [SURVEY, LOADER])
+@pytest.mark.parametrize("starts_processes", OF_EACH_KIND)
 def test_no_process_dies_of_the_signal_before_the_time_limit(starts_processes: str) -> None:
     """The resource tracker did, once a turn, and said so in many lines."""
     watch = """
@@ -72,7 +76,7 @@ def survives():
     assert "KeyError" not in done.stderr
 
 
-@pytest.mark.parametrize("starts_processes", [SURVEY, LOADER])
+@pytest.mark.parametrize("starts_processes", OF_EACH_KIND)
 def test_ctrl_c_while_a_process_starts_ends_this_one_and_says_nothing_about_the_other(starts_processes: str) -> None:
     interrupt = """
 import os, signal, threading, time

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +14,10 @@ from dinov3.depth.estimator_file import load_estimator
 from dinov3.system.rows import read_rows
 from tests.depth import tiny
 from tests.depth.test_bad_input import write_folder
-from tests.faults.runs import Launcher, final_state, launcher
+from tests.faults.runs import Launcher, final_state
 
 MAIN = "tests.depth.tiny:main"
 TRAINED = {"model__frozen": "false", "optim__layerwise_decay": 0.8}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with launcher(tmp_path_factory.mktemp("depth") / "images") as server:
-        yield server
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,10 @@ from dinov3.runs.checkpoint import read_tensors, step_folders
 from dinov3.system.rows import read_rows
 from dinov3.weights.own import load_backbone
 from tests.detect import tiny
-from tests.faults.runs import Launcher, final_state, launcher
+from tests.faults.runs import Launcher, final_state
 
 MAIN = "tests.detect.tiny:main"
 TRAINED = {"model__frozen": "false", "optim__layerwise_decay": 0.8}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with launcher(tmp_path_factory.mktemp("detect") / "images") as server:
-        yield server
 
 
 @pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.nightly), TRAINED], ids=["frozen", "trained"])

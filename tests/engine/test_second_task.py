@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from dinov3.runs.checkpoint import read_tensors, step_folders
 from dinov3.system.rows import read_rows
 from dinov3.train.command import main as pretrain
 from tests.engine import regressor
-from tests.faults.runs import Launcher, final_state, history, launcher, whole
+from tests.faults.runs import Launcher, final_state, history, whole
 
 MAIN = "tests.engine.regressor:main"
 WORDS = [
@@ -22,12 +21,6 @@ WORDS = [
     *("train.log_every=1", "checkpointing.period=3", "train.device=cpu", "optim.weight_decay=0"),
 ]
 BATCH = 8
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with launcher(tmp_path_factory.mktemp("regression") / "images") as server:
-        yield server
 
 
 def words(ranks: int = 1, dropout: float = 0.1) -> list[str]:

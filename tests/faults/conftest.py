@@ -1,19 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import Launcher, launcher
+from tests.faults.runs import Launcher
 
 Reference = Callable[[int], Path]
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with launcher(tmp_path_factory.mktemp("data") / "images") as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

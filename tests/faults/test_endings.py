@@ -47,7 +47,7 @@ SHOWN: dict[str, Any] = {
 
 
 # the second measurement is that of the end
-@pytest.mark.parametrize("work", ["fixed_tokens:2", "curves:1", "pca_sheet:1"])
+@pytest.mark.parametrize("work", ["fixed_tokens:2", "curves:1", pytest.param("pca_sheet:1", marks=pytest.mark.nightly)])
 def test_a_run_killed_at_its_last_evaluation_or_in_its_pictures_gets_them(
     runs: Launcher, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, work: str
 ) -> None:

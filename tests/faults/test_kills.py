@@ -98,7 +98,7 @@ def test_f10_kills_at_the_first_step_at_the_end_of_an_epoch_and_at_the_last_step
     assert_same(out, reference(1))
 
 
-@pytest.mark.parametrize("step", [5, 6, 8])
+@pytest.mark.parametrize("step", [5, pytest.param(6, marks=nightly), 8])
 def test_f10_kills_around_the_steps_at_which_the_gram_teacher_changes(
     runs: Launcher, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, step: int
 ) -> None:

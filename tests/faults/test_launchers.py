@@ -25,19 +25,23 @@ from tests.train.tiny import command
 TIMES = ("images_per_second", "data_wait")
 # 24 steps, no checkpoint but those that a signal asks for.
 LONG = {"optim__epochs": 6, "checkpointing__period": 1000, "evaluation__pictures": "false"}
+# Its tasks are forked after one import of torch: they are the program from its `main` on.
 SRUN = """#!{python}
-import os, subprocess, sys
-start, n = sys.argv.index(sys.executable), {tasks}
-folder = os.environ["LOGS"]
-log = open(os.path.join(folder, "output"), "ab")
+import os, sys
+sys.path.insert(0, os.getcwd())
+from tests.faults import server
+words = sys.argv[sys.argv.index(sys.executable) + 1 :]
+assert words[:3] == ["-u", "-m", "dinov3.launch.job"], words
+folder, n = os.environ["LOGS"], {tasks}
+server.preload(server.PRETRAINING)
 tasks = []
 for i in range(n):
-    env = dict(os.environ, SLURM_PROCID=str(i), SLURM_LOCALID=str(i), SLURM_NTASKS=str(n), SLURM_NODEID="0")
+    env = dict(SLURM_PROCID=str(i), SLURM_LOCALID=str(i), SLURM_NTASKS=str(n), SLURM_NODEID="0")
     env.update(SLURM_JOB_NUM_NODES="1", SLURM_JOB_NODELIST="localhost")
-    tasks.append(subprocess.Popen(sys.argv[start:], env=env, stdout=log, stderr=log))
+    tasks.append(server.start("dinov3.launch.job:main", words[3:], env, os.path.join(folder, "output")))
 with open(os.path.join(folder, "pids"), "w") as file:
-    file.write(" ".join(str(task.pid) for task in tasks))
-sys.exit(max(task.wait() for task in tasks))
+    file.write(" ".join(map(str, tasks)))
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in tasks))
 """
 
 

@@ -27,7 +27,9 @@ def records(out: Path, rank: int) -> list[dict[str, object]]:
         (2, "loss@4:1=spoil", DIGESTS, {}),
         (2, "gradient@4:0=spoil", DIGESTS, GRAM),
         (1, "gradient@4=spoil", DIGESTS, {"train__centering": "centering"}),
-        (2, "", "tests.faults.hooks:spoiled_batch", {"train__centering": "centering"}),
+        pytest.param(
+            2, "", "tests.faults.hooks:spoiled_batch", {"train__centering": "centering"}, marks=pytest.mark.nightly
+        ),
     ],
     ids=["loss of one process", "gradient of one process", "gradient, moving centre", "input of one process"],
 )

@@ -24,7 +24,9 @@ def test_f4_sigterm_to_one_process_stops_all_at_the_same_step(
     assert_same(out, reference(2))
 
 
-@pytest.mark.parametrize("point", ["shards", "rename", "committed"])
+@pytest.mark.parametrize(
+    "point", ["rename", *(pytest.param(point, marks=pytest.mark.nightly) for point in ("shards", "committed"))]
+)
 def test_f4_a_signal_during_a_save_waits_for_it(
     runs: Launcher, reference: Reference, tmp_path: Path, point: str
 ) -> None:
@@ -46,7 +48,11 @@ def test_f4_the_same_signal_passed_on_twice_is_one_request(
 
 
 @pytest.mark.parametrize(
-    ("points", "left"), [("shards@6=term,rename@6=term", 3), ("shards@6=term,committed@6=term", 6)]
+    ("points", "left"),
+    [
+        ("shards@6=term,rename@6=term", 3),
+        pytest.param("shards@6=term,committed@6=term", 6, marks=pytest.mark.nightly),
+    ],
 )
 def test_f4_a_second_signal_ends_the_process_at_once_and_corrupts_nothing(
     runs: Launcher, reference: Reference, tmp_path: Path, points: str, left: int

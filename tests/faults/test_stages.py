@@ -40,7 +40,10 @@ def continue_and_compare(runs: Launcher, file: Path, out: Path, reference: Path,
 
 
 # The second stage alone has more than 4 steps; both have a checkpoint at step 3.
-@pytest.mark.parametrize("fault", ["step@6", "rename@8", "committed@4", "prune@8"])
+@pytest.mark.parametrize(
+    "fault",
+    ["step@6", "committed@4", *(pytest.param(fault, marks=pytest.mark.nightly) for fault in ("rename@8", "prune@8"))],
+)
 def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(
     runs: Launcher, staged: Reference, tmp_path: Path, fault: str
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from dinov3.finetune.classifier_file import load_classifier
 from dinov3.finetune.predictions import read_predictions
 from dinov3.finetune.results import read_results
 from dinov3.system.rows import read_rows
-from tests.faults.runs import Launcher, final_state, launcher
+from tests.faults.runs import Launcher, final_state
 from tests.finetune import tiny
 
 MAIN = "tests.finetune.tiny:main"
@@ -22,12 +21,6 @@ METHODS = {
     "lora": {"model__method": "lora", "lora__dropout": 0.1, "model__train_norms_bias": "both"},
     "head_only": {"model__method": "head_only", "optim__lr": 0.1},
 }
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with launcher(tmp_path_factory.mktemp("finetune") / "images") as server:
-        yield server
 
 
 DAILY = {("lora", "step@4"), ("head_only", "committed@3")}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,13 +23,13 @@ from tests.golden.case import Case
 DATA = Path(__file__).parent / "data"
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> int:
     if not start():
         print(json.dumps({"missing": "this torch has no accelerator written in Python"}))
-        return
+        return 0
     torch.set_num_threads(1)  # the reference was made with one thread
     compare = Case.check
-    for name in sys.argv[1:]:
+    for name in names:
         there = 0
 
         def check(case: Case, key: str, value: Any) -> None:
@@ -39,7 +40,8 @@ def main() -> None:
         with patch.object(Case, "check", check):
             status, detail = run_case(DATA / name, torch.device(NAME, 0))
         print(json.dumps({"case": name, "status": status, "detail": detail, "there": there}), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

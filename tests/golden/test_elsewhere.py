@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.faults.runs import Launcher
 from tests.golden.case import ACCELERATOR_SLACK, Case
 from tests.golden.on_device import DrawnOnCpu, elsewhere, exact_products
 
 DATA = Path(__file__).parent / "data"
-ROOT = DATA.parents[2]
 DAILY = [
     "B01_head_n1",
     "B03_ibot_loss",
@@ -34,27 +32,27 @@ NOWHERE = ("B10", "F0", "G05", "G06", "G15", "G16")  # on gloo, or without a ten
 ON_DEVICE = sorted(p.stem for p in DATA.glob("*.json") if p.stem[0] in "ABDG" and not p.stem.startswith(NOWHERE))
 
 
-def judge(cases: list[str]) -> None:
+def judge(runs: Launcher, log: Path, cases: list[str]) -> None:
     """Every case has its numbers with its tensors on the device; what is checked lies there, or is a plain number."""
-    command = [sys.executable, "-m", "tests.golden.elsewhere", *cases]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    job = runs.call("tests.golden.elsewhere:main", cases, log)
+    job.wait()
+    rows = [json.loads(line) for line in job.text().splitlines() if line.startswith("{")]
     if rows and "missing" in rows[0]:
         pytest.skip(rows[0]["missing"])
-    assert [row["case"] for row in rows] == cases, done.stderr
+    assert [row["case"] for row in rows] == cases, job.text()
     for row in rows:
-        assert row["status"] == "ok", f"{row['case']}: {row['detail']}\n{done.stderr[-2000:]}"
+        assert row["status"] == "ok", f"{row['case']}: {row['detail']}\n{job.text()[-2000:]}"
         checked = int(row["detail"].split()[0])
         assert row["there"] == checked or (row["case"][0] in "ADG" and row["there"] > checked / 4)
 
 
-def test_golden_cases_keep_to_the_device_they_are_given() -> None:
-    judge(DAILY)
+def test_golden_cases_keep_to_the_device_they_are_given(runs: Launcher, tmp_path: Path) -> None:
+    judge(runs, tmp_path / "log", DAILY)
 
 
 @pytest.mark.nightly
-def test_all_golden_cases_keep_to_the_device_they_are_given() -> None:
-    judge([name for name in ON_DEVICE if name not in DAILY])
+def test_all_golden_cases_keep_to_the_device_they_are_given(runs: Launcher, tmp_path: Path) -> None:
+    judge(runs, tmp_path / "log", [name for name in ON_DEVICE if name not in DAILY])
 
 
 def test_tolerances_are_wider_on_an_accelerator_and_as_stored_on_a_cpu() -> None:

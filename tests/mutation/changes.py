@@ -80,7 +80,7 @@ CHANGES = (
     Change("models/norms.py", "dim: int, eps: float = 1e-5", "dim: int, eps: float = 1e-6", "models/test_norms.py"),
     Change("models/rope.py", "2 * torch.arange(n, **like) / (self.head_dim // 2)", "2.01 * torch.arange(n, **like) / (self.head_dim // 2)", "models/test_rope.py"),
     Change("models/rope.py", "torch.arange(0.5, n, **like)", "torch.arange(0.4, n, **like)", "models/test_rope.py"),
-    Change("models/rope.py", "else 2.0 * coords - 1.0", "else 2.0 * coords - 0.9", "models/test_rope.py"),
+    Change("models/rope.py", "coords = 2.0 * coords - 1.0", "coords = 2.0 * coords - 0.9", "models/test_rope.py"),
     Change("models/rope.py", "angles = 2 * math.pi", "angles = 1.99 * math.pi", "models/test_rope.py"),
     Change("models/ffn.py", "int(dim * ratio) * 2 / 3)", "int(dim * ratio) * 3 / 4)", "models/test_ffn.py"),
     Change("models/ffn.py", '"swiglu": partial(SwiGLU, align_to=8)', '"swiglu": partial(SwiGLU, align_to=4)', "models/test_ffn.py"),

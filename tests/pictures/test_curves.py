@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
-from dinov3.pictures.curves import MOST_POINTS, _draw, curves, panels_of
+from dinov3.pictures.curves import DPI, HEIGHT, MOST_POINTS, WIDTH, _draw, _place, curves, panels_of
 from dinov3.pictures.figures import FIGURES, plans
 
 BASE = {"total_loss": 2.0, "dino_global_crops_loss": 1.0, "backbone_grad_norm": 0.1, "lr": 1e-3, "mom": 0.99}
@@ -57,15 +59,22 @@ def test_a_png_has_two_panels_a_row(tmp_path: Path) -> None:
 
 def test_a_legend_stands_beside_its_curves() -> None:
     rows = [{"iteration": i, **BASE, "ibot_loss": 1.0} for i in range(5)]
-    panel = next(panel for panel in panels_of(rows) if panel.title == "Losses")
-    figure, axis = plt.subplots(layout="constrained")
-    _draw(axis, panel)
-    figure.canvas.draw()
-    legend = axis.get_legend()
-    assert legend is not None
-    assert legend.get_window_extent().x0 >= axis.get_window_extent().x1
-    assert legend.get_window_extent().x1 <= figure.bbox.x1
-    plt.close(figure)
+    panels = panels_of(rows)
+    figure = Figure(figsize=(2 * WIDTH, 2 * HEIGHT), dpi=DPI)
+    axes, renderer = figure.subplots(2, 2), FigureCanvasAgg(figure).get_renderer()
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        _draw(axis, panel)
+    _place(axes, renderer)
+    losses, right = axes[0]
+    legend = losses.get_legend()
+    assert panels[0].title == "Losses"
+    assert legend.get_window_extent(renderer).x0 >= losses.get_window_extent().x1
+    assert legend.get_window_extent(renderer).x1 <= figure.bbox.x1 / 2
+    for axis in axes.flat:  # no letter of one panel in another, nor cut off
+        around, (row, column) = axis.get_tightbbox(renderer), np.argwhere(axes == axis)[0]
+        assert column * WIDTH * DPI <= around.x0 < around.x1 <= (column + 1) * WIDTH * DPI
+        assert (1 - row) * HEIGHT * DPI <= around.y0 < around.y1 <= (2 - row) * HEIGHT * DPI
+    assert right.get_position().width > losses.get_position().width, "only a legend takes room"
 
 
 def test_every_figure_that_is_drawn_is_explained() -> None:

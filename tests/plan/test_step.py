@@ -128,7 +128,7 @@ def test_operations_an_image_follow_from_what_fvcore_counts_forward() -> None:
 
 
 def test_a_deep_model_is_extended_from_shallow_ones() -> None:
-    cfg = config("FULL_SHARD", student__depth=8)
+    cfg = config("FULL_SHARD", student__depth=6)
     settings = {"dtype": torch.float32, "processes": 4}
     whole, made = count_step(cfg, **settings), cost_of_step(cfg, **settings)  # type: ignore[arg-type]
     assert made.flops == whole.flops

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from dinov3.segment.concluding import read_results
 from dinov3.segment.segmenter_file import load_segmenter
 from dinov3.system.rows import read_rows
 from dinov3.weights.own import load_backbone
-from tests.faults.runs import Launcher, final_state, launcher
+from tests.faults.runs import Launcher, final_state
 from tests.finetune.tiny import write_weights
 from tests.segment import tiny
 
@@ -28,22 +27,11 @@ HEADS = {
 }
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with launcher(tmp_path_factory.mktemp("segment") / "images") as server:
-        yield server
-
-
 @pytest.mark.parametrize(
     ("head", "fault"),
     [
-        ("linear", "step@4"),
         ("masks inside", "step@4"),
-        *(
-            pytest.param(head, "step@4", marks=pytest.mark.nightly)
-            for head in HEADS
-            if head not in ("linear", "masks inside")
-        ),
+        *(pytest.param(head, "step@4", marks=pytest.mark.nightly) for head in HEADS if head != "masks inside"),
         pytest.param("masks inside", "committed@3", marks=pytest.mark.nightly),
     ],
 )
@@ -89,7 +77,7 @@ def test_parts_of_a_step_are_one_batch(runs: Launcher, at: Path, tmp_path: Path)
     assert np.allclose([r["total_loss"] for r in one], [r["total_loss"] for r in two], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("head", ["linear", "masks inside"])
+@pytest.mark.parametrize("head", [pytest.param("linear", marks=pytest.mark.nightly), "masks inside"])
 def test_it_learns_the_landscapes(runs: Launcher, tmp_path: Path, head: str) -> None:
     write_weights(tmp_path / "weights", patch_size=4, embed_dim=32)
     changes = HEADS[head] | {"optim__lr": 0.01 if head == "linear" else 0.003, "optim__backbone_lr": 0.003}

@@ -72,6 +72,9 @@ def test_switched_off_it_changes_nothing_and_is_not_imported(tmp_path: Path) -> 
         config = tmp_path / f"{name}.yaml"
         config.write_text(block + "train: {max_steps: 3}\n")
         arguments = ["--config-file", str(config), "--output-dir", str(tmp_path / name), *overrides()]
+        if name == "without":  # in this process: a new one takes seconds to import torch
+            assert main(arguments) == 0
+            continue
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert len(numbers(tmp_path / "off")) == 3
@@ -142,10 +145,10 @@ def test_the_student_and_the_projector_learn_and_the_teacher_does_not() -> None:
     assert digest(dict(encoder.state_dict())) == before
 
 
-def test_a_hundred_steps_on_one_batch_learn_its_tokens() -> None:
+def test_fifty_steps_on_one_batch_learn_its_tokens() -> None:
     sharp = {"student__layerscale": 1.0, "student__drop_path_rate": 0.0}
     model, batch = one_batch(train__dataset_path="Synthetic:n=40:size=64", **sharp)
-    cosines = overfit(model, batch, 100)
+    cosines = overfit(model, batch, 50)
     assert abs(cosines[0]) < 0.15
     assert cosines[-1] > 0.8
     assert cosines[-1] > cosine_of_the_mean_token(model, batch) + 0.1, "more than one answer for all patches"

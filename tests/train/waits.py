@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -84,11 +84,11 @@ def waits_of_a_step(changes: dict[str, object]) -> list[str]:
     return list(dict.fromkeys(waits.places))
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> int:
     if not start():
         print(json.dumps({"missing": "this torch has no device without values"}))
-        return
-    for name in sys.argv[1:] or RECIPES:
+        return 0
+    for name in names or RECIPES:
         row: dict[str, Any] = {"recipe": name, "error": None}
         try:
             with FakeTensorMode():
@@ -97,7 +97,8 @@ def main() -> None:
             last = [f for f in traceback.extract_tb(error.__traceback__) if "/dinov3/" in f.filename][-1]
             row["error"] = f"{type(error).__name__} in {last.filename.rpartition('/dinov3/')[2]} {last.name}: {error}"
         print(json.dumps(row), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -244,6 +244,13 @@ def launch(
 
     ``recolors``: colours and blur too, not the orientation alone. ``blurs``: whether any crop is blurred.
     """
+    with torch.cuda.device_of(crops):  # triton starts kernels on the current device
+        return _launch(crops, values, mean, std, dtype, recolors=recolors, blurs=blurs)
+
+
+def _launch(
+    crops: Tensor, values: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype, *, recolors: bool, blurs: bool
+) -> Tensor:
     n, h, w, channels = crops.shape
     out = torch.empty(n, channels, h, w, dtype=dtype, device=crops.device)
     columns, rgb = values.shape[1], channels == 3

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 from torch import nn
 
-from dinov3.finetune.classifier_file import HEAD
+from dinov3.finetune.classifier_file import HEAD, standing
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.headed.model import HeadedModel
 from dinov3.models.backbone import Backbone
@@ -60,7 +60,7 @@ class Product(Generic[M, A]):
 
     def folder_of(self, path: Path) -> Path:
         """The folder that ``path`` names: itself, a run's selected one, or its newest checkpoint. Raises FinetuneError."""
-        for folder in (path, path / self.folder):
+        for folder in (standing(path), standing(path / self.folder)):
             if (folder / self.file).is_file():
                 return folder
         found = checkpoint_in(path) if path.is_dir() else None

@@ -89,10 +89,11 @@ def test_a_source_that_was_read_from_can_be_forked_and_pickled(wanted: Path, nam
 
 
 @pytest.mark.parametrize("name", ["hdf5", "lmdb", "parquet", "hugging face"])
-def test_spawned_workers_give_the_same_batches(cfg: Config, wanted: Path, name: str) -> None:
+def test_workers_that_got_it_pickled_give_the_same_batches(cfg: Config, wanted: Path, name: str) -> None:
+    """Spawned ones get it so too, and each of them imports torch (tests/data/test_loader.py has some)."""
     source = opened(wanted, name)
     alone = hashes(cfg, source)
-    assert hashes(cfg, source, workers=2, start_method="spawn") == alone
+    assert hashes(cfg, source, workers=2, start_method="forkserver") == alone
 
 
 def test_the_reference_has_images_of_every_kind() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,10 @@ from dinov3.generate.buckets import Bucket
 from dinov3.generate.training.model_file import load_dit
 from dinov3.runs.checkpoint import read_tensors, step_folders
 from dinov3.system.rows import read_rows
-from tests.faults.runs import Launcher, final_state, history, launcher, whole
+from tests.faults.runs import Launcher, final_state, history, whole
 from tests.generate.training.made import shard_set, words
 
 MAIN = "dinov3.generate.training.command:main"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with launcher(tmp_path_factory.mktemp("dit") / "images") as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +54,10 @@ def test_looks_are_in_the_rows_and_pictures(reference: Path) -> None:
     assert len(list((reference / "pictures").glob("dit-*.png"))) == 6
 
 
-@pytest.mark.parametrize(("fault", "workers"), [("step@7", 0), ("committed@6", 3), ("shards@9=spoil", 1)])
+@pytest.mark.parametrize(
+    ("fault", "workers"),
+    [("step@7", 0), ("committed@6", 3), pytest.param("shards@9=spoil", 1, marks=pytest.mark.nightly)],
+)
 def test_killed_it_goes_on_bit_for_bit_with_another_number_of_workers(
     runs: Launcher, shards: Path, reference: Path, tmp_path: Path, fault: str, workers: int
 ) -> None:
@@ -72,6 +68,7 @@ def test_killed_it_goes_on_bit_for_bit_with_another_number_of_workers(
     assert final_state(out) == final_state(reference)
 
 
+@pytest.mark.nightly  # the trainer does it: tests/engine/test_second_task.py
 def test_sigterm_is_a_save_and_85(runs: Launcher, shards: Path, reference: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert run(runs, shards, out, "validation.period=5", fault="step@4=term") == [85]
@@ -80,7 +77,13 @@ def test_sigterm_is_a_save_and_85(runs: Launcher, shards: Path, reference: Path,
     assert final_state(out) == final_state(reference)
 
 
-@pytest.mark.parametrize("more", [[], ["train.gradient_accumulation_steps=2", "train.batch_size_per_gpu=1"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param([], marks=pytest.mark.nightly),
+        ["train.gradient_accumulation_steps=2", "train.batch_size_per_gpu=1"],
+    ],
+)
 def test_two_processes_learn_what_one_does(
     runs: Launcher, shards: Path, reference: Path, tmp_path: Path, more: list[str]
 ) -> None:
