@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dinov3.data.decode import Reading
 from dinov3.dense.depth_picture import draw_depth
 from dinov3.dense.feeding import Feeding, statistics_of
@@ -42,22 +40,10 @@ class DepthJudge(Judge[Estimator, About, MeasuredSet]):
     def facts(self, about: About) -> dict[str, Any]:
         return {"low": about.low, "high": about.high, "bins": about.bins}
 
-    def draw(
-        self,
-        scorer: Scorer,
-        model: Estimator,
-        about: About,
-        images: MeasuredSet,
-        indices: Sequence[int],
-        title: str,
-        path: Path,
-    ) -> None:
+    def draw(self, about: About, shown: Sequence[Any], names: Sequence[str], title: str, path: Path) -> None:
         """Image, truth, prediction and error."""
-        pairs = [images.read(index, scorer.feeding.channels) for index in indices]
-        shown = [(pixels, torch.from_numpy(truth), scorer.predict(model, pixels)) for pixels, truth in pairs]
-        names = [f"image {index}" for index in indices]
         with replacing(path) as fresh:
-            draw_depth(shown, images.low, images.high, names, title, fresh, eigen=scorer.eigen)
+            draw_depth(shown, about.low, about.high, list(names), title, fresh, eigen=about.eigen)
 
 
 JUDGE = DepthJudge()

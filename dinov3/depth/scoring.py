@@ -35,6 +35,10 @@ class Scorer(scoring.Scorer[Estimator, MeasuredSet]):
             0
         ]
 
+    def shown(self, model: Estimator, pixels: Pixels, truth: NDArray[np.float32]) -> tuple[Pixels, Tensor, Tensor]:
+        """(pixels, truth, prediction)."""
+        return pixels, torch.from_numpy(truth), self.predict(model, pixels)
+
     def summed(self, found: list[Tensor], images: MeasuredSet) -> tuple[dict[str, float | None], dict[str, Any]]:
         return {name: finite(value) for name, value in table_of(found).items()}, {}
 

@@ -40,19 +40,9 @@ class DetectJudge(Judge[Detector, About, BoxedSet]):
     def facts(self, about: About) -> dict[str, Any]:
         return {"classes": about.classes, "side": about.side}
 
-    def draw(
-        self,
-        scorer: Scorer,
-        model: Detector,
-        about: About,
-        images: BoxedSet,
-        indices: Sequence[int],
-        title: str,
-        path: Path,
-    ) -> None:
+    def draw(self, about: About, shown: Sequence[Any], names: Sequence[str], title: str, path: Path) -> None:
         """With the boxes."""
-        pairs = [images.read(index, scorer.feeding.channels) for index in indices]
-        draw([(pixels, scorer.find(model, pixels, truth)) for pixels, truth in pairs], about.classes, title, path)
+        draw(shown, about.classes, title, path)
 
 
 JUDGE = DetectJudge()

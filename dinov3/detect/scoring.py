@@ -28,6 +28,10 @@ class Scorer(scoring.Scorer[Detector, BoxedSet]):
     def found(self, model: Detector, images: BoxedSet, pixels: Pixels, truth: Boxes) -> Found:
         return self.find(model, pixels, truth)
 
+    def shown(self, model: Detector, pixels: Pixels, truth: Boxes) -> tuple[Pixels, Found]:
+        """(pixels, true boxes and those said)."""
+        return pixels, self.find(model, pixels, truth)
+
     def summed(self, found: list[Found], images: BoxedSet) -> tuple[dict[str, float | None], dict[str, Any]]:
         """With the mAP of each class."""
         precision = mean_average_precision(found, len(images.classes))

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dinov3.data.decode import Reading
 from dinov3.dense.feeding import Feeding, statistics_of
 from dinov3.dense.palette import coloured, mistakes, of_pixels, sheet
@@ -44,19 +42,8 @@ class SegmentJudge(Judge[Segmenter, About, MaskedSet]):
     def facts(self, about: About) -> dict[str, Any]:
         return {"classes": about.classes, "crop": about.crop, "stride": about.stride}
 
-    def draw(
-        self,
-        scorer: Scorer,
-        model: Segmenter,
-        about: About,
-        images: MaskedSet,
-        indices: Sequence[int],
-        title: str,
-        path: Path,
-    ) -> None:
+    def draw(self, about: About, shown: Sequence[Any], names: Sequence[str], title: str, path: Path) -> None:
         """Image, truth, prediction and error."""
-        pairs = [images.read(index, scorer.feeding.channels) for index in indices]
-        shown = [(pixels, torch.from_numpy(truth), scorer.predict(model, pixels)) for pixels, truth in pairs]
         columns = {
             "image": [of_pixels(pixels) for pixels, _, _ in shown],
             "truth": [coloured(truth, about.classes) for _, truth, _ in shown],
@@ -64,7 +51,7 @@ class SegmentJudge(Judge[Segmenter, About, MaskedSet]):
             "error": [mistakes(said, truth, about.ignore) for _, truth, said in shown],
         }
         with replacing(path) as fresh:
-            sheet(columns, [f"image {index}" for index in indices], title, fresh)
+            sheet(columns, list(names), title, fresh)
 
 
 JUDGE = SegmentJudge()

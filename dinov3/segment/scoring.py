@@ -32,6 +32,10 @@ class Scorer(scoring.Scorer[Segmenter, MaskedSet]):
         """Areas ``[4, classes]`` int64 of one image, as in ``dinov3.dense.segmentation``."""
         return areas(self.predict(model, pixels), torch.from_numpy(truth), images.classes, images.meaning.ignore)
 
+    def shown(self, model: Segmenter, pixels: Pixels, truth: NDArray[np.int32]) -> tuple[Pixels, Tensor, Tensor]:
+        """(pixels, truth, prediction)."""
+        return pixels, torch.from_numpy(truth), self.predict(model, pixels)
+
     def summed(self, found: list[Tensor], images: MaskedSet) -> tuple[dict[str, float | None], dict[str, Any]]:
         """With the IoU of each class; None for one that neither occurs nor is said."""
         total = torch.stack(found).sum(0)

@@ -75,8 +75,8 @@ class Judge(ABC, Generic[M, A, T]):
         """What else the results say of the head."""
 
     @abstractmethod
-    def draw(self, scorer: Any, model: M, about: A, images: T, indices: Sequence[int], title: str, path: Path) -> None:
-        """A PNG of these images with their truth and what is said of them."""
+    def draw(self, about: A, shown: Sequence[Any], names: Sequence[str], title: str, path: Path) -> None:
+        """A PNG of images with their truth and what is said of them, as ``Scorer.shown`` has it."""
 
     # ------------------------------------------------------------------ the same for all
 
@@ -96,7 +96,8 @@ class Judge(ABC, Generic[M, A, T]):
         bad = {one.name for one in scored.skipped}
         usable = [index for index in range(len(images)) if images.name(index) not in bad][:SHOWN]
         best = self.tells[self.select].format(f"{scored.scores[self.select] or 0:.3f}")
-        self.draw(scorer, model, about, images, usable, f"{name}: {best}", out / PICTURE)
+        shown = [scorer.shown(model, *images.read(index, scorer.feeding.channels)) for index in usable]
+        self.draw(about, shown, [f"image {index}" for index in usable], f"{name}: {best}", out / PICTURE)
         told = cast(Any, about)
         results = {
             "format": self.format,

@@ -63,6 +63,10 @@ class Scorer(ABC, Generic[M, T]):
         """What is known of one image by a model in eval mode."""
 
     @abstractmethod
+    def shown(self, model: M, pixels: Pixels, truth: Any) -> Any:
+        """What a picture shows of one image by a model in eval mode."""
+
+    @abstractmethod
     def summed(self, found: list[Any], images: T) -> tuple[dict[str, float | None], dict[str, Any]]:
         """(scores, what else the results say) of what was found of each image."""
 
