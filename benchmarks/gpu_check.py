@@ -28,6 +28,7 @@ from benchmarks.gpu_sections.report import ROOT, Report
 from benchmarks.gpu_sections.table import tables
 
 EXTRA_BESIDE = 10.0  # seconds for every other section of a group
+EXTRA_TIMED = 35.0  # and for every section that times something, one after the other
 RESERVE = 5.0  # seconds between the time a section is told and its end: for the item in hand
 
 
@@ -52,14 +53,21 @@ def run_group(report: Report, group: list[Section], settings: Settings, left: fl
     """The sections of a group at the same time; what is timed is timed when all are ready for it or at their end."""
     folder = Path(settings.turns)
     folder.mkdir(parents=True)
-    seconds = max(limit(section, settings.device, left) for section in group) + EXTRA_BESIDE * (len(group) - 1)
+    seconds = limits(group, settings.device, left)
     with ThreadPoolExecutor(len(group)) as pool:
-        ends = {s.letter: pool.submit(run_one, report, s, settings, min(seconds, left)) for s in group}
+        ends = {s.letter: pool.submit(run_one, report, s, settings, seconds[s.letter]) for s in group}
         while not all(end.done() or Turn(folder, letter).ready().exists() for letter, end in ends.items()):
             time.sleep(0.1)
         (folder / "go").touch()
     for end in ends.values():
         end.result()
+
+
+def limits(group: list[Section], device: str, left: float) -> dict[str, float]:
+    """Seconds after which each section of a group is ended: one that times something may have to wait for all others."""
+    alone = {s.letter: limit(s, device, left) + EXTRA_BESIDE * (len(group) - 1) for s in group}
+    waiting = max(alone.values()) + EXTRA_TIMED * sum(s.times for s in group)
+    return {s.letter: min(left, waiting if s.times and len(group) > 1 else alone[s.letter]) for s in group}
 
 
 def run_one(report: Report, section: Section, settings: Settings, seconds: float) -> None:

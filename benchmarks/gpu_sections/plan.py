@@ -27,6 +27,11 @@ class Section:
     alone: bool = False
     optional: bool = False  # run only when it is asked for by its letter
 
+    @property
+    def times(self) -> bool:
+        """Whether it waits for its ``Turn``."""
+        return self.module == "speed"
+
 
 SECTIONS = (
     Section("A", "card: matrix products, copies, attention backends", 15, "machine", alone=True),

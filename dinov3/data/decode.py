@@ -24,7 +24,7 @@ from dinov3.data.errors import BadImage, DataError
 from dinov3.data.signatures import described, scans_in
 
 if TYPE_CHECKING:
-    from dinov3.config.schema import Config
+    from dinov3.config.run_config import RunConfig
     from dinov3.data.sources.source import Source
 
 Pixels = NDArray[np.uint8]  # [H, W, C]
@@ -72,7 +72,7 @@ class Reading:
     value_range: tuple[float, float] | None = None  # (black, white) of images of more than 8 bits a value
 
     @classmethod
-    def from_config(cls, cfg: Config) -> Reading:
+    def from_config(cls, cfg: RunConfig) -> Reading:
         low_high = cfg.data.value_range
         return cls(cfg.data.max_pixels, None if low_high is None else (low_high[0], low_high[1]))
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from dinov3.contracts import Features
 from dinov3.dense.windows import Size, resized
+from dinov3.models.backbone import Backbone
 
 Level = Tensor | tuple[Tensor, Tensor]  # patches [N, D, h, w], or with the class token [N, D]
+
+
+def last_patches(backbone: Backbone, images: Tensor) -> Tensor:
+    """Patches of the last layer as a map ``[N, D, h, w]``."""
+    found = cast(Features, backbone(images, is_training=True))
+    return found.patches.mT.unflatten(2, found.grid)
 
 
 class LinearHead(nn.Module):
@@ -37,6 +46,13 @@ class LinearHead(nn.Module):
         nn.init.normal_(self.conv.weight, std=0.01)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """``generator`` lives on the CPU, so that every device begins with the same head."""
+        self.conv.weight.copy_(torch.randn(self.conv.weight.shape, generator=generator) * 0.01)
+        assert self.conv.bias is not None
+        self.conv.bias.zero_()
 
     def joined(self, levels: Sequence[Level]) -> Tensor:
         """All levels as one map ``[N, width, h, w]``. ValueError when class tokens are missing or not wanted."""

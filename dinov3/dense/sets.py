@@ -189,6 +189,25 @@ def read_both(dense: DenseSet, index: int, reading: Reading = USUAL) -> tuple[Pi
     return pixels, truth
 
 
+def read_usable(dense: DenseSet, index: int, reading: Reading) -> tuple[Pixels, NDArray[np.generic]]:
+    """``read_both``, where a file that the system does not give is a BadImage too."""
+    try:
+        return read_both(dense, index, reading)
+    except OSError as error:
+        raise BadImage(f"{type(error).__name__}: {error.strerror or error}") from error
+
+
+def digest_of_truths(dense: DenseSet, indices: Sequence[int], form: str) -> str:
+    """Of the truths of these images, as numbers of the numpy type ``form``; those that cannot be read are one and the same."""
+    seen = hashlib.blake2b(digest_size=8)
+    for index in indices:
+        try:
+            seen.update(np.ascontiguousarray(dense.truth(index).astype(form)).tobytes())
+        except (BadImage, OSError):
+            seen.update(b"unreadable")
+    return seen.hexdigest()
+
+
 def open_parts(data: str, kind: str, *, units: float = DEPTH_UNITS) -> tuple[DenseSet, DenseSet]:
     """(training part, test part) of ``data``: a folder, or ``Synthetic:n=…``; kind is mask or depth. Raises DataError."""
     root = expanded(data)

@@ -18,6 +18,17 @@ def resized(maps: Tensor, size: Size) -> Tensor:
     return maps if tuple(maps.shape[-2:]) == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
+def of_any_size(network: Network, images: Tensor, patch: int) -> Tensor:
+    """Maps ``[N, K, H, W]`` of ``images [N, C, H, W]`` by a network that takes whole patches.
+
+    A margin of 0, the mean colour, makes whole patches of an image, and is cut off again.
+    """
+    height, width = images.shape[-2:]
+    down, right = -height % patch, -width % patch
+    maps = network(F.pad(images, (0, right, 0, down)))
+    return resized(maps, (height + down, width + right))[..., :height, :width]
+
+
 def window_places(image: Size, crop: Size, stride: Size) -> list[tuple[int, int, int, int]]:
     """(top, bottom, left, right) of each window, row by row.
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinov3.config.errors import ConfigError
-from dinov3.contracts import Features
 from dinov3.dense.depth_bins import depth_of
 from dinov3.dense.depth_losses import sig_loss
 from dinov3.dense.depth_metrics import valid_pixels
 from dinov3.dense.dpt import Dpt, levels_of
-from dinov3.dense.linear_head import LinearHead
-from dinov3.dense.windows import resized
-from dinov3.finetune.headed.groups import freeze
+from dinov3.dense.linear_head import LinearHead, last_patches
+from dinov3.dense.windows import of_any_size, resized
+from dinov3.finetune.headed.model import HeadedModel
 from dinov3.models.backbone import Backbone
 from dinov3.models.vit import DinoVisionTransformer
 
@@ -44,7 +41,7 @@ class DepthHead(nn.Module):
     def __init__(self, embed_dim: int, shape: HeadShape, dropout: float) -> None:
         super().__init__()
         self.on_layers = shape.kind == "dpt"
-        self.layers: nn.Module
+        self.layers: Dpt | LinearHead
         if self.on_layers:
             self.layers = Dpt(embed_dim, shape.bins, shape.width, dropout)
         else:  # batch norm's statistics would depend on how a batch is shared out
@@ -53,20 +50,13 @@ class DepthHead(nn.Module):
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """``generator`` lives on the CPU, so that every device begins with the same head."""
-        if isinstance(self.layers, Dpt):
-            self.layers.init_weights(generator)
-        elif isinstance(self.layers, LinearHead):
-            weight = self.layers.conv.weight
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.01)
-            assert self.layers.conv.bias is not None
-            self.layers.conv.bias.zero_()
+        self.layers.init_weights(generator)
 
     def forward(self, backbone: Backbone, images: Tensor) -> Tensor:
         if self.on_layers:
             of_layers: Tensor = self.layers(levels_of(backbone, images))
             return of_layers
-        found = cast(Features, backbone(images, is_training=True))
-        logits: Tensor = self.layers([found.patches.mT.unflatten(2, found.grid)])
+        logits: Tensor = self.layers([last_patches(backbone, images)])
         return logits
 
 
@@ -77,16 +67,14 @@ def build_head(shape: HeadShape, backbone: Backbone, dropout: float = 0.0) -> De
     return DepthHead(backbone.embed_dim, shape, dropout)
 
 
-class Estimator(nn.Module):
-    """Images ``[N, C, H, W]`` to depth ``[N, 1, H, W]`` in metres, between ``low`` and ``high``.
+class Estimator(HeadedModel):
+    """Images ``[N, C, H, W]`` to depth ``[N, 1, H, W]`` in metres, between ``low`` and ``high``."""
 
-    The backbone is always in eval mode: drop path and the jitter of positions are of pretraining.
-    """
+    head: DepthHead
 
     def __init__(self, backbone: Backbone, head: DepthHead, shape: HeadShape) -> None:
-        super().__init__()
-        self.backbone, self.head, self.shape = backbone, head, shape
-        freeze(backbone, frozen=shape.frozen)
+        super().__init__(backbone, head, frozen=shape.frozen)
+        self.shape = shape
 
     def depth(self, images: Tensor) -> Tensor:
         """``[N, 1, h, w]`` on the head's own grid, of images of whole patches."""
@@ -94,11 +82,8 @@ class Estimator(nn.Module):
         return depth_of(logits, shape.low, shape.high, bins=shape.bin_rule, norm=shape.norm)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Of any size: a margin of the mean colour makes whole patches of it, and is cut off again."""
-        height, width = images.shape[-2:]
-        down, right = -height % self.backbone.stride, -width % self.backbone.stride
-        depth = self.depth(F.pad(images, (0, right, 0, down)))
-        return resized(depth, (height + down, width + right))[..., :height, :width]
+        """Of any size."""
+        return of_any_size(self.depth, images, self.backbone.stride)
 
     def loss(self, images: Tensor, truths: Tensor, *, warm: bool) -> dict[str, Tensor]:
         """SigLoss of ``truths [N, H, W]``, image by image: so the mean over parts of a batch is that of the whole.
@@ -113,8 +98,3 @@ class Estimator(nn.Module):
             for one, true, known in zip(large, truths, valid, strict=True)
         ]
         return {"sig_loss": torch.stack(rows).mean()}
-
-    def train(self, mode: bool = True) -> Estimator:
-        super().train(mode)
-        self.backbone.eval()
-        return self

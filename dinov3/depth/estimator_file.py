@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from dinov3.dense.depth_bins import BINS, NORMS
 from dinov3.depth.estimator import HEADS, Estimator, HeadShape, build_head
 from dinov3.finetune.headed.product import Product
-from dinov3.weights.own import load_backbone
-from dinov3.weights.provenance import Facts
+from dinov3.models.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -53,20 +51,9 @@ def _wrong(about: About) -> list[str]:
     return [name for name, right in values.items() if not right]
 
 
-PRODUCT = Product("estimator.json", "estimator", "dinov3-estimator", "depth", About, _wrong)
+def _made(backbone: Backbone, about: About) -> Estimator:
+    return Estimator(backbone, build_head(about.shape, backbone), about.shape)
 
 
-def write_estimator(folder: Path, estimator: Estimator, about: About, facts: Facts) -> None:
-    """Fill ``folder``, which exists and is not looked at before it is complete. ``facts``: of the backbone."""
-    PRODUCT.write(folder, estimator.backbone, estimator.head, about, facts)
-
-
-def load_estimator(path: Path, backbone: Path | None = None) -> tuple[Estimator, About]:
-    """The estimator at ``path`` in eval mode on the CPU; ``backbone``: weights to put in the place of its own, such as a
-    compressed copy. Raises FinetuneError, WeightsError or CheckpointError."""
-    folder = PRODUCT.folder_of(path)
-    about = PRODUCT.read_about(folder)
-    loaded = load_backbone(backbone or folder)
-    estimator = Estimator(loaded, build_head(about.shape, loaded), about.shape)
-    PRODUCT.read_head(estimator.head, folder)
-    return estimator.eval(), about
+PRODUCT = Product("estimator.json", "estimator", "dinov3-estimator", "depth", About, _wrong, _made)
+write_estimator, load_estimator = PRODUCT.write, PRODUCT.load

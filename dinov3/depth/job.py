@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import torch
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dinov3.dense.augment import Augment
+from dinov3.dense.depth_losses import WARM_UP_CALLS
+from dinov3.dense.feeding import Crops, Feeding, statistics_of
 from dinov3.depth.building import build_estimator
-from dinov3.depth.concluding import conclude, read_results, sentence_of
 from dinov3.depth.config import DepthConfig
 from dinov3.depth.estimator import Estimator
-from dinov3.depth.estimator_file import write_estimator
+from dinov3.depth.estimator_file import About
+from dinov3.depth.evaluate import JUDGE
 from dinov3.depth.measured import MeasuredSet, open_measured
-from dinov3.depth.scoring import SELECT, Scorer
-from dinov3.depth.stream import DepthBatch, DepthStream
-from dinov3.depth.task import DepthTask
-from dinov3.engine.precision import resolve
-from dinov3.engine.task import Counters
-from dinov3.finetune.headed.job import Count, HeadedJob
-from dinov3.finetune.headed.selected import Scores
-from dinov3.finetune.results import RESULTS
+from dinov3.finetune.headed.building import Built
+from dinov3.finetune.headed.job import HeadedJob
+from dinov3.finetune.headed.task import Terms
 from dinov3.runs.start import Start
 
 
-class DepthJob(HeadedJob[DepthBatch, MeasuredSet]):
+class DepthJob(HeadedJob[Estimator, About, MeasuredSet]):
     """What ``dinov3 finetune`` trains with ``task: depth``."""
 
     cfg: DepthConfig
     product = "estimator"
-    selects = SELECT
+    judge = JUDGE
 
     @property
     def fits(self) -> Sequence[str]:
@@ -39,19 +34,15 @@ class DepthJob(HeadedJob[DepthBatch, MeasuredSet]):
     def open_sets(self) -> tuple[MeasuredSet, MeasuredSet]:
         return open_measured(self.cfg)
 
-    def build(self, start: Start, device: torch.device) -> tuple[DepthTask, list[str]]:
-        precision = resolve(self.cfg.compute_precision.param_dtype, device)
-        built = build_estimator(self.cfg, start)
+    def built(self, start: Start) -> Built[Estimator, About]:
+        return build_estimator(self.cfg, start)
 
-        def writes(estimator: Estimator, step: int) -> Callable[[Path], None]:
-            about = built.about(step)
-            return lambda folder: write_estimator(folder, estimator, about, built.facts)
+    def terms(self) -> Terms[Estimator]:
+        """Of a short run the warm-up of the loss must not be all."""
+        warm = min(WARM_UP_CALLS, self.plan().total_steps // 10)
+        return lambda estimator, batch, step: estimator.loss(batch.images, batch.truths, warm=step < warm)
 
-        self._feeding = built.feeding
-        steps = self.plan().total_steps
-        return DepthTask(built.estimator, self.cfg, precision, built.pretrained, writes, steps), built.lines
-
-    def stream(self, task: DepthTask, counters: Counters) -> DepthStream:
+    def views(self, preprocess: Mapping[str, Any]) -> Crops:
         cut = self.cfg.augment
         rules = Augment(
             (cut.crop_height, cut.crop_width),
@@ -61,22 +52,7 @@ class DepthJob(HeadedJob[DepthBatch, MeasuredSet]):
             brightness=(cut.brightness[0], cut.brightness[1]),
             rotation=cut.rotation,
         )
-        places = self.places(counters.samples)
-        return DepthStream(self.data[0], rules, self._feeding, places, task.device, **self.feeding())
-
-    def scorer(self, task: DepthTask) -> Scorer:
-        judged, bad = self.cfg.evaluation, self.cfg.data.max_bad_frac
-        return Scorer(self._feeding, task.precision, judged.flip, judged.eigen, max(1, self.threads), bad)
-
-    def scores(self, task: DepthTask, indices: Sequence[int], count: Count) -> tuple[Scores, int]:
-        scored = self.scorer(task).score(task.tuned, self.data[1], indices, count=count)
-        return scored.scores, scored.images
-
-    def conclude(self, task: DepthTask, step: int) -> None:
-        conclude(self, task, step)
-
-    def sentence(self) -> str:
-        return sentence_of(read_results(self.run.path / RESULTS))
+        return Crops(Feeding(*statistics_of(preprocess)), rules)
 
     def about_lines(self) -> tuple[str, str]:
         cfg, (train, validation) = self.cfg, self.data

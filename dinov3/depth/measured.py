@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from dinov3.data.decode import Pixels, Reading, fit_channels
 from dinov3.data.errors import BadImage, DataError
 from dinov3.dense.depth_metrics import valid_pixels
-from dinov3.dense.sets import DenseSet, open_parts, read_both
+from dinov3.dense.sets import DenseSet, digest_of_truths, open_parts, read_usable
 from dinov3.depth.config import DepthConfig
 from dinov3.finetune.headed.over import CHECKED, check_sample, spread
 
@@ -43,10 +42,7 @@ class MeasuredSet:
         self._both(index)
 
     def _both(self, index: int) -> tuple[Pixels, NDArray[np.float32]]:
-        try:
-            pixels, depth = read_both(self.dense, index, self.reading)
-        except OSError as error:
-            raise BadImage(f"{type(error).__name__}: {error.strerror or error}") from error
+        pixels, depth = read_usable(self.dense, index, self.reading)
         return pixels, np.ascontiguousarray(depth, dtype=np.float32)
 
     def counts(self, index: int) -> bool:
@@ -59,13 +55,8 @@ class MeasuredSet:
 
     def content(self) -> str:
         """What identifies the images and, by a sample, the depths."""
-        seen = hashlib.blake2b(digest_size=8)
-        for index in spread(len(self), CHECKED):
-            try:
-                seen.update(np.ascontiguousarray(self.dense.truth(index).astype("<f4")).tobytes())
-            except (BadImage, OSError):
-                seen.update(b"unreadable")
-        return f"{self.dense.identity().content}/depth-{seen.hexdigest()}"
+        seen = digest_of_truths(self.dense, spread(len(self), CHECKED), "<f4")
+        return f"{self.dense.identity().content}/depth-{seen}"
 
 
 def open_measured(cfg: DepthConfig) -> tuple[MeasuredSet, MeasuredSet]:
@@ -73,8 +64,7 @@ def open_measured(cfg: DepthConfig) -> tuple[MeasuredSet, MeasuredSet]:
 
     A sample of both is read: DataError when more of it is unusable than ``data.max_bad_frac`` allows, or no pixel of it counts.
     """
-    train, low_high = cfg.train, cfg.data.value_range
-    reading = Reading(cfg.data.max_pixels, None if low_high is None else (low_high[0], low_high[1]))
+    train, reading = cfg.train, Reading.from_config(cfg)
     parts = open_parts(train.dataset_path, "depth", units=train.units)
     first, second = (MeasuredSet(part, train.low, train.high, reading) for part in parts)
     for measured, name in ((first, "training"), (second, "validation")):

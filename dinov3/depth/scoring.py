@@ -2,75 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinov3.data.bad_samples import BadSample
 from dinov3.data.decode import Pixels
 from dinov3.dense.depth_metrics import evaluate_depth, table_of
+from dinov3.dense.feeding import Feeding
 from dinov3.dense.windows import resized
 from dinov3.depth.estimator import Estimator
 from dinov3.depth.measured import MeasuredSet
-from dinov3.depth.stream import Feeding
-from dinov3.engine.precision import Precision
-from dinov3.finetune.headed.over import over
+from dinov3.finetune.headed import scoring
 from dinov3.finetune.results import finite
-
-SELECT = "rmse"
-
-
-@dataclass
-class Scored:
-    """Of the images that could be used."""
-
-    scores: dict[str, float | None]  # means over images that have a pixel that counts
-    images: int
-    skipped: list[BadSample]
 
 
 @dataclass(frozen=True)
-class Scorer:
-    """How images are put through an estimator."""
+class Scorer(scoring.Scorer[Estimator, MeasuredSet]):
+    """Means over images that have a pixel that counts."""
 
     feeding: Feeding
-    precision: Precision
     flip: bool
     eigen: bool
-    threads: int
-    max_bad_frac: float = 0.01
 
-    def score(
-        self,
-        estimator: Estimator,
-        measured: MeasuredSet,
-        indices: Sequence[int],
-        *,
-        shared: bool = True,
-        count: Callable[[int], object] = lambda more: None,
-    ) -> Scored:
-        """``shared``: every process calls this and does its part; all get the whole. Raises TooManyBadSamples."""
+    def found(self, model: Estimator, images: MeasuredSet, pixels: Pixels, truth: NDArray[np.float32]) -> Tensor:
+        """The scores of one image."""
+        prediction = self.predict(model, pixels)
+        return evaluate_depth(prediction, torch.from_numpy(truth), low=images.low, high=images.high, eigen=self.eigen)[
+            0
+        ]
 
-        def row(both: tuple[Pixels, NDArray[np.float32]]) -> Tensor:
-            prediction, truth = self.predict(estimator, both[0]), torch.from_numpy(both[1])
-            return evaluate_depth(prediction, truth, low=measured.low, high=measured.high, eigen=self.eigen)[0]
+    def shown(self, model: Estimator, pixels: Pixels, truth: NDArray[np.float32]) -> tuple[Pixels, Tensor, Tensor]:
+        """(pixels, truth, prediction)."""
+        return pixels, torch.from_numpy(truth), self.predict(model, pixels)
 
-        rows, skipped = over(
-            estimator,
-            indices,
-            lambda index: measured.read(index, self.feeding.channels),
-            row,
-            measured.name,
-            shared=shared,
-            threads=self.threads,
-            most_bad=self.max_bad_frac,
-            count=count,
-        )
-        return Scored({name: finite(value) for name, value in table_of(rows).items()}, len(rows), skipped)
+    def summed(self, found: list[Tensor], images: MeasuredSet) -> tuple[dict[str, float | None], dict[str, Any]]:
+        return {name: finite(value) for name, value in table_of(found).items()}, {}
 
     @torch.no_grad()
     def predict(self, estimator: Estimator, pixels: Pixels) -> Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dinov3.detect.stream import Truth
+from dinov3.detect.views import Truth
 
 RADIUS = 1.5  # strides around a box's centre within which places answer for it
 SHORTEST, LONGEST = 4.0, 8.0  # strides: the range of a level's largest box side, FCOS's 64 .. 128 px at a stride of 16

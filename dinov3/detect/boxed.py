@@ -123,9 +123,7 @@ def open_boxed(cfg: DetectConfig) -> tuple[BoxedSet, BoxedSet]:
 
     A sample of both is read: DataError when more of it is unusable than ``data.max_bad_frac`` allows.
     """
-    low_high = cfg.data.value_range
-    reading = Reading(cfg.data.max_pixels, None if low_high is None else (low_high[0], low_high[1]))
-    parts = open_parts(cfg.train.dataset_path, reading)
+    parts = open_parts(cfg.train.dataset_path, Reading.from_config(cfg))
     for part in parts:
         check_sample(len(part), part.check, part.name, cfg.train.dataset_path, cfg.data.max_bad_frac)
     if not any(_counts(parts[1], index) for index in range(len(parts[1]))):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from dinov3.detect.detector import Detector, HeadShape, build_head
 from dinov3.finetune.headed.product import Product
-from dinov3.weights.own import load_backbone
-from dinov3.weights.provenance import Facts
+from dinov3.models.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -45,20 +43,9 @@ def _wrong(about: About) -> list[str]:
     return [name for name, right in values.items() if not right]
 
 
-PRODUCT = Product("detector.json", "detector", "dinov3-detector", "detect", About, _wrong)
+def _made(backbone: Backbone, about: About) -> Detector:
+    return Detector(backbone, build_head(about.shape, backbone), frozen=about.frozen)
 
 
-def write_detector(folder: Path, detector: Detector, about: About, facts: Facts) -> None:
-    """Fill ``folder``, which exists and is not looked at before it is complete. ``facts``: of the backbone."""
-    PRODUCT.write(folder, detector.backbone, detector.head, about, facts)
-
-
-def load_detector(path: Path, backbone: Path | None = None) -> tuple[Detector, About]:
-    """The detector at ``path`` in eval mode on the CPU; ``backbone``: weights to put in the place of its own, such as a
-    compressed copy. Raises FinetuneError, WeightsError or CheckpointError."""
-    folder = PRODUCT.folder_of(path)
-    about = PRODUCT.read_about(folder)
-    loaded = load_backbone(backbone or folder)
-    detector = Detector(loaded, build_head(about.shape, loaded), frozen=about.frozen)
-    PRODUCT.read_head(detector.head, folder)
-    return detector.eval(), about
+PRODUCT = Product("detector.json", "detector", "dinov3-detector", "detect", About, _wrong, _made)
+write_detector, load_detector = PRODUCT.write, PRODUCT.load

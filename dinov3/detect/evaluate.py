@@ -1,44 +1,49 @@
-"""``dinov3 finetune evaluate DETECTOR``: its scores on other images, also with a smaller copy of its backbone."""
+"""What a finished detector is judged by: COCO's mean average precision, and a picture."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from dinov3.config.output import check_output_folder
-from dinov3.detect.boxed import open_parts
-from dinov3.detect.building import views_of
-from dinov3.detect.concluding import PICTURE, picture_of, results_of, sentence_of
-from dinov3.detect.detector_file import load_detector
+from dinov3.data.decode import Reading
+from dinov3.dense.feeding import statistics_of
+from dinov3.detect.boxed import BoxedSet, open_parts
+from dinov3.detect.detector import Detector
+from dinov3.detect.detector_file import PRODUCT, About
+from dinov3.detect.metric import SELECT
+from dinov3.detect.picture import draw
 from dinov3.detect.scoring import Scorer
-from dinov3.distributed.context import choose_device
-from dinov3.engine.precision import resolve
-from dinov3.finetune.evaluate import Asked
-from dinov3.finetune.headed.evaluation import check_asked, reading_of
-from dinov3.finetune.results import RESULTS
-from dinov3.models.int8 import weights_in
-from dinov3.system.bars import Bar
-from dinov3.system.cores import cores
-from dinov3.system.files import write_json
+from dinov3.detect.views import Views
+from dinov3.engine.precision import Precision
+from dinov3.finetune.headed.evaluation import Judge
 
 
-def evaluate(asked: Asked) -> int:
-    """Write ``results.json`` and ``predictions.png`` into ``asked.out``; print the line of the scores.
+class DetectJudge(Judge[Detector, About, BoxedSet]):
+    product = PRODUCT
+    kind, format = "detection", "dinov3-detection-results"
+    tells = {SELECT: "box mAP {}", "mAP50": "mAP50 {}"}  # noqa: RUF012
 
-    The images are the validation part of ``asked.data``. Raises what loading and reading raise.
-    """
-    check_output_folder(asked.out, "--out")
-    detector, about = load_detector(asked.classifier, asked.backbone)
-    check_asked(asked, detector.backbone, about.side)
-    statistics = cast(Any, detector.backbone).preprocess
-    boxed = open_parts(asked.data, reading_of(statistics), about.classes)[1]
-    precision = resolve("bf16", choose_device(asked.device))
-    scorer = Scorer(views_of(statistics, about.side), precision, about.least_score, about.overlap, cores())
-    detector.to(precision.device)
-    with Bar(len(boxed), about=asked.part, unit="images") as bar:
-        scored = scorer.score(detector, boxed, range(len(boxed)), count=bar.update)
-    results = results_of(scored, about, asked.data, weights_in(detector))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    picture_of(scorer, detector, boxed, scored, about, str(asked.classifier), asked.out / PICTURE)
-    write_json(asked.out / RESULTS, results)
-    print(sentence_of(results))
-    return 0
+    def side(self, about: About) -> int:
+        return about.side
+
+    def validation(self, data: str, about: About, reading: Reading) -> BoxedSet:
+        return open_parts(data, reading, about.classes)[1]
+
+    def scorer(self, about: About, preprocess: Mapping[str, Any], precision: Precision, **reading: Any) -> Scorer:
+        views = Views(*statistics_of(preprocess), about.side)
+        return Scorer(views, precision, about.least_score, about.overlap, **reading)
+
+    def label(self, about: About) -> str:
+        return f"detector of {about.levels} levels"
+
+    def facts(self, about: About) -> dict[str, Any]:
+        return {"classes": about.classes, "side": about.side}
+
+    def draw(self, about: About, shown: Sequence[Any], names: Sequence[str], title: str, path: Path) -> None:
+        """With the boxes."""
+        draw(shown, about.classes, title, path)
+
+
+JUDGE = DetectJudge()
+evaluate, read_results = JUDGE.evaluate, JUDGE.read_results

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
 
 from dinov3.detect.answers import said_boxes, scores_of
 from dinov3.detect.detector_file import load_detector
-from dinov3.finetune.headed.graph import Graph, Outputs, feeding, in_float32
+from dinov3.finetune.headed.graph import Graph, Outputs, headed_graph
 
 
 class Candidates(Outputs):
@@ -22,14 +21,9 @@ def graph_of(path: Path) -> Graph:
     """Of the detector at ``path``: every place's answer. Dropping overlaps is left to who runs it: what does that best is
     another thing in every runtime."""
     detector, about = load_detector(path)
-    backbone = detector.backbone
-    told = {**asdict(about), **feeding(backbone)}
-    notes = [
-        *in_float32(detector),
-        f"boxes of an IoU above {about.overlap:g} with a better one of their class are to be dropped",
-    ]
+    note = f"boxes of an IoU above {about.overlap:g} with a better one of their class are to be dropped"
     outputs = {
         "scores": f"[N, P, {len(about.classes)}]: of every place and class",
         "boxes": "[N, P, 4]: left, top, right, bottom px",
     }
-    return Graph(Candidates(detector), backbone.in_chans, (about.side, about.side), outputs, told, notes)
+    return headed_graph(Candidates, detector, about, (about.side, about.side), outputs, [note])

@@ -13,7 +13,7 @@ from torch import Tensor
 from dinov3.data.torchvision_compat import import_torchvision
 from dinov3.detect.assign import UNKNOWN, Assigned, assign, centerness
 from dinov3.detect.head import Said, corners_of
-from dinov3.detect.stream import Truth
+from dinov3.detect.views import Truth
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (Lin et al. 2017)
 _ops = import_torchvision("torchvision.ops")

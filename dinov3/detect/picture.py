@@ -19,7 +19,6 @@ from dinov3.system.files import replacing
 
 LEAST_SHOWN = 0.3  # score of a box that is drawn
 SAME_PLACE = 0.5  # IoU
-SHOWN = 6  # images of a picture
 
 
 def draw(seen: Sequence[tuple[Pixels, Found]], classes: Sequence[str], title: str, path: Path) -> None:

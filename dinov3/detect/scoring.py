@@ -2,72 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from dinov3.data.bad_samples import BadSample
 from dinov3.data.decode import Pixels
 from dinov3.detect.answers import answers, said_boxes, scores_of
 from dinov3.detect.boxed import BoxedSet
 from dinov3.detect.boxes import Boxes
 from dinov3.detect.detector import Detector
-from dinov3.detect.metric import Found, Precision, mean_average_precision
+from dinov3.detect.metric import Found, mean_average_precision
 from dinov3.detect.views import Views
-from dinov3.engine.precision import Precision as Format
-from dinov3.finetune.headed.over import over
-
-
-@dataclass
-class Scored:
-    """Of the images that could be used."""
-
-    precision: Precision
-    images: int
-    skipped: list[BadSample]
+from dinov3.finetune.headed import scoring
 
 
 @dataclass(frozen=True)
-class Scorer:
-    """How images are put through a detector."""
+class Scorer(scoring.Scorer[Detector, BoxedSet]):
+    """COCO's mean average precision."""
 
-    views: Views
-    format: Format
+    feeding: Views
     least_score: float
     overlap: float
-    threads: int
-    max_bad_frac: float = 0.01
 
-    def score(
-        self,
-        detector: Detector,
-        boxed: BoxedSet,
-        indices: Sequence[int],
-        *,
-        shared: bool = True,
-        count: Callable[[int], object] = lambda more: None,
-    ) -> Scored:
-        """``shared``: every process calls this and does its part; all get the whole. Raises TooManyBadSamples."""
-        found, skipped = over(
-            detector,
-            indices,
-            lambda index: boxed.read(index, self.views.channels),
-            lambda both: self.find(detector, *both),
-            boxed.name,
-            shared=shared,
-            threads=self.threads,
-            most_bad=self.max_bad_frac,
-            count=count,
-        )
-        return Scored(mean_average_precision(found, len(boxed.classes)), len(found), skipped)
+    def found(self, model: Detector, images: BoxedSet, pixels: Pixels, truth: Boxes) -> Found:
+        return self.find(model, pixels, truth)
+
+    def shown(self, model: Detector, pixels: Pixels, truth: Boxes) -> tuple[Pixels, Found]:
+        """(pixels, true boxes and those said)."""
+        return pixels, self.find(model, pixels, truth)
+
+    def summed(self, found: list[Found], images: BoxedSet) -> tuple[dict[str, float | None], dict[str, Any]]:
+        """With the mAP of each class."""
+        precision = mean_average_precision(found, len(images.classes))
+        return precision.scores, {"mAP_of_class": precision.of_class}
 
     @torch.no_grad()
     def find(self, detector: Detector, pixels: Pixels, truth: Boxes) -> Found:
         """What a detector in eval mode says of ``pixels [H, W, C]``."""
-        image, scale = self.views.whole(pixels)
-        with self.format.autocast():
-            said = detector(image[None].to(self.format.device))
+        image, scale = self.feeding.whole(pixels)
+        with self.precision.autocast():
+            said = detector(image[None].to(self.precision.device))
         seen = (pixels.shape[1] * scale[0], pixels.shape[0] * scale[1])
         limits = {"least_score": self.least_score, "overlap": self.overlap}
         (one,) = answers(scores_of(said), said_boxes(said), seen, **limits)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,8 +12,17 @@ from torch import Tensor
 
 from dinov3.data.decode import Pixels
 from dinov3.dense.augment import resized_pixels
+from dinov3.dense.feeding import Statistics
 from dinov3.detect.boxes import Boxes, Move
-from dinov3.finetune.headed.stream import Statistics
+from dinov3.distributed.transfer import send
+
+
+class Truth(NamedTuple):
+    """The boxes of one view."""
+
+    corners: Tensor  # [n, 4] float32: left, top, right, bottom
+    classes: Tensor  # [n] int64
+    ignored: Tensor  # [n] bool
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,11 @@ class Views(Statistics):
         image = self._placed(pixels, (height, width), (left, top))
         move = Move((width / pixels.shape[1], height / pixels.shape[0]), (left, top), mirrored, self.side)
         return image.flip(-1) if mirrored else image, boxes.moved(move)
+
+    def together(self, truths: Sequence[Boxes], device: torch.device) -> list[Truth]:
+        """On the device."""
+        each = ((boxes.corners, boxes.classes, boxes.ignored) for boxes in truths)
+        return [Truth(*(send(torch.from_numpy(array), device) for array in arrays)) for arrays in each]
 
     def whole(self, pixels: Pixels) -> tuple[Tensor, tuple[float, float]]:
         """(image ``[C, side, side]`` with the whole of it in the upper left corner, (x, y) factors of its boxes)."""

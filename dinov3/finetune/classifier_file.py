@@ -64,8 +64,15 @@ def write_classifier(folder: Path, classifier: Classifier, about: About, facts: 
 
 
 def place_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make the folder ``path`` of what ``fill`` writes: whole or not at all, in place of what was there."""
+    """Make the folder ``path`` of what ``fill`` writes: whole or not at all, in place of what was there.
+
+    Two folders cannot change places in one step: for a moment what was there has another name, under which it is found
+    again (``standing``) when the process ends in that moment.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    displaced = displaced_from(path)
+    if displaced.exists() and not path.exists():
+        os.rename(displaced, path)
     for old in path.parent.glob(f"{TEMPORARY}*-{path.name}"):  # of a run that was killed
         shutil.rmtree(old, ignore_errors=True)
     fresh = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}")
@@ -74,18 +81,31 @@ def place_folder(path: Path, fill: Callable[[Path], None]) -> None:
         fill(fresh)
         for file in fresh.rglob("*"):
             flush(file)
+        shutil.rmtree(displaced, ignore_errors=True)
         if path.exists():
-            os.rename(path, fresh.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}"))
+            os.rename(path, displaced)
         os.rename(fresh, path)
         flush(path.parent)
+        shutil.rmtree(displaced, ignore_errors=True)
     finally:
         for old in path.parent.glob(f"{TEMPORARY}*-{path.name}"):
             shutil.rmtree(old, ignore_errors=True)
 
 
+def displaced_from(path: Path) -> Path:
+    """Where the folder at ``path`` is while another takes its place."""
+    return path.with_name(f".displaced-{path.name}")
+
+
+def standing(path: Path) -> Path:
+    """``path``, or what stood there when a process was killed before another folder could take its place."""
+    displaced = displaced_from(path)
+    return displaced if displaced.exists() and not path.exists() else path
+
+
 def folder_of(path: Path) -> Path:
     """The folder of a classifier that ``path`` names: itself, a run's selected one, or its newest checkpoint."""
-    for folder in (path, path / "classifier"):
+    for folder in (standing(path), standing(path / "classifier")):
         if (folder / ABOUT).is_file():
             return folder
     found = checkpoint_in(path) if path.is_dir() else None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
 
 from dinov3.finetune.classifier_file import load_classifier
-from dinov3.finetune.headed.graph import Graph, Outputs, feeding, in_float32
+from dinov3.finetune.headed.graph import Graph, Outputs, headed_graph
 
 
 class Logits(Outputs):
@@ -20,10 +19,6 @@ class Logits(Outputs):
 def graph_of(path: Path) -> Graph:
     """Of the classifier at ``path``. Its temperature is in the file's metadata, not in the logits."""
     classifier, about = load_classifier(path)
-    backbone = classifier.backbone
-    told = {**asdict(about), **feeding(backbone)}
-    notes = in_float32(classifier)
-    if about.stain:
-        notes.append("it was trained on stain-normalised images: normalise yours the same way first")
-    size = (about.size, about.size)
-    return Graph(Logits(classifier), backbone.in_chans, size, {"logits": f"[N, {about.classes}]"}, told, notes)
+    stained = "it was trained on stain-normalised images: normalise yours the same way first"
+    meanings, notes = {"logits": f"[N, {about.classes}]"}, [stained] if about.stain else []
+    return headed_graph(Logits, classifier, about, (about.size, about.size), meanings, notes)

@@ -105,12 +105,11 @@ class FinetuneJob(Job[LabelledBatch]):
 
     def _views(self, built: Built) -> Views:
         augment = self.cfg.augment
-        low_high = self.cfg.data.value_range
         return Views(
             built.size,
             tuple(built.facts.preprocess["mean"]),
             tuple(built.facts.preprocess["std"]),
-            Reading(self.cfg.data.max_pixels, None if low_high is None else (low_high[0], low_high[1])),
+            Reading.from_config(self.cfg),
             augment.preset,
             (augment.scale[0], augment.scale[1]),
             augment.stain,

@@ -1,48 +1,58 @@
-"""``dinov3 finetune evaluate SEGMENTER``: its scores on other images, also with a smaller copy of its backbone."""
+"""What a finished segmenter is judged by: mean IoU and the other scores of masks, and a picture."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from dinov3.config.output import check_output_folder
+from dinov3.data.decode import Reading
+from dinov3.dense.feeding import Feeding, statistics_of
+from dinov3.dense.palette import coloured, mistakes, of_pixels, sheet
 from dinov3.dense.protocols import SegmentProtocol
 from dinov3.dense.sets import open_parts
-from dinov3.distributed.context import choose_device
-from dinov3.engine.precision import resolve
-from dinov3.finetune.evaluate import Asked
-from dinov3.finetune.headed.evaluation import check_asked, reading_of
-from dinov3.finetune.results import RESULTS
-from dinov3.models.int8 import weights_in
-from dinov3.segment.building import feeding_of
-from dinov3.segment.concluding import PICTURE, draw, results_of, sentence_of
+from dinov3.engine.precision import Precision
+from dinov3.finetune.headed.evaluation import Judge
 from dinov3.segment.masked import MaskedSet
 from dinov3.segment.scoring import Scorer
-from dinov3.segment.segmenter_file import load_segmenter
-from dinov3.segment.validation import scores_of
-from dinov3.system.bars import Bar
-from dinov3.system.cores import cores
-from dinov3.system.files import write_json
+from dinov3.segment.segmenter import Segmenter
+from dinov3.segment.segmenter_file import PRODUCT, About
+from dinov3.system.files import replacing
 
 
-def evaluate(asked: Asked) -> int:
-    """Write ``results.json`` and ``predictions.png`` into ``asked.out``; print the line of the scores.
+class SegmentJudge(Judge[Segmenter, About, MaskedSet]):
+    product = PRODUCT
+    kind, format = "segmentation", "dinov3-segmentation-results"
+    tells = {"mIoU": "mIoU {}", "aAcc": "pixel accuracy {}"}  # noqa: RUF012
 
-    The images are the validation part of ``asked.data``. Raises what loading and reading raise.
-    """
-    check_output_folder(asked.out, "--out")
-    segmenter, about = load_segmenter(asked.classifier, asked.backbone)
-    statistics = cast(Any, segmenter.backbone).preprocess
-    check_asked(asked, segmenter.backbone, about.crop)
-    meaning = SegmentProtocol(ignore=about.ignore, reduce_zero=about.reduce_zero)
-    masked = MaskedSet(open_parts(asked.data, "mask")[1], about.classes, meaning, reading_of(statistics))
-    precision = resolve("bf16", choose_device(asked.device))
-    scorer = Scorer(feeding_of(statistics, about.short_side), precision, about.crop, about.stride, cores())
-    with Bar(len(masked), about=asked.part, unit="images") as bar:
-        images = range(len(masked))
-        scored = scorer.score(segmenter.to(precision.device), masked, images, show=True, count=bar.update)
-    results = results_of(scored, about, asked.data, weights_in(segmenter))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    draw(scored, about, f"{asked.classifier}: mIoU {scores_of(scored)['mIoU'] or 0:.3f}", asked.out / PICTURE)
-    write_json(asked.out / RESULTS, results)
-    print(sentence_of(results))
-    return 0
+    def side(self, about: About) -> int:
+        return about.crop
+
+    def validation(self, data: str, about: About, reading: Reading) -> MaskedSet:
+        meaning = SegmentProtocol(ignore=about.ignore, reduce_zero=about.reduce_zero)
+        return MaskedSet(open_parts(data, "mask")[1], about.classes, meaning, reading)
+
+    def scorer(self, about: About, preprocess: Mapping[str, Any], precision: Precision, **reading: Any) -> Scorer:
+        feeding = Feeding(*statistics_of(preprocess), about.short_side)
+        return Scorer(feeding, precision, about.crop, about.stride, **reading)
+
+    def label(self, about: About) -> str:
+        return about.head
+
+    def facts(self, about: About) -> dict[str, Any]:
+        return {"classes": about.classes, "crop": about.crop, "stride": about.stride}
+
+    def draw(self, about: About, shown: Sequence[Any], names: Sequence[str], title: str, path: Path) -> None:
+        """Image, truth, prediction and error."""
+        columns = {
+            "image": [of_pixels(pixels) for pixels, _, _ in shown],
+            "truth": [coloured(truth, about.classes) for _, truth, _ in shown],
+            "prediction": [coloured(said, about.classes) for _, _, said in shown],
+            "error": [mistakes(said, truth, about.ignore) for _, truth, said in shown],
+        }
+        with replacing(path) as fresh:
+            sheet(columns, list(names), title, fresh)
+
+
+JUDGE = SegmentJudge()
+evaluate, read_results = JUDGE.evaluate, JUDGE.read_results

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinov3.data.decode import Pixels, Reading, fit_channels
-from dinov3.data.errors import BadImage
 from dinov3.dense.protocols import SegmentProtocol
 from dinov3.dense.segment import count_classes, prepared
-from dinov3.dense.sets import DenseSet, open_parts, read_both
+from dinov3.dense.sets import DenseSet, digest_of_truths, open_parts, read_both, read_usable
 from dinov3.finetune.headed.over import CHECKED, check_sample, spread
 from dinov3.segment.config import SegmentConfig
 
@@ -29,13 +27,13 @@ class MaskedSet:
     def __len__(self) -> int:
         return len(self.dense)
 
+    def name(self, index: int) -> str:
+        return self.dense.name(index)
+
     def read(self, index: int, channels: int) -> tuple[Pixels, NDArray[np.int32]]:
         """(pixels ``[H, W, C]``, class numbers ``[H, W]``). Raises BadImage, also for sizes that differ and a number that is
         no class; DataError for channels the backbone does not take."""
-        try:
-            pixels, mask = read_both(self.dense, index, self.reading)
-        except OSError as error:
-            raise BadImage(f"{type(error).__name__}: {error.strerror or error}") from error
+        pixels, mask = read_usable(self.dense, index, self.reading)
         return fit_channels(pixels, channels), prepared(mask, self.classes, self.meaning)
 
     def check(self, index: int) -> None:
@@ -44,13 +42,8 @@ class MaskedSet:
 
     def content(self) -> str:
         """What identifies the images and, by a sample, the masks."""
-        seen = hashlib.blake2b(digest_size=8)
-        for index in spread(len(self), CHECKED):
-            try:
-                seen.update(np.ascontiguousarray(self.dense.truth(index).astype("<i4")).tobytes())
-            except (BadImage, OSError):
-                seen.update(b"unreadable")
-        return f"{self.dense.identity().content}/masks-{seen.hexdigest()}/classes-{self.classes}"
+        seen = digest_of_truths(self.dense, spread(len(self), CHECKED), "<i4")
+        return f"{self.dense.identity().content}/masks-{seen}/classes-{self.classes}"
 
 
 def open_masked(cfg: SegmentConfig) -> tuple[MaskedSet, MaskedSet]:
@@ -61,9 +54,8 @@ def open_masked(cfg: SegmentConfig) -> tuple[MaskedSet, MaskedSet]:
     parts = open_parts(cfg.train.dataset_path, "mask")
     meaning = SegmentProtocol(ignore=cfg.train.ignore, reduce_zero=cfg.train.reduce_zero)
     classes = cfg.train.classes or count_classes(parts[0], meaning)
-    low_high = cfg.data.value_range
-    reading = Reading(cfg.data.max_pixels, None if low_high is None else (low_high[0], low_high[1]))
+    reading = Reading.from_config(cfg)
     train, validation = (MaskedSet(part, classes, meaning, reading) for part in parts)
     for masked in (train, validation):
-        check_sample(len(masked), masked.check, masked.dense.name, cfg.train.dataset_path, cfg.data.max_bad_frac)
+        check_sample(len(masked), masked.check, masked.name, cfg.train.dataset_path, cfg.data.max_bad_frac)
     return train, validation

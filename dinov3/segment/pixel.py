@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinov3.contracts import Features
 from dinov3.dense.dpt import Dpt, levels_of
-from dinov3.dense.linear_head import LinearHead
+from dinov3.dense.linear_head import LinearHead, last_patches
 from dinov3.dense.windows import resized
 from dinov3.models.backbone import Backbone
 
@@ -48,16 +46,11 @@ class Linear(PixelHead):
         self.linear = LinearHead([width], classes, batchnorm=False, dropout=dropout)
 
     def init_weights(self, generator: torch.Generator) -> None:
-        with torch.no_grad():
-            weight = self.linear.conv.weight
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.01)
-            assert self.linear.conv.bias is not None
-            self.linear.conv.bias.zero_()
+        self.linear.init_weights(generator)
 
     def forward(self, backbone: Backbone, images: Tensor) -> Tensor:
         """On the grid of patches."""
-        found = cast(Features, backbone(images, is_training=True))
-        logits: Tensor = self.linear([found.patches.mT.unflatten(2, found.grid)])
+        logits: Tensor = self.linear([last_patches(backbone, images)])
         return logits
 
 

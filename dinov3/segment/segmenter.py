@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinov3.config.errors import ConfigError
-from dinov3.dense.windows import resized
-from dinov3.finetune.headed.groups import freeze
+from dinov3.dense.windows import of_any_size
+from dinov3.finetune.headed.model import HeadedModel
 from dinov3.models.backbone import Backbone
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.segment.mask_transformer import MaskTransformer
@@ -47,29 +46,19 @@ def build_head(shape: HeadShape, backbone: Backbone, dropout: float = 0.0) -> He
     return MaskTransformer(cfg, shape.classes, shape.queries, shape.query_blocks, own_blocks=shape.frozen)
 
 
-class Segmenter(nn.Module):
-    """Images ``[N, C, H, W]`` to scores ``[N, K, H, W]``, of which the largest is the class.
+class Segmenter(HeadedModel):
+    """Images ``[N, C, H, W]`` to scores ``[N, K, H, W]``, of which the largest is the class."""
 
-    The backbone is always in eval mode: drop path and the jitter of positions are of pretraining.
-    """
+    head: Head
 
     def __init__(self, backbone: Backbone, head: Head, shape: HeadShape) -> None:
-        super().__init__()
-        self.backbone, self.head, self.shape = backbone, head, shape
-        freeze(backbone, frozen=shape.frozen)
+        super().__init__(backbone, head, frozen=shape.frozen)
+        self.shape = shape
 
     def loss(self, images: Tensor, masks: Tensor, ignore: int) -> dict[str, Tensor]:
         """Terms whose sum is the loss of ``masks [N, H, W]``."""
         return self.head.loss(self.backbone, images, masks, ignore)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images of any size: a margin of the mean colour makes whole patches of it, and is cut off again."""
-        height, width = images.shape[-2:]
-        down, right = -height % self.backbone.stride, -width % self.backbone.stride
-        scores = self.head.scores(self.backbone, F.pad(images, (0, right, 0, down)))
-        return resized(scores, (height + down, width + right))[..., :height, :width]
-
-    def train(self, mode: bool = True) -> Segmenter:
-        super().train(mode)
-        self.backbone.eval()
-        return self
+        """Images of any size."""
+        return of_any_size(lambda whole: self.head.scores(self.backbone, whole), images, self.backbone.stride)

@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from dinov3.finetune.headed.product import Product
+from dinov3.models.backbone import Backbone
 from dinov3.segment.segmenter import HEADS, HeadShape, Segmenter, build_head
-from dinov3.weights.own import load_backbone
-from dinov3.weights.provenance import Facts
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,10 @@ def _wrong(about: About) -> list[str]:
     return [*wrong, *(["head"] if about.head not in HEADS else []), *(["stride"] if about.stride > about.crop else [])]
 
 
-PRODUCT = Product("segmenter.json", "segmenter", "dinov3-segmenter", "segment", About, _wrong, {"width": 256})
-ABOUT, FOLDER = PRODUCT.file, PRODUCT.folder
+def _made(backbone: Backbone, about: About) -> Segmenter:
+    return Segmenter(backbone, build_head(about.shape, backbone), about.shape)
 
 
-def write_segmenter(folder: Path, segmenter: Segmenter, about: About, facts: Facts) -> None:
-    """Fill ``folder``, which exists and is not looked at before it is complete. ``facts``: of the backbone."""
-    PRODUCT.write(folder, segmenter.backbone, segmenter.head, about, facts)
-
-
-def load_segmenter(path: Path, backbone: Path | None = None) -> tuple[Segmenter, About]:
-    """The segmenter at ``path`` in eval mode on the CPU; ``backbone``: weights to put in the place of its own, such as a
-    compressed copy. Raises FinetuneError, WeightsError or CheckpointError."""
-    folder = PRODUCT.folder_of(path)
-    about = PRODUCT.read_about(folder)
-    loaded = load_backbone(backbone or folder)
-    segmenter = Segmenter(loaded, build_head(about.shape, loaded), about.shape)
-    PRODUCT.read_head(segmenter.head, folder)
-    return segmenter.eval(), about
+PRODUCT = Product("segmenter.json", "segmenter", "dinov3-segmenter", "segment", About, _wrong, _made, {"width": 256})
+ABOUT = PRODUCT.file
+write_segmenter, load_segmenter = PRODUCT.write, PRODUCT.load

@@ -89,6 +89,13 @@ def test_sections_run_together_where_the_card_holds_them() -> None:
     assert grouped(0.0) == list("ABCDEFGHIJ")  # nothing is known of the card
 
 
+def test_a_section_that_waits_for_its_turn_outlives_one_that_hangs() -> None:
+    seconds = gpu_check.limits(chosen("E,G,I", None), "cuda", 1000.0)
+    assert seconds["E"] < seconds["G"] == seconds["I"]
+    assert set(gpu_check.limits(chosen("E,G,I", None), "cuda", 60.0).values()) == {60.0}
+    assert gpu_check.limits(chosen("G", None), "cuda", 1000.0)["G"] == limit(chosen("G", None)[0], "cuda", 1000.0)
+
+
 def test_what_is_timed_is_timed_when_the_others_are_ready_or_at_their_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

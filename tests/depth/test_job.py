@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dinov3.cli import main as dinov3
-from dinov3.depth.concluding import read_results
 from dinov3.depth.estimator_file import load_estimator
+from dinov3.depth.evaluate import read_results
 from dinov3.system.rows import read_rows
 from tests.depth import tiny
 from tests.depth.test_bad_input import write_folder

@@ -8,7 +8,7 @@ from torch import Tensor
 from dinov3.detect.assign import NOTHING, UNKNOWN, Assigned, assign, centerness
 from dinov3.detect.head import corners_of
 from dinov3.detect.pyramid import places_of
-from dinov3.detect.stream import Truth
+from dinov3.detect.views import Truth
 
 STRIDES, GRIDS = [4.0, 8.0], [(8, 8), (4, 4)]  # a view of 32 px
 PLACES = places_of(GRIDS, STRIDES, torch.device("cpu"))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dinov3.cli import main as dinov3
-from dinov3.detect.concluding import read_results
 from dinov3.detect.detector_file import load_detector
+from dinov3.detect.evaluate import read_results
 from dinov3.runs.checkpoint import read_tensors, step_folders
 from dinov3.system.rows import read_rows
 from dinov3.weights.own import load_backbone

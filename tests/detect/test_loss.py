@@ -7,7 +7,7 @@ import torch
 from dinov3.detect.assign import assign, centerness
 from dinov3.detect.head import DetectHead, Said
 from dinov3.detect.loss import detect_loss
-from dinov3.detect.stream import Truth
+from dinov3.detect.views import Truth
 
 MAPS = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(0))
 TRUTHS = [

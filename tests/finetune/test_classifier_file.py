@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,29 @@ def test_a_description_that_says_something_else_is_one_line(
 def test_a_folder_that_is_no_classifier_is_named(tmp_path: Path) -> None:
     with pytest.raises(FinetuneError, match=r"no classifier\.json in it: give a run"):
         folder_of(tmp_path)
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(classifier: Classifier, tmp_path: Path) -> None:
+    """A child process dies where the old folder has left its place and the new one has not taken it."""
+    path = tmp_path / "run" / "classifier"
+    write(path, classifier)
+    rename, done = os.rename, []
+
+    def dies_at_the_second(one: Path, other: Path) -> None:
+        if done:
+            os._exit(9)
+        done.append(other)
+        rename(one, other)
+
+    if (child := os.fork()) == 0:
+        os.rename = dies_at_the_second  # type: ignore[assignment]
+        write(path, classifier)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not path.exists()
+    assert read_about(path.parent) == read_about(path) == ABOUT_IT  # a command that reads changes nothing
+    write(path, classifier)
+    assert [p.name for p in path.parent.iterdir()] == ["classifier"]
 
 
 def test_what_cannot_be_written_leaves_the_old_one(classifier: Classifier, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from dinov3.cli import main as dinov3
 from dinov3.runs.checkpoint import read_tensors, step_folders
-from dinov3.segment.concluding import read_results
+from dinov3.segment.evaluate import read_results
 from dinov3.segment.segmenter_file import load_segmenter
 from dinov3.system.rows import read_rows
 from dinov3.weights.own import load_backbone

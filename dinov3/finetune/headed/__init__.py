@@ -1,6 +1,7 @@
 """What the tasks share whose head says something of every place of an image: segment, detect, depth.
 
-Read ``job.py`` first: the parts of a run that are the same for all of them. ``building`` loads the backbone, ``stream`` cuts
-views in threads, ``over`` scores a set on all processes, ``selected`` keeps the best weights, ``product`` is the file of a
-backbone with its head, ``graph`` the same as ONNX. Imported by those tasks.
+Read ``job.py`` first: a run of such a task, with what a task adds as abstract methods. ``model`` is a backbone with a head,
+``building`` loads it, ``task`` trains it, ``stream`` cuts views in threads, ``scoring`` puts whole images through it (``over``:
+shared out over all processes), ``selected`` keeps the best weights, ``evaluation`` writes what a finished model scores,
+``product`` is its file, ``graph`` the same as ONNX. Imported by those tasks.
 """

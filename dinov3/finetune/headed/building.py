@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Generic, NamedTuple, cast
+
+import torch
 
 from dinov3.config.blocks.data import DataConfig
 from dinov3.config.errors import ConfigError
-from dinov3.finetune.headed.config import BackboneConfig
+from dinov3.finetune.headed.config import BackboneConfig, Headed
+from dinov3.finetune.headed.product import A, M, Product
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
 from dinov3.runs.manifest import read_train_state
@@ -15,6 +20,23 @@ from dinov3.runs.start import Start
 from dinov3.weights.model_card import FINE_TUNED, provenance_of
 from dinov3.weights.own import load_backbone, read_source
 from dinov3.weights.provenance import Facts
+
+
+@dataclass
+class Built(Generic[M, A]):
+    """A model ready to train, with what its files say of it."""
+
+    product: Product[M, A]
+    model: M
+    about: A  # before the first step
+    facts: Facts
+    pretrained: dict[str, Any] | None
+    lines: list[str]
+
+    def writes(self, model: M, step: int) -> Callable[[Path], None]:
+        """What fills a folder with ``model``, as it is after so many steps."""
+        about = replace(cast(Any, self.about), step=step)
+        return lambda folder: self.product.write(folder, model, about, self.facts)
 
 
 class Loaded(NamedTuple):
@@ -38,6 +60,13 @@ class Loaded(NamedTuple):
             preprocess["value_range"] = white
         told = provenance_of(self.source, cast(Any, self.backbone).described, [f"{FINE_TUNED}: {what}"])
         return Facts(preprocess, told)
+
+    def built(self, product: Product[M, A], model: M, about: A, cfg: Headed, facts: Facts) -> Built[M, A]:
+        """``model`` with its head as it begins. Raises WeightsError when that of another run does not fit."""
+        cast(Any, model.head).init_weights(torch.Generator().manual_seed(cfg.train.seed))
+        if self.head is not None:
+            product.read_head(model.head, self.head)
+        return Built(product, model, about, facts, self.pretrained, self.lines)
 
 
 def load_start(model: BackboneConfig, start: Start) -> Loaded:

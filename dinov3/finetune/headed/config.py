@@ -9,6 +9,7 @@ from typing import Protocol
 from dinov3.config.blocks.train import LoopConfig, TaskOptimConfig
 from dinov3.config.run_config import RunConfig
 from dinov3.config.spec import key
+from dinov3.finetune.config import PrecisionConfig
 
 
 @dataclass
@@ -45,9 +46,13 @@ class Headed(RunConfig, Protocol):
     """A config of such a task. The blocks are those above, or have their keys."""
 
     @property
+    def task(self) -> str: ...
+    @property
     def model(self) -> BackboneConfig: ...
     @property
     def optim(self) -> HeadOptimConfig: ...
+    @property
+    def compute_precision(self) -> PrecisionConfig: ...
     @property
     def evaluation(self) -> JudgedConfig: ...
 

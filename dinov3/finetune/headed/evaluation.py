@@ -1,14 +1,154 @@
-"""What ``dinov3 finetune evaluate`` checks in all of these tasks."""
+"""How a finished model is scored, shown and told: at the end of a run, and by ``dinov3 finetune evaluate``."""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Generic, cast
 
 from dinov3.config.errors import ConfigError
+from dinov3.config.output import check_output_folder
 from dinov3.data.decode import USUAL, Reading
+from dinov3.distributed.context import choose_device
+from dinov3.engine.precision import Precision, resolve
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.evaluate import Asked
+from dinov3.finetune.headed.product import A, M, Product
+from dinov3.finetune.headed.scoring import Scored, Scorer, T
+from dinov3.finetune.results import RESULTS, Results, checked_results
 from dinov3.models.backbone import Backbone
+from dinov3.models.int8 import weights_in
+from dinov3.system.bars import Bar
+from dinov3.system.cores import cores
+from dinov3.system.files import write_json
+from dinov3.system.json_file import Maybe
+
+PICTURE = "predictions.png"
+SHOWN = 6  # images of the picture
+
+
+class Judge(ABC, Generic[M, A, T]):
+    """Of one task. ``results.json`` and ``predictions.png`` are the same files whoever asks for them."""
+
+    product: Product[M, A]
+    kind: ClassVar[str]  # of run, for messages
+    format: ClassVar[str]  # of results.json
+    tells: ClassVar[
+        Mapping[str, str]
+    ]  # scores that are said: name -> words with {} for the number; the first one selects
+
+    @property
+    def select(self) -> str:
+        """The score of validation by which weights are kept."""
+        return next(iter(self.tells))
+
+    # ------------------------------------------------------------------ what a task adds
+
+    @abstractmethod
+    def side(self, about: A) -> int:
+        """Pixels of a view, which patches must divide."""
+
+    @abstractmethod
+    def validation(self, data: str, about: A, reading: Reading) -> T:
+        """The validation part of ``data``. Raises DataError."""
+
+    @abstractmethod
+    def scorer(
+        self,
+        about: A,
+        preprocess: Mapping[str, Any],
+        precision: Precision,
+        *,
+        threads: int,
+        max_bad_frac: float = Scorer.max_bad_frac,
+    ) -> Scorer[M, T]:
+        """How images are put through the model that ``about`` describes."""
+
+    @abstractmethod
+    def label(self, about: A) -> str:
+        """What the head is, in a word or two."""
+
+    @abstractmethod
+    def facts(self, about: A) -> dict[str, Any]:
+        """What else the results say of the head."""
+
+    @abstractmethod
+    def draw(self, about: A, shown: Sequence[Any], names: Sequence[str], title: str, path: Path) -> None:
+        """A PNG of images with their truth and what is said of them, as ``Scorer.shown`` has it."""
+
+    # ------------------------------------------------------------------ the same for all
+
+    def write(
+        self,
+        out: Path,
+        name: str,
+        data: str,
+        scorer: Scorer[M, T],
+        model: M,
+        about: A,
+        images: T,
+        scored: Scored,
+        weights: int,
+    ) -> Results:
+        """Write both files into ``out``, the results last: they say that all is there."""
+        bad = {one.name for one in scored.skipped}
+        usable = [index for index in range(len(images)) if images.name(index) not in bad][:SHOWN]
+        best = self.tells[self.select].format(f"{scored.scores[self.select] or 0:.3f}")
+        shown = [scorer.shown(model, *images.read(index, scorer.feeding.channels)) for index in usable]
+        self.draw(about, shown, [f"image {index}" for index in usable], f"{name}: {best}", out / PICTURE)
+        told = cast(Any, about)
+        results = {
+            "format": self.format,
+            "label": f"{self.label(about)}, backbone {'frozen' if told.frozen else 'trained'}",
+            "weights": told.weights,
+            "data": data,
+            **self.facts(about),
+            "step": told.step,
+            "parameters": weights,
+            "images": scored.images,
+            "left_out": [asdict(one) for one in scored.skipped],
+            "scores": scored.scores,
+            **scored.more,
+        }
+        write_json(out / RESULTS, results)
+        return results
+
+    def read_results(self, path: Path) -> Results:
+        """Raises FinetuneError for a file that is none."""
+        scores = {self.select: Maybe(float), str: Maybe(float)}
+        form = {"step": int, "label": str, "images": int, "scores": scores}
+        return checked_results(self.kind, path, self.format, form)
+
+    def sentence(self, results: Mapping[str, Any]) -> str:
+        """One line of a finished run."""
+        scores = results["scores"]
+        said = [
+            words.format("not defined" if scores.get(name) is None else f"{scores[name]:.4f}")
+            for name, words in self.tells.items()
+        ]
+        return f"{results['label']}; {results['images']} images: {', '.join(said)}"
+
+    def evaluate(self, asked: Asked) -> int:
+        """Write both files into ``asked.out``; print the line of the scores.
+
+        The images are the validation part of ``asked.data``. Raises what loading and reading raise.
+        """
+        check_output_folder(asked.out, "--out")
+        model, about = self.product.load(asked.classifier, asked.backbone)
+        check_asked(asked, model.backbone, self.side(about))
+        preprocess = cast(Any, model.backbone).preprocess
+        images = self.validation(asked.data, about, reading_of(preprocess))
+        precision = resolve("bf16", choose_device(asked.device))
+        scorer = self.scorer(about, preprocess, precision, threads=cores())
+        model.to(precision.device)
+        with Bar(len(images), about=asked.part, unit="images") as bar:
+            scored = scorer.score(model, images, range(len(images)), count=bar.update)
+        asked.out.mkdir(parents=True, exist_ok=True)
+        name, weights = str(asked.classifier), weights_in(model)
+        print(self.sentence(self.write(asked.out, name, asked.data, scorer, model, about, images, scored, weights)))
+        return 0
 
 
 def check_asked(asked: Asked, backbone: Backbone, side: int) -> None:
@@ -19,7 +159,7 @@ def check_asked(asked: Asked, backbone: Backbone, side: int) -> None:
         raise FinetuneError(f"{asked.backbone}: a patch of {backbone.stride} px does not divide {side}")
 
 
-def reading_of(preprocess: dict[str, Any]) -> Reading:
+def reading_of(preprocess: Mapping[str, Any]) -> Reading:
     """How images are read for the backbone whose file says ``preprocess``."""
     white = preprocess.get("value_range")
     return USUAL if white is None else Reading(value_range=(white[0], white[1]))

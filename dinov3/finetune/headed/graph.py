@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,6 +47,21 @@ class Outputs(nn.Module):
     def __init__(self, tuned: nn.Module) -> None:
         super().__init__()
         self.tuned = tuned
+
+
+def headed_graph(
+    outputs: type[Outputs],
+    tuned: nn.Module,
+    about: Any,
+    size: tuple[int, int],
+    meanings: Mapping[str, str],
+    notes: Sequence[str] = (),
+) -> Graph:
+    """Of a model with a ``backbone``; ``outputs`` makes plain tensors of what it says, ``about``: a dataclass for the file."""
+    backbone = cast(Backbone, tuned.backbone)
+    told = {**asdict(about), **feeding(backbone)}
+    changed = in_float32(tuned)
+    return Graph(outputs(tuned), backbone.in_chans, size, meanings, told, [*changed, *notes])
 
 
 def in_float32(tuned: nn.Module) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, cast
 
+import torch
 from torch import nn
 
 from dinov3.config.errors import ConfigError
@@ -16,45 +17,41 @@ from dinov3.distributed.peers import ALONE, Peers
 from dinov3.engine.banner import device_line, processes_line
 from dinov3.engine.job import Job
 from dinov3.engine.look import Look
+from dinov3.engine.precision import resolve
 from dinov3.engine.resume import images_a_step
 from dinov3.engine.schedules import RateSchedules, build_rates
-from dinov3.engine.task import B
+from dinov3.engine.task import Counters
 from dinov3.engine.trainer import Trainer
+from dinov3.finetune.headed.building import Built
 from dinov3.finetune.headed.config import Headed
+from dinov3.finetune.headed.evaluation import Judge
 from dinov3.finetune.headed.over import spread
-from dinov3.finetune.headed.selected import Scene, Scores, Validation
+from dinov3.finetune.headed.product import A, M
+from dinov3.finetune.headed.scoring import Scorer, T
+from dinov3.finetune.headed.selected import Scene, Validation, place_selected
+from dinov3.finetune.headed.stream import ViewBatch, Views, ViewStream
+from dinov3.finetune.headed.task import HeadedTask, Terms
 from dinov3.finetune.results import RESULTS
 from dinov3.finetune.stream import Places
 from dinov3.finetune.tuned_task import TunedTask
 from dinov3.finetune.validation import Conclusion
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.records import Records
+from dinov3.runs.start import Start
 from dinov3.system.cores import usable_workers
 from dinov3.system.rows import read_rows
 
 
-class TrueSet(Protocol):
-    """Images with their truth."""
-
-    def __len__(self) -> int: ...
-
-    def content(self) -> str:
-        """What identifies the images and their truth."""
-
-
-T = TypeVar("T", bound=TrueSet)
-Count = Callable[[int], object]
-
-
-class HeadedJob(Job[B], Generic[B, T]):
-    """What ``dinov3 finetune`` trains. A task adds its sets, its model, its stream, its scores and what it leaves."""
+class HeadedJob(Job[ViewBatch], Generic[M, A, T]):
+    """What ``dinov3 finetune`` trains. A task adds its sets, its model and the loss of it, its views and its judge."""
 
     cfg: Headed
-    selects: ClassVar[str]  # the score of validation by which weights are kept
+    judge: Judge[M, A, T]
 
     def __init__(self, cfg: Headed, run: RunFolder, peers: Peers = ALONE) -> None:
         super().__init__(cfg, run, peers)
         self._opened: tuple[T, T] | None = None
+        self._told: tuple[Any, dict[str, Any]] | None = None
 
     # ------------------------------------------------------------------ what a task adds
 
@@ -68,16 +65,16 @@ class HeadedJob(Job[B], Generic[B, T]):
         """(training, validation), checked. Raises DataError."""
 
     @abstractmethod
-    def scores(self, task: Any, indices: Sequence[int], count: Count) -> tuple[Scores, int]:
-        """(scores of these images of validation, how many could be used), by all processes together."""
+    def built(self, start: Start) -> Built[M, A]:
+        """On the CPU. Raises ConfigError, FinetuneError, WeightsError or CheckpointError."""
 
     @abstractmethod
-    def conclude(self, task: Any, step: int) -> None:
-        """Write what a finished run leaves, ``results.json`` last. On the main process alone."""
+    def terms(self) -> Terms[M]:
+        """The loss, in parts."""
 
     @abstractmethod
-    def sentence(self) -> str:
-        """One line of a finished run, from its ``results.json``."""
+    def views(self, preprocess: Mapping[str, Any]) -> Views:
+        """Of training, for the backbone whose file says ``preprocess``."""
 
     @abstractmethod
     def about_lines(self) -> tuple[str, str]:
@@ -110,17 +107,53 @@ class HeadedJob(Job[B], Generic[B, T]):
     def threads(self) -> int:
         return usable_workers(self.cfg.train.num_workers)
 
-    def feeding(self) -> dict[str, Any]:
-        """The settings of the stream that every task has."""
-        bad = BadSampleLog(self.run.bad_samples)
-        return {"threads": self.threads, "max_bad_frac": self.cfg.data.max_bad_frac, "on_bad": bad}
+    def stream(self, task: HeadedTask[M], counters: Counters) -> ViewStream:
+        return ViewStream(
+            self.data[0],
+            self.views(self.told[1]),
+            f"{self.cfg.task} view",
+            self.places(counters.samples),
+            task.device,
+            threads=self.threads,
+            max_bad_frac=self.cfg.data.max_bad_frac,
+            on_bad=BadSampleLog(self.run.bad_samples),
+        )
+
+    # ------------------------------------------------------------------ the model
+
+    def build(self, start: Start, device: torch.device) -> tuple[HeadedTask[M], list[str]]:
+        precision = resolve(self.cfg.compute_precision.param_dtype, device)
+        built = self.built(start)
+        self._told = built.about, built.facts.preprocess
+        return HeadedTask(built, self.cfg, precision, self.terms()), built.lines
+
+    @property
+    def told(self) -> tuple[A, dict[str, Any]]:
+        """(what the head's file says, what the backbone's says of how it is fed) of the model that was built."""
+        assert self._told is not None, "build is called first"
+        return self._told
+
+    def scorer(self, task: HeadedTask[M]) -> Scorer[M, T]:
+        bad = self.cfg.data.max_bad_frac
+        return self.judge.scorer(*self.told, task.precision, threads=max(1, self.threads), max_bad_frac=bad)
+
+    def conclude(self, task: HeadedTask[M], step: int) -> None:
+        """Write what a finished run leaves: the product, a picture, ``results.json``. On the main process alone."""
+        run, judge, (_, images) = self.run, self.judge, self.data
+        model, about = judge.product.load(place_selected(run, task, step, judge.select, judge.product.folder))
+        model.to(task.device)
+        scorer = self.scorer(task)
+        with self.progress.counting("scores on validation:", len(images)) as count:
+            scored = scorer.score(model, images, range(len(images)), shared=False, count=count)
+        data, weights = f"{cast(Any, self.cfg.train).dataset_path}, validation", parameters(task.tuned)
+        judge.write(run.path, run.path.resolve().name, data, scorer, model, about, images, scored, weights)
 
     # ------------------------------------------------------------------ looking
 
     def looks(self) -> Sequence[Look[Any]]:
-        return [Validation(self.run, self.cfg.evaluation.period or self._epoch(), self.selects), Conclusion()]
+        return [Validation(self.run, self.cfg.evaluation.period or self._epoch(), self.judge.select), Conclusion()]
 
-    def scene(self, task: TunedTask[B, Any], step: int, records: Records | None) -> Scene:
+    def scene(self, task: HeadedTask[M], step: int, records: Records | None) -> Scene:
         """Validation is scored by all processes together, unless this step has its row."""
         known = main_decides(lambda: any(row.get("step") == step for row in read_rows(self.run.evaluation)))
         scored = None
@@ -128,17 +161,19 @@ class HeadedJob(Job[B], Generic[B, T]):
             n = len(self.data[1])
             indices = spread(n, self.cfg.evaluation.max_images or n)
             with self.progress.counting(f"validation of step {step}:", len(indices) // context.world_size()) as count:
-                scored = self.scores(task, indices, count)
-        return Scene(step, task, scored, lambda task: self.conclude(task, step))
+                found = self.scorer(task).score(task.tuned, self.data[1], indices, count=count)
+            scored = found.scores, found.images
+        return Scene(step, task, scored, lambda _: self.conclude(task, step))
 
     # ------------------------------------------------------------------ saying
 
     def closing(self) -> list[str]:
         summary = BadSampleLog(self.run.bad_samples).summary()
-        found = [self.sentence()] if (self.run.path / RESULTS).is_file() else []
+        results, judge = self.run.path / RESULTS, self.judge
+        found = [judge.sentence(judge.read_results(results))] if results.is_file() else []
         return [*found, *([summary] if summary else [])]
 
-    def banner(self, trainer: Trainer[B]) -> list[str]:
+    def banner(self, trainer: Trainer[ViewBatch]) -> list[str]:
         task = trainer.task
         assert isinstance(task, TunedTask)
         data, model = self.about_lines()
@@ -156,7 +191,7 @@ class HeadedJob(Job[B], Generic[B, T]):
     def files(self) -> Mapping[str, str | None]:
         return {"start.run": self.cfg.start.run}
 
-    def check_beginning(self, before: Job[B]) -> None:
+    def check_beginning(self, before: Job[ViewBatch]) -> None:
         """ConfigError when the head would not fit."""
         for key in self.fits:
             block, name = key.split(".")

@@ -13,23 +13,25 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 from torch import nn
 
-from dinov3.finetune.classifier_file import HEAD
+from dinov3.finetune.classifier_file import HEAD, standing
 from dinov3.finetune.errors import FinetuneError
+from dinov3.finetune.headed.model import HeadedModel
 from dinov3.models.backbone import Backbone
 from dinov3.system.json_file import JsonError, as_form
 from dinov3.weights.description import BACKBONE
 from dinov3.weights.files import CONFIG, read_json, read_weights
-from dinov3.weights.own import checkpoint_in, description, fill_strictly, without_aliases
+from dinov3.weights.own import checkpoint_in, description, fill_strictly, load_backbone, without_aliases
 from dinov3.weights.provenance import Facts
 from dinov3.weights.tensor_file import write_tensor_file
 
 A = TypeVar("A")
+M = TypeVar("M", bound=HeadedModel)
 FORMS: dict[Any, Any] = {int: int, float: float, bool: bool, str: str, list[str]: [str], list[int]: [int]}
 HEADER = ("format", "format_version")
 
 
 @dataclass(frozen=True)
-class Product(Generic[A]):
+class Product(Generic[M, A]):
     """One kind of such folder. ``about``: a dataclass of the types in FORMS; whole numbers are 0 or more."""
 
     file: str  # that describes the head, such as segmenter.json
@@ -38,6 +40,7 @@ class Product(Generic[A]):
     task: str  # of the config
     about: type[A]
     wrong: Callable[[A], list[str]]  # fields whose values cannot be
+    made: Callable[[Backbone, A], M]  # with a head that has yet to be filled
     later: Mapping[str, Any] = field(default_factory=dict)  # fields that older files lack, with what they meant
     version: int = 1
 
@@ -45,19 +48,19 @@ class Product(Generic[A]):
     def name(self) -> str:
         return self.folder
 
-    def write(self, folder: Path, backbone: Backbone, head: nn.Module, about: Any, facts: Facts) -> None:
+    def write(self, folder: Path, model: M, about: Any, facts: Facts) -> None:
         """Fill ``folder``, which exists and is not looked at before it is complete. ``facts``: of the backbone."""
-        state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(backbone).items()}
+        state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(model.backbone).items()}
         write_tensor_file(state, folder / BACKBONE, {"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps(description(backbone, facts), indent=1), encoding="utf-8")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+        (folder / CONFIG).write_text(json.dumps(description(model.backbone, facts), indent=1), encoding="utf-8")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
         write_tensor_file(tensors, folder / HEAD, {"format": "pt"})
         described = {"format": self.format, "format_version": self.version, **asdict(about)}
         (folder / self.file).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
     def folder_of(self, path: Path) -> Path:
         """The folder that ``path`` names: itself, a run's selected one, or its newest checkpoint. Raises FinetuneError."""
-        for folder in (path, path / self.folder):
+        for folder in (standing(path), standing(path / self.folder)):
             if (folder / self.file).is_file():
                 return folder
         found = checkpoint_in(path) if path.is_dir() else None
@@ -88,3 +91,12 @@ class Product(Generic[A]):
         """Fill ``head`` from the folder at ``path``. WeightsError unless names and shapes are the same."""
         file = self.folder_of(path) / HEAD
         fill_strictly(head, read_weights(file).tensors, str(file))
+
+    def load(self, path: Path, backbone: Path | None = None) -> tuple[M, A]:
+        """What lies at ``path`` in eval mode on the CPU; ``backbone``: weights to put in the place of its own, such as a
+        compressed copy. Raises FinetuneError, WeightsError or CheckpointError."""
+        folder = self.folder_of(path)
+        about = self.read_about(folder)
+        model = self.made(load_backbone(backbone or folder), about)
+        self.read_head(model.head, folder)
+        return model.eval(), about

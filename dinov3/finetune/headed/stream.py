@@ -3,56 +3,63 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dinov3.data.bad_samples import BadSample, BadSampleCount
+from dinov3.data.decode import Pixels
 from dinov3.data.errors import BadImage, TooManyBadSamples
+from dinov3.data.randomness import generator
+from dinov3.distributed.transfer import send
+from dinov3.finetune.headed.scoring import TrueSet
 from dinov3.finetune.stream import AHEAD, MOST_TRIES, Places
 
-S = TypeVar("S")  # a sample
-B = TypeVar("B")  # a batch of them
 Rejected = Callable[[BadSample], object]
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Of the channels, by which a backbone is fed."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+class Views(Protocol):
+    """How a view is cut out of an image with its truth."""
 
     @property
-    def channels(self) -> int:
-        return len(self.mean)
+    def channels(self) -> int: ...
 
-    def normalised(self, image: Tensor) -> Tensor:
-        """``[..., C, H, W]`` in [0, 1]."""
-        mean, std = (torch.tensor(x, device=image.device).view(-1, 1, 1) for x in (self.mean, self.std))
-        return (image - mean) / std
+    def cut(self, pixels: Pixels, truth: Any, rng: np.random.Generator) -> tuple[Tensor, Any]:
+        """(image ``[C, h, w]`` float32 as the backbone takes it, the truth of the view)."""
+        ...
+
+    def together(self, truths: Sequence[Any], device: torch.device) -> Any:
+        """The truths of a batch, on the device."""
 
 
-class Read(NamedTuple, Generic[S]):
+class ViewBatch(NamedTuple):
+    """``images`` [N, C, h, w] float32 as the backbone takes them; ``truths`` as ``Views.together`` makes them."""
+
+    images: Tensor
+    truths: Any
+
+
+class Read(NamedTuple):
     """One sample as it leaves a thread."""
 
-    sample: S
+    image: Tensor
+    truth: Any
     bad: list[BadSample]  # images before it that could not be used
 
 
-class ViewStream(ABC, Generic[S, B]):
+class ViewStream:
     """Reads and cuts in ``threads`` threads; an image that cannot be used gives its place to the next one."""
 
     def __init__(
         self,
-        n: int,
+        images: TrueSet,
+        views: Views,
+        purpose: str,
         places: Places,
         device: torch.device,
         *,
@@ -60,26 +67,15 @@ class ViewStream(ABC, Generic[S, B]):
         max_bad_frac: float,
         on_bad: Rejected,
     ) -> None:
-        """``n``: images of the set."""
-        self.n, self.places, self.device = n, places, device
+        """``purpose``: of the random numbers that views are cut by."""
+        self.images, self.views, self.purpose = images, views, purpose
+        self.places, self.device = places, device
         self.wait_seconds = 0.0
         self._count, self._on_bad = BadSampleCount(max_bad_frac), on_bad
         self._pool = ThreadPoolExecutor(max(threads, 1), thread_name_prefix="views")
-        self._ahead: deque[list[Future[Read[S]]]] = deque()
+        self._ahead: deque[list[Future[Read]]] = deque()
 
-    @abstractmethod
-    def cut(self, position: int, index: int) -> S:
-        """The view of image ``index`` for sample ``position``. Raises BadImage."""
-
-    @abstractmethod
-    def join(self, samples: Sequence[S]) -> B:
-        """A batch, on the device."""
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """What an image is called."""
-
-    def __next__(self) -> B:
+    def __next__(self) -> ViewBatch:
         self._fill()
         began = time.perf_counter()
         found = [future.result() for future in self._ahead.popleft()]
@@ -89,7 +85,8 @@ class ViewStream(ABC, Generic[S, B]):
         for one in bad:
             self._on_bad(one)
         self._count.add(len(found), bad)
-        return self.join([read.sample for read in found])
+        images = send(torch.stack([read.image for read in found]), self.device)
+        return ViewBatch(images, self.views.together([read.truth for read in found], self.device))
 
     def _fill(self) -> None:
         while len(self._ahead) < AHEAD:
@@ -97,15 +94,17 @@ class ViewStream(ABC, Generic[S, B]):
             pairs = zip(positions, indices, strict=True)
             self._ahead.append([self._pool.submit(self._read, int(p), int(i)) for p, i in pairs])
 
-    def _read(self, position: int, index: int) -> Read[S]:
+    def _read(self, position: int, index: int) -> Read:
         """The image, or the next one that can be used in its place, with its own truth."""
         bad: list[BadSample] = []
-        for turn in range(min(MOST_TRIES, self.n)):
-            at = (index + turn) % self.n
+        for turn in range(min(MOST_TRIES, len(self.images))):
+            at = (index + turn) % len(self.images)
             try:
-                return Read(self.cut(position, at), bad)
+                pixels, truth = self.images.read(at, self.views.channels)
+                rng = generator(self.places.seed, self.purpose, position)
+                return Read(*self.views.cut(pixels, truth, rng), bad)
             except BadImage as error:
-                bad.append(BadSample(self.name(at), str(error)))
+                bad.append(BadSample(self.images.name(at), str(error)))
         raise TooManyBadSamples(f"{len(bad)} images in a row are unusable, the last {bad[-1].name}: {bad[-1].reason}")
 
     def stage_ahead(self) -> None:
@@ -113,7 +112,7 @@ class ViewStream(ABC, Generic[S, B]):
 
     def names_at(self, positions: Iterable[int]) -> list[str]:
         indices = self.places.indices(np.fromiter(positions, dtype=np.int64))
-        return [self.name(int(index)) for index in indices]
+        return [self.images.name(int(index)) for index in indices]
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
