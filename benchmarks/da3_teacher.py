@@ -28,15 +28,16 @@ from dinov3.data.decode import USUAL
 from dinov3.data.sources.synthetic import Synthetic
 from dinov3.dense.augment import Augment
 from dinov3.dense.depth_losses import l1_loss
+from dinov3.dense.feeding import Crops, Feeding
 from dinov3.dense.sets import SyntheticTruth
 from dinov3.depth.measured import MeasuredSet
-from dinov3.depth.stream import DepthBatch, DepthStream, Feeding
 from dinov3.engine.command import Kind
 from dinov3.engine.job import Job
 from dinov3.engine.module_task import ModuleTask
 from dinov3.engine.resume import images_a_step
 from dinov3.engine.schedules import RateSchedules, build_rates
 from dinov3.engine.task import Counters
+from dinov3.finetune.headed.stream import ViewBatch, ViewStream
 from dinov3.finetune.stream import Places
 from dinov3.models.backbone import Backbone
 from dinov3.models.da3 import PATCH, VARIANTS, DA3Encoder, DA3Spec, patch_grid
@@ -91,13 +92,13 @@ def log_cells(depths: Tensor, size: Sequence[int]) -> Tensor:
     return F.adaptive_avg_pool2d(depths.log()[:, None], (size[0], size[1]))
 
 
-class TeacherTask(ModuleTask[DepthBatch]):
+class TeacherTask(ModuleTask[ViewBatch]):
     """The encoder with its reader."""
 
-    def loss(self, batch: DepthBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: ViewBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean absolute error of ln depth, sky included."""
         said = self.trained["reader"](batch.images)
-        value = l1_loss(said, log_cells(batch.depths, said.shape[-2:]), torch.ones_like(said, dtype=torch.bool))
+        value = l1_loss(said, log_cells(batch.truths, said.shape[-2:]), torch.ones_like(said, dtype=torch.bool))
         return value, {"log_depth_error": value}
 
     def products(self, *, copy: bool) -> Callable[[Path], None]:
@@ -114,7 +115,7 @@ def write_official(folder: Path, state: dict[str, Tensor]) -> None:
     write_json(folder / CONFIG_FILE, {"model_name": MODEL_NAME, "made_by": "benchmarks/da3_teacher.py"})
 
 
-class TeacherJob(Job[DepthBatch]):
+class TeacherJob(Job[ViewBatch]):
     """The encoder on random crops of whole scenes."""
 
     cfg: TeacherConfig
@@ -134,13 +135,13 @@ class TeacherJob(Job[DepthBatch]):
         nn.init.ones_(reader.read.bias)  # ln depth is about 1 where there is no sky
         return TeacherTask(nn.ModuleDict({"reader": reader}), device, seed=self.cfg.train.seed), []
 
-    def stream(self, task: TeacherTask, counters: Counters) -> DepthStream:
+    def stream(self, task: TeacherTask, counters: Counters) -> ViewStream:
         train = self.cfg.train
         rules = Augment((train.crop, train.crop), fill=1.0, short_side=train.crop, ratio=(1.0, LARGEST))
-        return DepthStream(
+        return ViewStream(
             self._measured(),
-            rules,
-            Feeding(MEAN, STD),
+            Crops(Feeding(MEAN, STD), rules),
+            "depth view",
             Places(train.pictures, train.seed, counters.samples, train.batch_size_per_gpu),
             task.device,
             threads=usable_workers(train.num_workers),
