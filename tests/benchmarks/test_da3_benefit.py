@@ -10,9 +10,11 @@ import torch
 from benchmarks import da3_teacher
 from benchmarks.da3_benefit import ARMS, STUDENT, difference, main, probed, table
 from benchmarks.da3_teacher import FOLDER, MEAN, STD, DepthReader, Probed, log_cells
+from benchmarks.learning import DENSE
 from dinov3.config.blocks.loss import Da3Config
 from dinov3.config.load import load_config
 from dinov3.config.recipes import config_file
+from dinov3.eval.in_python import evaluate
 from dinov3.features.extract import FeatureExtractor, load
 from dinov3.features.preprocess import Preprocess
 from dinov3.models.da3 import VARIANTS, DA3Encoder, DA3Spec
@@ -59,6 +61,9 @@ def test_a_teacher_made_here_teaches_by_its_path_and_both_can_be_probed(teacher:
         assert found["depth_rmse"] > 0
         assert 0 <= found["seg_miou"] <= 1
     assert of_teacher != of_student
+    for task, (_, score) in DENSE.items():  # what benchmarks/learning.py --dense reads
+        found = evaluate(tmp_path / "student", SCENES, task=task, size=32, words=QUICK, cache=tmp_path / "features")
+        assert found["scores"][0][score] >= 0
 
 
 def test_a_cell_of_the_readers_answer_lies_where_its_patch_does() -> None:
