@@ -138,10 +138,22 @@ def test_an_error_of_page_locking_is_not_the_next_operations_error(monkeypatch: 
 
 
 @pytest.mark.parametrize(("setting", "fuses"), [("auto", False), ("always", True), ("never", False)])
-def test_colours_are_changed_in_the_form_the_config_names(cfg: Config, setting: Any, fuses: bool) -> None:
+def test_colours_are_changed_in_the_form_the_config_names(
+    cfg: Config, setting: Any, fuses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg.compute_precision.fused = setting
+    monkeypatch.setattr(photometric_fused, "why_not", lambda device: None)
     renderer = BatchRenderer(cfg, SampleWriter.from_config(cfg, Pictures(), 0, 1), CPU, torch.float32)
     assert renderer.render is (photometric_fused.render if fuses else photometric.render)
+
+
+def test_colours_that_cannot_be_fused_say_why_and_take_the_plain_form(
+    cfg: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg.compute_precision.fused = "always"
+    renderer = BatchRenderer(cfg, SampleWriter.from_config(cfg, Pictures(), 0, 1), CPU, torch.float32)
+    assert renderer.render is photometric.render
+    assert "colour changes are not fused: their kernels are for GPUs, crops are on cpu" in caplog.text
 
 
 def test_threads_are_put_back_even_after_an_error() -> None:

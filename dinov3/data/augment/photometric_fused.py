@@ -23,9 +23,9 @@ NEVER = -1.0  # in place of an operation, for crops that are not jittered
 def why_not(device: torch.device) -> str | None:
     """Why this form cannot be used for crops on ``device``; None: it can."""
     if device.type != "cuda":
-        return f"its kernels are for GPUs, crops are on {device.type}"
+        return f"their kernels are for GPUs, crops are on {device.type}"
     if importlib.util.find_spec("triton") is None:
-        return "its kernels need triton, which is not installed"
+        return "their kernels need triton, which is not installed"
     return None
 
 
