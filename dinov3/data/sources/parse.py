@@ -56,7 +56,10 @@ def parse_dataset(text: str) -> Source:
     match = NAMED.fullmatch(text)
     module = module_of(match.group(1)) if match else None
     if match and module is not None:
-        source: Source = module.open_source(Options(text, split_options(text, match.group(2))))
+        options = split_options(text, match.group(2))
+        if empty := next((key for key, value in options.items() if not value), None):
+            raise DataError(f"{text}: {empty}= is empty: give a value, or leave {empty} out")
+        source: Source = module.open_source(Options(text, options))
         return source
     if match and match.group(1).lower() in OFFICIAL:
         raise DataError(f"{text}: {match.group(1)} is not read under its name: {OFFICIAL[match.group(1).lower()]}")
@@ -80,6 +83,10 @@ def split_options(text: str, options: str) -> dict[str, str]:
 
 def open_path(text: str) -> Source:
     """A folder of images, or what its suffix or its files say it is."""
+    if not text:  # as a path it would be the folder one happens to be in
+        raise DataError(
+            "the name of a dataset is empty: give a folder, a file or Name:key=value; in a config null means none"
+        )
     path = local_path(text)
     if not path.exists() and re.fullmatch(r"\w+", text):
         raise DataError(

@@ -186,3 +186,9 @@ def test_images_beside_the_files_a_folder_is_read_by_are_said_to_be_left_out(tmp
     explicit = parse_dataset(f"Tar:root={tmp_path}")
     assert isinstance(explicit, LeavesOut)
     assert explicit.left_out == {}
+
+
+@pytest.mark.parametrize("text", ["", "ImageFolder:root=", "ImageFolder:root=:labels=x"])
+def test_a_name_that_is_empty_is_not_the_folder_one_happens_to_be_in(text: str) -> None:
+    with pytest.raises(DataError, match="is empty"):
+        parse_dataset(text)
