@@ -19,7 +19,7 @@ import torch
 from tests import accelerator_on_cpu
 from tests.accelerator_on_cpu import NAME, start
 
-THERE = torch.device(NAME, 0) if start() else None
+THERE = f"{NAME}:0"  # a device once ``main`` has started it: a test imports this file, and its process shall know nothing of it
 
 
 def choose_it() -> None:
@@ -27,11 +27,11 @@ def choose_it() -> None:
     from dinov3.data.feed import HostFeed, one_thread
     from dinov3.distributed import context
 
-    context.choose_device = lambda device="auto": THERE  # type: ignore[assignment,return-value]
+    context.choose_device = lambda device="auto": torch.device(THERE)  # type: ignore[assignment,return-value]
 
     from dinov3.features import extract
 
-    extract.known_device = lambda device: THERE  # type: ignore[assignment,return-value]
+    extract.known_device = lambda device: torch.device(THERE)  # type: ignore[assignment,return-value]
 
     def get(self: HostFeed, number: int) -> object:
         """As ``DeviceFeed``, without its streams: crops are sent, and rendered there."""
@@ -244,7 +244,7 @@ COMMANDS: dict[str, Callable[[Path], int]] = {
 
 
 def main() -> None:
-    if THERE is None:
+    if not start():
         print(json.dumps({"missing": "this torch has no accelerator written in Python"}))
         return
     choose_it()
