@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dinov3.config.errors import ConfigError
+from dinov3.config.schema import Config
 from dinov3.distributed.parallel import ALONE
 from dinov3.models import fp8
 from dinov3.train.parallelize import parallelize
@@ -16,6 +17,12 @@ from tests.train.tiny import tiny_config
 
 def prepared(**changes: object) -> list[str]:
     return SSLMetaArch(tiny_config(**changes)).prepare_for_distributed_training()
+
+
+def prepared_for_a_gpu(cfg: Config) -> list[str]:
+    model = SSLMetaArch(cfg)
+    with torch._dynamo.config.patch(recompile_limit=8):  # monkeypatch would delete it: it is no attribute of its own
+        return parallelize(cfg, model.student, [model.model_ema], replace(ALONE, device_type="cuda"))
 
 
 def test_a_machine_without_fp8_trains_without_it_and_says_so() -> None:
@@ -65,10 +72,7 @@ def test_cuda_graphs_are_of_backbones_not_of_heads(monkeypatch: pytest.MonkeyPat
         return function
 
     monkeypatch.setattr(torch, "compile", compile_)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
-    cfg = tiny_config(train__cudagraphs=True)
-    model = SSLMetaArch(cfg)
-    done = parallelize(cfg, model.student, [model.model_ema], replace(ALONE, device_type="cuda"))
+    done = prepared_for_a_gpu(tiny_config(train__cudagraphs=True))
     assert "CUDA graphs: backbones" in done
     assert {options is not None for name, options in asked if name == "DinoVisionTransformer"} == {True}
     assert {options for name, options in asked if name == "DINOHead"} == {None}
@@ -77,10 +81,7 @@ def test_cuda_graphs_are_of_backbones_not_of_heads(monkeypatch: pytest.MonkeyPat
 def test_a_backbone_is_compiled_block_by_block_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
     monkeypatch.setattr(torch, "compile", lambda f, **_: compiled.append(type(f.__self__).__name__) or f)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
-    cfg = tiny_config(train__compile_blocks=True, student__depth=2)
-    model = SSLMetaArch(cfg)
-    done = parallelize(cfg, model.student, [model.model_ema], replace(ALONE, device_type="cuda"))
+    done = prepared_for_a_gpu(tiny_config(train__compile_blocks=True, student__depth=2))
     assert "torch.compile: blocks, heads and frozen teachers" in done
     assert compiled.count("Block") == 4  # of student and teacher
     assert "DinoVisionTransformer" not in compiled
