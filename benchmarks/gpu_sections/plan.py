@@ -59,7 +59,7 @@ class Settings:
     device: str  # cuda or cpu
     out: str  # the JSON
     folder: str  # for what a section writes beside it; removed at the end
-    turns: str = ""  # folder of the group's ``Turn``; the parent gives it
+    turns: str = ""  # folder of the group's ``Turn``, from the parent; empty: the section runs by itself
     arch: str | None = None  # of sections G and H instead of vit_base
     batch_scale: str = "auto"  # or a number
     cache: str | None = None  # folder of compile caches kept from call to call

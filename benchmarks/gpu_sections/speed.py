@@ -6,6 +6,7 @@ import gc
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -39,7 +40,7 @@ def run(report: SectionReport, settings: Settings) -> None:
     step = warmed_up(report, settings, recipe, device, compilations)
     if step is None:
         return
-    with Turn(Path(settings.turns), report.letter).taken():
+    with Turn(Path(settings.turns), report.letter).taken() if settings.turns else nullcontext():
         timed(report, settings, step, compilations)
 
 
