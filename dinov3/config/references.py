@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from difflib import get_close_matches
 from typing import Any
 
@@ -33,7 +34,7 @@ def resolve_references(tree: Tree) -> None:
     texts = [(key, text) for key, value in values.items() for text in _texts(value)]
     for key, text in texts:
         _check(key, text, values)
-    tree.update(_followed(tree) if texts else _copy(tree))
+    tree.update(_followed(tree) if texts else deepcopy(tree))
 
 
 def _followed(tree: Tree) -> Tree:
@@ -47,13 +48,6 @@ def _followed(tree: Tree) -> Tree:
         what = first_line(error)
         raise KeyProblem(where, f"its reference cannot be followed: {what}") from error
     return dict(resolved)
-
-
-def _copy(value: Any) -> Any:
-    """Blocks and lists of its own: stages are made from the same layers."""
-    if isinstance(value, dict):
-        return {name: _copy(inner) for name, inner in value.items()}
-    return [_copy(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -180,15 +180,6 @@ def _opaque(
 
 
 @_opaque.register_fake
-def _(
-    periods: Tensor,
-    rows: int,
-    cols: int,
-    n_prefix: int,
-    normalize_coords: str,
-    shift: Tensor | None,
-    jitter: Tensor | None,
-    rescale: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _(periods: Tensor, rows: int, cols: int, n_prefix: int, *_: object) -> tuple[Tensor, Tensor]:
     shape = (n_prefix + rows * cols, 4 * len(periods))
     return periods.new_empty(shape), periods.new_empty(shape)

@@ -162,9 +162,9 @@ def _colours(
     SIZE: tl.constexpr,
 ):
     """A block of one crop, oriented and recoloured: finished, or left for ``_blurred`` in ``unfinished``."""
-    n = tl.program_id(1).to(tl.int64)
+    n = tl.program_id(0).to(tl.int64)
     row_of = values + n * COLUMNS
-    place = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    place = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
     inside = place < h * w
     source = crops + (n * h * w + _source(row_of, place, h, w)) * channels
     target = n * channels * h * w + place
@@ -214,11 +214,11 @@ def _blurred(
     SIZE: tl.constexpr,
 ):
     """One of the two passes over a plane of a blurred crop, borders mirrored; the second finishes it."""
-    plane = tl.program_id(1).to(tl.int64)
+    plane = tl.program_id(0).to(tl.int64)
     n, channel = plane // channels, plane % channels
     row_of = values + n * COLUMNS
     if tl.load(row_of + BLURRED) > 0:
-        place = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+        place = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
         inside = place < h * w
         y, x = place // w, place % w
         total = tl.zeros((SIZE,), tl.float32)
@@ -261,11 +261,12 @@ def _launch(
     first, second = (torch.empty_like(out, dtype=torch.float32) if blurs else out for _ in range(2))
     if recolors and rgb:
         _contrast_mean[(n,)](crops, values, means, h, w, **size)
-    _colours[(blocks, n)](
+    # crops first: CUDA takes at most 65,535 of the second axis, and 4,096 images have 98,304 planes of local crops
+    _colours[(n, blocks)](
         crops, values, means, mean, std, out, first, h, w, channels, RECOLORS=recolors, RGB=rgb, **size
     )
     if blurs:
-        shape, taps = (blocks, n * channels), columns - TAPS_FROM.value
+        shape, taps = (n * channels, blocks), columns - TAPS_FROM.value
         _blurred[shape](first, second, values, mean, std, h, w, channels, TAPS=taps, ALONG_ROWS=True, **size)
         _blurred[shape](second, out, values, mean, std, h, w, channels, TAPS=taps, ALONG_ROWS=False, **size)
     return out

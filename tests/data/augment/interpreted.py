@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import patch
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -70,6 +72,30 @@ def difference(params: CropParams, *, size: int = 12, clean_size: int = 6, chann
     return gaps
 
 
+class Grids:
+    """In the place of a kernel: the grids it is started with."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        self.seen.append(list(grid))
+        return lambda *_, **__: None
+
+
+def grids(crops: int) -> list[list[int]]:
+    """Of all kernels for so many crops that have no memory."""
+    noted = Grids()
+    like = {name: torch.empty(3, device="meta") for name in ("mean", "std")}
+    pixels, values = (
+        torch.empty(crops, 8, 8, 3, dtype=torch.uint8, device="meta"),
+        torch.empty(crops, 23, device="meta"),
+    )
+    with patch.multiple(photometric_kernels, _contrast_mean=noted, _colours=noted, _blurred=noted):
+        photometric_kernels.launch(pixels, values, **like, dtype=torch.bfloat16, recolors=True, blurs=True)
+    return noted.seen
+
+
 def main() -> None:
     photometric_kernels.BLOCK = 64  # several programs a crop
     columns = [getattr(photometric_kernels, n).value for n in ("BLURRED", "ORDER", "FACTORS", "TAPS_FROM")]
@@ -79,7 +105,7 @@ def main() -> None:
     found["odd size"] = difference(random_params(1, Config(), seed=1), size=7)
     five = replace(untouched(3), mirrored=np.array([True, False, True]), sigma=np.array([0.0, 1.0, 2.0]))
     found["five channels"] = difference(five, channels=5)
-    print(json.dumps({"columns": columns, "operations": operations, "differences": found}))
+    print(json.dumps({"columns": columns, "operations": operations, "differences": found, "grids": grids(8 * 4096)}))
 
 
 if __name__ == "__main__":

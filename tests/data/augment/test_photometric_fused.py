@@ -78,3 +78,10 @@ def test_the_kernels_do_what_the_plain_operators_do(interpreted: dict[str, Any])
     for name, (crops, clean) in interpreted["differences"].items():
         assert crops <= (0 if name in EXACT else 2e-5 if name in MIXED else 4e-6), name
         assert clean <= 1e-6, name
+
+
+@pytest.mark.nightly
+def test_a_grid_of_many_crops_is_one_that_cuda_takes(interpreted: dict[str, Any]) -> None:
+    """2**31 - 1 programs along the first axis, 65,535 along the second."""
+    assert len(interpreted["grids"]) == 4
+    assert all(grid[0] >= 8 * 4096 and all(n <= 65535 for n in grid[1:]) for grid in interpreted["grids"])
