@@ -21,9 +21,8 @@ from dinov3.models.backbone import Backbone
 from dinov3.models.lora import FUSED, RowBlocks, adapters_of
 from dinov3.system.files import TEMPORARY, flush
 from dinov3.weights.adapter_files import merged_backbone, write_adapters
-from dinov3.weights.description import BACKBONE
-from dinov3.weights.files import CONFIG, read_json, read_weights
-from dinov3.weights.own import checkpoint_in, description, load_backbone, without_aliases
+from dinov3.weights.files import read_json, read_weights
+from dinov3.weights.own import checkpoint_in, load_backbone, write_backbone
 from dinov3.weights.provenance import Facts
 from dinov3.weights.tensor_file import write_tensor_file
 
@@ -54,9 +53,7 @@ def write_classifier(folder: Path, classifier: Classifier, about: About, facts: 
         if not whole:  # peft has no name for one adapter of all three
             write_adapters(backbone, folder / ADAPTERS, base=about.weights)
         backbone = merged_backbone(backbone)
-    state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(backbone).items()}
-    write_tensor_file(state, folder / BACKBONE, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(description(backbone, facts), indent=1), encoding="utf-8")
+    write_backbone(folder, backbone, facts.preprocess, facts.provenance)
     head = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.head.state_dict().items()}
     write_tensor_file(head, folder / HEAD, {"format": "pt"})
     described = {"format": FORMAT, "format_version": VERSION, **asdict(about)}

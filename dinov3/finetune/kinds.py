@@ -19,6 +19,7 @@ KINDS = {
     "segment": "dinov3.segment.kind",
     "detect": "dinov3.detect.kind",
     "depth": "dinov3.depth.kind",
+    "recover": "dinov3.compress.recovery.kind",
 }
 DEFAULT = "classify"
 # What a run leaves, by the file that describes it: (folder in the run, room whose ``evaluate`` scores it, ``graph`` writes it).

@@ -27,7 +27,7 @@ from dinov3.weights.fingerprint import TOLERANCE, distance, fingerprint
 from dinov3.weights.hub import located
 from dinov3.weights.layouts import ModelWeights, read_model
 from dinov3.weights.names.recognition import differences, is_convnext, seen_settings
-from dinov3.weights.provenance import Facts
+from dinov3.weights.provenance import NOT_TOLD, Facts, Provenance
 from dinov3.weights.reading.errors import one_line
 from dinov3.weights.tensor_file import write_tensor_file
 
@@ -44,11 +44,15 @@ def description(backbone: nn.Module, facts: Facts) -> dict[str, Any]:
     return {"format": FORMAT, "format_version": VERSION, **built, "preprocess": facts.preprocess, **told}
 
 
-def write_backbone(folder: Path, backbone: nn.Module, preprocess: dict[str, Any]) -> None:
+def write_backbone(
+    folder: Path, backbone: nn.Module, preprocess: dict[str, Any], provenance: Provenance = NOT_TOLD
+) -> None:
     """Write ``backbone.safetensors`` and ``config.json`` into ``folder``."""
     state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(backbone).items()}
     write_tensor_file(state, folder / WEIGHTS, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(description(backbone, Facts(preprocess)), indent=1), encoding="utf-8")
+    (folder / CONFIG).write_text(
+        json.dumps(description(backbone, Facts(preprocess, provenance)), indent=1), encoding="utf-8"
+    )
 
 
 def without_aliases(module: nn.Module) -> dict[str, Tensor]:

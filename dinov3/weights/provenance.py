@@ -23,12 +23,15 @@ class Provenance:
         return asdict(self)
 
 
+NOT_TOLD = Provenance()
+
+
 @dataclass(frozen=True)
 class Facts:
     """What an export says of a backbone beyond its architecture."""
 
     preprocess: dict[str, Any]  # mean, std, size; value_range when files of more than 8 bits were read by one
-    provenance: Provenance = field(default_factory=Provenance)
+    provenance: Provenance = NOT_TOLD
 
 
 def provenance_from(content: Mapping[str, Any]) -> Provenance:

@@ -18,6 +18,7 @@ SCHEMAS = {  # task -> module and name of its schema
     "segment": ("dinov3.segment.config", "SEGMENT"),
     "detect": ("dinov3.detect.config", "DETECT"),
     "depth": ("dinov3.depth.config", "DEPTH"),
+    "recover": ("dinov3.compress.recovery.config", "RECOVER"),
     "dit": ("dinov3.config.dit", "DIT"),
 }
 

@@ -18,9 +18,8 @@ from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.headed.model import HeadedModel
 from dinov3.models.backbone import Backbone
 from dinov3.system.json_file import JsonError, as_form
-from dinov3.weights.description import BACKBONE
-from dinov3.weights.files import CONFIG, read_json, read_weights
-from dinov3.weights.own import checkpoint_in, description, fill_strictly, load_backbone, without_aliases
+from dinov3.weights.files import read_json, read_weights
+from dinov3.weights.own import checkpoint_in, fill_strictly, load_backbone, write_backbone
 from dinov3.weights.provenance import Facts
 from dinov3.weights.tensor_file import write_tensor_file
 
@@ -50,9 +49,7 @@ class Product(Generic[M, A]):
 
     def write(self, folder: Path, model: M, about: Any, facts: Facts) -> None:
         """Fill ``folder``, which exists and is not looked at before it is complete. ``facts``: of the backbone."""
-        state = {k: v.detach().cpu().contiguous() for k, v in without_aliases(model.backbone).items()}
-        write_tensor_file(state, folder / BACKBONE, {"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps(description(model.backbone, facts), indent=1), encoding="utf-8")
+        write_backbone(folder, model.backbone, facts.preprocess, facts.provenance)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
         write_tensor_file(tensors, folder / HEAD, {"format": "pt"})
         described = {"format": self.format, "format_version": self.version, **asdict(about)}

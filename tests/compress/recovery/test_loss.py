@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinov3.compress.energy import prune
-from dinov3.compress.recovery import recovery_loss
+from dinov3.compress.recovery.loss import recovery_loss
 from dinov3.compress.surgery import rebuilt
 from tests.compress.models import images, vit
 

@@ -1,4 +1,4 @@
-"""Training a compressed model back towards the features of the uncompressed one: the loss, for whatever trains it."""
+"""What a compressed model is trained back by."""
 
 from __future__ import annotations
 

@@ -1,0 +1,94 @@
+"""A recovery has everything the trainer has, comes closer to the whole model, and leaves a model every command reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dinov3.cli import main as dinov3
+from dinov3.models.build import describe_backbone
+from dinov3.system.rows import read_rows
+from dinov3.weights.own import load_backbone
+from tests.compress.recovery import tiny
+from tests.faults.runs import Launcher, final_state
+from tests.finetune.tiny import write_weights
+
+MAIN = "tests.compress.recovery.tiny:main"
+
+
+def test_killed_it_goes_on_bit_for_bit(runs: Launcher, pair: Path, tmp_path: Path) -> None:
+    words = tiny.words(pair)
+    assert runs.run(tmp_path / "whole", main=MAIN, words=words) == [0]
+    assert runs.run(tmp_path / "killed", main=MAIN, words=words, fault="step@4") == [-9]
+    assert runs.run(tmp_path / "killed", main=MAIN, words=words) == [0]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert final_state(killed) == final_state(whole)
+    assert read_rows(killed / "evaluation.jsonl") == read_rows(whole / "evaluation.jsonl")
+    assert (killed / "results.json").read_text() == (whole / "results.json").read_text()
+
+
+@pytest.mark.nightly
+def test_two_processes_learn_what_one_does(runs: Launcher, pair: Path, tmp_path: Path) -> None:
+    for ranks in (1, 2):
+        words = tiny.words(pair, ranks=ranks)
+        assert runs.run(tmp_path / str(ranks), ranks=ranks, main=MAIN, words=words) == [0] * ranks
+    one, two = (read_rows(tmp_path / name / "evaluation.jsonl") for name in ("1", "2"))
+    assert [row["step"] for row in one] == [row["step"] for row in two] == [0, 4, 8]
+    for before, after in zip(one, two, strict=True):
+        assert np.allclose([*before.values()], [*after.values()], rtol=1e-5, atol=1e-6)
+
+
+def test_it_comes_closer_and_what_is_left_is_read_by_every_command(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = tiny.words(pair, optim__epochs=15, optim__lr=3e-3, evaluation__images="Synthetic:n=16:size=16:seed=5")
+    assert dinov3(["finetune", "--output-dir", str(run), "task=recover", *words]) == 0
+    results = json.loads((run / "results.json").read_text())
+    assert results["after"]["distance"] < 0.6 * results["before"]["distance"]
+    assert results["after"]["cls_cosine"] > results["before"]["cls_cosine"]
+    assert "tokens against the teacher's: cls cosine" in capsys.readouterr().out
+    small, back = (load_backbone(path) for path in (pair / "small.safetensors", run / "recovered"))
+    assert _shapes(back) == _shapes(small)  # its widths are those of the cut model
+    assert "recovered: trained towards the features of whole" in (run / "recovered" / "config.json").read_text()
+    again = tmp_path / "again.safetensors"
+    assert dinov3(["compress", str(run / "recovered"), "--quantize", "bf16", "--out", str(again)]) == 0
+
+
+def _shapes(backbone: Any) -> Any:
+    return describe_backbone(backbone)["config"]["block_shapes"]
+
+
+def test_it_goes_on_without_the_compressed_file_but_not_without_the_teacher(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = tiny.prepare(tmp_path / "own")
+    command = ["finetune", "--output-dir", str(tmp_path / "run"), "task=recover", *tiny.words(at)]
+    assert dinov3([*command, "train.max_steps=4"]) == 0
+    (at / "small.safetensors").unlink()
+    assert dinov3(command) == 0
+    (at / "whole").rename(at / "elsewhere")
+    assert dinov3([*command, "--no-resume", f"model.weights={pair / 'small.safetensors'}"]) != 0
+    assert str(at / "whole") in capsys.readouterr().err
+
+
+def test_what_cannot_be_paired_is_one_line(pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_weights(tmp_path / "other")
+    cases: dict[str, dict[str, object]] = {
+        "model.teacher: its width is 16, that of model.weights 32": {"model__teacher": other},
+        "model.teacher: is missing": {"model__teacher": ""},
+        "train.dataset_path: is missing": {"train__dataset_path": ""},
+        "loss.cls_weight: is 0": {"loss__cls_weight": 0, "loss__patch_weight": 0},
+        "model.size: 20 is not a multiple of the patch of 8 px": {"model__size": 20},
+    }
+    for line, changes in cases.items():
+        out = tmp_path / "run"
+        assert dinov3(["finetune", "--output-dir", str(out), "task=recover", *tiny.words(pair, **changes)]) == 78
+        said = capsys.readouterr().err
+        assert line in said
+        assert len(said.strip().splitlines()) == 1
+        assert not out.exists()
