@@ -1,10 +1,12 @@
 """What does a smaller classifier lose? Energy rules against calibrated methods, before and after recovery, over seeds.
 
     python benchmarks/compression.py runs/seed0 runs/seed1 runs/seed2 --calibrate IMAGES --test LABELLED --out runs/table
-    … --recover 2 --train LABELLED --validation LABELLED    # each is fine-tuned two epochs more and scored again
+    … --distil 2                                            # each is drawn to the whole model's tokens on IMAGES, no labels
+    … --tune 2 --train LABELLED --validation LABELLED       # each is fine-tuned with its head
 
-Each RUN is a finished run of `dinov3 finetune`, one a seed. Scores are of test, one view, by the run's own head. A line a result
-goes to OUT/results.jsonl; what is there is not computed again. `lost` is the metric of the run minus that of the copy.
+Each RUN is a finished run of `dinov3 finetune`, one a seed. Scores are of test, one view, by the run's own head (after --tune by
+the head that was trained with it). A line a result goes to OUT/results.jsonl; what is there is not computed again. `lost` is
+the metric of the run minus that of the copy.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from dinov3.system.bars import Bar
 from dinov3.system.cores import cores
 from dinov3.system.paths import expanded
 from dinov3.system.rows import append_row, read_rows
+from dinov3.weights.own import load_backbone
 from dinov3.weights.provenance import Facts
 
 METHODS = ("heads,mlp,svd", "variance", "compensate", "whitened")  # the first is the energy rules
@@ -51,12 +54,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calibrate", required=True, help="images, labels are not looked at")
     parser.add_argument("--images", type=int, default=128, help="of them (default 128)")
     parser.add_argument("--test", required=True)
-    parser.add_argument("--train", help="with --recover")
-    parser.add_argument("--validation", help="with --recover")
+    parser.add_argument("--train", help="with --tune")
+    parser.add_argument("--validation", help="with --tune")
     parser.add_argument("--left", type=float, nargs="+", default=[0.93, 0.75, 0.5], help="shares of parameters")
     parser.add_argument("--metric", default="BalancedAcc")
-    parser.add_argument("--recover", type=int, default=0, help="epochs (default 0: none)")
-    parser.add_argument("--lr", type=float, default=5e-4, help="of the recovery")
+    parser.add_argument("--distil", type=int, default=0, help="epochs of IMAGES (default 0: none)")
+    parser.add_argument("--tune", type=int, default=0, help="epochs of --train (default 0: none)")
+    parser.add_argument("--lr", type=float, default=5e-4, help="of both")
     parser.add_argument("--out", required=True, type=expanded)
     return parser.parse_args()
 
@@ -95,25 +99,39 @@ def results_of(run: Path, args: argparse.Namespace, test: LabelledSet) -> Iterat
                 "score": score(copy.eval(), about, test, args.metric),
             }
             row["share"] = sum(p.numel() for p in small.parameters()) / before
-            if args.recover:
-                row["recovered"] = recovered(copy, about, run, args, f"{method.replace(',', '-')}-{left:g}")
+            row |= won_back(copy, about, run, args, f"{method.replace(',', '-')}-{left:g}", test)
             yield row
 
 
-def recovered(copy: Classifier, about: About, run: Path, args: argparse.Namespace, name: str) -> float:
-    """The copy's score after ``--recover`` epochs by the one trainer."""
-    folder = args.out / "recovered" / run.name / name
-    start = folder.with_name(f"{name}-start")
+def won_back(copy: Classifier, about: About, run: Path, args: argparse.Namespace, name: str, test: LabelledSet) -> Row:
+    """Scores of the copy after --distil and after --tune, both from where it is, by the one trainer."""
+    folder = args.out / "recovered" / run.name
+    start = folder / f"{name}-start"
     start.mkdir(parents=True, exist_ok=True)
     write_classifier(start, copy, about, Facts({**cast(Any, copy.backbone).preprocess}))
-    words = [f"model.weights={start}", f"model.head={start}", "model.method=fullft", f"model.size={about.size}"]
-    words += [f"train.dataset_path={args.train}", f"evaluation.validation={args.validation}", "evaluation.bootstrap=0"]
-    words += [f"evaluation.test={args.test}", f"optim.epochs={args.recover}", f"optim.lr={args.lr}"]
-    words += ["train.batch_size_per_gpu=32", "train.num_workers=2"]
+    common = [f"model.weights={start}", f"model.size={about.size}", f"optim.lr={args.lr}", "train.num_workers=2"]
+    found: Row = {}
+    if args.distil:
+        words = ["task=recover", f"model.teacher={run}", f"train.dataset_path={args.calibrate}"]
+        words += [f"optim.epochs={args.distil}", "train.batch_size_per_gpu=64", "evaluation.max_images=64"]
+        back = load_backbone(_trained(folder / f"{name}-distilled", [*common, *words]) / "recovered")
+        distilled = Classifier(back, about.classes, about.pool)
+        distilled.head.load_state_dict(copy.head.state_dict())
+        found["distilled"] = score(distilled.eval(), about, test, args.metric)
+    if args.tune:
+        words = [f"model.head={start}", "model.method=fullft", "evaluation.bootstrap=0", f"optim.epochs={args.tune}"]
+        words += [f"train.dataset_path={args.train}", f"evaluation.validation={args.validation}"]
+        words += [f"evaluation.test={args.test}", "train.batch_size_per_gpu=64"]
+        results = read_results(_trained(folder / f"{name}-tuned", [*common, *words]) / "results.json")
+        found["tuned"] = results["sets"]["test"]["scores"][args.metric]["value"]
+    return found
+
+
+def _trained(folder: Path, words: list[str]) -> Path:
+    """The folder of a finished run."""
     command = [sys.executable, "-m", "dinov3.cli", "finetune", "--output-dir", str(folder), *words]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    found: float = read_results(folder / "results.json")["sets"]["test"]["scores"][args.metric]["value"]
-    return found
+    return folder
 
 
 def table(rows: list[Row], metric: str) -> str:
@@ -125,7 +143,7 @@ def table(rows: list[Row], metric: str) -> str:
         for method in METHODS:
             own = [row for row in rows if (row["method"], row["left"]) == (method, left)]
             cells = []
-            for key in ("score", "recovered"):
+            for key in ("score", "distilled", "tuned"):
                 lost = np.array([whole[row["run"]] - row[key] for row in own if key in row])
                 if len(lost):
                     cells.append(f"{key}: {lost.mean():+.4f} ± {lost.std(ddof=1) if len(lost) > 1 else 0:.4f}")
@@ -135,8 +153,8 @@ def table(rows: list[Row], metric: str) -> str:
 
 def main() -> None:
     args = arguments()
-    if args.recover and not (args.train and args.validation):
-        sys.exit("--recover needs --train and --validation")
+    if args.tune and not (args.train and args.validation):
+        sys.exit("--tune needs --train and --validation")
     args.out.mkdir(parents=True, exist_ok=True)
     path, test = args.out / "results.jsonl", open_labelled(args.test)
     done = {row["run"] for row in read_rows(path) if row["left"] == args.left[-1] and row["method"] == METHODS[-1]}

@@ -64,6 +64,14 @@ def tuned(at: Path, task: str, name: str, **changes: object) -> int:
     return run("finetune", "--output-dir", at / name, *words)
 
 
+def recovered(at: Path) -> int:
+    """A cut model trained back."""
+    from tests.compress.recovery.tiny import prepare, words
+
+    found = words(prepare(at / "pair"), train__num_workers=0, optim__epochs=1, train__device="auto")
+    return run("finetune", "--output-dir", at / "recovered", "task=recover", *found)
+
+
 def dit(at: Path) -> int:
     """Features, two steps, and samples."""
     from tests.generate.sets import write_images
@@ -238,6 +246,7 @@ COMMANDS: dict[str, Callable[[Path], int]] = {
     "finetune segment, masks": lambda at: tuned(at, "segment", "masks", model__frozen="false", optim__backbone_lr=1e-4),
     "finetune detect": lambda at: tuned(at, "detect", "boxes"),
     "finetune depth": lambda at: tuned(at, "depth", "depth"),
+    "finetune recover": recovered,
     "dit": dit,
     "train": trained,
 }

@@ -66,6 +66,11 @@ class BadSampleLog:
                     self._names.add(json.loads(line)["name"])
 
 
+def raise_limit(limit: float) -> str:
+    """What to do when more than the share ``limit`` of a set cannot be used: a run has a key for it, a command an option."""
+    return f"mend the data or allow more than {limit:g} (data.max_bad_frac, or --max-bad-frac of a command)"
+
+
 class BadSampleCount:
     """How many of this process's samples were bad. Ends the run above ``limit``, a share of all samples.
 

@@ -11,7 +11,11 @@ from dinov3.finetune.kinds import kind_of, room_of
 from dinov3.system.paths import expanded
 
 WORDS = ("report", "evaluate", "export")
-OWN = {"report": ("out",), "evaluate": ("out", "data", "backbone", "tta"), "export": ("out",)}  # options of each word
+OWN = {
+    "report": ("out",),
+    "evaluate": ("out", "data", "backbone", "tta", "max_bad_frac"),
+    "export": ("out",),
+}  # options of each word
 TRAINING = ("config_file", "output_dir", "resume_from", "no_resume", "print_config")
 
 
@@ -24,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", help="evaluate: labelled images, as train.dataset_path")
     parser.add_argument("--backbone", type=expanded, help="evaluate: a compressed copy of the classifier's backbone")
+    parser.add_argument(
+        "--max-bad-frac", type=float, help="evaluate: share of unusable images that ends the command (default 0.01)"
+    )
     parser.add_argument("--tta", action="store_true", help="evaluate: mean over the eight turns and mirror images")
 
 
@@ -41,8 +48,10 @@ def execute(args: argparse.Namespace) -> int:
 
         if len(paths) != 1 or args.data is None or args.out is None:
             raise ConfigError("command line", word, "needs one classifier, --data and --out")
+        limit = {} if args.max_bad_frac is None else {"max_bad_frac": args.max_bad_frac}
+        asked = Asked(paths[0], args.data, args.out, args.backbone, args.tta, **limit)
         evaluate = import_module(f"{room_of(paths[0])}.evaluate").evaluate
-        return int(evaluate(Asked(paths[0], args.data, args.out, args.backbone, args.tta)))
+        return int(evaluate(asked))
     if word == "export":
         from dinov3.finetune.headed.graph import export
 
@@ -55,7 +64,11 @@ def execute(args: argparse.Namespace) -> int:
 
 def _refuse_idle(args: argparse.Namespace, word: str) -> None:
     """ConfigError for an option that would do nothing."""
-    given = {name for name in (*TRAINING, *OWN["evaluate"]) if getattr(args, name)}
+    given = {
+        name
+        for name in (*TRAINING, *OWN["evaluate"])
+        if getattr(args, name) is not None and getattr(args, name) is not False
+    }
     if idle := sorted(given - set(OWN.get(word, TRAINING))):
         option = f"--{idle[0].replace('_', '-')}"
         what = (

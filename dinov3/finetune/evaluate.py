@@ -49,6 +49,7 @@ class Asked:
     batch: int = 128
     bootstrap: int = 1000
     device: str = "auto"
+    max_bad_frac: float = 0.01  # share of the images that may be unusable
 
 
 def evaluate(asked: Asked) -> int:
@@ -79,7 +80,7 @@ def _scored(asked: Asked, classifier: Classifier, about: About) -> Scored:
     views = Views(about.size, tuple(statistics["mean"]), tuple(statistics["std"]), reading, stain=about.stain)
     labelled = _labelled(asked.data, about.names, about.classes)
     precision = resolve("bf16", choose_device(asked.device))
-    scorer = Scorer(views, precision, batch=asked.batch, threads=cores())
+    scorer = Scorer(views, precision, batch=asked.batch, threads=cores(), max_bad_frac=asked.max_bad_frac)
     with Bar(len(labelled), about=asked.part, unit="images") as bar:
         images = range(len(labelled))
         return scorer.score(classifier.to(precision.device), labelled, images, tta=asked.tta, count=bar.update)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinov3.data.bad_samples import BadSample
+from dinov3.data.bad_samples import BadSample, raise_limit
 from dinov3.data.errors import BadImage, TooManyBadSamples
 from dinov3.distributed.collectives import gather_objects
 from dinov3.distributed.context import rank, world_size
@@ -74,7 +74,7 @@ class Scorer:
         if len(skipped) > self.max_bad_frac * len(indices):
             raise TooManyBadSamples(
                 f"{labelled.text}: {len(skipped)} of {len(indices)} images are unreadable, the first {skipped[0].name}: "
-                f"{skipped[0].reason}; mend the data or raise data.max_bad_frac ({self.max_bad_frac:g})"
+                f"{skipped[0].reason}; {raise_limit(self.max_bad_frac)}"
             )
         return Scored(logits[order], labelled.labels[index[order]], index[order], skipped)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,13 +70,21 @@ def test_masks_of_one_class(at: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     refused(tiny.words(at, train__dataset_path=root, train__classes="null"), tmp_path / "run", capsys, "at least two")
 
 
-def test_what_is_allowed_is_a_counted_row(at: Path, tmp_path: Path) -> None:
+def test_what_is_allowed_is_a_counted_row(at: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_folder(tmp_path / "data")
     save(root, "3.png", np.zeros((32, 32), np.uint8))
     words = tiny.words(at, train__dataset_path=root, train__classes=2, data__max_bad_frac=0.5, optim__epochs=4)
     assert dinov3(["finetune", "--output-dir", str(tmp_path / "run"), *words]) == 0
     (row,) = (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()
     assert "they must have one size" in row
+    # the same of the images it is scored on: a command has an option where a run has a key
+    save(root, "4.png", np.zeros((32, 32), np.uint8))
+    evaluate = ["finetune", "evaluate", str(tmp_path / "run"), "--data", str(root), "--out", str(tmp_path / "scores")]
+    assert dinov3(evaluate) == 74
+    assert "--max-bad-frac of a command" in capsys.readouterr().err
+    assert dinov3([*evaluate, "--max-bad-frac", "0.5"]) == 0
+    (left_out,) = json.loads((tmp_path / "scores" / "results.json").read_text())["left_out"]
+    assert "they must have one size" in left_out["reason"]
 
 
 KEYS = {

@@ -141,7 +141,7 @@ class Judge(ABC, Generic[M, A, T]):
         preprocess = cast(Any, model.backbone).preprocess
         images = self.validation(asked.data, about, reading_of(preprocess))
         precision = resolve("bf16", choose_device(asked.device))
-        scorer = self.scorer(about, preprocess, precision, threads=cores())
+        scorer = self.scorer(about, preprocess, precision, threads=cores(), max_bad_frac=asked.max_bad_frac)
         model.to(precision.device)
         with Bar(len(images), about=asked.part, unit="images") as bar:
             scored = scorer.score(model, images, range(len(images)), count=bar.update)

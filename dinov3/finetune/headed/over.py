@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from dinov3.data.bad_samples import BadSample
+from dinov3.data.bad_samples import BadSample, raise_limit
 from dinov3.data.errors import BadImage, DataError, TooManyBadSamples
 from dinov3.distributed.collectives import gather_objects
 from dinov3.distributed.context import rank, world_size
@@ -64,7 +64,7 @@ def over(
     if len(skipped) > most_bad * len(indices) or not good:
         raise TooManyBadSamples(
             f"{len(skipped)} of {len(indices)} images cannot be used, the first {skipped[0].name}: "
-            f"{skipped[0].reason}; mend the data or raise data.max_bad_frac ({most_bad:g})"
+            f"{skipped[0].reason}; {raise_limit(most_bad)}"
         )
     return [good[index] for index in sorted(good)], skipped
 
@@ -80,7 +80,7 @@ def check_sample(n: int, read: Callable[[int], object], name: Callable[[int], st
     if len(bad) > most_bad * len(indices):
         raise DataError(
             f"{text}: {len(bad)} of {len(indices)} images cannot be used, the first {bad[0].name}: {bad[0].reason}; "
-            f"mend the data or raise data.max_bad_frac ({most_bad:g})"
+            f"{raise_limit(most_bad)}"
         )
 
 
