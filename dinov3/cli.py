@@ -111,6 +111,8 @@ GROUPS = {
         ),
     },
 }
+# What they do is on the disk or in the queue, whatever became of their lines; of the others the lines are the answer.
+LASTING = {"train", "finetune", "dit", "submit"}
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
@@ -158,6 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(unrecognised(rest, argv, takes_overrides=hasattr(args, "opts")))
     try:
         code: int = args.call(args)
+        if code == 0 and not LASTING.intersection(argv[:1]):
+            console.flush_answer()
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

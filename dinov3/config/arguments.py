@@ -35,6 +35,9 @@ def not_an_override(word: str) -> str:
     if word.startswith(("/", "./", "../", "~")) or Path(word).exists():
         option = "--config-file" if word.endswith((".yaml", ".yml")) else f"--config-file {RECIPES} train.dataset_path="
         return f"is a path, not key=value: write {option}{' ' if option.endswith('file') else ''}{word}"
+    key, colon, value = word.partition(":")
+    if key in types_of_keys():
+        return f"is not key=value: write {key}={value if colon and value else 'VALUE'}, without a blank"
     return "is not key=value"
 
 

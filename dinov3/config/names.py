@@ -70,7 +70,9 @@ ELSEWHERE = {
     **dict.fromkeys(("weights", "checkpoint", "pretrained", "init_from"), "student.pretrained_weights"),
     **dict.fromkeys(("precision", "amp", "mixed_precision", "bf16", "fp16"), "compute_precision.param_dtype"),
     **dict.fromkeys(("image_size", "img_size", "input_size", "resolution", "crop_size"), "crops.global_crops_size"),
-    **dict.fromkeys(("gradient_clip", "grad_clip", "max_grad_norm", "gradient_clip_val"), "optim.clip_grad"),
+    **dict.fromkeys(
+        ("gradient_clip", "grad_clip", "max_grad_norm", "gradient_clip_val", "gradient_clipping"), "optim.clip_grad"
+    ),
     **dict.fromkeys(("accumulate_grad_batches", "accum", "grad_accum"), "train.gradient_accumulation_steps"),
     **dict.fromkeys(("ema", "momentum", "ema_decay"), "teacher.momentum_teacher"),
     **dict.fromkeys(("out", "output", "output_folder", "save_dir", "run_dir"), "train.output_dir"),
@@ -78,6 +80,14 @@ ELSEWHERE = {
     **dict.fromkeys(("warmup", "warmup_steps"), "optim.warmup_epochs"),
     **dict.fromkeys(("use_wandb", "report_to"), "wandb.enabled"),
 }
+
+
+def _spelling(name: str) -> str:
+    """``learning_rate``, ``learning-rate`` and ``learningRate`` are one word."""
+    return name.lower().replace("_", "").replace("-", "")
+
+
+_SPELT = {_spelling(name): key for name, key in ELSEWHERE.items()}
 
 
 def nearest(key: str, root: type = Config) -> list[str]:
@@ -89,8 +99,8 @@ def nearest(key: str, root: type = Config) -> list[str]:
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == block}
     if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.75):
         return [siblings[close[0]]]
-    if ELSEWHERE.get(name.lower()) in known:
-        return [ELSEWHERE[name.lower()]]
+    if (elsewhere := _SPELT.get(_spelling(name))) in known:
+        return [elsewhere]
     same_name = [k for k in known if k.rpartition(".")[2] == name]
     if 0 < len(same_name) <= 3:
         return same_name
@@ -99,6 +109,8 @@ def nearest(key: str, root: type = Config) -> list[str]:
 
 def unknown(key: str, root: type = Config) -> KeyProblem:
     """The error for a key that does not exist."""
+    if key == "task" and root is Config:
+        return KeyProblem(key, "is a key of `dinov3 finetune`: this YAML is for that command")
     if names := nearest(key, root):
         return KeyProblem(key, f"unknown key (did you mean {' or '.join(names)}?)")
     return KeyProblem(key, "unknown key (`dinov3 config search WORD` finds one, `dinov3 config default` shows all)")

@@ -16,30 +16,39 @@ REDACTED = "REDACTED"
 SECRET_WORDS = {
     *("secret", "secrets", "password", "passwords", "passwd", "passphrase", "pwd", "pw", "passcode", "token"),
     *("credential", "credentials", "signature", "sig", "apikey", "authorization", "cookie", "sas", "jwt", "otp"),
+    *("auth", "pat", "passwort", "kennwort", "contrasena", "senha"),
 }
-KEY_OF = {"api", "access", "private", "account", "signing", "shared", "encryption", "master", "auth", "ssh", "storage"}
-RUN_TOGETHER = ("secret", "password", "passwd", "credential", "authtoken", "accesstoken", "accesskey", "privatekey")
+KEY_OF = {
+    *("api", "access", "private", "account", "signing", "shared", "encryption", "master", "auth", "ssh", "storage"),
+    *("license", "service", "client", "deploy", "wandb", "openai", "hf", "azure", "aws", "gcp"),
+}
+RUN_TOGETHER = (
+    *("secret", "password", "passwd", "credential", "authtoken", "accesstoken", "accesskey", "privatekey", "privkey"),
+)
 IN_A_QUERY = {"key", "code", "auth", "sig"}  # of a URL, where a name is as short as it can be
 WHOLE_LINE = {"authorization", "cookie"}  # headers, whose value has blanks
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")  # of snake_case, kebab-case and camelCase
 # A name ends where a value may begin; it begins at no letter inside another name, so that long texts are read once.
 NAMED = re.compile(
-    r"(?:(?P<query>[?&])|(?<![\w-])(?P<dash>--?)?)(?P<name>[A-Za-z][\w-]*)(?P<sep>[\"']?\s*=\s*|[\"']?\s*:\s*|\s+(?=[^\s-]))"
+    r"(?:(?P<query>[?&])|(?<![\w-])(?P<dash>--?)?)(?P<name>[A-Za-z][\w-]*)(?P<sep>[\"']?\s*:?=>?\s*|[\"']?\s*:\s*|\s+(?=[^\s-]))"
 )
 QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"?|'[^']*'?")
 LINE = re.compile(r"[^\n]*")
 # Up to a blank, a quote, the next item of a URL's query, or the next key=value of a list with : ; or ,
 VALUE = re.compile(r"(?:(?![:;,][\w-]+=)[^\s&\"'])+")
+BEARER = re.compile(r"(?i)(\bbearer\s+)(?=\S*[\d_~+/=]|\S*\.\w)[\w.~+/=-]{8,}")  # "bearer certificates" are words
 LOGIN = re.compile(r"(?<!\w)(\w+://)[^/@\s]+@")
 MARKED = re.compile(
     "|".join(
         (
-            r"(?<=\b[Bb]earer )[\w.~+/=-]{8,}",
             r"\bhf_(?=\w*[A-Z\d])[A-Za-z\d]{8,}|\bhf_[A-Za-z\d]{20,}",
             r"\bapi_org_[A-Za-z\d]{8,}",
             r"\bgh[pousr]_[A-Za-z\d]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}",
             r"\b(?:sk|pk|rk)[-_](?:[a-z]+[-_])?[A-Za-z\d_-]{16,}",
+            r"\bdckr_(?:pat|oat)_[\w-]{16,}|\bdapi[a-f\d]{32}\b|\bglsa_\w{16,}|\bshp(?:at|ss|ca|pa)_\w{16,}|\blin_api_\w{16,}",
+            r"\bwandb_v\d+_\w{16,}|\br8_[A-Za-z\d]{20,}|\btskey-[\w-]{16,}|\bSG\.[\w-]{16,}\.[\w-]{16,}",
+            r"(?<=hooks\.slack\.com/services/)[\w/]{8,}|(?<=/api/webhooks/)[\w/-]{8,}",
             r"\bxox[a-z]-[\w-]{8,}|\bnvapi-[\w-]{16,}|\bpypi-[\w-]{16,}|\bnpm_[A-Za-z\d]{16,}",
             r"\b(?:AKIA|ASIA)[A-Z\d]{12,}|\bAIza[\w-]{30,}|\bya29\.[\w-]{16,}",
             r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*",
@@ -56,12 +65,15 @@ def is_secret(name: str, *, in_a_query: bool = False) -> bool:
         return True
     if any(secret in word for word in words for secret in RUN_TOGETHER):
         return True
+    if words[-1:] == ["pass"] or (len(words) > 1 and words[-1] == "key" and name.isupper()):  # DB_PASS, MISTRAL_KEY
+        return True
     return any(a in KEY_OF and b == "key" for a, b in itertools.pairwise(words))
 
 
 def without_secrets(text: str) -> str:
     """``text`` with REDACTED in the place of every secret it shows; the same when it is asked again."""
-    text = MARKED.sub(REDACTED, LOGIN.sub(rf"\1{REDACTED}@", text))
+    text = BEARER.sub(rf"\1{REDACTED}", LOGIN.sub(rf"\1{REDACTED}@", text))
+    text = MARKED.sub(REDACTED, text)
     kept: list[str] = []
     at = 0
     while match := NAMED.search(text, at):
@@ -77,6 +89,8 @@ def without_secrets(text: str) -> str:
 def _names_a_secret(match: re.Match[str]) -> bool:
     if match["sep"].isspace() and not match["dash"]:
         return False  # a word of a sentence
+    if match["name"].lower() == "pass" and "=" not in match["sep"]:
+        return False  # "in a second pass: …"
     return is_secret(match["name"], in_a_query=bool(match["query"]) and "=" in match["sep"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from dinov3.data.sources.pcam import FILE, SPLITS
 from dinov3.data.storage.extras import need
 from dinov3.finetune.errors import FinetuneError
 from dinov3.system.bars import Bar
-from dinov3.system.files import replacing
+from dinov3.system.files import open_unlinked, replacing
 
 # Zenodo record 2546921 (Veeling et al. 2018, CC0): addresses of the packed files.
 MIRRORS = ("https://zenodo.org/records/2546921/files/{name}.gz?download=1",)
@@ -88,7 +89,8 @@ def _fetch_from(address: str, part: Path, name: str) -> None:
             return
         raise
     before = have if have and answer.status == 206 else 0
-    with answer, part.open("ab" if before else "wb") as file:
+    how = os.O_APPEND if before else os.O_TRUNC
+    with answer, os.fdopen(open_unlinked(part, os.O_WRONLY | os.O_CREAT | how), "wb") as file:
         length = int(answer.headers.get("Content-Length") or 0)  # of what is sent now
         with Bar(before + length, about=name, unit="bytes") as bar:
             bar.update(before)

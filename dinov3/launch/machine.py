@@ -21,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from dinov3.data.torchvision_compat import operators_load
 from dinov3.system.cores import cores
+from dinov3.system.paths import expanded
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -105,7 +106,7 @@ def probe(out: Path) -> Machine:
         shm=shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else None,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         extras={extra: importlib.util.find_spec(module) is not None for extra, module in EXTRAS.items()},
-        wandb_key="WANDB_API_KEY" in os.environ or "api.wandb.ai" in _text(Path.home() / ".netrc"),
+        wandb_key="WANDB_API_KEY" in os.environ or "api.wandb.ai" in _text(expanded("~/.netrc")),
         sbatch=shutil.which("sbatch") is not None,
         folder=_folder(out),
     )

@@ -84,6 +84,8 @@ def _state(path: Path, step: int, steps: int | None) -> str:
         RunLock(path).refuse_if_held()
     except RunLocked:
         return "trains"
+    except OSError:  # a lock that is no file: nobody can train here, and the other runs are still to be listed
+        pass
     if steps is not None and step >= steps:
         return "finished"
     return "stopped" if step else "begun"

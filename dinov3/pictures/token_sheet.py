@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dinov3.config.shown import shown
 from dinov3.pictures.pca import INK, MUTED
+from dinov3.system.files import replacing
 
 MASK_COLOUR, MASK_OPACITY = (0.90, 0.27, 0.55), 0.75  # rare in photographs, and lets what is hidden shine through
 TILE, SIDE, TOP = 1.9, 0.25, 0.46  # inches: a tile, the rows' labels, title and headings
@@ -85,4 +86,5 @@ def token_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], title: str, 
     place = {"x": SIDE / size[0], "y": 1 - 0.07 / size[1], "ha": "left", "va": "top"}
     top = figure.suptitle(shown(title), **place, fontsize=8.5, color=INK, parse_math=False)
     fit(top, figure.bbox.width * (1 - SIDE / size[0]))
-    figure.savefig(path)
+    with replacing(path) as fresh:
+        figure.savefig(fresh)

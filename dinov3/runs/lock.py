@@ -16,7 +16,7 @@ from dinov3.config.output import check_output_folder
 from dinov3.distributed.agreement import main_decides
 from dinov3.runs.folder import LEASE, LOCK
 from dinov3.system.errors import EXIT_LOCKED, Foreseeable
-from dinov3.system.files import open_unlinked, write_whole
+from dinov3.system.files import naming, open_unlinked, write_whole
 
 log = logging.getLogger(__name__)
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -87,8 +87,9 @@ class RunLock:
         except (RunLocked, OSError):
             os.close(handle)
             raise
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        with naming(self.path):
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         self._handle = handle
         self._write_lease(0)
         self._heart.start()

@@ -21,6 +21,10 @@ from dinov3.survey.survey import NO_LABEL, Survey
 SHOWN = 5  # lines of a long list; all of them are in the JSON
 SHORT_SIDES = (0, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 10**9)  # px, where bins begin
 BAR = 40  # characters
+# What rasters have where nothing was measured, by habit; of GDAL's tag they are left out already.
+NO_DATA = {-9999.0, -99999.0, -32768.0, -32767.0, -(2.0**31), 2.0**31 - 1} | {
+    s * float(np.finfo("f4").max) for s in (1, -1)
+}
 
 
 @dataclass
@@ -159,7 +163,10 @@ def value_advice(kind: str, low: float, high: float, chosen: Sequence[float] | N
     if chosen is not None:
         return f"data.value_range: {chosen[0]:g} is black, {chosen[1]:g} white"
     if " F" in kind or (" I" in kind and "16" not in kind and "PNG" not in kind):
-        return f"each image is scaled by its own range; one for all, without no-data values: data.value_range=[{low:g}, {high:g}]"
+        marks = [f"{value:g}" for value in (low, high) if value in NO_DATA]
+        ends = ", ".join(name if value in NO_DATA else f"{value:g}" for name, value in (("LOW", low), ("HIGH", high)))
+        told = f", also {' and '.join(marks)}, which stands for no data" if marks else ""
+        return f"each image is scaled by its own range{told}; one for all, of true values: data.value_range=[{ends}]"
     top = 2 ** max(8, math.ceil(math.log2(high + 1))) - 1
     if top < 2**16 - 1:
         return f"0 is black, 65535 white, so they are dark: data.value_range=[0, {top}]"

@@ -8,11 +8,14 @@ from then on is dropped, the work goes on, and the exit code stays true.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import select
 import sys
 from typing import TextIO
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Outlet(io.RawIOBase):
@@ -21,6 +24,7 @@ class Outlet(io.RawIOBase):
     def __init__(self, handle: int) -> None:
         self._handle = handle
         self.gone = False
+        self.full: OSError | None = None  # it is a file, and the disk had no room for what was written
 
     def fileno(self) -> int:
         return self._handle
@@ -40,9 +44,9 @@ class Outlet(io.RawIOBase):
         except BlockingIOError:  # a pipe that another process made non-blocking is full
             select.select([], [self._handle], [])
             return self.write(view)
-        except (
-            OSError
-        ):  # EPIPE, EIO of a terminal that hung up, ENOSPC of a full log: the console is lost, the run is not
+        except OSError as error:  # EPIPE, EIO of a terminal that hung up, ENOSPC of a full log: the run is not lost
+            if error.errno in NO_ROOM:
+                self.full = error
             self._drop()
             return len(view)
 
@@ -62,6 +66,14 @@ def prepare() -> None:
     if sys.stderr is None or sys.stderr is sys.__stderr__:
         sys.stderr = _stream(2, sys.stderr)
         sys.__stderr__ = sys.stderr  # type: ignore[misc, assignment]
+
+
+def flush_answer() -> None:
+    """Write out what a command has answered. Raises OSError when it did not fit on the disk: ``dinov3 … > file``."""
+    sys.stdout.flush()
+    outlet = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(outlet, Outlet) and outlet.full is not None:
+        raise OSError(outlet.full.errno, outlet.full.strerror, "standard output")
 
 
 def _fill_standard_handles() -> None:

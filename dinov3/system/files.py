@@ -28,6 +28,17 @@ def flush(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of the block says ``path``: those of a write to an open file, such as of a full disk, name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Where to write a file that appears as ``path`` when the block ends, whole and on the disk.
 
@@ -37,10 +48,11 @@ def replacing(path: Path) -> Iterator[Path]:
     fresh = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}")
     os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS, 0o666))
     try:
-        yield fresh
-        flush(fresh)
-        os.replace(fresh, path)
-        flush(path.parent)
+        with naming(path):
+            yield fresh
+            flush(fresh)
+            os.replace(fresh, path)
+            flush(path.parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()

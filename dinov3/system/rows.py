@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dinov3.system.files import cut_to_whole_lines, open_to_append, write_whole
+from dinov3.system.files import cut_to_whole_lines, naming, open_to_append, write_whole
 
 Row = dict[str, Any]
 
@@ -40,6 +40,7 @@ class RowWriter:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._handle = open_to_append(path)
         self._torn = False
 
@@ -49,8 +50,9 @@ class RowWriter:
             cut_to_whole_lines(self._handle)
         self._torn = True
         data = (json.dumps(row) + "\n").encode()
-        while data:
-            data = data[os.write(self._handle, data) :]
+        with naming(self._path):
+            while data:
+                data = data[os.write(self._handle, data) :]
         self._torn = False
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from dinov3.config.load import OVERRIDE
 from dinov3.config.schema import Config
 from dinov3.data.decode import SUFFIXES
 from dinov3.data.errors import DataError
+from dinov3.data.preflight import refuse_missing
 from dinov3.data.sources import open_dataset
 from dinov3.data.sources.parse import BY_SUFFIX, module_of
 from dinov3.system.paths import expanded
@@ -72,7 +73,9 @@ def refuse_missing_images(cfg: Config) -> None:
     given = cfg.train.dataset_path
     for part in given if isinstance(given, list) else [given]:
         text = part if isinstance(part, str) else part.path
-        if ":" not in text and not _may_hold_images(expanded(text)):
+        if ":" in text:
+            refuse_missing(text)
+        elif not _may_hold_images(expanded(text)):
             source = open_dataset(text)  # says what is wrong, in its own words
             if len(source) == 0:
                 raise DataError(f"{text}: contains no images")

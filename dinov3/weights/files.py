@@ -74,7 +74,7 @@ def read_weights(path: Path) -> RawWeights:
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file or folder")
+        raise WeightsError(f"{path}: {'is no file: a pipe or a device' if path.exists() else 'no such file or folder'}")
     beside = path.with_name(CONFIG)
     config = read_json(beside) if path.name in (SINGLE, TORCH_SINGLE) and beside.is_file() else None
     tensors, metadata = _read_file(path)

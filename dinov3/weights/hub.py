@@ -12,6 +12,10 @@ from dinov3.weights.files import CONFIG, INDEX, SINGLE, read_json
 from dinov3.weights.reading.errors import WeightsError, clipped
 
 ID = re.compile(r"\w[\w-]*/\w[\w.-]*", re.ASCII)
+# What is copied from a browser; of a path that was read one slash is left. Group 1: the id in it.
+ADDRESS = re.compile(
+    r"(?:(?:hf:/+|https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/)(\w[\w-]*/\w[\w.-]*)|\w{2,}:/)", re.ASCII
+)
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")  # of files: no id ends in one
 INSTALL = "pip install huggingface-hub, or download it and name the folder"
 
@@ -47,6 +51,9 @@ def located(text: str | Path) -> Path:
     ``config.json`` comes first: a repository of something else costs 2 kB, not gigabytes. A path that does not exist and
     looks like no id is returned as it is; whoever reads it says so.
     """
+    if match := ADDRESS.match(str(text)):
+        meant = f"the Hub id {match[1]}" if match[1] else "a Hub id, ORG/NAME, or download it and give the path"
+        raise WeightsError(f"{text}: weights are not read from an address: give {meant}")
     if not is_hub_id(text):
         return expanded(text)
     repo_id = str(text)

@@ -32,6 +32,8 @@ from dinov3.data.storage.names import name_at, packed, printable
 NAME = "LMDB"
 
 log = logging.getLogger(__name__)
+# Beside __len__ and __keys__, what programs that write such stores call the number of entries and their list.
+ABOUT = {b"num-samples", b"num_samples", b"length", b"len", b"keys", b"meta", b"metadata"}
 
 
 def open_source(options: Options) -> LMDB:
@@ -140,7 +142,7 @@ def _images_in(file: Path, prefix: bytes) -> Values:
             for key, offset, size in opened.items():
                 if offset == NOWHERE:
                     left_out["named databases, and keys with several values"] += 1
-                elif key[:2] == b"__" and key.endswith(b"__"):
+                elif (key[:2] == b"__" and key.endswith(b"__")) or key in ABOUT:
                     left_out["keys like __len__: they are about the store"] += 1
                 elif not key.startswith(prefix):
                     left_out[f"keys that do not begin with {printable(prefix)}"] += 1

@@ -15,9 +15,13 @@ LABEL = "label"  # the column of classes when none is named
 
 def column_of(names: Sequence[str], wanted: str, option: str, path: Path) -> str:
     """The one of ``names`` that is ``wanted``, whatever its case and the spaces around it. Raises DataError."""
+    alike = [name for name in names if plain(name) == plain(wanted)]
+    if names.count(wanted) > 1:
+        raise DataError(
+            f"{path}: {names.count(wanted)} columns are called {wanted}: keep one, or name another: {option}=NAME"
+        )
     if wanted in names:
         return wanted
-    alike = [name for name in names if plain(name) == plain(wanted)]
     if len(alike) != 1:
         there = ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")
         raise DataError(f"{path}: there is no column {wanted}; there is {there}: say {option}=NAME")
@@ -33,7 +37,11 @@ def optional_column_of(names: Sequence[str], wanted: str | None, option: str, pa
     """As ``column_of``; None stands for LABEL, if there is such a column."""
     if wanted is None:
         alike = [name for name in names if plain(name) == LABEL]
-        return LABEL if LABEL in names else alike[0] if len(alike) == 1 else None
+        return (
+            column_of(names, LABEL if LABEL in names else alike[0], option, path)
+            if len(alike) == 1 or LABEL in names
+            else None
+        )
     return column_of(names, wanted, option, path)
 
 

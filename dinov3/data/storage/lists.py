@@ -51,6 +51,10 @@ def rows_of(path: Path, columns: Columns) -> Rows:
     if suffix == ".parquet":
         return _rows_of_parquet(path, columns)
     text = text_in(path)
+    if not text.strip():
+        raise DataError(f"{path}: names no images: it is empty")
+    if "\0" in text:  # UTF-16 or UTF-32 that does not say so
+        raise DataError(f"{path}: has zero bytes: save it as UTF-8 text")
     if suffix in DELIMITERS:
         return _rows_of_table(path, text, columns, DELIMITERS[suffix])
     if suffix in (".jsonl", ".ndjson"):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dinov3.config.shown import shown as as_shown
 from dinov3.pictures.token_sheet import unnormalised
+from dinov3.system.files import replacing
 
 MOST = 400  # points a pair
 
@@ -39,4 +40,5 @@ def match_picture(
     axes[0, 1].set_title("target", fontsize=8)
     figure.suptitle(as_shown(title), fontsize=8.5, parse_math=False)
     figure.tight_layout()
-    figure.savefig(path)
+    with replacing(path) as fresh:
+        figure.savefig(fresh)

@@ -42,7 +42,8 @@ class FolderScreen:
 
     def show(self, pixels: Pixels) -> None:
         """One more frame."""
-        Image.fromarray(pixels).save(self.folder / f"{self.count:06d}.png")
+        with replacing(self.folder / f"{self.count:06d}.png") as fresh:
+            Image.fromarray(pixels).save(fresh, "PNG")
         self.count += 1
 
     def close(self) -> Path:

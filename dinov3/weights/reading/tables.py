@@ -15,11 +15,8 @@ NESTED = (
 )
 MAX_NESTING = 3
 MAX_WRAPPERS = 6  # in front of a name
-# Written by wrappers in front of every name.
-WRAPPERS = (
-    *("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "network.", "net.", "model_ema.", "teacher."),
-    *("student.", "encoder.", "dinov3_vit.", "dinov3_convnext."),
-)
+# Beginnings of names that are the model's own, whoever wraps it: every name of a part of a model may have one.
+OWN = {"backbone", "dino_head", "ibot_head", "blocks", "layer", "stages", "embeddings"}
 # Several models in one table: the averaged one is taken.
 MODELS = ("model_ema.", "teacher.", "student.")
 PARTS = ("backbone.", "dino_head.", "ibot_head.")
@@ -90,6 +87,8 @@ def _named(table: dict[Any, Any]) -> dict[str, Any]:
 
 def _no_table(content: Any) -> str:
     if isinstance(content, Record) and isinstance(content.kind, Name):
+        if content.kind.module == "torch._utils":
+            return "holds one tensor, not a table of them: save the model's state_dict()"
         return f"holds an object of {content.kind}, not a table of tensors: save the model's state_dict()"
     return f"holds a {type(content).__name__}, not a table of tensors: save the model's state_dict()"
 
@@ -102,11 +101,11 @@ def _listed(table: Mapping[Any, Any]) -> str:
 def without_wrappers(tensors: Mapping[str, V]) -> dict[str, V]:
     """The model's own names. Wrappers are taken off where every name has them; of several models one is taken."""
     found = dict(tensors)
-    for _ in range(MAX_WRAPPERS):
-        wrapper = next((w for w in WRAPPERS if found and all(name.startswith(w) for name in found)), None)
-        if wrapper is None:
+    for _ in range(MAX_WRAPPERS if len(found) > 1 else 0):
+        parts = {name.partition(".")[::2] for name in found}
+        if len({first for first, _ in parts}) != 1 or not all(rest for _, rest in parts) or parts.pop()[0] in OWN:
             break
-        found = {name.removeprefix(wrapper): value for name, value in found.items()}
+        found = {name.partition(".")[2]: value for name, value in found.items()}
     for model in MODELS:
         if any(name.startswith(f"{model}backbone.") for name in found):
             wanted = tuple(model + part for part in PARTS)

@@ -44,6 +44,10 @@ class Archive:
             with zipfile.ZipFile(file) as archive:
                 infos = archive.infolist()
             names = [info.filename for info in infos]
+            if any(name.partition("/")[2] == "constants.pkl" for name in names):
+                raise DamagedArchive(
+                    "is TorchScript, a program: save its tensors, torch.save(torch.jit.load(FILE).state_dict(), OUT)"
+                )
             if len(set(names)) < len(names):
                 raise DamagedArchive("two records of one name in it")
             if sum(info.file_size for info in infos) > size:

@@ -105,7 +105,7 @@ def test_names_need_not_be_text(images: Path) -> None:
         ("l.csv", "file,label\na b.jpg,1\n", {}, "there is no column path; there is file, label: say column=NAME"),
         ("l.csv", "path,label\na b.jpg\n", {}, "a b.jpg: has 1 values, the header 2"),
         ("l.csv", "path\na b.jpg\n", {"label": "kind"}, "there is no column kind; there is path: say label=NAME"),
-        ("l.csv", "", {}, "there is no column path"),
+        ("l.csv", "", {}, "names no images: it is empty"),
         ("l.parquet", "not parquet", {}, "is not a Parquet file that can be read"),
     ],
 )
