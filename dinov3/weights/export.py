@@ -72,7 +72,9 @@ def export(source: Path, out: Path, *, layout: str | None = None, heads: bool = 
             as_bytes(card)
         )
         _move(temporary, out)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(out)  # not a name in the temporary folder, which is gone when it is read
         shutil.rmtree(temporary, ignore_errors=True)
         for folder in created:  # the innermost first
             folder.rmdir()

@@ -27,7 +27,7 @@ from dinov3.weights.names.translation import effective, translate
 from dinov3.weights.own import description, load_backbone, without_aliases
 from dinov3.weights.parity import Parity, compare, tokens_of
 from dinov3.weights.provenance import Facts
-from dinov3.weights.tensor_file import write_tensor_file
+from dinov3.weights.tensor_file import write_tensor_file, write_torch_file
 
 EXTRAS = {"transformers": "hf", "timm": "timm", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
 
@@ -66,7 +66,7 @@ def write_meta(backbone: Backbone, out: Path, facts: Facts) -> Written:
 
     No fingerprint in there: two files cannot be replaced at once, and a reader may meet an old one beside a new one.
     """
-    torch.save(dict(backbone.state_dict()), out)
+    write_torch_file(dict(backbone.state_dict()), out)
     sidecar_of(out).write_text(json.dumps(description(backbone, facts), indent=1), encoding="utf-8")
     parity = compare(backbone, partial(tokens_of, load_backbone(out)), out.name)
     return Written(parity, _load_ours(out))

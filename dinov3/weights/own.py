@@ -29,7 +29,7 @@ from dinov3.weights.layouts import ModelWeights, read_model
 from dinov3.weights.names.recognition import differences, is_convnext, seen_settings
 from dinov3.weights.provenance import NOT_TOLD, Facts, Provenance
 from dinov3.weights.reading.errors import one_line
-from dinov3.weights.tensor_file import write_tensor_file
+from dinov3.weights.tensor_file import write_tensor_file, write_torch_file
 
 WEIGHTS = BACKBONE
 # Channel statistics of the two data sets the released models were trained on.
@@ -283,7 +283,7 @@ def export_heads(source: Path, out: Path) -> None:
         raise WeightsError(f"{source}: has no heads")
     backbone = with_aliases(found.backbone | absent_tensors(found))
     teacher = {f"backbone.{k}": v for k, v in backbone.items()} | found.heads
-    torch.save({"teacher": teacher}, out)
+    write_torch_file({"teacher": teacher}, out)
     again = read_model(out)
     written = {f"backbone.{k}": v for k, v in again.backbone.items()} | again.heads
     if written.keys() != teacher.keys() or not all(torch.equal(v, teacher[k]) for k, v in written.items()):
