@@ -45,7 +45,8 @@ def find_runs(folder: Path) -> list[Path]:
 
 def _runs(folder: Path, deep: int) -> Iterator[Path]:
     if (folder / METRICS).is_file() or (
-        (folder / CONFIG_JSON).is_file() and not (folder / "backbone.safetensors").is_file()
+        (folder / CONFIG_JSON).is_file()
+        and not any(folder.glob("*.safetensors*"))  # a model's config.json, also of others
     ):
         yield folder
     if deep == 0:

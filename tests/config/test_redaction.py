@@ -22,6 +22,7 @@ NAMES = (
     *("db_password", "password", "passwd", "passphrase", "AWS_SECRET_ACCESS_KEY", "aws_access_key_id", "access_key"),
     *("accesskey", "AccountKey", "private_key", "signing-key", "X-Amz-Signature", "X-Amz-Credential", "Signature"),
     *("X-Amz-Security-Token", "X-Goog-Signature", "sig", "SharedAccessSignature", "credentials", "authToken", "pwd"),
+    *("DB_PASS", "MISTRAL_KEY", "wandb_key", "PRIVKEY", "basic_auth"),
 )  # fmt: skip
 SECRETS = st.text(string.ascii_letters + string.digits + "+/_-.~%", min_size=8, max_size=40).map(lambda s: f"S3{s}x")
 HARMLESS = (
@@ -31,6 +32,8 @@ HARMLESS = (
         "ImageFolder:root=/data/keys:split=train",
         "https://host/a?page=2&size=3",
         "a bearer of x",
+        "the bearer instruments",
+        "in a second pass: 4 images",
     ),
     *("s3://bucket/sk-learn/files", "/scratch/AKIAN/pictures", "Tar:root=/x/part-{000..128}.tar", "prefix=image-"),
 )
@@ -88,6 +91,11 @@ def test_what_stands_under_the_name_of_a_secret_is_hidden_in_every_form(form: st
         ("curl -H 'Authorization: Basic dXNlcjpwdw=='", f"curl -H 'Authorization: {REDACTED}"),
         ("Authorization: Bearer abc.def.ghi", f"Authorization: {REDACTED}"),
         ("sent Bearer abc.def.ghi.jkl", f"sent Bearer {REDACTED}"),
+        ("sent BEARER  abcdefgh12345", f"sent BEARER  {REDACTED}"),
+        ("password := abc", f"password := {REDACTED}"),
+        ("'password' => 'abc'", f"'password' => '{REDACTED}'"),
+        ("wandb_v1_0123456789abcdefABCDEF", REDACTED),
+        ("https://hooks.slack.com/services/T00/B00/abcdef", f"https://hooks.slack.com/services/{REDACTED}"),
         ("hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789", REDACTED),
         ("see ghp_0123456789abcdefghijABCDEFGHIJ012345 there", f"see {REDACTED} there"),
         ("AKIAIOSFODNN7EXAMPLE", REDACTED),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,13 @@ def test_a_folder_that_cannot_be_written_is_seen(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(facts.tempfile, "NamedTemporaryFile", refuse)
     assert not probe(tmp_path).folder.writable
+
+
+def test_a_user_without_a_home_is_examined_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: object) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert not probe(tmp_path).wandb_key

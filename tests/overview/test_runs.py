@@ -99,3 +99,13 @@ def test_a_run_whose_epoch_depends_on_its_data_says_in_its_checkpoints_how_long_
         (run / "ckpt" / f"step-{step:08d}").mkdir(parents=True)
         (run / "ckpt" / f"step-{step:08d}" / "train_state.json").write_text(state)
     assert (status_of(run).state, status_of(run).steps) == ("finished", 3)
+
+
+def test_a_lock_that_is_a_link_and_a_downloaded_model_hide_no_other_run(tmp_path: Path) -> None:
+    for name in ("run", "model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "model" / "model.safetensors").touch()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "model" / "config.json")
+    assert [path.name for path in find_runs(tmp_path)] == ["run"]
+    assert status_of(tmp_path / "run").state == "begun"

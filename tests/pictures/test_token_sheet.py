@@ -98,3 +98,10 @@ def test_names_that_are_no_text_or_look_like_mathematics_are_drawn(tmp_path: Pat
     names = ["Gr\udcc3\udcb6\u00dfe.png", "$\\frac{$ 5 $.png"]
     token_sheet({"image": torch.zeros(2, 3, 8, 8)}, names, names[1], tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 0
+
+
+def test_a_picture_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("mine")
+    (tmp_path / "sheet.png").symlink_to(tmp_path / "target")
+    token_sheet({"a": torch.zeros(1, 3, 5, 5)}, ["first"], "title", tmp_path / "sheet.png")
+    assert (tmp_path / "target").read_text() == "mine"

@@ -10,7 +10,7 @@ import yaml
 from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.data.crops import BOX_DRAWS, random_resized_box
-from dinov3.survey.report import DataReport, counted, enlarged, histogram, report_of
+from dinov3.survey.report import DataReport, counted, enlarged, histogram, report_of, value_advice
 from dinov3.survey.survey import survey
 from tests.data.fakes import Pictures
 
@@ -114,3 +114,11 @@ def test_one_of_a_kind_is_singular_and_an_empty_bin_has_no_bar() -> None:
     assert "  blank        1 image with almost no contrast" in lines
     bars = [line.count("█") for line in lines if " px " in line and line.rstrip("█ ")[-1].isdigit()][:3]
     assert bars == [1, 0, 40]
+
+
+def test_a_range_that_ends_in_what_stands_for_no_data_is_not_advised() -> None:
+    advice = value_advice("TIFF F", -9999.0, 186.0, None)
+    assert "-9999, which stands for no data" in advice
+    assert advice.endswith("data.value_range=[LOW, 186]")
+    assert value_advice("TIFF I", 3.0, float(np.finfo("f4").max), None).endswith("data.value_range=[3, HIGH]")
+    assert value_advice("TIFF F", 0.5, 186.0, None).endswith("data.value_range=[0.5, 186]")

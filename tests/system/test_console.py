@@ -84,6 +84,16 @@ def test_a_full_disk_behind_the_console_ends_nothing() -> None:
     assert done.returncode == 0
 
 
+def test_an_answer_that_found_no_room_is_an_error() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "wb") as full:
+        words = [sys.executable, "-m", "dinov3.cli", "config", "explain", "optim.lr"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, env=environment())
+    assert done.returncode == 74
+    assert done.stderr == b"error: [Errno 28] No space left on device: 'standard output'\n"
+
+
 def test_a_stream_that_something_else_put_there_stays() -> None:
     code = "import io; from dinov3.system import console; sys.stdout = mine = io.StringIO(); console.prepare(); assert sys.stdout is mine"
     assert subprocess.run(python(code), env=environment()).returncode == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -90,3 +91,8 @@ def test_names_that_are_no_text_are_written_as_their_bytes(tmp_path: Path) -> No
         write_whole(tmp_path / "page.html", f"<p>{text}</p>")
         assert (tmp_path / "page.html").read_bytes() == b"<p>" + name + b"</p>"
     assert as_bytes("a\ud800") == b"a\\ud800"
+
+
+def test_an_error_of_writing_says_which_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.json'"), replacing(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from dinov3.config.errors import ConfigError
+from dinov3.config.load import load_config
 from dinov3.data.errors import DataError
 from dinov3.train.command import main
-from dinov3.train.folder import take_folder
+from dinov3.train.folder import refuse_missing_images, take_folder
 from tests.train.tiny import OVERRIDES
 
 TINY = [f"{key}={value}" for key, value in OVERRIDES.items() if key != "train.dataset_path"]
@@ -102,3 +103,12 @@ def test_images_that_are_not_there_are_refused_before_torch_is_loaded(make: str,
 def test_no_image_of_a_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images"):
         take_folder(None, [str(tmp_path)])
+
+
+@pytest.mark.parametrize("text", ["ImageFolder:root=nothing", "LMDB:root=nothing", "FileList:path=nothing.csv"])
+def test_a_named_data_set_that_is_not_there_is_refused_as_early(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="nothing.*: there is no such file or folder"):
+        refuse_missing_images(load_config(None, [f"train.dataset_path={text}"]))

@@ -92,3 +92,14 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     hf_folder(tiny_vit(), tmp_path / "weights")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert torch.equal(load_backbone("~/weights").cls_token, tiny_vit().cls_token)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://org/name", "https://huggingface.co/org/name", "https://hf.co/org/name/tree/main"]
+)
+def test_an_address_is_answered_with_the_id_in_it(text: str) -> None:
+    for given in (text, Path(text)):
+        with pytest.raises(WeightsError, match="give the Hub id org/name$"):
+            located(given)
+    with pytest.raises(WeightsError, match="give a Hub id, ORG/NAME"):
+        located("s3://bucket/x.pth")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from dinov3.weights.tensor_file import write_tensor_file
+from dinov3.weights import tensor_file
+from dinov3.weights.tensor_file import write_tensor_file, write_torch_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,3 +38,17 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
 def test_no_file_is_written_for_its_owner_alone() -> None:
     sources = [p for room in ("dinov3", "utility") for p in (ROOT / room).rglob("*.py")]
     assert {p.name for p in sources if "save_file" in p.read_text()} == {"tensor_file.py"}
+
+
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(tensor_file, "save_file", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*x\.safetensors'"):
+        write_tensor_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
+    if Path("/dev/full").exists():
+        with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+            write_torch_file({"a": torch.zeros(2)}, Path("/dev/full"))

@@ -82,6 +82,8 @@ def test_an_unknown_key_is_an_error_with_the_nearest_name() -> None:
     [
         ("optim.learning_rate", "optim.lr"),
         ("learning_rate", "optim.lr"),
+        ("optim.learningRate", "optim.lr"),
+        ("learning-rate", "optim.lr"),
         ("optim.batch_size", "train.batch_size_per_gpu"),
         ("train.epochs", "optim.epochs"),
         ("train.data_dir", "train.dataset_path"),
@@ -154,3 +156,8 @@ def test_every_key_of_every_task_can_be_explained(task: str, key: str) -> None:
 
 def test_every_task_of_fine_tuning_has_its_keys_here() -> None:
     assert set(KINDS) <= set(SCHEMAS)
+
+
+def test_a_yaml_of_another_command_is_told_by_its_key() -> None:
+    with pytest.raises(ConfigError, match="task: is a key of `dinov3 finetune`"):
+        explain("task")

@@ -106,6 +106,9 @@ def test_names_need_not_be_text(images: Path) -> None:
         ("l.csv", "path,label\na b.jpg\n", {}, "a b.jpg: has 1 values, the header 2"),
         ("l.csv", "path\na b.jpg\n", {"label": "kind"}, "there is no column kind; there is path: say label=NAME"),
         ("l.csv", "", {}, "names no images: it is empty"),
+        ("l.csv", "path,label\na b.jpg,1\n".encode("utf-16-le"), {}, "has zero bytes: save it as UTF-8 text"),
+        ("l.csv", "path,label\na b.jpg,1\n".encode("utf-32"), {}, "has zero bytes: save it as UTF-8 text"),
+        ("l.csv", "path,label,label\na b.jpg,1,2\n", {}, "2 columns are called label: keep one"),
         ("l.parquet", "not parquet", {}, "is not a Parquet file that can be read"),
     ],
 )

@@ -191,3 +191,8 @@ def test_no_bytes_bring_anything_but_values_and_damage(changes: list[tuple[int, 
             for key, offset, size in reader.items():
                 assert offset == NOWHERE or len(reader.read(offset, size)) == size
                 reader.find(key)
+
+
+def test_what_other_programs_keep_of_the_store_is_no_image(tmp_path: Path) -> None:
+    root = written(tmp_path / "x", {b"0": b"image", b"num-samples": b"1", b"__len__": b"1", b"length": b"1"})
+    assert [LMDB(root).read(i) for i in range(len(LMDB(root)))] == [b"image"]

@@ -54,7 +54,7 @@ NONE: dict[str, tuple[Any, str]] = {
     "only an optimiser": ({"optimizer": OPTIMIZER}, "holds no table of tensors, but 'optimizer'"),
     "numbers": ({"epoch": 3, "loss": 0.5}, "holds no table of tensors, but 'epoch', 'loss'"),
     "nothing": ({}, "holds no table of tensors, but nothing"),
-    "a tensor alone": (A, "holds an object of torch._utils._rebuild_tensor_v2"),
+    "a tensor alone": (A, "holds one tensor, not a table of them"),
     "a number beside tensors": ({"w": A, "epoch": 3}, "epoch is a number, and not a plain tensor"),
     "eval": ({"w": A, "x": argparse.Namespace(f=eval)}, r"asks to run .*eval"),
 }
@@ -77,6 +77,8 @@ PREFIXES = [
     "model.backbone.",
     "_orig_mod.module.",
     "teacher.backbone.",
+    "vit.",
+    "a_wrapper_of_nobody_here.backbone.",
 ]
 
 

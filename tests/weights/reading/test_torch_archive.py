@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dinov3.weights.files import WeightsError, read_weights
 from dinov3.weights.reading.torch_archive import Archive, DamagedArchive
 from dinov3.weights.reading.torch_file import Plan, TorchFile
 
@@ -95,3 +96,10 @@ def test_records_that_lie_on_top_of_each_other_are_refused() -> None:
         at += 46 + 5
     listed[-6:-2] = len(data).to_bytes(4, "little")
     assert "claim more bytes than the file has" in refused(data + bytes(listed))
+
+
+def test_torchscript_is_told_from_tensors(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/constants.pkl", b"")
+    with pytest.raises(WeightsError, match=r"x\.pt: is TorchScript, a program"):
+        read_weights(tmp_path / "x.pt")
