@@ -51,7 +51,9 @@ TEACHER = [
     *("train.pictures=3200", "train.batch_size_per_gpu=32", "train.num_workers=1"),
     *("optim.epochs=3", "optim.lr=0.002", "optim.warmup_steps=30"),
 ]
-STUDENT = [  # the demo recipe, 120 steps of half its batch
+STUDENT = [  # the demo recipe as it was (a stem that learns, larger crops), 120 steps of half its batch
+    *("train.dataset_path=Synthetic:size=64:near=2", "student.stem=patch"),
+    *("crops.global_crops_size=48", "crops.local_crops_size=24"),
     *("train.batch_size_per_gpu=32", "optim.epochs=6", "crops.local_crops_number=2"),
     *("dino.head_n_prototypes=64", "ibot.head_n_prototypes=64"),  # as many as a batch has global crops
     *("evaluation.knn.train=null", "evaluation.knn.test=null", "evaluation.pictures=false"),

@@ -27,6 +27,11 @@ def is_small(case: Case) -> bool:
     return case.data.median_side < 128
 
 
+def whitens(case: Case) -> bool:
+    """Whether patches are whitened by filters made of the images: for that there are more images than channels."""
+    return on_cpu(case) and case.goal == "pretrain" and is_small(case) and case.data.images >= 1000
+
+
 def from_weights(case: Case) -> bool:
     return case.goal in ("continue", "high-res")
 
@@ -47,7 +52,7 @@ def epoch_of(case: Case) -> int:
 
 
 def short_epochs(case: Case) -> Keys:
-    steps = 600 if is_tiny(case) else 400
+    steps = 600 if is_tiny(case) and not whitens(case) else 400
     return {"train.OFFICIAL_EPOCH_LENGTH": 20, "optim.epochs": steps // 20, "optim.warmup_epochs": 2}
 
 
@@ -71,6 +76,15 @@ def teacher(momentum: float, temperature: float) -> dict[str, Any]:
 
 
 PLAIN_VIT = {"student.drop_path_rate": 0.0, "student.pos_embed_rope_dtype": "fp32"}
+TINY_VIT = {
+    **PLAIN_VIT,
+    "student.arch": "vit_small",
+    "student.embed_dim": 96,
+    "student.depth": 3,
+    "student.num_heads": 3,
+    "student.layerscale": None,
+    "student.n_storage_tokens": 0,
+}
 RELEASED_VIT = {
     **PLAIN_VIT,
     "student.norm_layer": "layernormbf16",
@@ -86,6 +100,19 @@ SHORT_OPTIM = {
     "optim.freeze_last_layer_epochs": 1,
     "dino.koleo_loss_weight": 0.05,
     "ibot.loss_weight": 0.1,
+}
+
+
+SMALL_CROPS = {
+    "crops.global_crops_scale": [0.5, 1.0],
+    "crops.local_crops_scale": [0.2, 0.5],
+    "crops.blur_prob_local": 0.0,
+}
+TINY_CROPS = {
+    "crops.global_crops_scale": [0.4, 1.0],
+    "crops.local_crops_scale": [0.15, 0.4],
+    "crops.blur_prob_global_2": 0.0,
+    "crops.blur_prob_local": 0.0,
 }
 
 

@@ -80,3 +80,12 @@ def test_every_rule_says_when_and_why() -> None:
         assert subject
         assert all(rule.when and rule.why for rule in rules)
         assert len({rule.when for rule in rules}) == len(rules)
+
+
+def test_small_images_on_a_cpu_get_whitened_patches_when_there_are_enough_of_them() -> None:
+    for side, crop in ((32, 32), (64, 32), (200, 96)):
+        for images, stem in ((999, "patch"), (1000, "whitened" if side < 128 else "patch")):
+            cfg = config(Case(replace(PHOTOS, images=images, median_side=side), CPU))
+            assert cfg.student.stem == stem
+            assert stem == "patch" or cfg.crops.global_crops_size == crop
+    assert config(Case(replace(PHOTOS, median_side=32), GPU)).student.stem == "patch"

@@ -36,7 +36,8 @@ class Knn(LabelledLook):
             return None
         first, last, student = measured[0], measured[-1], self.cfg.student
         trained = self.cfg.start.run or student.pretrained_weights or student.resume_from_teacher_chkpt
-        began = "at the start" if trained else "untrained"
+        fitted = "with its fitted stem alone" if student.stem == "whitened" else "untrained"
+        began = "at the start" if trained else fitted
         return (
             f"k-NN accuracy of the EMA backbone: {100 * first['knn_accuracy']:.1f} % {began}, "
             f"{100 * last['knn_accuracy']:.1f} % after {last['step']} steps"
