@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dinov3.system.files import naming
+
 
 def write_tensor_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write contiguous ``tensors`` that share no memory, readable by those who may read any new file of this process.
@@ -33,7 +35,7 @@ def write_tensor_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str
 def write_torch_file(content: dict[str, Any], path: Path) -> None:
     """``torch.save`` to a new file. Raises OSError, with ``path``, where torch's own error says nothing of the disk."""
     try:
-        with path.open("wb") as file:
+        with naming(path), path.open("wb") as file:
             torch.save(content, file)
     except RuntimeError as error:
         if isinstance(cause := error.__context__, OSError):

@@ -110,5 +110,5 @@ def test_a_named_data_set_that_is_not_there_is_refused_as_early(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="nothing.*: there is no such file or folder"):
+    with pytest.raises(DataError, match=r"nothing.*: there is no such file or folder"):
         refuse_missing_images(load_config(None, [f"train.dataset_path={text}"]))

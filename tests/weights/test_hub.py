@@ -99,7 +99,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 )
 def test_an_address_is_answered_with_the_id_in_it(text: str) -> None:
     for given in (text, Path(text)):
-        with pytest.raises(WeightsError, match="give the Hub id org/name$"):
+        with pytest.raises(WeightsError, match=r"give the Hub id org/name$"):
             located(given)
     with pytest.raises(WeightsError, match="give a Hub id, ORG/NAME"):
         located("s3://bucket/x.pth")
