@@ -45,9 +45,7 @@ class Archive:
                 infos = archive.infolist()
             names = [info.filename for info in infos]
             if any(name.partition("/")[2] == "constants.pkl" for name in names):
-                raise DamagedArchive(
-                    "is TorchScript, a program: save its tensors, torch.save(torch.jit.load(FILE).state_dict(), OUT)"
-                )
+                raise DamagedArchive("a TorchScript program, not weights: save its state_dict() with torch.save")
             if len(set(names)) < len(names):
                 raise DamagedArchive("two records of one name in it")
             if sum(info.file_size for info in infos) > size:

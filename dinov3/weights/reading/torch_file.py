@@ -93,8 +93,6 @@ class TorchFile:
         if name is None:
             raise NotPlain("a zip file, and not of torch.save: unpack it")
         self._folder = name.removesuffix("data.pkl")
-        if archive.find("constants.pkl") is not None:
-            raise NotPlain("a TorchScript program, not weights: save its state_dict() with torch.save")
         order = archive.find("byteorder")
         if order is not None and (archive.size(order) > 8 or bytes(archive.read(order).tolist()) != b"little"):
             raise NotPlain("written on a big-endian machine: save it again on another")

@@ -185,7 +185,7 @@ def test_programs_and_whole_models_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
         for name in ("x/data.pkl", "x/constants.pkl", "x/code/model.py"):
             archive.writestr(name, b"")
-    with pytest.raises(NotPlain, match="TorchScript"):
+    with pytest.raises(DamagedArchive, match="TorchScript"):
         opened(buffer.getvalue())
     torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=r"holds an object of torch\.nn\.modules\.linear\.Linear, .* state_dict\(\)"):
