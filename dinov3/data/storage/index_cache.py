@@ -30,7 +30,7 @@ from dinov3.system.json_file import JsonError, read_object
 log = logging.getLogger(__name__)
 
 NOWHERE = "/dev/null"
-VERSION = 4  # of arrays and facts; a list of another version is made again
+VERSION = 5  # of arrays and facts; a list of another version is made again
 Arrays = Mapping[str, NDArray[Any]]
 Stamp = list[int]
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from dinov3.weights.files import read_weights
 from dinov3.weights.reading.errors import WeightsError
-from dinov3.weights.reading.pickle_records import PERSISTENT, Name, NotPlain, Record
+from dinov3.weights.reading.pickle_records import PERSISTENT, Name, Record
+from dinov3.weights.reading.torch_archive import DamagedArchive
 from dinov3.weights.reading.torch_file import Plan, TorchFile
 from tests.weights.reading.opcodes import pickled
 
