@@ -9,9 +9,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pwd
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image
@@ -146,12 +148,18 @@ def prepare(folder: Path) -> None:
     (folder / "cluster.yaml").write_text("partition: gpu\n")
 
 
+def nobody(number: int) -> NoReturn:
+    raise KeyError(number)
+
+
 def main() -> None:
     from dinov3 import cli
     from dinov3.models.da3 import VARIANTS, DA3Spec
     from dinov3.weights import models_command as models
 
     at, results = sys.argv[1:]
+    if "HOME" not in os.environ:  # nor does the list of users know one: a container under any number
+        pwd.getpwuid = nobody
     VARIANTS["small"] = DA3Spec(32, 4, 2, alt_start=2)
     whole = models.model_lines
     models.model_lines = lambda: islice(whole(), 2)  # the largest take seconds
