@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 os.environ["COLUMNS"] = "110"  # of the help texts
 
-from dinov3.advice.rules import RULES  # noqa: E402
+from dinov3.advice.finetune_rules import FINETUNE_RULES  # noqa: E402
+from dinov3.advice.rules import RULES, Rule  # noqa: E402
 from dinov3.cli import GROUPS, build_parser  # noqa: E402
 from dinov3.config.convert import as_text, describe  # noqa: E402
 from dinov3.config.dump import comment  # noqa: E402
@@ -77,14 +78,22 @@ def choices() -> str:
         "",
         MADE,
     ]
-    for subject, rules in RULES.items():
+    lines += tables_of(RULES)
+    lines += ["\n# A classifier: `--goal finetune`", *tables_of(FINETUNE_RULES)]
+    return "\n".join(lines) + "\n"
+
+
+def tables_of(table: Mapping[str, Sequence[Rule]]) -> list[str]:
+    """A table a subject."""
+    lines: list[str] = []
+    for subject, rules in table.items():
         lines += [f"\n## {subject[0].upper()}{subject[1:]}\n", "| when | what | why |", "|---|---|---|"]
         for rule in rules:
             what = rule.formula or ", ".join(
                 f"`{key}: {as_text(value)}`" for key, value in ({} if callable(rule.keys) else rule.keys).items()
             )
             lines.append(f"| {cell(rule.when)} | {cell(what) or 'see the YAML'} | {cell(rule.why)} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def glossary() -> str:

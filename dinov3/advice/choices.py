@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from dinov3.advice.facts import Case
+from dinov3.advice.finetune_rules import FINETUNE_RULES
 from dinov3.advice.rules import RULES, Rule
+
+FINETUNE = "finetune"  # the goal whose YAML is not one of pretraining
 
 
 class Choice(NamedTuple):
@@ -23,7 +26,7 @@ class Choice(NamedTuple):
 def choices_for(case: Case) -> list[Choice]:
     """Of each subject the first rule that fits; a key that a later subject sets is the later one's."""
     found = []
-    for subject, rules in RULES.items():
+    for subject, rules in (FINETUNE_RULES if case.goal == FINETUNE else RULES).items():
         rule = next((rule for rule in rules if rule.fits(case)), None)
         if rule is not None:
             found.append(Choice(subject, rule, dict(rule.chosen(case))))

@@ -9,21 +9,25 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from dinov3.advice.choices import choices_for, words_of, wrapped, yaml_of
+from dinov3.advice.choices import FINETUNE, choices_for, words_of, wrapped, yaml_of
 from dinov3.advice.facts import GB, Case, Images, Machine, look_at, this_machine
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_file
+from dinov3.config.pretraining import PRETRAIN
+from dinov3.finetune.config import CLASSIFY
 from dinov3.system.cards import CARDS, card, card_of
 from dinov3.system.cores import cores
 from dinov3.system.files import write_whole
 from dinov3.system.paths import expanded
 
+CLASSES = "give one subfolder a class with at least ten images, or another source with labels"
 GOALS = {
     "pretrain": "from nothing",
     "continue": "go on from weights without forgetting (--weights)",
     "distill": "a small model with the features of a larger one (--weights)",
     "high-res": "the last stage: weights that are to work on large images (--weights)",
+    FINETUNE: "a classifier on weights, for images with classes (--weights); the YAML is for `dinov3 finetune`",
 }
 
 
@@ -52,26 +56,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Write it and say what to do next. Raises ConfigError, DataError and WeightsError; nothing is left then."""
     check_goal(args.goal, args.weights)
+    if args.plan and args.goal == FINETUNE:
+        raise ConfigError("command line", "--plan", "counts pretraining only: leave it out with --goal finetune")
     out = args.out or Path(f"{name_of(args.data)}.yaml")
     if out.exists():
         raise ConfigError("command line", "--out", f"{out} is there already: give another name, or remove it")
     check_output_file(out, "--out")
     machine = machine_for(args.gpus, args.card)
     case = Case(look_at(absolute(args.data), workers=cores()), machine, args.goal, args.weights)
+    tunes = args.goal == FINETUNE
+    if tunes:
+        check_classifier(case, args.data)
     choices = choices_for(case)
-    load_config(None, words_of(choices))  # what we would refuse is not written
-    command = f"dinov3 train --config-file {shlex.quote(str(out))} --output-dir runs/{out.stem}"
+    load_config(None, words_of(choices), CLASSIFY if tunes else PRETRAIN)  # what we would refuse is not written
+    word = "finetune" if tunes else "train"
+    command = f"dinov3 {word} --config-file {shlex.quote(str(out))} --output-dir runs/{out.stem}"
     head = [command, "", *wrapped(f"Written by `{said_again(args)}`. {facts_of(case)}")]
     write_whole(out, yaml_of(choices, head))
     print(facts_of(case))
     for choice in choices:
         print(f"  {choice.subject:<30} {choice.rule.when}")
     print(f"written    {out}\nnext       {command}")
+    if tunes:
+        return 0
     words = plan_words(out, machine)
     if not args.plan:
         print(f"cost       dinov3 plan {shlex.join(words)} (not counted now: it takes up to a minute; --plan does it)")
         return 0
     return planned(words)
+
+
+def check_classifier(case: Case, data: str) -> None:
+    """ConfigError unless the images have classes; WeightsError for weights that are no backbone."""
+    from dinov3.weights.own import load_backbone
+
+    if not case.data.classes:
+        raise ConfigError("command line", "--goal", f"finetune needs classes, which {data} does not have: {CLASSES}")
+    load_backbone(expanded(case.weights))
 
 
 def machine_for(gpus: int | None, card_name: str | None) -> Machine:
@@ -111,7 +132,8 @@ def check_goal(goal: str, weights: str) -> None:
     if goal != "pretrain" and not weights:
         raise ConfigError("command line", "--weights", f"is missing: --goal {goal} begins with a trained backbone")
     if goal == "pretrain" and weights:
-        raise ConfigError("command line", "--weights", "is not used by --goal pretrain: say --goal continue or distill")
+        said = "is not used by --goal pretrain: say --goal continue, distill or finetune"
+        raise ConfigError("command line", "--weights", said)
 
 
 def absolute(data: str) -> str:

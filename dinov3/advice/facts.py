@@ -39,6 +39,11 @@ class Images:
     unreadable: float = 0.0  # share
     copies: float = 0.0  # share that equals another image
 
+    @property
+    def has_test_part(self) -> bool:
+        """Whether ``test`` is a part of its own, not a fifth of what was named."""
+        return self.test is not None and not self.test.startswith("HeldOut:")
+
 
 @dataclass(frozen=True)
 class Machine:

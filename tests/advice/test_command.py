@@ -11,9 +11,12 @@ from PIL import Image
 from dinov3 import cli
 from dinov3.config.load import load_config
 from dinov3.config.schema import Config
+from dinov3.finetune.classifier_file import load_classifier
+from dinov3.finetune.config import CLASSIFY
 from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from dinov3.train.folder import take_folder
+from tests.finetune.tiny import write_weights
 
 # What a test changes of a YAML that is run: nothing that the rules decide about images.
 TWO_STEPS = (
@@ -122,6 +125,27 @@ def test_every_group_of_keys_has_its_reason(tmp_path: Path) -> None:
     assert all(lines[number + 1].startswith("  # ") for number in blocks)
 
 
+@pytest.mark.parametrize("parts", [False, True], ids=["classes", "a test part, too"])
+def test_a_classifier_of_a_folder_selects_on_images_it_does_not_train_on(
+    parts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    weights = write_weights(tmp_path / "weights")
+    for part in ("train", "test") if parts else (".",):
+        folder(tmp_path / "tiny" / part, 60, 16, classes=3)
+    assert cli.main(["init", "tiny", "--goal", "finetune", "--weights", str(weights), "--out", "own.yaml"]) == 0
+    cfg = load_config(tmp_path / "own.yaml", (), CLASSIFY)
+    assert (cfg.model.method, cfg.model.weights) == ("head_only", str(weights))
+    held = tmp_path / "tiny" / "train" if parts else tmp_path / "tiny"
+    assert cfg.train.dataset_path == f"HeldOut:of={held}:part=train"
+    assert cfg.evaluation.validation == f"HeldOut:of={held}:part=test"
+    assert cfg.evaluation.test == (str(tmp_path / "tiny" / "test") if parts else None)
+    words = ["optim.epochs=1", "optim.warmup_steps=0", "train.num_workers=0", "evaluation.bootstrap=0"]
+    assert cli.main(["finetune", "--config-file", "own.yaml", "--output-dir", "run", *words]) == 0
+    assert load_classifier(tmp_path / "run")[1].classes == 3
+
+
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert cli.main(["init", *words]) == 78
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -136,9 +160,14 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(
     data = folder(tmp_path / "images", 3, 40)
     (tmp_path / "empty").mkdir()
     folder(tmp_path / "bad", 2, 40, broken=1)
+    labelled = folder(tmp_path / "labelled", 30, 16, classes=3)
     before = sorted(tmp_path.iterdir())
     assert "--weights: is missing" in refused([str(data), "--goal", "continue"], capsys)
     assert "not used by --goal pretrain" in refused([str(data), "--weights", "x.pth"], capsys)
+    tuned = [str(data), "--goal", "finetune", "--weights", "nowhere.pth"]
+    assert "finetune needs classes, which" in refused(tuned, capsys)
+    assert "--plan: counts pretraining only" in refused([*tuned, "--plan"], capsys)
+    assert "nowhere.pth: no such file" in refused([str(labelled), *tuned[1:]], capsys)
     assert "contains no images" in refused(["empty"], capsys)
     assert "none of 2 images can be read" in refused(["bad"], capsys)
     assert "no such path" in refused(["nowhere"], capsys)
