@@ -11,11 +11,10 @@ from pathlib import Path
 
 from dinov3.advice.choices import FINETUNE, choices_for, words_of, wrapped, yaml_of
 from dinov3.advice.facts import GB, Case, Images, Machine, look_at, this_machine
+from dinov3.config.about.tasks import PRETRAIN, schema_of
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
 from dinov3.config.output import check_output_file
-from dinov3.config.pretraining import PRETRAIN
-from dinov3.finetune.config import CLASSIFY
 from dinov3.system.cards import CARDS, card, card_of
 from dinov3.system.cores import cores
 from dinov3.system.files import write_whole
@@ -68,7 +67,9 @@ def execute(args: argparse.Namespace) -> int:
     if tunes:
         check_classifier(case, args.data)
     choices = choices_for(case)
-    load_config(None, words_of(choices), CLASSIFY if tunes else PRETRAIN)  # what we would refuse is not written
+    load_config(
+        None, words_of(choices), schema_of("classify" if tunes else PRETRAIN)
+    )  # what we would refuse is not written
     word = "finetune" if tunes else "train"
     command = f"dinov3 {word} --config-file {shlex.quote(str(out))} --output-dir runs/{out.stem}"
     head = [command, "", *wrapped(f"Written by `{said_again(args)}`. {facts_of(case)}")]

@@ -23,11 +23,16 @@ SCHEMAS = {  # task -> module and name of its schema
 }
 
 
-def root_of(task: str) -> type[Any]:
-    """The dataclass of all blocks of a task's YAML."""
+def schema_of(task: str) -> Schema[Any]:
+    """All keys of a task, with their checks."""
     module, name = SCHEMAS[task]
     schema: Schema[Any] = getattr(import_module(module), name)
-    return schema.root
+    return schema
+
+
+def root_of(task: str) -> type[Any]:
+    """The dataclass of all blocks of a task's YAML."""
+    return schema_of(task).root
 
 
 def tasks_with(key: str) -> list[str]:
