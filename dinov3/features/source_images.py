@@ -56,11 +56,11 @@ def class_tokens(
     source: Source,
     indices: Sequence[int],
     count: Callable[[int], object] = lambda more: None,
-) -> tuple[Tensor, Tensor]:
-    """Class tokens ``[N, D]`` and labels ``[N]`` of the chosen images that can be read; ValueError without labels."""
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Class tokens ``[N, D]``, labels ``[N]`` and indices of the chosen images that can be read; ValueError without labels."""
     images = SourceImages(extractor, source, indices, count)
     features = [tokens[0].cls for tokens in extractor.stream_prepared(images)]
     labels = [source.label(index) for index in images.kept]
     if not labels or None in labels:
         raise ValueError(f"{source.name(indices[0])} has no label: k-NN needs a labelled data set")
-    return torch.cat(features), torch.tensor(labels)
+    return torch.cat(features), torch.tensor(labels), images.kept

@@ -78,7 +78,7 @@ class Run:
     def _repr_html_(self) -> str:
         """In a notebook: the facts, the curves and the patch features, without a plotting library of the notebook's."""
         folder = self._latest()
-        pictures = [path for path in (folder.curves, folder.pca) if path.is_file()]
+        pictures = [path for path in (folder.curves, folder.neighbours, folder.pca) if path.is_file()]
         shown = [
             markup('<img style="max-width:100%" alt="{}" src="{}">', path.name, embedded(path)) for path in pictures
         ]

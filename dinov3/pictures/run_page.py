@@ -67,6 +67,7 @@ def _run(run: RunFolder, charts: Charts) -> list[Html]:
         _tiles(rows, evaluations),
         _alarms(read_rows(run.alarms), rows, config),
         markup("<h2>Curves</h2>{}", charts.add(panels_of(rows, evaluations))),
+        _neighbours(run),
         _pictures(run),
         _evaluations(evaluations),
         _last_figures(rows[-1]),
@@ -163,6 +164,16 @@ def _pictures(run: RunFolder) -> Html:
     return markup(
         '<h2>Patch features as colours</h2><p class="muted">First three principal components; the same images every time.</p>{}',
         joined(each, ""),
+    )
+
+
+def _neighbours(run: RunFolder) -> Html:
+    if not run.neighbours.is_file():
+        return NOTHING
+    return markup(
+        '<h2>Nearest images</h2><p class="muted">A test image of each class (of many, some), then the training images nearest to it '
+        "at the end. Blue: of its class; orange: of another.</p>{}",
+        img(run.neighbours.name, "png", run.neighbours.read_bytes()),
     )
 
 

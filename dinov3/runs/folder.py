@@ -13,7 +13,7 @@ CHECKPOINTS = "ckpt"
 METRICS, EVALUATION, ALARMS, BAD_SAMPLES = "metrics.jsonl", "evaluation.jsonl", "alarms.jsonl", "bad_samples.jsonl"
 CONFIG_YAML, CONFIG_JSON, CONFIG_HISTORY = "config.yaml", "config.json", "config_history"
 LOG, RUN_ID, STAGES = "run.log", "run_id.json", "stages.json"
-CURVES, PCA, PICTURES = "curves.png", "pca.png", "pictures"
+CURVES, PCA, NEIGHBOURS, PICTURES = "curves.png", "pca.png", "neighbours.png", "pictures"
 DRIFT_START = "drift_start.safetensors"
 NOT_FINITE, HANG = "not_finite", "hang"
 METRICS_CSV, EVALUATION_CSV, TENSORBOARD, WANDB = "metrics.csv", "evaluation.csv", "tensorboard", "wandb"
@@ -92,6 +92,11 @@ class RunFolder:
     def pca(self) -> Path:
         """Patch features as colours, at the end."""
         return self.path / PCA
+
+    @property
+    def neighbours(self) -> Path:
+        """Labelled images beside their nearest, at the end."""
+        return self.path / NEIGHBOURS
 
     @property
     def pictures(self) -> Path:

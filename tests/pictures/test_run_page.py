@@ -153,7 +153,7 @@ def hostile_run(run: Path) -> Path:
     """A run in which every name and value that can be read is markup."""
     (run / "pictures").mkdir(parents=True)
     (run / "config_history").mkdir()
-    for name in ("pca.png", f"pictures/pca-{FOLDER_NAME}-00000004.png"):
+    for name in ("pca.png", "neighbours.png", f"pictures/pca-{FOLDER_NAME}-00000004.png"):
         (run / name).write_bytes(b"no picture")
     (run / "config_history" / f"{FOLDER_NAME}.yaml").write_text("")
     good = {"iteration": 3, "samples": 32, "total_loss": 1.0, f"{EVIL}_loss": 2.0, f"{EVIL}_grad_norm": 1.0, EVIL: EVIL}

@@ -287,6 +287,7 @@ def test_knn_of_the_ema_backbone_is_measured_before_and_after(
     assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["pca-00000000.png", "pca-00000002.png"]
     assert (tmp_path / "curves.png").stat().st_size > 1000
     assert (tmp_path / "pca.png").stat().st_size > 1000
+    assert (tmp_path / "neighbours.png").stat().st_size > 1000
 
 
 def rows_of_evaluation(out: Path) -> list[dict[str, Any]]:

@@ -172,7 +172,10 @@ class EvaluationConfig:
         True,
         "say so, with advice, when features collapse, targets are uniform, prototypes die or images come too slowly",
     )
-    pictures: bool = key(True, "draw curves.png and pca.png (patch features as colours) when training ends")
+    pictures: bool = key(
+        True,
+        "draw curves.png, pca.png (patch features as colours) and, with evaluation.knn, neighbours.png when training ends",
+    )
     pictures_period: int = key(
         0, "steps between pictures/pca-STEP.png of the same images; 0: only pca.png at the end", unit="steps", ge=0
     )

@@ -18,6 +18,7 @@ LOOKS = (
     "drift.Drift",
     "pictures.Curves",
     "pictures.Picture",
+    "neighbours.Neighbours",
 )
 
 

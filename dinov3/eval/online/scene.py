@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,6 +20,15 @@ from dinov3.models.backbone import Backbone
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.progress import ProgressLine
 from dinov3.runs.records import Records
+
+
+class LabelledPart(NamedTuple):
+    """Images with classes: those that can be read."""
+
+    source: Source
+    tokens: Tensor  # [N, D] class tokens
+    labels: Tensor  # [N]
+    indices: list[int]  # N, in the source
 
 
 class Scene:
@@ -52,19 +62,24 @@ class Scene:
         return FeatureExtractor(self.backbone, preprocess, device=device, dtype="fp32", batch_size=128)
 
     @cached_property
-    def labelled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """CLS tokens ``[N, D]`` and classes ``[N]`` of the training images of ``evaluation.knn``, then of its test images."""
+    def labelled_parts(self) -> tuple[LabelledPart, LabelledPart]:
+        """The training images of ``evaluation.knn`` and its test images."""
         settings = self.cfg.evaluation.knn
         assert settings.train is not None  # both or none: checked with the config
         assert settings.test is not None
-        parts: list[Tensor] = []
-        for text, limit in ((settings.train, settings.max_train), (settings.test, settings.max_test)):
-            source = parse_dataset(text)
-            chosen = spread(len(source), limit)
-            with self.progress.counting(f"features of step {self.step} for k-NN:", len(chosen)) as count:
-                parts += class_tokens(self.extractor(), source, chosen, count)
-        train, labels, test, test_labels = parts
-        return train, labels, test, test_labels
+        return self._part(settings.train, settings.max_train), self._part(settings.test, settings.max_test)
+
+    def _part(self, text: str, limit: int | None) -> LabelledPart:
+        source = parse_dataset(text)
+        chosen = spread(len(source), limit)
+        with self.progress.counting(f"features of step {self.step} for k-NN:", len(chosen)) as count:
+            return LabelledPart(source, *class_tokens(self.extractor(), source, chosen, count))
+
+    @property
+    def labelled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """CLS tokens ``[N, D]`` and classes ``[N]`` of the training images of ``evaluation.knn``, then of its test images."""
+        train, test = self.labelled_parts
+        return train.tokens, train.labels, test.tokens, test.labels
 
     def drawn(self, path: Path) -> None:
         """Tell the sinks of a picture that was written."""
