@@ -10,7 +10,7 @@ from dinov3.config.derived import largest_global_crop
 from dinov3.config.schema import Config
 from dinov3.engine.look import Look
 from dinov3.eval.online.pictures import older
-from dinov3.eval.online.scene import LabelledPart, Scene, spread
+from dinov3.eval.online.scene import LabelledPart, Scene
 from dinov3.features.source_images import SourceImages
 from dinov3.pictures.neighbours import neighbour_sheet
 from dinov3.pictures.token_sheet import unnormalised
@@ -61,7 +61,7 @@ class Neighbours(Look[Scene]):
 def one_of_each(labels: Tensor) -> Tensor:
     """Rows ``[Q]`` of the first image of each class of ``labels [N]``; of many classes, some that are evenly spread."""
     classes = labels.unique()
-    some = classes[list(spread(len(classes), QUERIES))][:QUERIES]
+    some = classes[torch.linspace(0, len(classes) - 1, min(len(classes), QUERIES)).round().long()]
     return torch.stack([(labels == one).nonzero()[0, 0] for one in some])
 
 
