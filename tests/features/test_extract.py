@@ -182,10 +182,11 @@ def test_a_probe_can_be_trained_on_the_result(backbone: DinoVisionTransformer) -
 
 def test_features_do_not_depend_on_the_batch_size_and_carry_labels(backbone: DinoVisionTransformer) -> None:
     source = parse_dataset("Synthetic:n=10:size=40")
-    every, labels = class_tokens(extractor(backbone, 32, batch_size=10), source, range(10))
-    few, _ = class_tokens(extractor(backbone, 32, batch_size=3), source, range(10))
+    every, labels, kept = class_tokens(extractor(backbone, 32, batch_size=10), source, range(10))
+    few, *_ = class_tokens(extractor(backbone, 32, batch_size=3), source, range(10))
     torch.testing.assert_close(every, few, rtol=1e-5, atol=1e-6)
     assert labels.tolist() == [source.label(i) for i in range(10)]
+    assert kept == list(range(10))
 
 
 def test_a_backbone_from_disk_is_fed_with_its_own_statistics(backbone: DinoVisionTransformer, tmp_path: Path) -> None:
