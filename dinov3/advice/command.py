@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dinov3.advice.choices import FINETUNE, choices_for, words_of, wrapped, yaml_of
-from dinov3.advice.facts import GB, Case, Images, Machine, look_at, this_machine
+from dinov3.advice.facts import GB, TEST_NAMES, Case, Images, Machine, look_at, this_machine
 from dinov3.config.about.tasks import PRETRAIN, schema_of
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
@@ -20,7 +20,8 @@ from dinov3.system.cores import cores
 from dinov3.system.files import write_whole
 from dinov3.system.paths import expanded
 
-CLASSES = "give one subfolder a class with at least ten images, or another source with labels"
+CLASSES = "two classes or more, with ten images each on average: one subfolder a class, or another source with labels"
+PARTS = ("train", *TEST_NAMES)
 GOALS = {
     "pretrain": "from nothing",
     "continue": "go on from weights without forgetting (--weights)",
@@ -62,7 +63,7 @@ def execute(args: argparse.Namespace) -> int:
         raise ConfigError("command line", "--out", f"{out} is there already: give another name, or remove it")
     check_output_file(out, "--out")
     machine = machine_for(args.gpus, args.card)
-    case = Case(look_at(absolute(args.data), workers=cores()), machine, args.goal, args.weights)
+    case = Case(look_at(absolute(args.data), workers=cores()), machine, args.goal, absolute(args.weights))
     tunes = args.goal == FINETUNE
     if tunes:
         check_classifier(case, args.data)
@@ -92,8 +93,17 @@ def check_classifier(case: Case, data: str) -> None:
     from dinov3.weights.own import load_backbone
 
     if not case.data.classes:
-        raise ConfigError("command line", "--goal", f"finetune needs classes, which {data} does not have: {CLASSES}")
-    load_backbone(expanded(case.weights))
+        raise ConfigError("command line", "--goal", f"finetune needs what {data} does not have: {CLASSES}")
+    if parts := sorted({*PARTS} & {name.lower() for name in case.data.class_names}):
+        raise ConfigError(
+            "command line",
+            "FOLDER",
+            f"{data}: {parts[0]} is one of its classes: put the others into a folder train beside it",
+        )
+    backbone = load_backbone(expanded(case.weights))
+    if backbone.in_chans != case.data.channels:
+        text = f"{case.weights} takes {backbone.in_chans} channels, the images have {case.data.channels}"
+        raise ConfigError("command line", "--weights", f"{text}: give weights that take them")
 
 
 def machine_for(gpus: int | None, card_name: str | None) -> Machine:
@@ -140,7 +150,7 @@ def check_goal(goal: str, weights: str) -> None:
 def absolute(data: str) -> str:
     """A path that means the same from any folder; another data set as it is."""
     path = expanded(data)
-    return str(path.absolute()) if path.exists() else data
+    return str(path.absolute()) if data and path.exists() else data
 
 
 def name_of(data: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ from dinov3.system.cores import cores
 from dinov3.system.paths import expanded
 
 SAMPLE = 256  # images that are read: a second or two
-TEST_NAMES = ("test", "val", "valid", "validation")
+VALIDATION_NAMES = ("val", "valid", "validation")
+TEST_NAMES = ("test", *VALIDATION_NAMES)
 GB = 2**30
 
 
@@ -31,6 +32,8 @@ class Images:
     train: str  # what is trained on
     test: str | None = None  # labelled images for the k-NN; None: no classes to tell apart
     classes: int = 0
+    class_names: tuple[str, ...] = ()  # of the source, where it has them
+    validation: str | None = None  # a part of its own beside ``test``
     median_side: int = 224  # of the short sides
     channels: int = 3
     mean: tuple[float, ...] = ()  # by channel, pixels in [0, 1]
@@ -92,7 +95,10 @@ def look_at(text: str, *, workers: int = 0) -> Images:
         train, test = (f"HeldOut:of={inside}:part={part}" for part in ("train", "test"))
     elif test is None or classes < 2:
         classes, test = 0, None
-    return _described(text, source, found, train, test, classes)
+    names = getattr(source, "classes", None)
+    about = _described(text, source, found, train, test, classes)
+    known = tuple(os.fsdecode(name) for name in names) if isinstance(names, list) else ()
+    return replace(about, class_names=known, validation=validation_of(text) if about.has_test_part else None)
 
 
 def _described(text: str, source: Source, found: Survey, train: str, test: str | None, classes: int) -> Images:
@@ -134,6 +140,17 @@ def split_of(text: str) -> tuple[str, str | None]:
         if any(folder.glob("train-*.tar")) and any(folder.glob(f"{name}-*.tar")):
             return f"Tar:root={folder}/train-*.tar", f"Tar:root={folder}/{name}-*.tar"
     return text, None
+
+
+def validation_of(text: str) -> str | None:
+    """The validation part of a folder that has three."""
+    folder = expanded(text)
+    for name in VALIDATION_NAMES:
+        if (folder / name).is_dir() and (folder / "test").is_dir():
+            return str(folder / name)
+        if any(folder.glob(f"{name}-*.tar")) and any(folder.glob("test-*.tar")):
+            return f"Tar:root={folder}/{name}-*.tar"
+    return None
 
 
 def described_weights(weights: str | Path) -> dict[str, object]:

@@ -14,6 +14,12 @@ FEW, MANY = 1000, 50_000  # images: below, a head alone; from there on, everythi
 def sets(case: Case) -> dict[str, Any]:
     """A test part of its own stays a test part: a fifth of the training images selects."""
     data = case.data
+    if data.validation is not None:
+        return {
+            "train.dataset_path": data.train,
+            "evaluation.validation": data.validation,
+            "evaluation.test": data.test,
+        }
     if not data.has_test_part:  # ``train`` and ``test`` are four fifths and one fifth of one set already
         return {"train.dataset_path": data.train, "evaluation.validation": data.test}
     inside = data.train.replace(":", "\\:")
@@ -23,6 +29,13 @@ def sets(case: Case) -> dict[str, Any]:
 
 FINETUNE_RULES: dict[str, tuple[Rule, ...]] = {
     "what is trained on": (
+        Rule(
+            "a training, a validation and a test part",
+            lambda c: c.data.validation is not None,
+            sets,
+            "validation selects the weights; the test part is scored once, at the end",
+            "the three parts",
+        ),
         Rule(
             "a training and a test part",
             lambda c: c.data.has_test_part,
@@ -34,7 +47,7 @@ FINETUNE_RULES: dict[str, tuple[Rule, ...]] = {
             "always",
             always,
             sets,
-            "a fifth of the images selects the weights, so its scores flatter: give a test part where you have one",
+            "a fifth of the images selects the weights, so its scores flatter: give evaluation.test images of its own where you have some",
             "every fifth image of each class",
         ),
     ),

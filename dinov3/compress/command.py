@@ -188,7 +188,8 @@ def _report(
     if "train" in sets:
         probe = Probe(reference, sets["train"], sets["test"], batch=args.batch_size)
         sides["before"]["metrics"], sides["after"]["metrics"] = probe.scores(reference), probe.scores(written.run)
-    notes = [*written.notes, *(f"onnxruntime, float32: {other}; in 8 bits: {after}" for other in others)]
+    unread = (f"--{name}: {len(p.left_out)} images cannot be read" for name, p in sets.items() if p.left_out)
+    notes = [*written.notes, *unread, *(f"onnxruntime, float32: {other}; in 8 bits: {after}" for other in others)]
     return {
         "format": FORMAT,
         "weights": str(args.weights),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dinov3.compress.errors import CompressError
 from dinov3.compress.measure import Run
+from dinov3.data.bad_samples import BadSample
 from dinov3.data.decode import read_image
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source
@@ -29,6 +30,7 @@ class Pictures:
     images: Tensor  # [N, C, H, W]
     labels: Tensor | None  # [N] int64
     names: list[str]
+    left_out: list[BadSample]  # those that cannot be read
 
     def batches(self, size: int) -> list[Tensor]:
         return list(self.images.split(size))
@@ -37,27 +39,36 @@ class Pictures:
 def pictures(source: Source, preprocess: Preprocess, count: int, option: str, *, labelled: bool) -> Pictures:
     """At most ``count`` images of ``source``, evenly spread over it; those that cannot be read are left out.
 
-    CompressError when none is left, when sizes differ, or for a missing label.
+    CompressError when none is left, when sizes differ, for channels the backbone does not take, or for a missing label.
     """
     step = max(len(source) / count, 1.0)
     chosen = [int(i * step) for i in range(min(count, len(source)))]
     images: list[Tensor] = []
     labels: list[int] = []
+    names: list[str] = []
+    bad: list[BadSample] = []
     for index in chosen:
         try:
-            image = preprocess(read_image(source, index, preprocess.reading))
-        except BadImage:
+            pixels = read_image(source, index, preprocess.reading)
+        except BadImage as error:
+            bad.append(BadSample(source.name(index), str(error)))
             continue
+        try:
+            image = preprocess(pixels)
+        except ValueError as error:  # channels the backbone does not take
+            raise CompressError(f"{option}: {source.name(index)}: {error}") from error
         label = source.label(index) if labelled else 0
         if label is None:
             raise CompressError(f"{option}: {source.name(index)} has no label")
         images.append(image)
         labels.append(label)
+        names.append(source.name(index))
     if not images:
-        raise CompressError(f"{option}: no image could be read")
+        reason = f"; the first, {bad[0].name}: {bad[0].reason}" if bad else ""
+        raise CompressError(f"{option}: no image could be read{reason}")
     if len({image.shape for image in images}) > 1:
         raise CompressError(f"{option}: images of several sizes: give --size a number of px")
-    return Pictures(torch.stack(images), torch.tensor(labels) if labelled else None, [source.name(i) for i in chosen])
+    return Pictures(torch.stack(images), torch.tensor(labels) if labelled else None, names, bad)
 
 
 class Probe:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dinov3.compress.errors import CompressError
 from dinov3.pictures.pca import MUTED
@@ -72,6 +73,7 @@ def draw(reports: Sequence[Mapping[str, Any]], out: Path) -> None:
         rows = [row for row in report["cosines"] if row["where"].startswith("block")]
         style: dict[str, Any] = {"marker": "o", "ms": 3, "lw": 1.2, "color": _color(index)}
         right.plot(range(len(rows)), [row["mean"] for row in rows], **style)
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="block", title="cosine with the uncompressed tokens, mean")
     for axis in (left, right):
         axis.title.set_size(10)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dinov3.config.errors import ConfigError
 from dinov3.config.names import nearest, types_of_keys
+from dinov3.config.recipes import recipes
 
 COMMAND_LINE = "command line"
 RECIPES = "configs/train/photos_vits.yaml"
@@ -38,6 +39,8 @@ def not_an_override(word: str) -> str:
     key, colon, value = word.partition(":")
     if key in types_of_keys():
         return f"is not key=value: write {key}={value if colon and value else 'VALUE'}, without a blank"
+    if word in recipes():
+        return f"is a recipe, not key=value: write --config-file {word}"
     return "is not key=value"
 
 

@@ -24,7 +24,7 @@ class DepthJob(HeadedJob[Estimator, About, MeasuredSet]):
     """What ``dinov3 finetune`` trains with ``task: depth``."""
 
     cfg: DepthConfig
-    product = "estimator"
+    product = product_folder = "estimator"
     judge = JUDGE
 
     @property

@@ -23,7 +23,7 @@ class DetectJob(HeadedJob[Detector, About, BoxedSet]):
     """What ``dinov3 finetune`` trains with ``task: detect``."""
 
     cfg: DetectConfig
-    product = "detector"
+    product = product_folder = "detector"
     judge = JUDGE
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import torch
@@ -39,10 +40,16 @@ class Job(ABC, Generic[B]):
     """
 
     product = "checkpoint"  # what a finished run is good for, for messages
+    product_folder = ""  # in the run folder; empty: it is in the last checkpoint
 
     def __init__(self, cfg: RunConfig, run: RunFolder, peers: Peers = ALONE) -> None:
         self.cfg, self.run, self.peers = cfg, run, peers
         self.progress = ProgressLine(0, 0, shown=False)  # the trainer's, once there is one
+
+    def product_in(self, checkpoint: Path) -> Path:
+        """Where the product of a finished run is, whose last checkpoint is given: in the run folder, where one is chosen."""
+        place = self.run.path / self.product_folder
+        return place if self.product_folder and place.is_dir() else checkpoint
 
     @abstractmethod
     def open_data(self) -> str:

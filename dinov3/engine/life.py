@@ -87,7 +87,7 @@ def _run(job: Job[B], resume: bool, resume_from: Path | None, stop: StopRequest,
             text = f"{resume_from} is at step {start.reached}, this run ends at {until}: give an earlier one"
             raise ConfigError("command line", "--resume-from", text)
         if context.is_main():
-            print(f"{out}: finished at step {start.reached}; the {job.product} is in {start.found}")
+            print(f"{out}: finished at step {start.reached}; the {job.product} is in {job.product_in(start.found)}")
             say_last(job.looks(), out)
         return EXIT_DONE
     # before the folder: a file that cannot be read leaves nothing behind
@@ -176,7 +176,7 @@ def _run_locked(setup: Setup[B], task: Task[B], done: list[str], stop: StopReque
 
 def say_done(job: Job[B], counters: Counters) -> None:
     """The last lines of a run."""
-    folder = f"{job.run.checkpoints}/step-{counters.step:08d}"
+    folder = job.product_in(job.run.checkpoints / f"step-{counters.step:08d}")
     print(f"done: {counters.step} steps, {counters.samples:,} samples; {job.product} in {folder}")
     say_last(job.looks(), job.run)
     for line in job.closing():

@@ -50,7 +50,7 @@ class FinetuneJob(Job[LabelledBatch]):
     """What ``dinov3 finetune`` trains with ``task: classify``."""
 
     cfg: ClassifyConfig
-    product = "classifier"
+    product = product_folder = "classifier"
 
     def __init__(self, cfg: ClassifyConfig, run: RunFolder, peers: Peers = ALONE) -> None:
         super().__init__(cfg, run, peers)

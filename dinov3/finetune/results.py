@@ -50,7 +50,7 @@ def checked_results(kind: str, path: Path, file_format: str, form: dict[Any, Any
     try:
         content = read_object(path, {"format": str})
         if content["format"] != file_format:
-            raise FinetuneError(f"{path}: not the results of a {kind} run")
+            raise FinetuneError(f"{path}: not the results of a {kind} run: `dinov3 report RUN` shows a run of any kind")
         as_form(content, form)
     except (OSError, JsonError) as error:
         raise FinetuneError(f"{path}: cannot be read ({error}): give a finished run") from error

@@ -12,7 +12,7 @@ from dinov3.runs.checkpoint import step_folders, step_of
 from dinov3.runs.folder import RunFolder
 
 FOLDER, PREFIX = "selected", "val_"
-LOWER_IS_BETTER = ("NLL", "Brier", "ECE", "rmse")
+LOWER_IS_BETTER = ("NLL", "Brier", "ECE", "rmse", "distance")
 Row = Mapping[str, Any]
 
 

@@ -23,7 +23,7 @@ class SegmentJob(HeadedJob[Segmenter, About, MaskedSet]):
     """What ``dinov3 finetune`` trains with ``task: segment``."""
 
     cfg: SegmentConfig
-    product = "segmenter"
+    product = product_folder = "segmenter"
     judge = JUDGE
 
     @property

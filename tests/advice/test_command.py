@@ -125,22 +125,23 @@ def test_every_group_of_keys_has_its_reason(tmp_path: Path) -> None:
     assert all(lines[number + 1].startswith("  # ") for number in blocks)
 
 
-@pytest.mark.parametrize("parts", [False, True], ids=["classes", "a test part, too"])
+@pytest.mark.parametrize("parts", [(".",), ("train", "test"), ("train", "val", "test")], ids="-".join)
 def test_a_classifier_of_a_folder_selects_on_images_it_does_not_train_on(
-    parts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    weights = write_weights(tmp_path / "weights")
-    for part in ("train", "test") if parts else (".",):
-        folder(tmp_path / "tiny" / part, 60, 16, classes=3)
-    assert cli.main(["init", "tiny", "--goal", "finetune", "--weights", str(weights), "--out", "own.yaml"]) == 0
+    weights, data = write_weights(tmp_path / "weights"), tmp_path / "tiny"
+    for number, part in enumerate(parts):
+        folder(data / part, 60 + number, 16, classes=3)
+    assert cli.main(["init", "tiny", "--goal", "finetune", "--weights", "weights", "--out", "own.yaml"]) == 0
     cfg = load_config(tmp_path / "own.yaml", (), CLASSIFY)
     assert (cfg.model.method, cfg.model.weights) == ("head_only", str(weights))
-    held = tmp_path / "tiny" / "train" if parts else tmp_path / "tiny"
-    assert cfg.train.dataset_path == f"HeldOut:of={held}:part=train"
-    assert cfg.evaluation.validation == f"HeldOut:of={held}:part=test"
-    assert cfg.evaluation.test == (str(tmp_path / "tiny" / "test") if parts else None)
+    found = cfg.train.dataset_path, cfg.evaluation.validation, cfg.evaluation.test
+    held = data / "train" if len(parts) == 2 else data
+    fifths = f"HeldOut:of={held}:part=train", f"HeldOut:of={held}:part=test"
+    test = None if len(parts) == 1 else str(data / "test")
+    assert found == ((str(data / "train"), str(data / "val"), test) if len(parts) == 3 else (*fifths, test))
     words = ["optim.epochs=1", "optim.warmup_steps=0", "train.num_workers=0", "evaluation.bootstrap=0"]
     assert cli.main(["finetune", "--config-file", "own.yaml", "--output-dir", "run", *words]) == 0
     assert load_classifier(tmp_path / "run")[1].classes == 3
@@ -165,9 +166,11 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(
     assert "--weights: is missing" in refused([str(data), "--goal", "continue"], capsys)
     assert "not used by --goal pretrain" in refused([str(data), "--weights", "x.pth"], capsys)
     tuned = [str(data), "--goal", "finetune", "--weights", "nowhere.pth"]
-    assert "finetune needs classes, which" in refused(tuned, capsys)
+    assert "two classes or more, with ten images each" in refused(tuned, capsys)
     assert "--plan: counts pretraining only" in refused([*tuned, "--plan"], capsys)
     assert "nowhere.pth: no such file" in refused([str(labelled), *tuned[1:]], capsys)
+    folder(tmp_path / "labelled" / "test", 10, 16)
+    assert "test is one of its classes" in refused([str(labelled), *tuned[1:]], capsys)
     assert "contains no images" in refused(["empty"], capsys)
     assert "none of 2 images can be read" in refused(["bad"], capsys)
     assert "no such path" in refused(["nowhere"], capsys)

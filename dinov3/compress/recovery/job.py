@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from dinov3.compress.labelled import Pictures, pictures
 from dinov3.compress.recovery.config import RecoverConfig
 from dinov3.compress.recovery.pair import MEASURES, compared, load_pair
 from dinov3.compress.recovery.task import RecoveryTask
-from dinov3.data.bad_samples import BadSampleLog
+from dinov3.data.bad_samples import BadSampleLog, raise_limit
 from dinov3.data.decode import Reading
+from dinov3.data.errors import DataError
 from dinov3.data.sources import parse_dataset
 from dinov3.distributed.agreement import main_decides
 from dinov3.distributed.peers import ALONE, Peers
@@ -30,7 +32,7 @@ from dinov3.engine.trainer import Trainer
 from dinov3.finetune.classifier_file import place_folder
 from dinov3.finetune.labelled import LabelledSet
 from dinov3.finetune.results import RESULTS
-from dinov3.finetune.selection import PREFIX
+from dinov3.finetune.selection import PREFIX, best, drop_others, kept, place_of
 from dinov3.finetune.stream import ImageStream, LabelledBatch, Places
 from dinov3.finetune.views import Views
 from dinov3.runs.folder import RunFolder
@@ -40,8 +42,9 @@ from dinov3.system.cores import usable_workers
 from dinov3.system.files import write_json
 from dinov3.system.rows import read_rows
 
-FOLDER = "recovered"  # in a run, of its last weights
+FOLDER = "recovered"  # in a run, of the closest weights
 FORMAT = "dinov3-recovery-results"
+CLOSEST = "distance"  # of MEASURES, by which weights are kept
 
 
 @dataclass
@@ -51,10 +54,11 @@ class Scene:
     step: int
     task: RecoveryTask
     found: dict[str, float]
+    compared: dict[str, Any]  # which images
 
 
 class Comparison(Look[Scene]):
-    """How close the tokens are; at the end the product and ``results.json``."""
+    """How close the tokens are, and the weights kept when they are the closest so far: the start is one of them."""
 
     name = "comparison"
 
@@ -62,13 +66,23 @@ class Comparison(Look[Scene]):
         self.run, self.period, self.facts = run, period, facts
 
     def measure(self, scene: Scene) -> dict[str, Any]:
-        return {PREFIX + name: value for name, value in scene.found.items()}
+        if not scene.found:
+            return {}
+        row = {PREFIX + name: value for name, value in scene.found.items()}
+        earlier, now = read_rows(self.run.evaluation), {"step": scene.step, **row}
+        if best([*earlier, now], CLOSEST) is now:
+            place_folder(place_of(self.run, scene.step), scene.task.products(copy=False))
+            drop_others(self.run, [*earlier, now], CLOSEST)
+        return row
 
     def finish(self, scene: Scene) -> None:
-        rows = compared_rows(read_rows(self.run.evaluation))
-        before, after = ({name: row[PREFIX + name] for name in MEASURES} for row in (rows[0], rows[-1]))
-        place_folder(self.run.path / FOLDER, scene.task.products(copy=False))
-        results = {"format": FORMAT, **self.facts, "step": scene.step, "before": before, "after": after}
+        rows = [row for row in read_rows(self.run.evaluation) if PREFIX + CLOSEST in row]
+        chosen = kept(self.run, rows, CLOSEST)
+        assert chosen is not None  # the last step is always compared
+        step = int(chosen["step"])
+        place_folder(self.run.path / FOLDER, lambda fresh: _copy(place_of(self.run, step), fresh))
+        before, after = ({name: row[PREFIX + name] for name in MEASURES} for row in (rows[0], chosen))
+        results = {"format": FORMAT, **self.facts, **scene.compared, "step": step, "before": before, "after": after}
         write_json(self.run.path / RESULTS, results)
 
     def missing(self, run: RunFolder, saved_ns: int) -> list[str]:
@@ -76,32 +90,32 @@ class Comparison(Look[Scene]):
         return [] if path.is_file() and path.stat().st_mtime_ns >= saved_ns else [RESULTS]
 
     def sentence(self, rows: Sequence[Row]) -> str | None:
-        found = compared_rows(rows)
-        if not found:
+        chosen = best(rows, CLOSEST)
+        if chosen is None:
             return None
+        first = next(row for row in rows if PREFIX + CLOSEST in row)
         told = (
-            f"{name.replace('_', ' ')} {found[0][PREFIX + name]:.4f} -> {found[-1][PREFIX + name]:.4f}"
-            for name in MEASURES
+            f"{name.replace('_', ' ')} {first[PREFIX + name]:.4f} -> {chosen[PREFIX + name]:.4f}" for name in MEASURES
         )
-        return f"tokens against the teacher's: {', '.join(told)}"
+        found = f"step {chosen['step']} is the closest; tokens against the teacher's: {', '.join(told)}"
+        return found if chosen is not first else f"{found}: training brought it no closer, try a lower optim.lr"
 
 
-def compared_rows(rows: Sequence[Row]) -> list[Row]:
-    """Those of ``rows`` that have the figures."""
-    return [row for row in rows if PREFIX + MEASURES[0] in row]
+def _copy(place: Path, folder: Path) -> None:
+    copytree(place, folder, dirs_exist_ok=True)
 
 
 class RecoveryJob(Job[LabelledBatch]):
     """What ``dinov3 finetune`` trains with ``task: recover``."""
 
     cfg: RecoverConfig
-    product = "model"
+    product, product_folder = "model", FOLDER
 
     def __init__(self, cfg: RecoverConfig, run: RunFolder, peers: Peers = ALONE) -> None:
         super().__init__(cfg, run, peers)
         self._opened: LabelledSet | None = None
         self._fed: dict[str, Any] = {}  # what the model's file says of its images, once it is built
-        self._shown = Pictures(torch.empty(0), None, [])
+        self._shown = Pictures(torch.empty(0), None, [], [])
 
     @property
     def data(self) -> LabelledSet:
@@ -125,9 +139,14 @@ class RecoveryJob(Job[LabelledBatch]):
         precision = resolve(self.cfg.compute_precision.param_dtype, device)
         pair = load_pair(self.cfg, start)
         judged = self.cfg.evaluation
-        source = self.data.source if judged.images is None else parse_dataset(judged.images)
         option = "train.dataset_path" if judged.images is None else "evaluation.images"
+        source = self.data.source if judged.images is None else parse_dataset(judged.images)
         self._shown = pictures(source, pair.preprocess, judged.max_images, option, labelled=False)
+        most = self.cfg.data.max_bad_frac
+        if len(bad := self._shown.left_out) > most * (len(bad) + len(self._shown.images)):
+            raise DataError(
+                f"{option}: {len(bad)} images are unreadable, the first {bad[0].name}: {bad[0].reason}; {raise_limit(most)}"
+            )
         self._fed = pair.facts.preprocess
         return RecoveryTask(pair, self.cfg.loss, precision, self.cfg.train.seed), pair.lines
 
@@ -160,7 +179,15 @@ class RecoveryJob(Job[LabelledBatch]):
         known = main_decides(lambda: any(row.get("step") == step for row in read_rows(self.run.evaluation)))
         batches = self._shown.batches(self.cfg.train.batch_size_per_gpu)
         found = {} if known else compared(task.tuned.backbone, task.teacher, batches, task.precision)
-        return Scene(step, task, found)
+        return Scene(step, task, found, self._compared())
+
+    def _compared(self) -> dict[str, Any]:
+        left_out = [asdict(one) for one in self._shown.left_out]
+        return {"compared": {"data": self._compared_text, "images": len(self._shown.images), "left_out": left_out}}
+
+    @property
+    def _compared_text(self) -> str:
+        return self.cfg.evaluation.images or self.cfg.train.dataset_path
 
     def closing(self) -> list[str]:
         summary = BadSampleLog(self.run.bad_samples).summary()
@@ -169,11 +196,13 @@ class RecoveryJob(Job[LabelledBatch]):
     def banner(self, trainer: Trainer[LabelledBatch]) -> list[str]:
         task = trainer.task
         assert isinstance(task, RecoveryTask)
+        left_out = f", {len(bad)} unreadable ones left out" if (bad := self._shown.left_out) else ""
         small, whole = (sum(p.numel() for p in model.parameters()) for model in (task.tuned, task.teacher))
         return [
             device_line(task.device, f"{task.precision.name}: {task.precision.reason}"),
             processes_line(trainer),
             f"data       {self.data.text}: {len(self.data):,} images, labels are not looked at",
+            f"compared   {len(self._shown.images):,} images of {self._compared_text}{left_out}",
             f"model      {small:,} parameters drawn to the tokens of {whole:,}, {self._fed['size']} px",
         ]
 

@@ -22,10 +22,12 @@ from dinov3.finetune.headed.building import check_multiple, load_start
 from dinov3.finetune.headed.config import BackboneConfig
 from dinov3.finetune.headed.groups import freeze
 from dinov3.models.backbone import Backbone
+from dinov3.models.build import describe_backbone
+from dinov3.runs.manifest import read_train_state
 from dinov3.runs.start import Start
 from dinov3.system.paths import expanded
 from dinov3.weights.model_card import provenance_of
-from dinov3.weights.own import load_backbone
+from dinov3.weights.own import load_backbone, read_source
 from dinov3.weights.provenance import Facts
 
 MEASURES = ("cls_cosine", "patch_cosine", "distance")  # of tokens, in evaluation.jsonl and results.json
@@ -40,6 +42,7 @@ class Pair:
     size: int  # px a side of the images both see
     facts: Facts  # what the student's file says
     pretrained: dict[str, Any] | None
+    teacher_sha256: str
     lines: list[str]
 
     @property
@@ -49,14 +52,21 @@ class Pair:
 
 
 def load_pair(cfg: RecoverConfig, start: Start) -> Pair:
-    """A run that goes on takes the student from its own checkpoint; the teacher is read again.
+    """A run that goes on takes the student from its own checkpoint; the teacher is read again, and is the same.
 
     Raises ConfigError for two models that have nothing to do with each other, WeightsError or CheckpointError.
     """
-    loaded = load_start(BackboneConfig(cfg.model.weights, None, frozen=False), start)
+    loaded = load_start(BackboneConfig(cfg.model.weights, None, frozen=True), start)
     student, path = loaded.backbone, expanded(cfg.model.teacher)
+    if "int8" in describe_backbone(student)["config"]:
+        raise ConfigError(
+            "", "model.weights", "its matrices are int8, which do not train: recover first, quantise then"
+        )
     teacher = load_backbone(path, preset=cfg.model.preset)
     _check_pair(student, teacher)
+    sha256 = read_source(path, heads=False).raw.sha256()
+    if start.found is not None and read_train_state(start.found).get("teacher") != sha256:
+        raise ConfigError("", "model.teacher", f"{path} holds other weights than when this run began: put them back")
     statistics = cast(Any, student).preprocess
     size = cfg.model.size or int(statistics.get("size", 224))
     check_multiple("model.size", size, student.stride)
@@ -65,7 +75,8 @@ def load_pair(cfg: RecoverConfig, start: Start) -> Pair:
     told = provenance_of(loaded.source, cast(Any, student).described, [note])
     facts = Facts({**statistics, "size": size}, told)
     lines = [*loaded.lines, f"teacher    {path}"]
-    return Pair(student.eval(), teacher.eval().requires_grad_(False), size, facts, loaded.pretrained, lines)
+    frozen = teacher.eval().requires_grad_(False)
+    return Pair(student.eval(), frozen, size, facts, loaded.pretrained, sha256, lines)
 
 
 def _check_pair(student: Backbone, teacher: Backbone) -> None:
@@ -78,6 +89,9 @@ def _check_pair(student: Backbone, teacher: Backbone) -> None:
     wrong = [f"its {what} is {b}, that of model.weights {a}" for what, (a, b) in shapes.items() if a != b]
     if not wrong and fed[0] != fed[1]:
         wrong = [f"its images are normalised by {fed[1]}, those of model.weights by {fed[0]}"]
+    counts = [sum(p.numel() for p in model.parameters()) for model in (student, teacher)]
+    if not wrong and counts[1] <= counts[0]:
+        wrong = [f"it has {counts[1]:,} parameters, model.weights {counts[0]:,}: are the two exchanged?"]
     if wrong:
         raise ConfigError("", "model.teacher", f"{'; '.join(wrong)}: give the model it was compressed from")
 

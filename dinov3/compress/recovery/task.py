@@ -44,6 +44,10 @@ class RecoveryTask(TunedTask[LabelledBatch, Student]):
         trained = {"backbone": student.backbone}
         super().__init__(student, trained, precision, seed=seed, pretrained=pair.pretrained, writes=writes)
         self.teacher, self.cfg = pair.teacher.to(precision.device), cfg
+        self._teacher_sha256 = pair.teacher_sha256
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "teacher": self._teacher_sha256}
 
     def loss(self, batch: LabelledBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         with self.precision.autocast():

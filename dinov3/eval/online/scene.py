@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from dinov3.config.derived import largest_global_crop
 from dinov3.config.schema import Config
+from dinov3.data.bad_samples import raise_limit
 from dinov3.data.decode import Reading
+from dinov3.data.errors import DataError
 from dinov3.data.sources import Source, parse_dataset
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
@@ -20,6 +23,8 @@ from dinov3.models.backbone import Backbone
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.progress import ProgressLine
 from dinov3.runs.records import Records
+
+logger = logging.getLogger(__name__)
 
 
 class LabelledPart(NamedTuple):
@@ -73,7 +78,17 @@ class Scene:
         source = parse_dataset(text)
         chosen = spread(len(source), limit)
         with self.progress.counting(f"features of step {self.step} for k-NN:", len(chosen)) as count:
-            return LabelledPart(source, *class_tokens(self.extractor(), source, chosen, count))
+            part = LabelledPart(source, *class_tokens(self.extractor(), source, chosen, count))
+        bad, most = len(chosen) - len(part.indices), self.cfg.data.max_bad_frac
+        if bad > most * len(chosen):
+            raise DataError(
+                f"evaluation.knn: {text}: {bad} of {len(chosen)} images cannot be read; {raise_limit(most)}"
+            )
+        if bad:
+            logger.warning(
+                "evaluation.knn: %s: %d of %d images cannot be read and are left out", text, bad, len(chosen)
+            )
+        return part
 
     @property
     def labelled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from dinov3.cli import main as dinov3
 from dinov3.models.build import describe_backbone
 from dinov3.system.rows import read_rows
-from dinov3.weights.own import load_backbone
+from dinov3.weights.own import load_backbone, write_backbone
+from tests.compress.models import vit
 from tests.compress.recovery import tiny
 from tests.faults.runs import Launcher, final_state
-from tests.finetune.tiny import write_weights
+from tests.finetune.tiny import PREPROCESS, write_weights
 
 MAIN = "tests.compress.recovery.tiny:main"
 
@@ -76,10 +79,66 @@ def test_it_goes_on_without_the_compressed_file_but_not_without_the_teacher(
     assert str(at / "whole") in capsys.readouterr().err
 
 
+def test_the_closest_weights_are_kept_and_a_run_that_brings_none_closer_says_so(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = tiny.words(pair, optim__lr=1.0, evaluation__period=100)  # far too fast
+    assert dinov3(["finetune", "--output-dir", str(run), "task=recover", *words]) == 0
+    assert "step 0 is the closest" in (said := capsys.readouterr().out)
+    assert "try a lower optim.lr" in said
+    results = json.loads((run / "results.json").read_text())
+    assert results["step"] == 0
+    assert results["before"] == results["after"]
+    start, left = (load_backbone(path).state_dict() for path in (pair / "small.safetensors", run / "recovered"))
+    assert all(torch.equal(start[name], left[name]) for name in start)
+
+
+def test_another_teacher_under_the_same_name_is_refused_when_a_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = tiny.prepare(tmp_path / "own")
+    command = ["finetune", "--output-dir", str(tmp_path / "run"), "task=recover", *tiny.words(at)]
+    assert dinov3([*command, "train.max_steps=4"]) == 0
+    write_backbone(at / "whole", vit(seed=5, img_size=16), PREPROCESS)
+    assert dinov3(command) == 78
+    assert "holds other weights than when this run began" in capsys.readouterr().err
+
+
+def test_unreadable_images_of_the_comparison_are_counted_and_too_many_are_refused(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(8):
+        Image.fromarray(np.full((16, 16, 3), 30 * number, np.uint8)).save(images / f"{number}.png")
+    (images / "3.png").write_bytes(b"no picture")
+    words = tiny.words(pair, evaluation__images=images, train__max_steps=1)
+    command = ["finetune", "--output-dir", str(tmp_path / "run"), "task=recover", *words]
+    assert dinov3(command) == 78
+    assert "evaluation.images: 1 images are unreadable, the first " in capsys.readouterr().err
+    assert dinov3([*command, "data.max_bad_frac=0.2"]) == 0
+    assert f"compared   7 images of {images}, 1 unreadable ones left out" in capsys.readouterr().out
+
+
+def write_four_channels(path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        file["images"] = np.zeros((4, 16, 16, 4), np.uint8)
+
+
 def test_what_cannot_be_paired_is_one_line(pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = write_weights(tmp_path / "other")
+    other, in_8_bits, four = write_weights(tmp_path / "other"), tmp_path / "int8.safetensors", tmp_path / "four.h5"
+    data = ["--calibrate", tiny.IMAGES, "--images", "8", "--out", str(in_8_bits)]
+    assert dinov3(["compress", str(pair / "small.safetensors"), "--quantize", "int8", *data]) == 0
+    write_four_channels(four)
+    capsys.readouterr()
     cases: dict[str, dict[str, object]] = {
         "model.teacher: its width is 16, that of model.weights 32": {"model__teacher": other},
+        "model.teacher: it has": {"model__teacher": pair / "small.safetensors", "model__weights": pair / "whole"},
+        "are the two exchanged?": {"model__weights": pair / "whole"},
+        "recover first, quantise then": {"model__weights": in_8_bits},
+        "an image of 4 channels: this backbone takes 3": {"train__dataset_path": f"HDF5:root={four}"},
         "model.teacher: is missing": {"model__teacher": ""},
         "train.dataset_path: is missing": {"train__dataset_path": ""},
         "loss.cls_weight: is 0": {"loss__cls_weight": 0, "loss__patch_weight": 0},
