@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinov3.config.shown import shown
 from dinov3.data.bad_samples import BadSample
 from dinov3.engine.precision import Precision
 from dinov3.features.cache import FeatureKind, cached_features
@@ -71,4 +72,5 @@ class CachedSet:
     def scored(self, classifier: Classifier) -> Scored:
         """Logits of the whole set, in the number format of the head."""
         logits = classifier.head(self.features).double().cpu().numpy()
-        return Scored(logits, self.labels.cpu().numpy(), np.array(self.index, dtype=np.int64), self.skipped)
+        names = [shown(self.name_of(row)) for row in range(len(self.index))]
+        return Scored(logits, self.labels.cpu().numpy(), np.array(self.index, dtype=np.int64), self.skipped, names)

@@ -48,7 +48,8 @@ def conclude(job: FinetuneJob, task: FinetuneTask, step: int) -> None:
     place_folder(run.path / "classifier", fill)
     name = run.path.resolve().name
     for part, one in scored.items():
-        write_predictions(run.path / PREDICTIONS, name, part, Predicted(one.probabilities(), one.labels, one.images))
+        found = Predicted(one.probabilities(), one.labels, one.images, one.names)
+        write_predictions(run.path / PREDICTIONS, name, part, found)
     if about.classes == 2 and scored:
         for ending in ("png", "svg"):
             with replacing(run.path / f"{CURVES}.{ending}") as fresh:

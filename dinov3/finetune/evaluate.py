@@ -61,7 +61,7 @@ def evaluate(asked: Asked) -> int:
     results = _results(asked, classifier, about, one)
     name: str = results["run"]
     asked.out.mkdir(parents=True, exist_ok=True)
-    write_predictions(asked.out / PREDICTIONS, name, asked.part, Predicted(p, one.labels, one.images))
+    write_predictions(asked.out / PREDICTIONS, name, asked.part, Predicted(p, one.labels, one.images, one.names))
     if about.classes == 2:
         with replacing(asked.out / f"{CURVES}.png") as fresh:
             draw_curves({name: (p, one.labels)}, fresh)

@@ -50,14 +50,15 @@ def report(runs: Sequence[Path], out: Path | None) -> int:
 
 def rows_of(found: Sequence[tuple[Path, Results]], part: str) -> list[list[str]]:
     """The head, then a row a run that has this part."""
-    rows = [["run", "trained", "step", "parameters", "views", "images", *METRICS]]
+    rows = [["run", "trained", "step", "parameters", "views", "images", *METRICS, "data"]]
     for _, results in found:
         one = results["sets"].get(part)
         if one is None:
             continue
         about = [results["run"], results["label"], str(results["step"]), f"{results['parameters'] / 1e6:.2f} M"]
         views = "8" if results["tta"] else "1"
-        rows.append([*about, views, f"{one['images']:,}", *(shown(one["scores"].get(name, {})) for name in METRICS)])
+        scores = (shown(one["scores"].get(name, {})) for name in METRICS)
+        rows.append([*about, views, f"{one['images']:,}", *scores, str(one.get("data", ""))])
     return rows
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dinov3.config.shown import shown
 from dinov3.data.bad_samples import BadSample, raise_limit
 from dinov3.data.errors import BadImage, TooManyBadSamples
 from dinov3.distributed.collectives import gather_objects
@@ -32,6 +33,7 @@ class Scored(NamedTuple):
     labels: Array  # [N] int64
     images: Array  # [N] int64, their indices in the set
     skipped: list[BadSample]
+    names: list[str]  # of the images, as text that harms no terminal
 
     def probabilities(self, temperature: float = 1.0) -> Array:
         """``[N]`` of class 1 when there are two, ``[N, classes]`` otherwise: what ``metrics`` takes."""
@@ -76,7 +78,9 @@ class Scorer:
                 f"{labelled.text}: {len(skipped)} of {len(indices)} images are unreadable, the first {skipped[0].name}: "
                 f"{skipped[0].reason}; {raise_limit(self.max_bad_frac)}"
             )
-        return Scored(logits[order], labelled.labels[index[order]], index[order], skipped)
+        index = index[order]
+        names = [shown(labelled.source.name(int(i))) for i in index]
+        return Scored(logits[order], labelled.labels[index], index, skipped, names)
 
     @torch.no_grad()
     def _score(

@@ -59,7 +59,8 @@ class Validation(Look[Scene]):
             return None
         last, value = validated[-1], found[f"{PREFIX}{metric}"]
         shown = "not defined" if value is None else f"{value:.4f}"
-        return f"selected step {found['step']} of {last['step']}: validation {metric} {shown}"
+        told = f"selected step {found['step']} of {last['step']}: validation {metric} {shown}"
+        return told if found["step"] or len(validated) < 2 else f"{told}; training made it no better"
 
 
 class Conclusion(Look[Scene]):

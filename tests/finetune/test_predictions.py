@@ -30,6 +30,18 @@ def test_a_run_written_twice_replaces_its_rows_and_leaves_the_others(tmp_path: P
     assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]
 
 
+def test_images_have_names_and_tables_of_earlier_programs_are_read_and_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("run,split,index,label,p_1\nold,test,7,1,0.25\n")
+    assert read_predictions(path)["old", "test"].sample.tolist() == [7]
+    names = ["a.png", "b, c.png", "d.png", "e.png", "f.png"]
+    write_predictions(path, "new", "test", found(0)._replace(names=names))
+    table = read_predictions(path)
+    assert (table["old", "test"].p.tolist(), table["old", "test"].names) == ([0.25], [""])
+    assert table["new", "test"].names == names
+    assert path.read_text().splitlines()[:2] == ["run,split,index,label,p_1,image", "old,test,7,1,0.25,"]
+
+
 def test_many_classes_have_a_column_each(tmp_path: Path) -> None:
     p = np.random.default_rng(0).dirichlet(np.ones(3), 4)
     write_predictions(tmp_path / "p.csv", "a", "test", Predicted(p, np.array([0, 1, 2, 1]), np.arange(4)))

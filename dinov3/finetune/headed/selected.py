@@ -55,7 +55,8 @@ class Validation(Look[Scene]):
         if found is None:
             return None
         shown = "not defined" if found[key] is None else f"{found[key]:.4f}"
-        return f"selected step {found['step']} of {validated[-1]['step']}: validation {self.select} {shown}"
+        told = f"selected step {found['step']} of {validated[-1]['step']}: validation {self.select} {shown}"
+        return told if found["step"] or len(validated) < 2 else f"{told}; training made it no better"
 
 
 def place_selected(run: RunFolder, task: TunedTask[Any, Any], step: int, select: str, folder: str) -> Path:
