@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From made tissue to a small classifier: pretrain a little, fine-tune (all, LoRA), compress by every method, quantise,
-# score each with its own head, recover one with labels and without, report. Nothing is downloaded. Usage: scripts/finetune_and_compress.sh [OUT]
+# score each with its own head, recover one with labels and without, report. Usage: scripts/finetune_and_compress.sh [OUT]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/finetune_demo} python=${PYTHON:-python} n=${N:-1000} epochs=${EPOCHS:-10}
@@ -19,8 +19,7 @@ run finetune --output-dir "$out/lora" model.weights="$out/ssl" model.method=lora
     optim.lr=5e-3 "${common[@]}"
 
 # tissue of validation, its labels not looked at, calibrates
-mkdir -p "$out/small"
-reports=()
+mkdir -p "$out/small" && reports=()
 for method in heads mlp svd variance compensate whitened bf16 int8; do
     file=$out/small/$method.safetensors
     case $method in
@@ -35,8 +34,7 @@ for method in heads mlp svd variance compensate whitened bf16 int8; do
 done
 run finetune --output-dir "$out/recovered" model.weights="$out/small/heads.safetensors" model.head="$out/full" \
     model.method=fullft optim.lr=5e-4 "${common[@]}" optim.epochs=2 optim.warmup_steps=1
-run finetune --output-dir "$out/distilled" task=recover model.weights="$out/small/heads.safetensors" \
-    model.teacher="$out/full/classifier" train.dataset_path="$(set_of train)" augment.preset=histology \
-    train.batch_size_per_gpu=32 train.num_workers=2 optim.lr=5e-4 optim.epochs=2 optim.warmup_steps=1
+run finetune --output-dir "$out/distilled" task=recover model.weights="$out/small/heads.safetensors" optim.lr=5e-4 \
+    model.teacher="$out/full/classifier" train.dataset_path="$(set_of train)" train.batch_size_per_gpu=32 optim.epochs=2
 run finetune evaluate "$out/full" --backbone "$out/distilled/recovered" --data "$(set_of test)" --tta --out "$out/scores/distilled"
 run finetune report "$out"/{full,lora,recovered} "$out"/scores/* --out "$out/report.html"

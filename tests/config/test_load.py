@@ -163,7 +163,7 @@ def test_a_bad_file_gives_one_exact_line(write, name: str) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("optim.lr", "optim.lr: is not key=value"),
+        ("optim.lr", "optim.lr: is not key=value: write optim.lr=VALUE, without a blank"),
         ("--optim.lr=1", "--optim.lr=1: is not key=value"),
         ("optim.lrr=1", "optim.lrr: unknown key (did you mean optim.lr?)"),
         ("optimm.lr=1", "optimm: unknown key (did you mean optim?)"),

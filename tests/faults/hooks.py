@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -180,8 +180,9 @@ def killed_at_work() -> None:
 def half_an_export() -> None:
     """SIGKILL when half of an exported file is written."""
 
-    def save(content: Any, path: Path) -> None:
-        path.write_bytes(b"half of it")
+    def save(content: Any, file: BinaryIO) -> None:
+        file.write(b"half of it")
+        file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save = save

@@ -81,7 +81,10 @@ WRONG: dict[str, tuple[Callable[[Weights], Weights], str]] = {
         lambda w: {**w, "norm.weight": w["norm.weight"] * torch.nan},
         "norm.weight is not a plain tensor of finite",
     ),
-    "an unknown prefix": (lambda w: {f"body.{k}": v for k, v in w.items()}, "no layout known here"),
+    "two unknown prefixes": (
+        lambda w: {f"{'body' if n % 2 else 'trunk'}.{k}": v for n, (k, v) in enumerate(w.items())},
+        "no layout known here",
+    ),
 }
 
 
