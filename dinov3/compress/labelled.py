@@ -29,7 +29,6 @@ class Pictures:
 
     images: Tensor  # [N, C, H, W]
     labels: Tensor | None  # [N] int64
-    names: list[str]
     left_out: list[BadSample]  # those that cannot be read
 
     def batches(self, size: int) -> list[Tensor]:
@@ -45,7 +44,6 @@ def pictures(source: Source, preprocess: Preprocess, count: int, option: str, *,
     chosen = [int(i * step) for i in range(min(count, len(source)))]
     images: list[Tensor] = []
     labels: list[int] = []
-    names: list[str] = []
     bad: list[BadSample] = []
     for index in chosen:
         try:
@@ -62,13 +60,12 @@ def pictures(source: Source, preprocess: Preprocess, count: int, option: str, *,
             raise CompressError(f"{option}: {source.name(index)} has no label")
         images.append(image)
         labels.append(label)
-        names.append(source.name(index))
     if not images:
         reason = f"; the first, {bad[0].name}: {bad[0].reason}" if bad else ""
         raise CompressError(f"{option}: no image could be read{reason}")
     if len({image.shape for image in images}) > 1:
         raise CompressError(f"{option}: images of several sizes: give --size a number of px")
-    return Pictures(torch.stack(images), torch.tensor(labels) if labelled else None, names, bad)
+    return Pictures(torch.stack(images), torch.tensor(labels) if labelled else None, bad)
 
 
 class Probe:

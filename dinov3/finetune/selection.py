@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dinov3.finetune.classifier_file import place_folder
 from dinov3.runs.checkpoint import step_folders, step_of
 from dinov3.runs.folder import RunFolder
+from dinov3.system.rows import read_rows
 
 FOLDER, PREFIX = "selected", "val_"
 LOWER_IS_BETTER = ("NLL", "Brier", "ECE", "rmse", "distance")
@@ -37,6 +39,14 @@ def best(rows: Sequence[Row], metric: str) -> Row | None:
     """The row of the best validation, the first of equals; None when there is none."""
     validated = [row for row in rows if f"{PREFIX}{metric}" in row]
     return max(validated, key=lambda row: rank_of(row, metric), default=None)
+
+
+def keep_if_best(run: RunFolder, row: Row, metric: str, products: Callable[[Path], None]) -> None:
+    """Keep what ``products`` writes when ``row``, of a step that is not in evaluation.jsonl yet, is the best so far."""
+    rows = [*read_rows(run.evaluation), row]
+    if best(rows, metric) is row:
+        place_folder(place_of(run, int(row["step"])), products)
+        drop_others(run, rows, metric)
 
 
 def kept(run: RunFolder, rows: Sequence[Row], metric: str) -> Row | None:

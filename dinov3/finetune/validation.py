@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinov3.engine.look import Look, Row
-from dinov3.finetune.classifier_file import place_folder
 from dinov3.finetune.config import ClassifyConfig
 from dinov3.finetune.metrics import metrics
 from dinov3.finetune.results import RESULTS, finite, read_results, sentence_of
 from dinov3.finetune.scoring import Scored
-from dinov3.finetune.selection import PREFIX, best, drop_others, place_of
+from dinov3.finetune.selection import PREFIX, best, keep_if_best
 from dinov3.runs.folder import RunFolder
-from dinov3.system.rows import read_rows
 
 if TYPE_CHECKING:
     from dinov3.finetune.task import FinetuneTask
@@ -45,11 +43,8 @@ class Validation(Look[Scene]):
         found = metrics(scene.scored.probabilities(), scene.scored.labels)
         row = {f"{PREFIX}{name}": finite(value) for name, value in found.items()}
         row["val_images"] = len(scene.scored.labels)
-        metric, earlier = self.cfg.evaluation.select, read_rows(self.run.evaluation)
         now = {"step": scene.step, **row}
-        if best([*earlier, now], metric) is now:
-            place_folder(place_of(self.run, scene.step), scene.task.products(copy=False))
-            drop_others(self.run, [*earlier, now], metric)
+        keep_if_best(self.run, now, self.cfg.evaluation.select, scene.task.products(copy=False))
         return row
 
     def sentence(self, rows: Sequence[Row]) -> str | None:

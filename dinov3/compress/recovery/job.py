@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -29,10 +28,10 @@ from dinov3.engine.resume import images_a_step
 from dinov3.engine.schedules import RateSchedules, build_rates
 from dinov3.engine.task import Counters
 from dinov3.engine.trainer import Trainer
-from dinov3.finetune.classifier_file import place_folder
+from dinov3.finetune.headed.selected import place_selected
 from dinov3.finetune.labelled import LabelledSet
 from dinov3.finetune.results import RESULTS
-from dinov3.finetune.selection import PREFIX, best, drop_others, kept, place_of
+from dinov3.finetune.selection import PREFIX, best, keep_if_best, kept
 from dinov3.finetune.stream import ImageStream, LabelledBatch, Places
 from dinov3.finetune.views import Views
 from dinov3.runs.folder import RunFolder
@@ -69,19 +68,15 @@ class Comparison(Look[Scene]):
         if not scene.found:
             return {}
         row = {PREFIX + name: value for name, value in scene.found.items()}
-        earlier, now = read_rows(self.run.evaluation), {"step": scene.step, **row}
-        if best([*earlier, now], CLOSEST) is now:
-            place_folder(place_of(self.run, scene.step), scene.task.products(copy=False))
-            drop_others(self.run, [*earlier, now], CLOSEST)
+        keep_if_best(self.run, {"step": scene.step, **row}, CLOSEST, scene.task.products(copy=False))
         return row
 
     def finish(self, scene: Scene) -> None:
         rows = [row for row in read_rows(self.run.evaluation) if PREFIX + CLOSEST in row]
-        chosen = kept(self.run, rows, CLOSEST)
-        assert chosen is not None  # the last step is always compared
-        step = int(chosen["step"])
-        place_folder(self.run.path / FOLDER, lambda fresh: _copy(place_of(self.run, step), fresh))
+        chosen = kept(self.run, rows, CLOSEST) or rows[-1]  # rolled back beyond its best: the last weights are kept
+        place_selected(self.run, scene.task, scene.step, CLOSEST, FOLDER)
         before, after = ({name: row[PREFIX + name] for name in MEASURES} for row in (rows[0], chosen))
+        step = int(chosen["step"])
         results = {"format": FORMAT, **self.facts, **scene.compared, "step": step, "before": before, "after": after}
         write_json(self.run.path / RESULTS, results)
 
@@ -101,10 +96,6 @@ class Comparison(Look[Scene]):
         return found if chosen is not first else f"{found}: training brought it no closer, try a lower optim.lr"
 
 
-def _copy(place: Path, folder: Path) -> None:
-    copytree(place, folder, dirs_exist_ok=True)
-
-
 class RecoveryJob(Job[LabelledBatch]):
     """What ``dinov3 finetune`` trains with ``task: recover``."""
 
@@ -115,7 +106,7 @@ class RecoveryJob(Job[LabelledBatch]):
         super().__init__(cfg, run, peers)
         self._opened: LabelledSet | None = None
         self._fed: dict[str, Any] = {}  # what the model's file says of its images, once it is built
-        self._shown = Pictures(torch.empty(0), None, [], [])
+        self._shown = Pictures(torch.empty(0), None, [])
 
     @property
     def data(self) -> LabelledSet:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dinov3.engine.look import Look, Row
 from dinov3.finetune.classifier_file import place_folder
-from dinov3.finetune.selection import PREFIX, best, drop_others, kept, place_of
+from dinov3.finetune.selection import PREFIX, best, keep_if_best, kept, place_of
 from dinov3.finetune.tuned_task import TunedTask
 from dinov3.runs.folder import RunFolder
 from dinov3.system.rows import read_rows
@@ -42,11 +42,7 @@ class Validation(Look[Scene]):
         scores, images = scene.scored
         row: dict[str, Any] = {PREFIX + name: value for name, value in scores.items()}
         row["val_images"] = images
-        earlier = read_rows(self.run.evaluation)
-        now = {"step": scene.step, **row}
-        if best([*earlier, now], self.select) is now:
-            place_folder(place_of(self.run, scene.step), scene.task.products(copy=False))
-            drop_others(self.run, [*earlier, now], self.select)
+        keep_if_best(self.run, {"step": scene.step, **row}, self.select, scene.task.products(copy=False))
         return row
 
     def sentence(self, rows: Sequence[Row]) -> str | None:

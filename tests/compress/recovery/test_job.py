@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,18 @@ def test_the_closest_weights_are_kept_and_a_run_that_brings_none_closer_says_so(
     assert results["before"] == results["after"]
     start, left = (load_backbone(path).state_dict() for path in (pair / "small.safetensors", run / "recovered"))
     assert all(torch.equal(start[name], left[name]) for name in start)
+
+
+def test_a_run_that_has_lost_its_closest_weights_keeps_the_last(pair: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = tiny.words(pair, optim__lr=1.0)  # far too fast: the start is the closest
+    command = ["finetune", "--output-dir", str(run), "task=recover", *words]
+    assert dinov3([*command, "train.max_steps=4"]) == 0
+    shutil.rmtree(run / "selected")
+    assert dinov3(command) == 0
+    results, rows = json.loads((run / "results.json").read_text()), read_rows(run / "evaluation.jsonl")
+    assert results["step"] == rows[-1]["step"] == 8
+    assert results["after"]["distance"] == rows[-1]["val_distance"]
 
 
 def test_another_teacher_under_the_same_name_is_refused_when_a_run_goes_on(
