@@ -26,17 +26,16 @@ from dinov3.compress.labelled import pictures
 from dinov3.compress.methods import Settings, compress
 from dinov3.compress.moments import token_count
 from dinov3.compress.options import steps_of
-from dinov3.data.decode import USUAL
 from dinov3.data.sources import parse_dataset
 from dinov3.engine.precision import resolve
 from dinov3.features.preprocess import Preprocess
 from dinov3.finetune.classifier import Classifier
 from dinov3.finetune.classifier_file import About, load_classifier, write_classifier
+from dinov3.finetune.evaluate import views_of
 from dinov3.finetune.labelled import LabelledSet, open_labelled
 from dinov3.finetune.metrics import metrics
 from dinov3.finetune.results import read_results
 from dinov3.finetune.scoring import Scorer
-from dinov3.finetune.views import Views
 from dinov3.system.bars import Bar
 from dinov3.system.cores import cores
 from dinov3.system.paths import expanded
@@ -66,9 +65,7 @@ def arguments() -> argparse.Namespace:
 
 
 def score(classifier: Classifier, about: About, test: LabelledSet, metric: str) -> float:
-    statistics = cast(Any, classifier.backbone).preprocess
-    views = Views(about.size, tuple(statistics["mean"]), tuple(statistics["std"]), USUAL, stain=about.stain)
-    scorer = Scorer(views, resolve("fp32", torch.device("cpu")), batch=64, threads=cores())
+    scorer = Scorer(views_of(classifier, about), resolve("fp32", torch.device("cpu")), batch=64, threads=cores())
     one = scorer.score(classifier, test, range(len(test)))
     return metrics(one.probabilities(), one.labels)[metric]
 

@@ -83,7 +83,7 @@ GROUPS = {
             "finetune --config-file pcam_lora model.weights=runs/photos",
         ),
         "pcam": (
-            "dinov3.finetune.pcam_command",
+            "dinov3.finetune.pcam.command",
             "the files of PatchCamelyon: fetched, checked, or made",
             "pcam synth --out pcam",
         ),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From made tissue to a small classifier: pretrain a little, fine-tune (all, LoRA), compress by every method, quantise,
-# score each with its own head, recover one with labels and without, report. Usage: scripts/finetune_and_compress.sh [OUT]
+# From made tissue to a small classifier: pretrain a little, fine-tune (all, LoRA), compress by every method, quantise, score
+# each with the classifier's own head, recover one with labels and without, report. Usage: scripts/finetune_and_compress.sh [OUT]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/finetune_demo} python=${PYTHON:-python} n=${N:-1000} epochs=${EPOCHS:-10}
@@ -18,23 +18,15 @@ run finetune --output-dir "$out/full" model.weights="$out/ssl" model.method=full
 run finetune --output-dir "$out/lora" model.weights="$out/ssl" model.method=lora model.train_norms_bias=both \
     optim.lr=5e-3 "${common[@]}"
 
-# tissue of validation, its labels not looked at, calibrates
-mkdir -p "$out/small" && reports=()
-for method in heads mlp svd variance compensate whitened bf16 int8; do
-    file=$out/small/$method.safetensors
-    case $method in
-        bf16 | int8) how=(--quantize "$method") ;;
-        heads) how=(--method heads --amount 0.5) ;; # all heads together are less than a quarter of so small a model
-        *) how=(--method "$method" --budget 0.75) ;;
-    esac
-    run compress "$out/full/classifier" "${how[@]}" --calibrate "$(set_of valid)" --images 128 --size 48 \
-        --train "$(set_of train)" --test "$(set_of test)" --labelled-images 400 ${reports[@]:+--beside "${reports[@]}"} --out "$file"
-    reports+=("$out/small/$method.report.json")
-    run finetune evaluate "$out/full" --backbone "$file" --data "$(set_of test)" --tta --out "$out/scores/$method"
+# tissue of validation, its labels not looked at, calibrates; all heads together are less than a quarter of so small a model
+run compress "$out/full/classifier" --budget 0.75 --compare heads=0.5 heads,mlp,svd mlp svd variance compensate whitened bf16 \
+    int8 compensate+int8 --calibrate "$(set_of valid)" --images 128 --size 48 --test "$(set_of test)" --out "$out/small"
+start=$out/small/heads-mlp-svd.safetensors
+run finetune --output-dir "$out/recovered" model.weights="$start" model.head="$out/full" model.method=fullft optim.lr=5e-4 \
+    "${common[@]}" optim.epochs=2 optim.warmup_steps=1
+run finetune --output-dir "$out/distilled" task=recover model.weights="$start" model.teacher="$out/full/classifier" \
+    optim.lr=5e-4 train.dataset_path="$(set_of train)" train.batch_size_per_gpu=32 optim.epochs=2
+for kind in small/heads-mlp-svd.safetensors small/compensate.safetensors distilled/recovered; do
+    run finetune evaluate "$out/full" --backbone "$out/$kind" --data "$(set_of test)" --tta --out "$out/scores/$(basename "$kind")"
 done
-run finetune --output-dir "$out/recovered" model.weights="$out/small/heads.safetensors" model.head="$out/full" \
-    model.method=fullft optim.lr=5e-4 "${common[@]}" optim.epochs=2 optim.warmup_steps=1
-run finetune --output-dir "$out/distilled" task=recover model.weights="$out/small/heads.safetensors" optim.lr=5e-4 \
-    model.teacher="$out/full/classifier" train.dataset_path="$(set_of train)" train.batch_size_per_gpu=32 optim.epochs=2
-run finetune evaluate "$out/full" --backbone "$out/distilled/recovered" --data "$(set_of test)" --tta --out "$out/scores/distilled"
 run finetune report "$out"/{full,lora,recovered} "$out"/scores/* --out "$out/report.html"

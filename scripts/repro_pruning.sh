@@ -9,16 +9,12 @@ test=PCam:root=$data:split=test
 
 for method in head_only lora fullft; do
     run=$runs/pcam_$method small=$runs/pcam_small/$method
-    mkdir -p "$small"
-    "$python" -m dinov3.cli compress "$run/classifier" --method heads,mlp,svd \
-        --amount heads=0.89,mlp=0.975,svd=0.975 --out "$small/energy.safetensors"
-    "$python" -m dinov3.cli compress "$run/classifier" --method compensate --budget 0.93 \
-        --calibrate "PCam:root=$data:split=valid" --out "$small/compensate.safetensors"
-    "$python" -m dinov3.cli compress "$run/classifier" --quantize bf16 --out "$small/bf16.safetensors"
-    for kind in energy compensate bf16; do
-        "$python" -m dinov3.cli finetune evaluate "$run" --backbone "$small/$kind.safetensors" --data "$test" --tta \
-            --out "$small/$method-$kind"
+    "$python" -m dinov3.cli compress "$run/classifier" --compare heads=0.89,mlp=0.975,svd=0.975 compensate=0.93 bf16 \
+        --calibrate "PCam:root=$data:split=valid" --test "$test" --labelled-images 40000 --out "$small"
+    for file in "$small"/*.safetensors; do
+        "$python" -m dinov3.cli finetune evaluate "$run" --backbone "$file" --data "$test" --tta \
+            --out "$small/scores/$method-$(basename "$file" .safetensors)"
     done
 done
-"$python" -m dinov3.cli finetune report "$runs"/pcam_{head_only,lora,fullft} "$runs"/pcam_small/*/*-* \
+"$python" -m dinov3.cli finetune report "$runs"/pcam_{head_only,lora,fullft} "$runs"/pcam_small/*/scores/* \
     --out "$runs/pcam_small.html"

@@ -3,47 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import tempfile
-from functools import partial
-from pathlib import Path
-from typing import Any, cast
 
-import torch
-
-from dinov3.compress.costs import UNITS, Costs
-from dinov3.compress.energy import Cut
+from dinov3.compress.costs import UNITS
 from dinov3.compress.errors import CompressError
-from dinov3.compress.labelled import Pictures, Probe, pictures
-from dinov3.compress.measure import (
-    Closeness,
-    Latency,
-    closeness,
-    closeness_of_output,
-    file_bytes,
-    latencies,
-    operations,
-)
-from dinov3.compress.methods import CALIBRATED, METHODS, Settings, compress
-from dinov3.compress.moments import token_count
-from dinov3.compress.options import methods_of, steps_of
-from dinov3.compress.report import FORMAT, draw, read_report, table
+from dinov3.compress.labelled import Judge, OwnHead, Pictures, Probe, pictures
+from dinov3.compress.making import Bench, make
+from dinov3.compress.methods import METHODS
+from dinov3.compress.report import compared, draw, read_report, table
 from dinov3.compress.surgery import blocks_of
-from dinov3.compress.written import KINDS, NUMBER_FORMATS, Written, check_format, write
-from dinov3.config.output import check_output_file
+from dinov3.compress.variants import variants_of
+from dinov3.compress.written import NUMBER_FORMATS
+from dinov3.config.output import check_output_file, check_output_folder
 from dinov3.data.sources import parse_dataset
 from dinov3.features.extract import preprocess_of
 from dinov3.features.preprocess import Preprocess
+from dinov3.finetune.classifier_file import is_classifier, load_classifier
+from dinov3.finetune.evaluate import open_for, views_of
 from dinov3.models.backbone import Backbone
-from dinov3.models.build import backbone_lines, describe_backbone
-from dinov3.models.int8 import weights_in
-from dinov3.system.files import flush
+from dinov3.system.bars import Bar
+from dinov3.system.files import replacing, write_json
 from dinov3.system.paths import expanded
-from dinov3.weights.model_card import provenance_of
 from dinov3.weights.own import load_backbone
-from dinov3.weights.parity import images_for, tokens_of
-from dinov3.weights.provenance import Facts
+from dinov3.weights.parity import tokens_of
 
 DESCRIPTION = (
     "Removes heads and neurons, factorises matrices or stores fewer bits, writes the model with its architecture, reads "
@@ -80,67 +61,90 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize", default="none", choices=NUMBER_FORMATS, help="numbers of the file, after --method"
     )
-    parser.add_argument("--train", help="labelled images: a linear layer is fitted to the uncompressed features")
-    parser.add_argument("--test", help="labelled images on which it is scored before and after")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="WHAT",
+        help="several files of one backbone, with one table and picture: methods (heads,mlp or heads=0.5,mlp=0.9), number "
+        "formats (bf16) or both (whitened+int8); --out is then a folder",
+    )
+    parser.add_argument(
+        "--test", help="labelled images: scored before and after by the classifier's own head, if the weights have one"
+    )
+    parser.add_argument(
+        "--train", help="labelled images: a linear layer is fitted to their uncompressed features, for --test"
+    )
     parser.add_argument("--labelled-images", type=int, default=2000, help="most that are read of each (default 2000)")
     parser.add_argument(
         "--beside", type=expanded, nargs="+", default=[], help="reports of other runs, drawn beside this one"
     )
     parser.add_argument(
-        "--out", type=expanded, required=True, help="NAME.safetensors or NAME.onnx; NAME.report.json and .png"
+        "--out",
+        type=expanded,
+        required=True,
+        help="NAME.safetensors or NAME.onnx (NAME.report.json and .png beside it); with --compare a folder",
     )
 
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
-    methods = methods_of(args.method)
-    _check(args, methods)
+    variants = variants_of(args)
+    _check(args)
     others = [read_report(path) for path in args.beside]
+    bench = _bench(args)
+    if args.compare is None:
+        print(table(make(variants[0], bench, others)))
+        return 0
+    reports, left_out = [], []
+    with Bar(len(variants), about="compress", unit="files") as bar:
+        for variant in variants:
+            try:
+                reports.append(make(variant, bench, others))
+            except CompressError as error:  # of this one: the others can be compared all the same
+                left_out.append(f"{variant.name}: left out: {error}")
+            bar.update()
+    if not reports:
+        raise CompressError(f"--compare: nothing could be made; the first, {left_out[0]}")
+    with replacing(args.out / "compared.png") as fresh:
+        draw([*reports, *others], fresh)
+    write_json(args.out / "compared.json", {"reports": [report["out"] for report in reports], "left_out": left_out})
+    print(compared(reports, left_out))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """CompressError for arguments that do not go together, before anything is read."""
+    for option, value in (
+        ("--images", args.images),
+        ("--multiple", args.multiple),
+        ("--batch-size", args.batch_size),
+        ("--labelled-images", args.labelled_images),
+    ):
+        if value < 1:
+            raise CompressError(f"{option} {value}: at least 1")
+    if args.train is not None and args.test is None:
+        raise CompressError("--train needs --test: a linear layer is fitted on one and scored on the other")
+    if args.test is not None and args.train is None and not is_classifier(args.weights):
+        raise CompressError("--test needs --train, as the weights have no head: a linear layer is fitted to --train")
+    if args.train is not None and args.train == args.test:
+        raise CompressError("--test is --train: give images the layer was not fitted to")
+    (check_output_file if args.compare is None else check_output_folder)(args.out, "--out")
+
+
+def _bench(args: argparse.Namespace) -> Bench:
+    """Everything is read here."""
     whole = load_backbone(args.weights, preset=args.preset)
     blocks_of(whole)
     preprocess = _preprocess(whole, args)
     sets = _pictures(args, preprocess)
-    batches = sets["calibrate"].batches(args.batch_size) if "calibrate" in sets else []
-    size = args.size or preprocess.size
-    assert isinstance(size, int)
-    tokens = token_count(whole, torch.empty(1, 1, size, size))
-    costs = Costs(args.of, tokens, size, KINDS.get(args.quantize, "bf16" if args.quantize == "bf16" else "none"))
-    settings = Settings(costs, args.multiple, not args.no_refit)
-    steps = steps_of(whole, methods, args.amount, args.budget, settings)
-    small, cuts = compress(whole, steps, settings, batches)
-    told = provenance_of(args.weights, cast(Any, whole).described, [f"compressed: {_name(args)}"])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.", dir=args.out.parent) as folder:
-        place = Path(folder) / args.out.name
-        written = write(small, args.quantize, place, Facts(_described(whole, preprocess), told), batches)
-        report = _report(args, whole, small, written, place, sets, size)
-        report |= {"steps": [step.__dict__ for step in steps], "cuts": [cut.row() for cut in _told(cuts)]}
-        names = [args.out.with_suffix(".report.json").name, args.out.with_suffix(".report.png").name]
-        (Path(folder) / names[0]).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        draw([report, *others], Path(folder) / names[1])
-        for path in sorted(Path(folder).iterdir(), key=lambda p: p.name == args.out.name):  # the weights last
-            flush(path)
-            os.replace(path, args.out.parent / path.name)
-    print(table(report))
-    return 0
-
-
-def _check(args: argparse.Namespace, methods: list[str]) -> None:
-    """CompressError for arguments that do not go together, before anything is read."""
-    for option, value in (("--images", args.images), ("--multiple", args.multiple), ("--batch-size", args.batch_size)):
-        if value < 1:
-            raise CompressError(f"{option} {value}: at least 1")
-    if not methods and args.quantize == "none":
-        raise CompressError("nothing to do: give --method, --quantize or both")
-    calibrated = [method for method in methods if method in CALIBRATED]
-    if calibrated and args.calibrate is None:
-        raise CompressError(f"--method {calibrated[0]} needs --calibrate: images like those the model will see")
-    if (args.train is None) != (args.test is None):
-        raise CompressError("--train and --test go together: a linear layer is fitted on one and scored on the other")
-    if args.train is not None and args.train == args.test:
-        raise CompressError("--test is --train: give images the layer was not fitted to")
-    check_format(args.quantize, args.out, args.calibrate is not None)
-    check_output_file(args.out, "--out")
+    assert isinstance(preprocess.size, int)
+    judge = _judge(args, whole, sets)
+    left_out = {f"--{name}": len(found.left_out) for name, found in sets.items()}
+    if isinstance(judge, OwnHead):
+        left_out["--test"] = len(judge.left_out)
+    notes = [f"{option}: {count} images cannot be read" for option, count in left_out.items() if count]
+    shape = (args.batch_size, args.multiple, not args.no_refit)
+    return Bench(args.weights, whole, preprocess, args.size or preprocess.size, *shape, sets, judge, notes)
 
 
 def _preprocess(whole: Backbone, args: argparse.Namespace) -> Preprocess:
@@ -152,7 +156,9 @@ def _preprocess(whole: Backbone, args: argparse.Namespace) -> Preprocess:
 
 def _pictures(args: argparse.Namespace, preprocess: Preprocess) -> dict[str, Pictures]:
     """By name what ``args`` give: calibrate, train, test."""
-    wanted = {"calibrate": args.images, "train": args.labelled_images, "test": args.labelled_images}
+    wanted = {"calibrate": args.images}
+    if args.train is not None:
+        wanted |= {"train": args.labelled_images, "test": args.labelled_images}
     return {
         name: pictures(parse_dataset(text), preprocess, count, f"--{name}", labelled=name != "calibrate")
         for name, count in wanted.items()
@@ -160,79 +166,11 @@ def _pictures(args: argparse.Namespace, preprocess: Preprocess) -> dict[str, Pic
     }
 
 
-def _described(whole: Backbone, preprocess: Preprocess) -> dict[str, Any]:
-    """How the compressed model is fed: as the uncompressed one."""
-    kept: dict[str, Any] = dict(getattr(whole, "preprocess", {}))
-    return kept | {"mean": list(preprocess.mean), "std": list(preprocess.std)}
-
-
-def _report(
-    args: argparse.Namespace,
-    whole: Backbone,
-    small: Backbone,
-    written: Written,
-    place: Path,
-    sets: dict[str, Pictures],
-    size: int,
-) -> dict[str, Any]:
-    looked_at = sets.get("test") or sets.get("calibrate")
-    batches = looked_at.batches(args.batch_size)[:8] if looked_at else images_for(whole)
-    reference, timed = partial(tokens_of, whole), batches[0]
-    also = [written.float_onnx] if written.float_onnx is not None else []
-    before, after, *others = latencies([reference, written.run, *also], timed)
-    rows = _cosines(whole, written, batches)
-    sides: dict[str, dict[str, Any]] = {
-        "before": _side(weights_in(whole), operations(whole, size), _float_bytes(whole), before),
-        "after": _side(written.weights, operations(small, size), file_bytes(place), after),
-    }
-    if "train" in sets:
-        probe = Probe(reference, sets["train"], sets["test"], batch=args.batch_size)
-        sides["before"]["metrics"], sides["after"]["metrics"] = probe.scores(reference), probe.scores(written.run)
-    unread = (f"--{name}: {len(p.left_out)} images cannot be read" for name, p in sets.items() if p.left_out)
-    notes = [*written.notes, *unread, *(f"onnxruntime, float32: {other}; in 8 bits: {after}" for other in others)]
-    return {
-        "format": FORMAT,
-        "weights": str(args.weights),
-        "out": str(args.out),
-        "method": _name(args),
-        "quantize": args.quantize,
-        "size": size,
-        "batch": len(timed),
-        "threads": after.threads,
-        **sides,
-        "cosines": rows,
-        "cosines_on": "--test" if "test" in sets else "--calibrate" if "calibrate" in sets else "fixed pictures",
-        "shape": backbone_lines(written.blocks or small, size),
-        "architecture": describe_backbone(written.blocks or small),
-        "notes": notes,
-    }
-
-
-def _name(args: argparse.Namespace) -> str:
-    unit = "" if args.of == "parameters" else f" of {args.of}"
-    amount = f"{args.budget:g}{unit}" if args.budget is not None else args.amount
-    method = "" if args.method == "none" else f"{args.method} {amount}"
-    return " ".join(part for part in (method, "" if args.quantize == "none" else args.quantize) if part)
-
-
-def _side(weights: int, flops: int, size: int, timed: Latency) -> dict[str, Any]:
-    return {"weights": weights, "flops": flops, "bytes": size, "milliseconds": timed.milliseconds, "calls": timed.calls}
-
-
-def _float_bytes(whole: Backbone) -> int:
-    """Of the uncompressed weights as a float32 file, without its header."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in whole.state_dict().values())
-
-
-def _cosines(whole: Backbone, written: Written, batches: list[torch.Tensor]) -> list[dict[str, Any]]:
-    found: list[tuple[str, Closeness]] = []
-    if written.blocks is not None:
-        layers = closeness(written.blocks, whole, batches)[:-1]
-        found = [(f"block {index}", row) for index, row in enumerate(layers)]
-    found.append(("output", closeness_of_output(written.run, whole, batches)))
-    return [{"where": where, "mean": row.mean, "least": row.least} for where, row in found]
-
-
-def _told(cuts: list[Cut]) -> list[Cut]:
-    """Without those that changed nothing."""
-    return [cut for cut in cuts if cut.after < cut.before and cut.replaced]
+def _judge(args: argparse.Namespace, whole: Backbone, sets: dict[str, Pictures]) -> Judge | None:
+    if args.train is not None:
+        return Probe(lambda images: tokens_of(whole, images), sets["train"], sets["test"], batch=args.batch_size)
+    if args.test is None:
+        return None
+    classifier, about = load_classifier(args.weights)
+    views, labelled = views_of(classifier, about), open_for(about, args.test)
+    return OwnHead(classifier, views, labelled, args.labelled_images, batch=args.batch_size)

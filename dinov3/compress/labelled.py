@@ -1,10 +1,13 @@
-"""What compression costs a classifier: a linear layer fitted to the uncompressed features, used on the compressed ones."""
+"""What compression costs a classifier: the head it has, or a linear layer fitted to the uncompressed features, on the
+features of the compressed copy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from math import isfinite
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +21,13 @@ from dinov3.eval.knn import knn_accuracy
 from dinov3.eval.linear import LinearProbe, fit_linear
 from dinov3.features.preprocess import Preprocess
 from dinov3.finetune.bootstrap import bootstrap
-from dinov3.finetune.metrics import metrics
+from dinov3.finetune.calibration import softmax
+from dinov3.finetune.classifier import Classifier
+from dinov3.finetune.labelled import LabelledSet
+from dinov3.finetune.metrics import Array, metrics
+from dinov3.finetune.views import Views
 
+Rows = dict[str, dict[str, float]]  # by metric: value, and where there is an interval low and high
 SHOWN = ("AUROC", "Acc", "BalancedAcc", "Sens95", "NLL", "Brier", "ECE")
 
 
@@ -35,13 +43,20 @@ class Pictures:
         return list(self.images.split(size))
 
 
+class Judge(Protocol):
+    """Scores a backbone; called with the whole one first."""
+
+    name: str  # what is scored, for tables and pictures
+
+    def scores(self, run: Run) -> Rows: ...
+
+
 def pictures(source: Source, preprocess: Preprocess, count: int, option: str, *, labelled: bool) -> Pictures:
     """At most ``count`` images of ``source``, evenly spread over it; those that cannot be read are left out.
 
     CompressError when none is left, when sizes differ, for channels the backbone does not take, or for a missing label.
     """
-    step = max(len(source) / count, 1.0)
-    chosen = [int(i * step) for i in range(min(count, len(source)))]
+    chosen = spread(len(source), count)
     images: list[Tensor] = []
     labels: list[int] = []
     bad: list[BadSample] = []
@@ -68,8 +83,16 @@ def pictures(source: Source, preprocess: Preprocess, count: int, option: str, *,
     return Pictures(torch.stack(images), torch.tensor(labels) if labelled else None, bad)
 
 
+def spread(of: int, count: int) -> list[int]:
+    """At most ``count`` of the numbers below ``of``, rising, evenly spread."""
+    step = max(of / count, 1.0)
+    return [int(i * step) for i in range(min(count, of))]
+
+
 class Probe:
     """A linear classifier on class tokens, fitted once on the uncompressed model."""
+
+    name = "a linear layer"
 
     def __init__(self, whole: Run, train: Pictures, test: Pictures, *, batch: int, seed: int = 0) -> None:
         assert train.labels is not None
@@ -84,22 +107,61 @@ class Probe:
         except ValueError as error:  # too few images
             raise CompressError(f"--train: {error}") from error
 
-    def scores(self, run: Run) -> dict[str, Any]:
+    def scores(self, run: Run) -> Rows:
         """Metrics on the test images of the layer as it is, with 95 % intervals, and k-NN, whose gallery is made anew."""
         assert self.train.labels is not None
         assert self.test.labels is not None
         tokens = self._class_tokens(run, self.test)
-        p = self.layer(tokens).softmax(1).double().numpy()
-        p = p / p.sum(1, keepdims=True)
-        p = p[:, 1] if self.classes == 2 else p
-        y = self.test.labels.numpy()
-        found, intervals = metrics(p, y), bootstrap(p, y, resamples=200)
-        rows = {
-            name: {"value": found[name], "low": intervals[name].low, "high": intervals[name].high} for name in SHOWN
-        }
+        rows = _rows(self.layer(tokens), self.test.labels.numpy())
         gallery = self._class_tokens(run, self.train)
         return {**rows, "knn": {"value": knn_accuracy(gallery, self.train.labels, tokens, self.test.labels)}}
 
     @torch.no_grad()
     def _class_tokens(self, run: Run, of: Pictures) -> Tensor:
         return torch.cat([run(batch)[:, 0] for batch in of.batches(self.batch)])
+
+
+class OwnHead:
+    """A finished classifier's head on its own inputs: one view an image, as ``dinov3 finetune evaluate`` has it.
+
+    At most ``count`` images of ``labelled``, evenly spread; those that cannot be read are in ``left_out``. CompressError when
+    none is left.
+    """
+
+    name = "the classifier's own head"
+
+    def __init__(self, classifier: Classifier, views: Views, labelled: LabelledSet, count: int, *, batch: int) -> None:
+        self.classifier, self.views, self.batch = classifier, views.settled(), batch
+        self.left_out: list[BadSample] = []
+        cuts: list[Tensor] = []
+        labels: list[int] = []
+        for index in spread(len(labelled), count):
+            try:
+                cuts.append(self.views.cut(labelled.source, index, None))
+            except BadImage as error:
+                self.left_out.append(BadSample(labelled.source.name(index), str(error)))
+                continue
+            labels.append(int(labelled.labels[index]))
+        if not cuts:
+            raise CompressError(
+                f"--test: no image could be read; the first, {self.left_out[0].name}: {self.left_out[0].reason}"
+            )
+        self.cuts, self.labels = torch.stack(cuts), np.array(labels)
+
+    @torch.no_grad()
+    def scores(self, run: Run) -> Rows:
+        """Metrics with 95 % intervals of the head on the tokens that ``run`` gives."""
+        first = 1 + self.classifier.backbone.n_storage_tokens
+        logits = []
+        for cuts in self.cuts.split(self.batch):
+            tokens = run(self.views.finish(cuts, None))
+            logits.append(self.classifier.head(self.classifier.pooled(tokens[:, 0], tokens[:, first:])))
+        return _rows(torch.cat(logits), self.labels)
+
+
+def _rows(logits: Tensor, y: Array) -> Rows:
+    p = softmax(logits.double().numpy())
+    p = p[:, 1] if p.shape[1] == 2 else p
+    found, intervals = metrics(p, y), bootstrap(p, y, resamples=200)
+    defined = [name for name in SHOWN if isfinite(found[name])]  # AUROC is not when only one class occurs
+    return {name: {"value": found[name], "low": intervals[name].low, "high": intervals[name].high} for name in defined}

@@ -48,25 +48,36 @@ def amounts_of(text: str, methods: Sequence[str]) -> dict[str, float]:
     return {method: found.get(method, found.get("", 1.0)) for method in methods}
 
 
-def steps_of(
-    backbone: Backbone, methods: Sequence[str], amount: str | None, budget: float | None, settings: Settings
-) -> list[Step]:
-    """The steps. Exactly one of ``amount`` and ``budget`` is given; CompressError otherwise."""
+def check_amounts(methods: Sequence[str], amount: str | None, budget: float | None) -> None:
+    """CompressError unless ``methods`` have exactly one of ``amount`` and ``budget``, of a value that means something."""
     if not methods:
         if amount is not None or budget is not None:
             raise CompressError("--method none takes neither --amount nor --budget")
-        return []
+        return
     if (amount is None) == (budget is None):
         raise CompressError("give --amount (of each method) or --budget (of the whole model), one of them")
     if amount is not None:
-        found = amounts_of(amount, methods)
-        return [Step(method, found[method]) for method in methods]
+        amounts_of(amount, methods)
+        return
     assert budget is not None
     if not 0.0 < budget <= 1.0:
         raise CompressError(f"--budget {budget:g}: what is left of the whole, above 0 and at most 1")
-    kinds = {method in CALIBRATED for method in methods}
-    if len(kinds) > 1:
+    if len({method in CALIBRATED for method in methods}) > 1:
         raise CompressError(
             f"--budget: {','.join(methods)} mixes energy rules {RULES} with calibrated methods: use --amount"
         )
-    return equal_shares(methods, budget) if True in kinds else energy_steps(backbone, methods, budget, settings)[0]
+
+
+def steps_of(
+    backbone: Backbone, methods: Sequence[str], amount: str | None, budget: float | None, settings: Settings
+) -> list[Step]:
+    """The steps. Exactly one of ``amount`` and ``budget`` is given; CompressError otherwise, or for one out of reach."""
+    check_amounts(methods, amount, budget)
+    if amount is not None:
+        found = amounts_of(amount, methods)
+        return [Step(method, found[method]) for method in methods]
+    if budget is None:
+        return []
+    if methods[0] in CALIBRATED:
+        return equal_shares(methods, budget)
+    return energy_steps(backbone, methods, budget, settings)[0]

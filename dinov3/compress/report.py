@@ -18,6 +18,7 @@ _SCORE = {"value": float}
 _INTERVAL = {"value": float, "low": float, "high": float}
 DRAWN = {  # what a report that stands beside another is asked for
     "method": str,
+    "metrics_of": Maybe(str),
     "before": {"bytes": int, "metrics": Maybe({str: _SCORE})},
     "after": {"bytes": int, "metrics": Maybe({"AUROC": Maybe(_INTERVAL), "Acc": Maybe(_INTERVAL)})},
     "cosines": [{"where": str, "mean": float, "least": float}],
@@ -38,6 +39,8 @@ def table(report: Mapping[str, Any]) -> str:
         if before[key] and after[key]:
             ratio = after[key] / before[key]
             lines.append(f"{text:40s} {before[key]:>15{form}} {after[key]:>15{form}}   {ratio:.3f}")
+    if "metrics_of" in report:
+        lines += ["", f"of {report['metrics_of']}"]
     for name, row in before.get("metrics", {}).items():
         ours = after["metrics"][name]
         spread = f"   [{ours['low']:.4f}, {ours['high']:.4f}]" if "low" in ours else ""
@@ -47,6 +50,26 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append(f"{row['where']:40s} {row['mean']:>15.5f} {row['least']:>15.5f}")
     lines += ["", *report["shape"], *report["notes"]]
     return "\n".join(lines)
+
+
+def compared(reports: Sequence[Mapping[str, Any]], left_out: Sequence[str] = ()) -> str:
+    """Several reports of one backbone, a line each: shares of the uncompressed model, what is lost, cosine of the output."""
+    scores = [
+        name for name in ("AUROC", "Acc") if all(name in report["after"].get("metrics", {}) for report in reports)
+    ]
+    head = f"{'':32s} {'weights':>8s} {'FLOPs':>8s} {'bytes':>8s} {'time':>8s} {'cosine':>8s}"
+    lines = [head + "".join(f" {name:>8s} {'lost':>8s}" for name in scores)]
+    for report in reports:
+        before, after = report["before"], report["after"]
+        shares = (after[key] / before[key] for key in ("weights", "flops", "bytes", "milliseconds"))
+        cells = [*shares, report["cosines"][-1]["mean"]]
+        for name in scores:
+            value = after["metrics"][name]["value"]
+            cells += [value, before["metrics"][name]["value"] - value]
+        lines.append(f"{report['method']:32s} " + " ".join(f"{cell:8.4f}" for cell in cells))
+    first = reports[0]
+    told = f"shares of the uncompressed model; time of a batch of {first['batch']} on {first['threads']} threads"
+    return "\n".join([*lines, "", told + (f"; metrics of {first['metrics_of']}" if scores else ""), *left_out])
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -101,7 +124,12 @@ def _draw_sizes(axis: Any, reports: Sequence[Mapping[str, Any]], metric: str | N
         bars = [[max(0.0, y - row["low"])], [max(0.0, row["high"] - y)]]  # of a file that somebody edited
         axis.errorbar(size, y, bars, fmt="o", color=_color(index), capsize=3, lw=1, label=label)
     axis.set_xlim(left=0)
-    axis.set(xlabel="file, MB", title=f"{metric} of a linear layer, 95 % interval" if metric else "mean output cosine")
+    axis.set(
+        xlabel="file, MB",
+        title=f"{metric} of {reports[0].get('metrics_of', 'a linear layer')}, 95 % interval"
+        if metric
+        else "mean output cosine",
+    )
 
 
 def _color(index: int) -> str:

@@ -35,18 +35,20 @@ class Built:
     size: int
     facts: Facts
     pretrained: dict[str, Any] | None  # None: training of the backbone began with random weights
+    trained_on: str  # identity of the training images' content
     lines: list[str] = field(default_factory=list)
 
     def about(self, step: int) -> About:
         model = self.cfg.model
         classes = self.classifier.head.out_features
-        return About(
-            classes, model.pool, self.size, self.cfg.augment.stain, label_of(model), model.weights, step, self.names
-        )
+        told = (self.cfg.augment.stain, label_of(model), model.weights, step, self.names)
+        return About(classes, model.pool, self.size, *told, trained_on=self.trained_on)
 
 
-def build_classifier(cfg: ClassifyConfig, start: Start, classes: int, names: list[str] | None) -> Built:
-    """On the CPU. A run that goes on takes the backbone from its own checkpoint: the first weights may be gone.
+def build_classifier(
+    cfg: ClassifyConfig, start: Start, classes: int, names: list[str] | None, trained_on: str
+) -> Built:
+    """On the CPU. ``trained_on``: the identity of the training images. A run that goes on takes the backbone from its own checkpoint: the first weights may be gone.
 
     Raises ConfigError, FinetuneError, WeightsError or CheckpointError.
     """
@@ -70,7 +72,7 @@ def build_classifier(cfg: ClassifyConfig, start: Start, classes: int, names: lis
     except ValueError as error:
         raise ConfigError("", "lora.targets", str(error)) from error
     told = provenance_of(source, cast(Any, backbone).described, [f"{FINE_TUNED}: {label_of(model)}, {classes} classes"])
-    return Built(classifier, cfg, names, size, Facts(preprocess, told), _pretrained(source, start), lines)
+    return Built(classifier, cfg, names, size, Facts(preprocess, told), _pretrained(source, start), trained_on, lines)
 
 
 def refuse_int8(backbone: Backbone, cfg: ClassifyConfig) -> None:

@@ -42,10 +42,14 @@ class Classifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """What the head sees: ``[N, D]``, or ``[N, 2D]`` with ``cls+mean``."""
         found = cast(Features, self.backbone(images, is_training=True))
+        return self.pooled(found.cls, found.patches)
+
+    def pooled(self, cls: Tensor, patches: Tensor) -> Tensor:
+        """``cls [N, D]`` and ``patches [N, P, D]`` as the head takes them."""
         if self.pool == "cls":
-            return found.cls
-        mean = found.patches.mean(1)
-        return mean if self.pool == "mean" else torch.cat([found.cls, mean], dim=1)
+            return cls
+        mean = patches.mean(1)
+        return mean if self.pool == "mean" else torch.cat([cls, mean], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(images))

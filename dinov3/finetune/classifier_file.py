@@ -43,6 +43,7 @@ class About:
     step: int
     names: list[str] | None = None  # of the classes
     temperature: float | None = None  # fitted on validation, at the end of a run
+    trained_on: str | None = None  # identity of the training images' content; None in files of older programs
 
 
 def write_classifier(folder: Path, classifier: Classifier, about: About, facts: Facts) -> None:
@@ -102,13 +103,23 @@ def standing(path: Path) -> Path:
 
 def folder_of(path: Path) -> Path:
     """The folder of a classifier that ``path`` names: itself, a run's selected one, or its newest checkpoint."""
+    found = _found(path)
+    if found is None:
+        raise FinetuneError(f"{path}: no {ABOUT} in it: give a run of `dinov3 finetune`, or its folder classifier")
+    return found
+
+
+def is_classifier(path: Path) -> bool:
+    """Whether there is a head at ``path``."""
+    return _found(path) is not None
+
+
+def _found(path: Path) -> Path | None:
     for folder in (standing(path), standing(path / "classifier")):
         if (folder / ABOUT).is_file():
             return folder
     found = checkpoint_in(path) if path.is_dir() else None
-    if found is None or not (found / ABOUT).is_file():
-        raise FinetuneError(f"{path}: no {ABOUT} in it: give a run of `dinov3 finetune`, or its folder classifier")
-    return found
+    return found if found is not None and (found / ABOUT).is_file() else None
 
 
 def read_about(path: Path) -> About:
@@ -124,9 +135,10 @@ def checked_about(content: Mapping[str, Any], source: str) -> About:
     kinds: dict[str, tuple[type, ...]] = {
         **dict.fromkeys(("classes", "size", "step"), (int,)),
         **dict.fromkeys(("pool", "label", "weights"), (str,)),
+        "trained_on": (str, type(None)),
         **{"stain": (bool,), "names": (list, type(None)), "temperature": (float, int, type(None))},
     }
-    found = {k: v for k, v in content.items() if k not in ("format", "format_version")}
+    found = {"trained_on": None} | {k: v for k, v in content.items() if k not in ("format", "format_version")}
     wrong = sorted(set(found) ^ set(kinds)) or sorted(k for k, v in found.items() if not isinstance(v, kinds[k]))
     if wrong or found["pool"] not in ("cls", "mean", "cls+mean") or found["classes"] < 2 or found["size"] < 1:
         raise FinetuneError(f"{source}: damaged, or of a newer program ({', '.join(wrong) or 'values'})")

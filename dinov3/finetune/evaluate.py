@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from dinov3.config.output import check_output_folder
 from dinov3.data.decode import Reading
+from dinov3.data.errors import BadImage
 from dinov3.distributed.context import choose_device
 from dinov3.engine.precision import resolve
 from dinov3.finetune.classifier import Classifier
@@ -35,6 +38,9 @@ from dinov3.system.bars import Bar
 from dinov3.system.cores import cores
 from dinov3.system.files import replacing, write_json
 
+COMPARED = 16  # images whose features are compared with those of the classifier's own backbone
+FOREIGN = 0.5  # a mean cosine below it: copies at half their size stay above, other models of its shape are near 0
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -56,9 +62,11 @@ def evaluate(asked: Asked) -> int:
     """Write ``results.json``, ``predictions.csv`` and the curves into ``asked.out``; print the line of the scores."""
     check_output_folder(asked.out, "--out")
     classifier, about = load_classifier(asked.classifier, asked.backbone)
-    one = _scored(asked, classifier, about)
+    views, labelled = _fed(asked, classifier, about)
+    notes = _doubts(asked, classifier, about, views, labelled)
+    one = _scored(asked, classifier, views, labelled)
     p = one.probabilities()
-    results = _results(asked, classifier, about, one)
+    results = {**_results(asked, classifier, about, one), "notes": notes}
     name: str = results["run"]
     asked.out.mkdir(parents=True, exist_ok=True)
     write_predictions(asked.out / PREDICTIONS, name, asked.part, Predicted(p, one.labels, one.images, one.names))
@@ -66,19 +74,48 @@ def evaluate(asked: Asked) -> int:
         with replacing(asked.out / f"{CURVES}.png") as fresh:
             draw_curves({name: (p, one.labels)}, fresh)
     write_json(asked.out / RESULTS, results)
-    print(sentence_of(results))
+    print("\n".join([sentence_of(results), *results["notes"]]))
     return 0
 
 
-def _scored(asked: Asked, classifier: Classifier, about: About) -> Scored:
-    backbone = classifier.backbone
-    statistics = cast(Any, backbone).preprocess
-    if about.size % backbone.stride:
-        raise FinetuneError(f"{asked.backbone}: a patch of {backbone.stride} px does not divide {about.size}")
-    white = statistics.get("value_range")
-    reading = Reading() if white is None else Reading(value_range=(white[0], white[1]))
-    views = Views(about.size, tuple(statistics["mean"]), tuple(statistics["std"]), reading, stain=about.stain)
-    labelled = _labelled(asked.data, about.names, about.classes)
+def _fed(asked: Asked, classifier: Classifier, about: About) -> tuple[Views, LabelledSet]:
+    stride = classifier.backbone.stride
+    if about.size % stride:
+        raise FinetuneError(f"{asked.backbone}: a patch of {stride} px does not divide {about.size}")
+    return views_of(classifier, about), open_for(about, asked.data)
+
+
+def _doubts(asked: Asked, classifier: Classifier, about: About, views: Views, labelled: LabelledSet) -> list[str]:
+    """What makes the scores mean something else than they seem to, a sentence each."""
+    found = []
+    if labelled.source.identity().content == about.trained_on:
+        found.append(f"note: {asked.data} are the images it was trained on: scores of other images will be lower")
+    if asked.backbone is not None:
+        close = _closeness(load_classifier(asked.classifier)[0], classifier, views, labelled)
+        if close is not None and close < FOREIGN:
+            found.append(
+                f"note: the features of {asked.backbone} have a mean cosine of {close:.2f} with those that the head was "
+                "trained on: is it a copy of this classifier's backbone?"
+            )
+    return found
+
+
+@torch.no_grad()
+def _closeness(whole: Classifier, other: Classifier, views: Views, labelled: LabelledSet) -> float | None:
+    """Mean cosine of what the head sees, over some images that can be read; None of none."""
+    cuts = []
+    for index in range(0, len(labelled), max(1, len(labelled) // COMPARED)):
+        try:
+            cuts.append(views.settled().cut(labelled.source, index, None))
+        except (BadImage, OSError):
+            continue  # counted where all are scored
+    if not cuts:
+        return None
+    images = views.settled().finish(torch.stack(cuts), None)
+    return float(torch.cosine_similarity(whole.features(images), other.features(images)).mean())
+
+
+def _scored(asked: Asked, classifier: Classifier, views: Views, labelled: LabelledSet) -> Scored:
     precision = resolve("bf16", choose_device(asked.device))
     scorer = Scorer(views, precision, batch=asked.batch, threads=cores(), max_bad_frac=asked.max_bad_frac)
     with Bar(len(labelled), about=asked.part, unit="images") as bar:
@@ -114,8 +151,17 @@ def _results(asked: Asked, classifier: Classifier, about: About, one: Scored) ->
     }
 
 
-def _labelled(text: str, names: list[str] | None, classes: int) -> LabelledSet:
+def views_of(classifier: Classifier, about: About) -> Views:
+    """How a finished classifier is fed."""
+    statistics = cast(Any, classifier.backbone).preprocess
+    white = statistics.get("value_range")
+    reading = Reading() if white is None else Reading(value_range=(white[0], white[1]))
+    return Views(about.size, tuple(statistics["mean"]), tuple(statistics["std"]), reading, stain=about.stain)
+
+
+def open_for(about: About, text: str) -> LabelledSet:
+    """The set that ``text`` names, with the numbers that the classifier gives its classes. Raises DataError."""
     labelled = open_labelled(text)
-    if names is not None and labelled.names is not None and labelled.names != names:
-        labelled = renumbered(labelled, names)
-    return checked_labels(labelled, classes, "the classifier")
+    if about.names is not None and labelled.names is not None and labelled.names != about.names:
+        labelled = renumbered(labelled, about.names)
+    return checked_labels(labelled, about.classes, "the classifier")

@@ -93,7 +93,8 @@ class FinetuneJob(Job[LabelledBatch]):
 
     def build(self, start: Start, device: torch.device) -> tuple[FinetuneTask, list[str]]:
         precision = resolve(self.cfg.compute_precision.param_dtype, device)
-        built = build_classifier(self.cfg, start, self.data[1], self.data[0].names)
+        train, classes, _ = self.data
+        built = build_classifier(self.cfg, start, classes, train.names, train.source.identity().content)
 
         def writes(classifier: Classifier, step: int) -> Callable[[Path], None]:
             about = built.about(step)
@@ -194,6 +195,8 @@ class FinetuneJob(Job[LabelledBatch]):
         ]
         if task.on_features:
             lines.append("features   computed once and kept: nothing of the backbone trains and no image is changed")
+        if (step := images_a_step(self.cfg)) > len(train):
+            lines.append(f"batch      {step} images a step of {len(train)}: some are seen several times a step")
         return lines
 
     def files(self) -> Mapping[str, str | None]:

@@ -11,10 +11,14 @@ import torch
 from PIL import Image
 
 from dinov3.cli import main as cli
+from dinov3.compress.quantize import rounded_to_bf16
 from dinov3.compress.report import read_report
+from dinov3.finetune.classifier import Classifier
+from dinov3.finetune.classifier_file import About, write_classifier
 from dinov3.system.errors import EXIT_CONFIG
 from dinov3.weights.own import load_backbone, write_backbone
 from dinov3.weights.parity import tokens_of
+from dinov3.weights.provenance import Facts
 from tests.compress.models import images, vit
 
 
@@ -99,7 +103,17 @@ def test_the_seeds_chain_gives_the_model_that_its_rules_give(place: Path) -> Non
         (["--method", "heads"], "give --amount"),
         (["--method", "compensate", "--budget", "0.7"], "compensate needs --calibrate"),
         (["--method", "heads", "--amount", "0.9", "--images", "0"], "--images 0: at least 1"),
-        (["--method", "heads", "--amount", "0.9", "--train", "DATA/train"], "--train and --test go together"),
+        (["--method", "heads", "--amount", "0.9", "--train", "DATA/train"], "--train needs --test"),
+        (
+            ["--method", "heads", "--amount", "0.9", "--test", "DATA/test"],
+            "--test needs --train, as the weights have no",
+        ),
+        (["--compare", "heads", "--method", "mlp"], "leave out --method and --quantize"),
+        (["--compare", "heads+bf17", "--amount", "0.9"], "after + comes one of"),
+        (["--compare", "bf16", "bf16"], "the same twice"),
+        (["--compare", "variance", "--budget", "0.9"], "variance needs --calibrate"),
+        (["--compare", "heads", "mlp"], "give --amount (of each method) or --budget"),
+        (["--compare", "heads", "--budget", "0.01"], "nothing could be made; the first, heads 0.01: left out"),
         (["--method", "heads", "--amount", "0.9", "--train", "X", "--test", "X"], "--test is --train"),
         (["--method", "heads", "--amount", "0.9", "--size", "30"], "--size: size 30: not a multiple"),
         (["--method", "heads", "--amount", "0.9", "--beside", "W/config.json"], "not a report of dinov3 compress"),
@@ -116,3 +130,47 @@ def test_what_cannot_be_done_is_one_line_code_78_and_no_file(
     assert text in message
     assert "\n" not in message
     assert not out.parent.exists()
+
+
+def test_several_are_compared_in_one_call_and_one_that_cannot_be_is_said(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = place / "compared"
+    words = ["--compare", "heads", "heads=0.9,mlp=0.8", "whitened+int8", "bf16", "--budget", "0.7"]
+    words += ["--calibrate", str(place / "data" / "train"), "--images", "16", "--out", str(out)]
+    assert run(place, *words) == 0
+    told = capsys.readouterr().out
+    made = {"heads-0.9-mlp-0.8", "whitened+int8", "bf16"}
+    assert {path.stem for path in out.glob("*.safetensors")} == made
+    rows = {path.name.removesuffix(".report.json"): read_report(path) for path in out.glob("*.report.json")}
+    assert set(rows) == made
+    assert rows["whitened+int8"]["after"]["bytes"] < 0.6 * rows["whitened+int8"]["before"]["bytes"]
+    assert "heads 0.7: left out: " in told
+    assert all(row["method"] in told for row in rows.values())
+    listed = json.loads((out / "compared.json").read_text())
+    assert {Path(name).name for name in listed["reports"]} == {f"{name}.safetensors" for name in made}
+    assert (out / "compared.png").is_file()
+    assert torch.equal(
+        tokens_of(load_backbone(out / "bf16.safetensors"), images(2)),
+        tokens_of(rounded_to_bf16(load_backbone(place / "w")), images(2)),
+    )
+
+
+def test_a_classifier_is_scored_by_its_own_head_as_evaluate_does(place: Path) -> None:
+    classifier = Classifier(vit(), 2, "cls+mean").eval()
+    classifier.init_head(torch.Generator().manual_seed(3))
+    about = About(2, "cls+mean", 24, False, "full", "w", 1, ["dark", "light"])
+    (place / "c").mkdir()
+    write_classifier(place / "c", classifier, about, Facts({"mean": [0.5] * 3, "std": [0.25] * 3, "size": 24}))
+    test, out = str(place / "data" / "test"), place / "own" / "small.safetensors"
+    words = ["compress", str(place / "c"), "--method", "mlp", "--amount", "0.9", "--test", test, "--out", str(out)]
+    assert cli(words) == 0
+    report = read_report(out.with_suffix(".report.json"))
+    assert report["metrics_of"] == "the classifier's own head"
+    for side, backbone in (("before", []), ("after", ["--backbone", str(out)])):
+        scores = place / "own" / side
+        words = ["finetune", "evaluate", str(place / "c"), *backbone, "--data", test, "--out", str(scores)]
+        assert cli(words) == 0
+        told = json.loads((scores / "results.json").read_text())["sets"]["test"]["scores"]
+        for name in ("AUROC", "Acc", "NLL"):
+            assert report[side]["metrics"][name]["value"] == pytest.approx(told[name]["value"], abs=1e-6), (side, name)

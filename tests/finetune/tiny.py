@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from dinov3.finetune.classify import KIND
-from dinov3.finetune.pcam import synthesise
+from dinov3.finetune.pcam.files import synthesise
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.weights.own import write_backbone
 

@@ -17,7 +17,7 @@ from dinov3.data.sources import parse_dataset
 from dinov3.data.sources.pcam import FILE
 from dinov3.finetune import pcam
 from dinov3.finetune.errors import FinetuneError
-from dinov3.finetune.pcam import download, names, synthesise, verify
+from dinov3.finetune.pcam.files import download, names, synthesise, verify
 
 COUNTS = {"train": 6, "valid": 4, "test": 4}
 

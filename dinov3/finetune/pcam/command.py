@@ -7,7 +7,7 @@ import argparse
 from dinov3.config.output import check_output_folder
 from dinov3.data.sources.pcam import SPLITS
 from dinov3.finetune.errors import FinetuneError
-from dinov3.finetune.pcam import CENTRE, MIRRORS, SIDE, download, names, read_sums, synthesise, verify
+from dinov3.finetune.pcam.files import CENTRE, MIRRORS, SIDE, download, names, read_sums, synthesise, verify
 from dinov3.system.paths import expanded
 
 ACTIONS = {

@@ -1,0 +1,1 @@
+"""PatchCamelyon: fetched, verified, or made in its official form (Veeling et al. 2018)."""
