@@ -40,8 +40,8 @@ from dinov3.eval.in_python import evaluate
 from dinov3.features.extract import FeatureExtractor, load
 from dinov3.features.preprocess import Preprocess
 from dinov3.models.da3 import PATCH
-from dinov3.runs.checkpoint import newest_valid
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.step_folders import newest_valid
 from dinov3.system.bars import Bar
 from dinov3.system.paths import expanded
 from dinov3.system.rows import Row, append_row, read_rows

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dinov3.runs.checkpoint import newest_valid
+from dinov3.runs.step_folders import newest_valid
 from dinov3.system.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent

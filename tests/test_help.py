@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,4 +60,9 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_help_does_not_load_torch() -> None:
     code = "import sys; from dinov3 import cli\ntry: cli.main(['--help'])\nexcept SystemExit: assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_table_of_runs_does_not_load_torch(tmp_path: Path) -> None:
+    code = f"import sys; from dinov3 import cli\nassert cli.main(['runs', {str(tmp_path)!r}]) in (0, 78)\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -11,10 +11,11 @@ from dinov3.distributed.context import is_main
 from dinov3.engine.job import Job
 from dinov3.engine.resume import changed_since
 from dinov3.runs import manifest
-from dinov3.runs.checkpoint import Checkpointer, step_of
+from dinov3.runs.checkpoint import Checkpointer
 from dinov3.runs.folder import EVALUATION
 from dinov3.runs.lock import RunLock
 from dinov3.runs.start import Start
+from dinov3.runs.step_folders import step_of
 from dinov3.system.rows import read_rows
 
 RULES = {"checkpointing.max_to_keep", "checkpointing.keep_every"}

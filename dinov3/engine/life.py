@@ -26,7 +26,7 @@ from dinov3.engine.saver import Saver
 from dinov3.engine.task import B, Counters, Plan, Task
 from dinov3.engine.trainer import Ending, Trainer, say_last
 from dinov3.runs.alarms import Alarms
-from dinov3.runs.checkpoint import CheckpointError, load_tensors
+from dinov3.runs.checkpoint import load_tensors
 from dinov3.runs.folder import ALL, MEASURED, RunFolder
 from dinov3.runs.lock import RunLock
 from dinov3.runs.manifest import read_train_state
@@ -38,6 +38,7 @@ from dinov3.runs.run_log import run_log
 from dinov3.runs.signals import StopRequest
 from dinov3.runs.start import Start, find_start, roll_back
 from dinov3.runs.state import allocate_optimizer_state, training_tensors
+from dinov3.runs.step_folders import CheckpointError
 from dinov3.runs.watchdog import Watchdog
 from dinov3.system.errors import EXIT_DONE
 from dinov3.system.files import write_json, write_whole

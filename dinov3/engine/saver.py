@@ -18,10 +18,11 @@ from dinov3.distributed.context import is_main, second_group, world_size
 from dinov3.distributed.peers import Peers
 from dinov3.engine.save_plan import SavePlan
 from dinov3.runs.background import Background
-from dinov3.runs.checkpoint import Checkpointer, CheckpointError, Saved, step_folders, step_of
+from dinov3.runs.checkpoint import Checkpointer, Saved
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.snapshot import Snapshot
 from dinov3.runs.state import first_not_finite, training_tensors
+from dinov3.runs.step_folders import CheckpointError, step_folders, step_of
 from dinov3.system.errors import EXIT_NON_FINITE, Foreseeable
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from dinov3.config.errors import ConfigError
 from dinov3.config.yaml_file import read_yaml
 from dinov3.engine.command import Kind
-from dinov3.runs.checkpoint import step_folders
+from dinov3.runs.step_folders import step_folders
 
 KINDS = {
     "classify": "dinov3.finetune.classify",

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.finetune.classifier_file import place_folder
-from dinov3.runs.checkpoint import step_folders, step_of
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.step_folders import step_folders, step_of
 from dinov3.system.rows import read_rows
 
 FOLDER, PREFIX = "selected", "val_"

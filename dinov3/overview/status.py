@@ -11,11 +11,11 @@ from typing import Any
 
 from dinov3.config.schema import Config
 from dinov3.pictures.figures import is_number
-from dinov3.runs.checkpoint import step_folders
 from dinov3.runs.folder import ASIDE, CHECKPOINTS, CONFIG_JSON, METRICS, RunFolder
 from dinov3.runs.lock import RunLock, RunLocked
 from dinov3.runs.manifest import STATE
 from dinov3.runs.recorded import read_config
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.json_file import JsonError, Maybe, read_object
 from dinov3.system.rows import Row, read_rows
 

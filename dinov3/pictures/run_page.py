@@ -21,11 +21,11 @@ from dinov3.pictures.curves import panels_of
 from dinov3.pictures.figures import HEADLINES, figure, first_to_last, heading, is_number, shown
 from dinov3.pictures.page import NUMBER, img, page, table_of
 from dinov3.runs.alarms import judged_from
-from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_of
 from dinov3.runs.folder import CONFIG_HISTORY, RunFolder
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.recorded import read_config
 from dinov3.runs.stage_record import StageRecord, read_stages
+from dinov3.runs.step_folders import CheckpointError, newest_valid, step_of
 from dinov3.runs.student_folders import student_folders
 from dinov3.system.files import write_whole
 from dinov3.system.html import Html, joined, markup

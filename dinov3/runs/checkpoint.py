@@ -17,7 +17,6 @@ import json
 import logging
 import math
 import os
-import re
 import shutil
 import signal
 import time
@@ -40,20 +39,11 @@ from dinov3.distributed.context import is_main, rank, world_size
 from dinov3.runs import manifest
 from dinov3.runs.faults import Point, hit
 from dinov3.runs.manifest import FORMAT_VERSION, describe_file, problem_with, quick_problem_with
-from dinov3.system.errors import EXIT_IO, Foreseeable
+from dinov3.runs.step_folders import STEP, CheckpointError, step_folders, step_of
 from dinov3.system.files import flush
 
 log = logging.getLogger(__name__)
-STEP = re.compile(r"^step-(\d{8})$")
-START_AGAIN = "--no-resume moves them aside and starts again"
-SHOWN = 3  # damaged checkpoints in a message
 MARGIN = 1.1  # of the size of a save: file headers, the backbone beside the state
-
-
-class CheckpointError(Foreseeable):
-    """A checkpoint cannot be written or read; the message names the file and says what to do."""
-
-    code = EXIT_IO
 
 
 @dataclass(frozen=True)
@@ -63,51 +53,6 @@ class Saved:
     folder: Path
     seconds: float
     size: int  # bytes
-
-
-def step_folders(run: Path) -> list[Path]:
-    """Committed checkpoints of a run, oldest first, not yet verified."""
-    folder = run / "ckpt"
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and STEP.match(p.name))
-
-
-def step_of(folder: Path) -> int:
-    """Steps done when this checkpoint was written."""
-    match = STEP.match(folder.name)
-    assert match
-    return int(match.group(1))
-
-
-def newest_valid(
-    run: Path, *, at_most: int | None = None, advice: str = START_AGAIN, run_id: str | None = None
-) -> Path | None:
-    """The newest checkpoint that verifies, of no step after ``at_most``; damaged ones are passed over with a warning each.
-
-    ``run_id``: of the run they must be of, None: any. Raises CheckpointError, with ``advice``, when there are checkpoints and none verifies: never a silent restart from
-    nothing.
-    """
-    folders = [folder for folder in step_folders(run) if at_most is None or step_of(folder) <= at_most]
-    problems: dict[Path, str] = {}
-    for folder in reversed(folders):
-        problem = problem_with(folder) or _stranger(folder, run_id)
-        if problem is None:
-            for damaged, why in problems.items():
-                log.warning("checkpoint %s is passed over: %s", damaged, why)
-            return folder
-        problems[folder] = problem
-    if not problems:
-        return None
-    shown = [f"{damaged.name}: {why}" for damaged, why in problems.items()][:SHOWN]
-    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-    raise CheckpointError(f"{run / 'ckpt'}: no checkpoint can be read ({'; '.join(shown + more)}): {advice}")
-
-
-def _stranger(folder: Path, run_id: str | None) -> str | None:
-    """What is wrong with a whole checkpoint that another run has written; None when it is this run's, or does not say."""
-    own = manifest.read_train_state(folder).get("run") if run_id is not None else None
-    return f"it was written by another run ({own}, this one is {run_id})" if own not in (None, run_id) else None
 
 
 class Checkpointer:

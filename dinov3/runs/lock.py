@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 
 from dinov3.config.output import check_output_folder
-from dinov3.distributed.agreement import main_decides
 from dinov3.runs.folder import LEASE, LOCK
 from dinov3.system.errors import EXIT_LOCKED, Foreseeable
 from dinov3.system.files import naming, open_unlinked, write_whole
@@ -74,6 +73,8 @@ class RunLock:
             ) from error
 
     def __enter__(self) -> RunLock:
+        from dinov3.distributed.agreement import main_decides  # imports torch, which a table of runs need not wait for
+
         main_decides(lambda: check_output_folder(self.path.parent, "folder"))
         main_decides(self._acquire)
         return self

@@ -10,10 +10,10 @@ from pathlib import Path
 from dinov3.distributed.agreement import all_runs_or_none, main_decides
 from dinov3.distributed.context import is_main
 from dinov3.distributed.peers import Peers
-from dinov3.runs.checkpoint import CheckpointError, newest_valid, step_folders, step_of
 from dinov3.runs.folder import CHECKPOINTS, RunFolder
 from dinov3.runs.manifest import problem_with, read_train_state
 from dinov3.runs.run_id import known_run_id
+from dinov3.runs.step_folders import CheckpointError, newest_valid, step_folders, step_of
 
 
 @dataclass(frozen=True)

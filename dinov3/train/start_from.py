@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from dinov3.engine.task import Counters
-from dinov3.runs.checkpoint import CheckpointError, fill_tensors, stored_shapes
+from dinov3.runs.checkpoint import fill_tensors, stored_shapes
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.state import named_optimizer_tensors
+from dinov3.runs.step_folders import CheckpointError
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 STUDENT, EMA = "student", "model_ema"

@@ -16,8 +16,8 @@ from dinov3.config.students import BLOCK, Student
 from dinov3.distributed.context import choose_device
 from dinov3.distributed.peers import join
 from dinov3.engine.life import run
-from dinov3.runs.checkpoint import step_folders
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.step_folders import step_folders
 from dinov3.runs.student_folders import student_folders
 from dinov3.train.job import PretrainingJob
 

@@ -16,10 +16,11 @@ from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone, matching_preset
 from dinov3.models.convnext import N_STAGES
 from dinov3.models.presets import PRESETS
-from dinov3.runs.checkpoint import CheckpointError, newest_valid, read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.folder import STAGES
 from dinov3.runs.manifest import problem_with
 from dinov3.runs.stage_record import last_finished, read_stages
+from dinov3.runs.step_folders import CheckpointError, newest_valid, step_folders
 from dinov3.runs.student_folders import student_folders
 from dinov3.weights.description import BACKBONE, FORMAT, VERSION, is_description, read_description, sidecar_of
 from dinov3.weights.files import CONFIG, RawWeights, WeightsError

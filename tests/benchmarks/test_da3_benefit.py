@@ -18,7 +18,7 @@ from dinov3.eval.in_python import evaluate
 from dinov3.features.extract import FeatureExtractor, load
 from dinov3.features.preprocess import Preprocess
 from dinov3.models.da3 import VARIANTS, DA3Encoder, DA3Spec
-from dinov3.runs.checkpoint import newest_valid
+from dinov3.runs.step_folders import newest_valid
 from dinov3.system.rows import append_row, read_rows
 from dinov3.teachers.da3_backbone import build_da3_backbone
 from dinov3.train.command import main as train

@@ -12,7 +12,8 @@ import torch
 from dinov3.cli import main as dinov3
 from dinov3.detect.detector_file import load_detector
 from dinov3.detect.evaluate import read_results
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.weights.own import load_backbone
 from tests.detect import tiny

@@ -20,9 +20,10 @@ from dinov3.engine.life import run
 from dinov3.engine.optim import build_optimizer, clip_per_submodule
 from dinov3.engine.precision import Precision
 from dinov3.models.convnext import ConvNeXt
-from dinov3.runs.checkpoint import load_tensors, read_tensors, step_folders
+from dinov3.runs.checkpoint import load_tensors, read_tensors
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.state import allocate_optimizer_state, digest, training_tensors
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.teachers.da3 import Da3Teacher
 from dinov3.train import job

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dinov3.engine.schedules import Schedules, build_schedules
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from tests.train.tiny import command, tiny_config

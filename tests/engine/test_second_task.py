@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dinov3.cli import main as dinov3
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.train.command import main as pretrain
 from tests.engine import regressor

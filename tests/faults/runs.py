@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.manifest import problem_with
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from tests.train.tiny import overrides
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from tests.faults import campaign
 from tests.faults.conftest import Reference

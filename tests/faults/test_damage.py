@@ -15,16 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from dinov3.config.schema import Config
-from dinov3.runs.checkpoint import (
-    CheckpointError,
-    load_tensors,
-    newest_valid,
-    read_tensors,
-    save_tensors,
-    step_folders,
-)
+from dinov3.runs.checkpoint import load_tensors, read_tensors, save_tensors
 from dinov3.runs.manifest import FORMAT_VERSION, NAME, describe_file, problem_with, read_train_state
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import CheckpointError, newest_valid, step_folders
 from dinov3.train.command import main
 from tests.faults.conftest import Reference
 from tests.faults.runs import Launcher, assert_same, final_state, history, whole

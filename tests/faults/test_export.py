@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import step_folders
 from dinov3.weights.export import export
 from dinov3.weights.own import load_backbone
 from tests.faults.conftest import Reference

@@ -16,8 +16,9 @@ from dinov3.launch import local, slurm
 from dinov3.launch.job import TorchrunJob, TrainingJob
 from dinov3.launch.resources import Resources
 from dinov3.launch.script import Command, script
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from tests.faults.runs import PATIENCE
 from tests.train.tiny import command

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
+from dinov3.runs.step_folders import step_folders
 from tests.faults.conftest import Reference
 from tests.faults.runs import Launcher, assert_same, history, whole
 

@@ -14,7 +14,7 @@ import yaml
 
 from dinov3 import cli
 from dinov3.config.load import load_config
-from dinov3.runs.checkpoint import step_folders
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from tests.faults.conftest import Reference

@@ -117,7 +117,7 @@ def test_no_line_is_wider_than_the_page_and_no_word_is_lost() -> None:
 
 
 def test_the_size_of_a_checkpoint_is_that_of_the_files(tmp_path: Path) -> None:
-    from dinov3.runs.checkpoint import step_folders
+    from dinov3.runs.step_folders import step_folders
     from dinov3.train.command import main
 
     assert main(["--output-dir", str(tmp_path), *overrides(train__max_steps=1, evaluation__pictures="false")]) == 0

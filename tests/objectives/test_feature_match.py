@@ -12,7 +12,8 @@ from dinov3.contracts import CropBatch, StepContext, StudentView, TeacherView
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.objectives.feature_anchor import FeatureAnchor
 from dinov3.objectives.feature_distillation import PROJECTOR, FeatureDistillation
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.teachers.frozen import FeatureTeacher
 from dinov3.train.command import main

@@ -12,7 +12,7 @@ import pytest
 
 from dinov3.cli import main
 from dinov3.pictures import run_page
-from dinov3.runs.checkpoint import step_folders
+from dinov3.runs.step_folders import step_folders
 from dinov3.train.command import main as train
 from tests.train.tiny import command
 

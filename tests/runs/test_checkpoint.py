@@ -10,15 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinov3.runs.checkpoint import (
-    Checkpointer,
-    CheckpointError,
-    load_tensors,
-    newest_valid,
-    read_tensors,
-    step_folders,
-)
+from dinov3.runs.checkpoint import Checkpointer, load_tensors, read_tensors
 from dinov3.runs.manifest import problem_with
+from dinov3.runs.step_folders import CheckpointError, newest_valid, step_folders
 
 
 def state(seed: int = 0) -> dict[str, Tensor]:

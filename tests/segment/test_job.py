@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dinov3.cli import main as dinov3
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
+from dinov3.runs.step_folders import step_folders
 from dinov3.segment.evaluate import read_results
 from dinov3.segment.segmenter_file import load_segmenter
 from dinov3.system.rows import read_rows

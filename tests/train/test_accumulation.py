@@ -13,8 +13,9 @@ from dinov3.contracts import CropBatch
 from dinov3.data.loader import CropLoader
 from dinov3.data.sources import parse_dataset
 from dinov3.engine import trainer
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.train.accumulation import accumulate, joined_batch, kept_logits
 from dinov3.train.command import main

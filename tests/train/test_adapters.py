@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dinov3.eval.online.knn import Knn
 from dinov3.models.lora import merged_parameters
-from dinov3.runs.checkpoint import read_tensors, step_folders, step_of
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import step_folders, step_of
 from dinov3.system.rows import read_rows
 from dinov3.train.adapters import prepare_to_continue
 from dinov3.train.command import main

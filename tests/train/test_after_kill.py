@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dinov3.runs.checkpoint import step_folders
+from dinov3.runs.step_folders import step_folders
 from dinov3.train.command import main
 from tests.faults.runs import files
 from tests.train.tiny import command

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from dinov3 import features
 from dinov3.config.archs import CONVNEXT_ARCHS
 from dinov3.config.load import load_config
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from dinov3.train.model import build_model

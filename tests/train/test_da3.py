@@ -18,8 +18,9 @@ from dinov3.engine.optim import build_optimizer
 from dinov3.engine.schedules import StepSchedule
 from dinov3.engine.step import train_step
 from dinov3.models.da3 import VARIANTS, DA3Spec
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from dinov3.train.ssl_meta_arch import SSLMetaArch

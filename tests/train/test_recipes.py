@@ -9,7 +9,7 @@ import torch
 
 from dinov3.config.load import load_config, load_stages
 from dinov3.models.build import build_backbone
-from dinov3.runs.checkpoint import step_folders
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from dinov3.weights.own import write_backbone

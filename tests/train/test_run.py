@@ -16,9 +16,10 @@ from PIL import Image
 from dinov3 import __version__
 from dinov3.data.sources.synthetic import Synthetic
 from dinov3.engine import trainer
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.lock import RunLock
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from dinov3.train.ssl_meta_arch import SSLMetaArch

@@ -18,10 +18,11 @@ from dinov3.config.load import load_stages
 from dinov3.engine import trainer
 from dinov3.engine.life import _with_beginning
 from dinov3.engine.stages.plan import plan_stages
-from dinov3.runs.checkpoint import CheckpointError, read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.lock import RunLock
 from dinov3.runs.stage_record import read_stages, update_stage
 from dinov3.runs.start import Start
+from dinov3.runs.step_folders import CheckpointError, step_folders
 from dinov3.train.command import main
 from dinov3.train.job import PretrainingJob
 from dinov3.train.model import build_model

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dinov3.models.build import build_backbone
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.errors import EXIT_CONFIG
 from dinov3.train.command import main
 from dinov3.train.model import load_pretrained

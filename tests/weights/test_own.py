@@ -13,8 +13,9 @@ from torch import nn
 from dinov3.models.build import build_preset
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.vit import DinoVisionTransformer
-from dinov3.runs.checkpoint import Checkpointer, CheckpointError, step_folders
+from dinov3.runs.checkpoint import Checkpointer
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import CheckpointError, step_folders
 from dinov3.weights.files import WeightsError
 from dinov3.weights.own import WEIGHTS, load_backbone, write_backbone
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from dinov3.config.errors import ConfigError
 from dinov3.config.stages import named
 from dinov3.engine.stages.plan import Planned
-from dinov3.runs.checkpoint import step_folders
 from dinov3.runs.folder import CHECKPOINTS
 from dinov3.runs.records import refuse_missing_packages
 from dinov3.runs.stage_record import read_stages
+from dinov3.runs.step_folders import step_folders
 
 
 def check_stages(plan: Sequence[Planned], out: Path, redone: Planned | None) -> None:

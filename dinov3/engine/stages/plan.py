@@ -11,8 +11,8 @@ from dinov3.config.run_config import RunConfig
 from dinov3.config.stages import EARLIER, Stage, named
 from dinov3.engine.job import Job
 from dinov3.engine.resume import changed_since
-from dinov3.runs.checkpoint import newest_valid, step_of
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.step_folders import newest_valid, step_of
 
 T = TypeVar("T")
 MakeJob = Callable[[Any, RunFolder], Job[Any]]  # from a config and a folder

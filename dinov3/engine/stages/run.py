@@ -23,12 +23,12 @@ from dinov3.engine.after_kill import is_closed, is_tidy, tidy
 from dinov3.engine.life import put_aside, run
 from dinov3.engine.stages.checks import check_stages
 from dinov3.engine.stages.plan import MakeJob, Planned, changed_in, plan_stages, title_of
-from dinov3.runs.checkpoint import step_folders
 from dinov3.runs.folder import STAGES, RunFolder
 from dinov3.runs.lock import RunLock
 from dinov3.runs.signals import StopRequest
 from dinov3.runs.stage_record import StageRecord, read_stages, update_stage, write_stages
 from dinov3.runs.start import find_start
+from dinov3.runs.step_folders import step_folders
 from dinov3.runs.student_folders import student_folders
 from dinov3.system.errors import EXIT_DONE
 

@@ -20,10 +20,11 @@ from dinov3.eval.online.scene import Scene
 from dinov3.features import cache
 from dinov3.features.source_images import SourceImages
 from dinov3.models.vit import DinoVisionTransformer
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.progress import ProgressLine
 from dinov3.runs.state import digest
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from dinov3.train.command import main
 from tests.dense.conftest import save, write_quarters

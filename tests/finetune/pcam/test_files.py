@@ -15,8 +15,8 @@ import pytest
 from dinov3.cli import main as dinov3
 from dinov3.data.sources import parse_dataset
 from dinov3.data.sources.pcam import FILE
-from dinov3.finetune.pcam import files as pcam
 from dinov3.finetune.errors import FinetuneError
+from dinov3.finetune.pcam import files as pcam
 from dinov3.finetune.pcam.files import download, names, synthesise, verify
 
 COUNTS = {"train": 6, "valid": 4, "test": 4}

@@ -13,7 +13,8 @@ import torch
 from dinov3.cli import main as dinov3
 from dinov3.generate.buckets import Bucket
 from dinov3.generate.training.model_file import load_dit
-from dinov3.runs.checkpoint import read_tensors, step_folders
+from dinov3.runs.checkpoint import read_tensors
+from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
 from tests.faults.runs import Launcher, final_state, history, whole
 from tests.generate.training.made import shard_set, words
