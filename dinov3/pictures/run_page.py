@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dinov3.config.about.tasks import root_of, task_of
 from dinov3.config.changes import flatten
 from dinov3.config.dump import to_dict
 from dinov3.config.output import check_output_file
@@ -206,7 +207,7 @@ def _config(run: RunFolder, config: Mapping[str, Any] | None, damage: str | None
     """What differs from the defaults; secrets are not shown."""
     if config is None:
         return markup("<p>config.json: {}.</p>", damage) if damage else NOTHING
-    default, own = flatten(to_dict(Config())), flatten(redacted("", config))
+    default, own = flatten(to_dict(root_of(task_of(config))())), flatten(redacted("", config))
     body = [
         [
             markup("<code>{}</code>", key),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dinov3.config.about.tasks import root_of, schema_of, task_of
 from dinov3.config.changes import changed_keys, with_defaults
 from dinov3.config.convert import as_text
 from dinov3.config.dump import to_dict
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
 from dinov3.config.recipes import config_file
-from dinov3.config.schema import Config
+from dinov3.config.yaml_file import read_yaml
 from dinov3.system.columns import aligned
 from dinov3.system.json_file import JsonError, read_object
 from dinov3.system.paths import expanded
@@ -22,22 +23,30 @@ RECORDED = "config.json"  # of a run folder
 def difference(a: str, b: str) -> str:
     """A line a key whose value differs, with both values; defaults count. Each is a YAML, a recipe or a run folder.
 
-    Raises ConfigError for what cannot be read.
+    Raises ConfigError for what cannot be read, and for two of different tasks.
     """
-    found = changed_keys(resolved(a), resolved(b))
+    (task, first), (other, second) = resolved(a), resolved(b)
+    if task != other:
+        raise ConfigError(b, "", f"is of {other}, {a} of {task}: they have different keys")
+    found = changed_keys(first, second)
     if not found:
         return "no difference\n"
     return aligned([("", a, b), *((key, as_text(old), as_text(new)) for key, (old, new) in found.items())]) + "\n"
 
 
-def resolved(text: str) -> dict[str, Any]:
-    """All keys of a config, as nested dicts without secrets."""
+def resolved(text: str) -> tuple[str, dict[str, Any]]:
+    """The task of a config, and all its keys as nested dicts without secrets."""
     path = expanded(text)
     if (path / RECORDED).is_file():
-        return with_defaults(_recorded(path / RECORDED), Config)
+        content = _recorded(path / RECORDED)
+        task = task_of(content)
+        return task, with_defaults(content, root_of(task))
     if path.is_dir():
         raise ConfigError(text, "", f"holds no {RECORDED}: give a run folder, a YAML or the name of a recipe")
-    return to_dict(load_config(config_file(text)))
+    file = config_file(text)
+    task = task_of(read_yaml(file))
+    as_it_is = schema_of(task)._replace(checks=())  # a recipe that still lacks its data can be compared all the same
+    return task, to_dict(load_config(file, [], as_it_is))
 
 
 def _recorded(path: Path) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Schemas are named, not imported: those of other rooms are no business of this on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
@@ -38,3 +40,11 @@ def root_of(task: str) -> type[Any]:
 def tasks_with(key: str) -> list[str]:
     """The tasks that have this key or block."""
     return [task for task in SCHEMAS if key in types_of_keys(root_of(task))]
+
+
+def task_of(tree: Mapping[str, Any]) -> str:
+    """The task that a config is of: the one it names, else the first with most of its blocks."""
+    named = tree.get("task")
+    if isinstance(named, str) and named in SCHEMAS:
+        return named
+    return max(SCHEMAS, key=lambda task: len(set(tree) & {field.name for field in fields(root_of(task))}))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,18 @@ def test_what_is_no_config_is_one_line(content: str | None, tmp_path: Path, caps
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(tmp_path) in error
+
+
+def test_other_tasks_are_compared_in_their_own_keys_and_two_tasks_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"task": "classify", "model": {"method": "lora"}, "optim": {"lr": 0.5}}')
+    assert cli.main(["config", "diff", "pcam_lora", str(run)]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"optim.lr +\S+ +0.5", told)
+    assert "model.method" not in told
+    assert cli.main(["config", "diff", "demo_cpu", str(run)]) == 78
+    assert "is of classify, demo_cpu of pretrain" in capsys.readouterr().err
+    assert cli.main(["config", "diff", "dit/demo_cpu", "dit/demo_cpu"]) == 0
