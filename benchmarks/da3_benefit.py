@@ -1,15 +1,17 @@
-"""Does DA3 distillation help? Students with and without a geometry teacher, several seeds: one JSON line a run, and a table.
+"""Do DA3 distillation and Gram anchoring do what they are for? The demo recipe with and without each, several seeds: one JSON
+line a run, and a table.
 
     OMP_NUM_THREADS=1 python -m benchmarks.da3_benefit --out runs/da3_benefit
-    OMP_NUM_THREADS=1 python -m benchmarks.da3_benefit --out runs/da3_benefit --arms without with random --seeds 0 1 2 3 4
+    OMP_NUM_THREADS=1 python -m benchmarks.da3_benefit --out runs/da3_benefit --arms without gram --seeds 0 1 2 3 4
 
-The teacher is trained here (``benchmarks/da3_teacher.py``), for the published weights are not at hand: it has what DA3 was trained
-for, the depth of scenes, but of the scenes that the students see. All arms have the same steps, batches and draws. The arm
-``random`` has a teacher without weights: what it gains is not geometry. ``untrained`` is the student before step 0.
+DA3's teacher is trained here (``benchmarks/da3_teacher.py``), for the published weights are not at hand: it has what DA3 was
+trained for, the depth of scenes, but of the scenes that the students see. The Gram teacher is the backbone before step 0. All
+arms have the same steps, batches and draws. The arm ``da3-random`` has a DA3 teacher without weights: what it gains is not
+geometry. ``start`` is the student before step 0, whose stem is made of the pictures, ``random`` one of random weights.
 
-Measured are frozen EMA backbones by the ``small`` protocols of ``dinov3 eval depth`` and ``seg``, and k-NN of class tokens; of the
-teacher the same depth and segmentation, off its own tokens. What is in OUT/results.jsonl is not computed again, and a run that
-was killed goes on. Differences are paired by seed, in brackets their 95 % interval (Student's t).
+Measured are frozen EMA backbones by the ``small`` protocols of ``dinov3 eval depth`` and ``seg``, ``homography`` of ``match``, and
+k-NN of class tokens; of the DA3 teacher all but k-NN, off its own tokens. What is in OUT/results.jsonl is not computed again, and a
+run that was killed goes on. Differences are paired by seed, in brackets their 95 % interval (Student's t).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +35,11 @@ from benchmarks.learning import cost, machine, train
 from dinov3.config.blocks.loss import Da3Config
 from dinov3.dense.depth import evaluate as evaluate_depth
 from dinov3.dense.frozen import Cache
-from dinov3.dense.protocols import DEPTH, SEGMENT, chosen
+from dinov3.dense.matching.match import homographies
+from dinov3.dense.protocols import DEPTH, MATCH, SEGMENT, chosen
 from dinov3.dense.report import LeftOut
 from dinov3.dense.segment import evaluate as evaluate_segmentation
-from dinov3.dense.sets import open_parts
+from dinov3.dense.sets import images_of, open_parts
 from dinov3.eval.in_python import evaluate
 from dinov3.features.extract import FeatureExtractor, load
 from dinov3.features.preprocess import Preprocess
@@ -51,35 +55,46 @@ TEACHER = [
     *("train.pictures=3200", "train.batch_size_per_gpu=32", "train.num_workers=1"),
     *("optim.epochs=3", "optim.lr=0.002", "optim.warmup_steps=30"),
 ]
-STUDENT = [  # the demo recipe as it was (a stem that learns, larger crops), 120 steps of half its batch
-    *("train.dataset_path=Synthetic:size=64:near=2", "student.stem=patch"),
-    *("crops.global_crops_size=48", "crops.local_crops_size=24"),
-    *("train.batch_size_per_gpu=32", "optim.epochs=6", "crops.local_crops_number=2"),
-    *("dino.head_n_prototypes=64", "ibot.head_n_prototypes=64"),  # as many as a batch has global crops
+STUDENT = [
     *("evaluation.knn.train=null", "evaluation.knn.test=null", "evaluation.pictures=false"),
     "checkpointing.period=1000",
 ]
-ON = ["da3.enabled=true", f"da3.variant={VARIANT}", "da3.dtype=fp32", "da3.projector_hidden_dim=192"]
+DA3 = ["da3.enabled=true", f"da3.variant={VARIANT}", "da3.dtype=fp32", "da3.projector_hidden_dim=192"]
+TAUGHT = "da3.ckpt_path={teacher}"
+GRAM = ["gram.use_loss=true", "gram.source=init", "gram.img_level=true"]
+UNTRAINED = "train.max_steps=1"  # the rate of step 0 is 0
 ARMS: dict[str, list[str]] = {
     "without": [],
-    "with": [*ON, "da3.ckpt_path={teacher}"],
-    "random": [*ON, "da3.random_init=true"],
-    "untrained": ["train.max_steps=1"],  # the rate of step 0 is 0
+    "da3": [*DA3, TAUGHT],
+    "da3-random": [*DA3, "da3.random_init=true"],
+    "gram": GRAM,
+    "gram-and-da3": [*GRAM, *DA3, TAUGHT],
+    "start": [UNTRAINED],
+    "random": [UNTRAINED, "student.stem=patch"],
 }
 BASE = "without"
 SCENES = "Synthetic:size=64:near=2:seed={seed}:n={n}"
-FIGURES = {"depth_rmse": "depth RMSE", "seg_miou": "mIoU", "seg_knn_miou": "mIoU, dense k-NN", "knn_20": "k-NN"}
+FIGURES = {
+    "depth_rmse": "depth RMSE",
+    "seg_miou": "mIoU",
+    "seg_knn_miou": "mIoU, dense k-NN",
+    "match_recall": "match recall",
+    "knn_20": "k-NN",
+}
 GRID = 8  # patches a side of what is probed: the student's at 64 px, the teacher's at 112 px
 
 
 def probed(extractor: FeatureExtractor, data: str, words: Sequence[str] = ()) -> dict[str, Any]:
-    """Depth RMSE, and mIoU of a linear head and of dense k-NN, on the patches of ``extractor``; ``words`` change the heads."""
+    """Depth RMSE, mIoU of a linear head and of dense k-NN, and recall within a patch of places seen through a homography, on
+    the patches of ``extractor``; ``words`` change the heads."""
     cache: Cache = {}
     depth_rules = chosen(DEPTH, "small", words)
     depth = evaluate_depth(extractor, *open_parts(data, "depth"), depth_rules, cache, LeftOut(), max_bad_frac=0.0)
     seg_rules = chosen(SEGMENT, "small", ["classes=15", *words])
     seg = evaluate_segmentation(extractor, *open_parts(data, "mask"), seg_rules, cache, LeftOut(), max_bad_frac=0.0)
+    match = homographies(extractor, images_of(data), replace(MATCH["homography"], debias_images=0), LeftOut())
     return {
+        "match_recall": round(match.scores[0]["recall@1p"], 4),
         "depth_rmse": round(depth.scores[0]["rmse"], 4),
         "seg_miou": round(seg.scores[0]["mIoU"], 4),
         "seg_knn_miou": round(seg.scores[1]["mIoU"], 4),
@@ -134,14 +149,16 @@ def results(args: argparse.Namespace) -> None:
     wanted = [(arm, seed) for seed in args.seeds for arm in args.arms if (arm, seed) not in done]
     if not wanted:
         return
-    teacher = teacher_folder(args.out, args.teacher_keys)
-    put_in_place()
-    for arm, cfg in (
-        ("teacher", Da3Config(variant=VARIANT, ckpt_path=str(teacher), dtype="fp32")),
-        ("teacher without weights", Da3Config(variant=VARIANT, random_init=True, dtype="fp32")),
-    ):
-        if (arm, 0) not in done:
-            append_row(path, {"arm": arm, "seed": 0, **of_teacher(cfg, args), **settings})
+    teacher = None
+    if any(TAUGHT in ARMS[arm] for arm, _ in wanted):
+        teacher = teacher_folder(args.out, args.teacher_keys)
+        put_in_place()
+        for arm, cfg in (
+            ("teacher", Da3Config(variant=VARIANT, ckpt_path=str(teacher), dtype="fp32")),
+            ("teacher without weights", Da3Config(variant=VARIANT, random_init=True, dtype="fp32")),
+        ):
+            if (arm, 0) not in done:
+                append_row(path, {"arm": arm, "seed": 0, **of_teacher(cfg, args), **settings})
     with Bar(len(wanted), about="students", unit="runs") as bar:
         for arm, seed in wanted:
             run = args.out / arm / f"seed-{seed}"
@@ -191,7 +208,7 @@ def _spread(values: Sequence[float]) -> str:
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--out", type=expanded, required=True)
-    found.add_argument("--arms", nargs="+", choices=ARMS, default=["without", "with"])
+    found.add_argument("--arms", nargs="+", choices=ARMS, default=["without", "da3", "gram", "start", "random"])
     found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     found.add_argument("--scenes", default=SCENES.format(seed=3, n=500), help="with the truths that are probed")
     found.add_argument("--labelled", type=int, default=600, help="images that vote in k-NN; half as many are scored")

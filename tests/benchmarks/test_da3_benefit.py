@@ -1,4 +1,4 @@
-"""The pieces of the benchmark of DA3 distillation, at the smallest size: a teacher, a student of it, probes, the table."""
+"""The pieces of the benchmark of DA3 distillation and Gram anchoring, at the smallest size: a teacher, a student of it, probes, the table."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def test_a_teacher_made_here_teaches_by_its_path_and_both_can_be_probed(teacher:
     for found in (of_teacher, of_student):
         assert found["depth_rmse"] > 0
         assert 0 <= found["seg_miou"] <= 1
+        assert 0 <= found["match_recall"] <= 1
     assert of_teacher != of_student
     for task, (_, score) in DENSE.items():  # what benchmarks/learning.py --dense reads
         found = evaluate(tmp_path / "student", SCENES, task=task, size=32, words=QUICK, cache=tmp_path / "features")
@@ -84,14 +85,15 @@ def test_a_cell_of_the_readers_answer_lies_where_its_patch_does() -> None:
 def test_every_arm_is_a_config_that_can_be_used(arm: str) -> None:
     words = [word.format(teacher="weights") for word in ARMS[arm]]
     cfg = load_config(config_file("demo_cpu"), [*STUDENT, *words])
-    assert cfg.da3.enabled == (arm in ("with", "random"))
+    assert cfg.da3.enabled == ("da3" in arm)
+    assert cfg.gram.use_loss == ("gram" in arm)
 
 
 def rows() -> list[dict[str, object]]:
     """Three seeds of two arms; with the teacher the error is 1.0, 1.5 and 2.0 lower."""
-    scores = {"seg_miou": 0.5, "seg_knn_miou": 0.5, "knn_20": 0.5}
+    scores = {"seg_miou": 0.5, "seg_knn_miou": 0.5, "match_recall": 0.5, "knn_20": 0.5}
     without = [{"arm": "without", "seed": seed, "depth_rmse": 8.0 + seed, **scores} for seed in range(3)]
-    return [*without, *[{**row, "arm": "with", "depth_rmse": 7.0 + 0.5 * row["seed"]} for row in without]]
+    return [*without, *[{**row, "arm": "da3", "depth_rmse": 7.0 + 0.5 * row["seed"]} for row in without]]
 
 
 def test_differences_are_paired_by_seed_with_students_interval() -> None:
@@ -101,7 +103,7 @@ def test_differences_are_paired_by_seed_with_students_interval() -> None:
     assert found[1] == pytest.approx(4.30265 * 0.5 / 3**0.5, rel=1e-5)
     assert difference({0: 1.0}, {0: 2.0}) is None
     last = table(rows()).splitlines()[-1]
-    assert last.startswith("| with - without | 3 | -1.5000 [-2.7421, -0.2579] | +0.0000 [+0.0000, +0.0000] |")
+    assert last.startswith("| da3 - without | 3 | -1.5000 [-2.7421, -0.2579] | +0.0000 [+0.0000, +0.0000] |")
 
 
 def test_what_is_measured_already_is_not_computed_again_and_other_settings_are_refused(
@@ -110,7 +112,7 @@ def test_what_is_measured_already_is_not_computed_again_and_other_settings_are_r
     settings = {"keys": [], "teacher_keys": [], "scenes": "Synthetic:n=10", "labelled": 600, "probe": []}
     for row in rows():
         append_row(tmp_path / "results.jsonl", {**row, **settings})
-    main(["--out", str(tmp_path), "--scenes", "Synthetic:n=10"])
+    main(["--out", str(tmp_path), "--arms", "without", "da3", "--scenes", "Synthetic:n=10"])
     assert capsys.readouterr().out == table(rows()) + "\n"
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"], "no teacher was trained"
     with pytest.raises(SystemExit, match="results of other settings"):
