@@ -6,7 +6,7 @@ import argparse
 
 from dinov3.compress.costs import UNITS
 from dinov3.compress.errors import CompressError
-from dinov3.compress.labelled import Judge, OwnHead, Pictures, Probe, pictures
+from dinov3.compress.labelled import Judge, OwnHead, Pictures, Probe, pictures, with_numbers_of
 from dinov3.compress.making import Bench, make
 from dinov3.compress.methods import METHODS
 from dinov3.compress.report import compared, draw, read_report, table
@@ -15,6 +15,7 @@ from dinov3.compress.variants import variants_of
 from dinov3.compress.written import NUMBER_FORMATS
 from dinov3.config.output import check_output_file, check_output_folder
 from dinov3.data.sources import parse_dataset
+from dinov3.data.storage.labels import names_in
 from dinov3.features.extract import preprocess_of
 from dinov3.features.preprocess import Preprocess
 from dinov3.finetune.classifier_file import is_classifier, load_classifier
@@ -159,11 +160,14 @@ def _pictures(args: argparse.Namespace, preprocess: Preprocess) -> dict[str, Pic
     wanted = {"calibrate": args.images}
     if args.train is not None:
         wanted |= {"train": args.labelled_images, "test": args.labelled_images}
-    return {
-        name: pictures(parse_dataset(text), preprocess, count, f"--{name}", labelled=name != "calibrate")
-        for name, count in wanted.items()
-        if (text := getattr(args, name)) is not None
+    sources = {name: parse_dataset(text) for name in wanted if (text := getattr(args, name)) is not None}
+    sets = {
+        name: pictures(source, preprocess, wanted[name], f"--{name}", labelled=name != "calibrate")
+        for name, source in sources.items()
     }
+    if "train" in sets:
+        sets["test"] = with_numbers_of(sets["test"], names_in(sources["test"]), names_in(sources["train"]))
+    return sets
 
 
 def _judge(args: argparse.Namespace, whole: Backbone, sets: dict[str, Pictures]) -> Judge | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dinov3.data.errors import DataError
 from dinov3.data.sources import Source
+from dinov3.data.storage.labels import names_in, no_such_classes, renumbered
 from dinov3.features.cache import FeatureKind, cached_features
 from dinov3.features.extract import FeatureExtractor
 
@@ -34,27 +35,22 @@ def labelled_features(
     features, labels = cached_features(extractor, source, cache, kind).pooled()
     if labels is None:
         raise DataError(f"{text}: some images have a label and some have none")
-    names = getattr(source, "classes", None)
-    return Labelled(features, labels, names if isinstance(names, list) else None)
+    return Labelled(features, labels, names_in(source))
 
 
 def same_classes(train: Labelled, test: Labelled) -> Labelled:
-    """``test`` with the numbers ``train`` gives its classes, matched by name where both have names.
+    """``test`` with the numbers ``train`` gives its classes, matched by name.
 
     Raises DataError for classes that only the test set has: none of their images could ever be right.
     """
+    matched = renumbered(test.labels.numpy(), test.classes, train.classes)
+    labels = torch.from_numpy(matched.labels)
+    new: list[str] | list[int] = matched.unknown
     if train.classes is None or test.classes is None:
-        new = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
-        if new:
-            raise DataError(f"the test set has classes {new[:5]} that the training set does not have")
-        return test
-    number = {name: i for i, name in enumerate(train.classes)}
-    used = sorted({test.classes[label] for label in test.labels.tolist()})
-    new_names = [name for name in used if name not in number]
-    if new_names:
-        raise DataError(f"the test set has classes {new_names[:5]} that the training set does not have")
-    mapped = torch.tensor([number.get(name, -1) for name in test.classes])[test.labels]
-    return Labelled(test.features, mapped, train.classes)
+        new = new or sorted(set(labels.tolist()) - set(train.labels.tolist()))
+    if new:
+        raise no_such_classes("the test set", new)
+    return Labelled(test.features, labels, train.classes)
 
 
 def hold_out(everything: Labelled) -> tuple[Labelled, Labelled]:

@@ -17,7 +17,7 @@ from dinov3.finetune.classifier import Classifier
 from dinov3.finetune.classifier_file import About, folder_of, load_classifier
 from dinov3.finetune.curves import draw_curves
 from dinov3.finetune.errors import FinetuneError
-from dinov3.finetune.labelled import LabelledSet, checked_labels, open_labelled, renumbered
+from dinov3.finetune.labelled import LabelledSet, checked_labels, open_labelled, with_numbers_of
 from dinov3.finetune.metrics import metrics
 from dinov3.finetune.predictions import Predicted, write_predictions
 from dinov3.finetune.results import (
@@ -161,7 +161,5 @@ def views_of(classifier: Classifier, about: About) -> Views:
 
 def open_for(about: About, text: str) -> LabelledSet:
     """The set that ``text`` names, with the numbers that the classifier gives its classes. Raises DataError."""
-    labelled = open_labelled(text)
-    if about.names is not None and labelled.names is not None and labelled.names != about.names:
-        labelled = renumbered(labelled, about.names)
+    labelled = with_numbers_of(open_labelled(text), about.names)
     return checked_labels(labelled, about.classes, "the classifier")

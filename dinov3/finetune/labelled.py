@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 
 from dinov3.data.errors import DataError
 from dinov3.data.sources import Source, parse_dataset
+from dinov3.data.storage.labels import names_in, no_such_classes, renumbered
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,7 @@ def open_labelled(text: str) -> LabelledSet:
         raise DataError(
             f"{text}: {source.name(missing)} has no label: fine-tuning needs class subfolders or labels for every image"
         )
-    names = getattr(source, "classes", None)
-    names = [os.fsdecode(name) for name in names] if isinstance(names, list) and names else None
-    return LabelledSet(text, source, np.array(found, dtype=np.int64), names)
+    return LabelledSet(text, source, np.array(found, dtype=np.int64), names_in(source))
 
 
 def open_training(text: str, classes: int | None) -> tuple[LabelledSet, int]:
@@ -55,13 +52,11 @@ def open_training(text: str, classes: int | None) -> tuple[LabelledSet, int]:
 
 
 def open_beside(text: str, key: str, train: LabelledSet, classes: int) -> LabelledSet:
-    """Validation or test images with the numbers that ``train`` gives its classes; by name where both have names.
+    """Validation or test images with the numbers that ``train`` gives its classes; by name.
 
     DataError for a class that training does not have, and when only one class occurs.
     """
-    other = open_labelled(text)
-    if train.names is not None and other.names is not None and train.names != other.names:
-        other = renumbered(other, train.names)
+    other = with_numbers_of(open_labelled(text), train.names)
     checked_labels(other, classes, key)
     if len(np.unique(other.labels)) < 2:
         raise DataError(
@@ -75,15 +70,12 @@ def same_images(first: LabelledSet, second: LabelledSet) -> bool:
     return first.source.identity().content == second.source.identity().content
 
 
-def renumbered(other: LabelledSet, names: Sequence[str]) -> LabelledSet:
-    """A set that has names of its classes, with the numbers they have in ``names``. DataError for one that is not there."""
-    assert other.names is not None
-    number = {name: i for i, name in enumerate(names)}
-    used = [other.names[label] for label in np.unique(other.labels)]
-    if new := [name for name in used if name not in number]:
-        raise DataError(f"{other.text}: has classes {new[:5]}, which the training images do not have")
-    place = np.array([number.get(name, -1) for name in other.names], dtype=np.int64)
-    return LabelledSet(other.text, other.source, place[other.labels], list(names))
+def with_numbers_of(other: LabelledSet, names: list[str] | None) -> LabelledSet:
+    """A set with the numbers that classes have in ``names``. DataError for a class that is not there."""
+    matched = renumbered(other.labels, other.names, names)
+    if matched.unknown:
+        raise no_such_classes(other.text, matched.unknown)
+    return LabelledSet(other.text, other.source, matched.labels, names)
 
 
 def checked_labels(labelled: LabelledSet, classes: int, key: str) -> LabelledSet:

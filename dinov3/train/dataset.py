@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+import numpy as np
+
 from dinov3.config.derived import images_per_process
 from dinov3.config.schema import Config
 from dinov3.data.bad_samples import BadSample, BadSampleLog
@@ -12,6 +14,7 @@ from dinov3.data.errors import BadImage
 from dinov3.data.sources import DataError, Mixture, Source, open_dataset, parse_dataset
 from dinov3.data.sources.mixture import title
 from dinov3.data.sources.source import PartlyDamaged
+from dinov3.data.storage.labels import names_in, no_such_classes, renumbered
 from dinov3.distributed import context
 from dinov3.eval.online.dense import check_dense
 
@@ -21,9 +24,7 @@ def checked_source(cfg: Config, world: int) -> Source:
 
     So are the data sets of the k-NN evaluation, which must have labels, and of the dense ones, which must have truths.
     """
-    for text in (cfg.evaluation.knn.train, cfg.evaluation.knn.test):
-        if text is not None and (labelled := parse_dataset(text)).label(0) is None:
-            raise DataError(f"{text}: {labelled.name(0)} has no label: k-NN needs class subfolders or labels")
+    check_labelled(cfg)
     check_dense(cfg)
     source = open_dataset(cfg.train.dataset_path)
     batch = images_per_process(cfg) * world
@@ -37,6 +38,20 @@ def checked_source(cfg: Config, world: int) -> Source:
         )
     check_channels(cfg, source)
     return source
+
+
+def check_labelled(cfg: Config) -> None:
+    """DataError when a data set of the k-NN evaluation has no labels, or its test folders are not among its training ones."""
+    known: list[str] | None = None
+    for text in (cfg.evaluation.knn.train, cfg.evaluation.knn.test):
+        if text is None:
+            continue
+        if (labelled := parse_dataset(text)).label(0) is None:
+            raise DataError(f"{text}: {labelled.name(0)} has no label: k-NN needs class subfolders or labels")
+        names = names_in(labelled)
+        if known and names and (new := renumbered(np.arange(len(names)), names, known).unknown):
+            raise no_such_classes(text, new)
+        known = names
 
 
 def check_channels(cfg: Config, source: Source) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
@@ -16,6 +17,7 @@ NO_LABEL = -1
 LARGEST = 2**31 - 1
 LARGEST_FOLDER = 2**16 - 1  # folders called 20240131 are dates: a probe with twenty million classes helps nobody
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,9})?")
+COMMA = re.compile(r"[+-]?\d+,0{1,2}")  # 3,0: what pandas and spreadsheets write where the decimal point is a comma
 MISSING = frozenset({"", "nan", "-nan", "+nan", "<na>"})  # what pandas and numpy write for no value
 # What people write where a number is missing. Among names these may be classes: Namibia is NA, a tissue can be none.
 MISSING_NUMBER = MISSING | {"none", "null", "na", "n/a", "nat", "-", "?"}
@@ -64,7 +66,9 @@ def text_of(label: Any) -> str:
 
 def number_in(text: str) -> Decimal | None:
     """The number that ``text`` spells, exactly; None when it spells none."""
-    if not NUMBER.fullmatch(text):
+    if COMMA.fullmatch(text):
+        text = text.replace(",", ".")
+    elif not NUMBER.fullmatch(text):
         return None
     try:
         return Decimal(text)
@@ -91,3 +95,52 @@ def folder_classes(folders: Iterable[bytes]) -> tuple[dict[bytes, int], list[byt
     if len(set(numbers)) == len(ordered):
         return dict(zip(ordered, numbers, strict=True)), []
     return {name: i for i, name in enumerate(ordered)}, ordered
+
+
+def names_in(source: object) -> list[str] | None:
+    """What the classes of a source are called, by number; None when they are numbers."""
+    found = getattr(source, "classes", None)
+    return [os.fsdecode(name) for name in found] if isinstance(found, list) and found else None
+
+
+class Renumbered(NamedTuple):
+    """Labels of a data set with the numbers that another gives its classes."""
+
+    labels: NDArray[np.int64]  # [N], NO_LABEL where the other has no such class
+    unknown: list[str]  # classes that occur and that the other does not have
+
+
+def renumbered(labels: NDArray[np.integer], names: list[str] | None, known: list[str] | None) -> Renumbered:
+    """``labels [N]`` of classes called ``names`` with the numbers of those called ``known`` (None: numbers).
+
+    By name, and a number by the name that spells it: the folders ``0`` to ``11`` beside one called ``other`` are names, in
+    text order, and alone they are numbers. Numbers beside names of which none is a number are places in their order: they stay.
+    """
+    one_sided = (names is None) != (known is None)
+    if names == known or (one_sided and not any(_number_called(name) for name in (names or known or []))):
+        return Renumbered(labels.astype(np.int64), [])
+    place: dict[str, int] = {}
+    if known is not None:
+        place = {number: i for i, name in enumerate(known) if (number := _number_called(name))}
+        place |= {name: i for i, name in enumerate(known)}
+    table, unknown = {}, []
+    for label in np.unique(labels).tolist():
+        name = str(label) if names is None else names[label]
+        number = _number_called(name)
+        found = place.get(name, place.get(number or name)) if known is not None else (number and int(number))
+        table[label] = NO_LABEL if found is None else int(found)
+        if found is None:
+            unknown.append(name)
+    return Renumbered(np.array([table[label] for label in labels.tolist()], dtype=np.int64), unknown)
+
+
+def no_such_classes(where: str, unknown: Sequence[object]) -> DataError:
+    """The error of images of classes that nothing was trained on: none of them could ever be right."""
+    return DataError(f"{where}: has classes {list(unknown[:5])}, which the training images do not have")
+
+
+def _number_called(name: str) -> str | None:
+    value = number_in(name.strip())
+    return (
+        str(int(value)) if value is not None and 0 <= value <= LARGEST and value == value.to_integral_value() else None
+    )

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from dinov3.config.derived import largest_global_crop
@@ -16,6 +17,7 @@ from dinov3.data.bad_samples import raise_limit
 from dinov3.data.decode import Reading
 from dinov3.data.errors import DataError
 from dinov3.data.sources import Source, parse_dataset
+from dinov3.data.storage.labels import names_in, no_such_classes, renumbered
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import class_tokens
@@ -68,11 +70,15 @@ class Scene:
 
     @cached_property
     def labelled_parts(self) -> tuple[LabelledPart, LabelledPart]:
-        """The training images of ``evaluation.knn`` and its test images."""
+        """The training images of ``evaluation.knn`` and its test images, whose classes have the numbers of training's."""
         settings = self.cfg.evaluation.knn
         assert settings.train is not None  # both or none: checked with the config
         assert settings.test is not None
-        return self._part(settings.train, settings.max_train), self._part(settings.test, settings.max_test)
+        train, test = self._part(settings.train, settings.max_train), self._part(settings.test, settings.max_test)
+        matched = renumbered(test.labels.numpy(), names_in(test.source), names_in(train.source))
+        if matched.unknown:
+            raise no_such_classes("evaluation.knn.test", matched.unknown)
+        return train, test._replace(labels=torch.from_numpy(matched.labels))
 
     def _part(self, text: str, limit: int | None) -> LabelledPart:
         source = parse_dataset(text)

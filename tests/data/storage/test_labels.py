@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dinov3.data.errors import DataError
 from dinov3.data.sources import parse_dataset
-from dinov3.data.storage.labels import LARGEST, classes_of
+from dinov3.data.storage.labels import LARGEST, classes_of, renumbered
 from tests.data.stores import photographs, write_folder, write_lmdb
 
 SPELLINGS = ["{}", "{}.0", "{}.", "0{}", " {} ", "+{}", "{}e0", "{}.000", "{}0e-1"]
@@ -161,3 +161,30 @@ def test_folders_called_by_dates_are_numbered_in_order(tmp_path: Path) -> None:
         (tmp_path / name / "a.jpg").write_bytes(b"x")
     source = parse_dataset(str(tmp_path))
     assert [source.label(i) for i in range(2)] == [0, 1]
+
+
+TO_ELEVEN_AND_OTHER = ["0", "1", "10", "11", "2", "other"]  # folders, in the order that gives them their numbers
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "known", "wanted", "unknown"),
+    [
+        ([0, 1], ["dog", "eel"], ["cat", "dog", "eel"], [1, 2], []),
+        ([0, 2, 11], None, TO_ELEVEN_AND_OTHER, [0, 4, 3], []),
+        ([3, 4], TO_ELEVEN_AND_OTHER, None, [11, 2], []),
+        ([0, 1], ["2.0", "10"], TO_ELEVEN_AND_OTHER, [4, 2], []),
+        ([0, 7], None, TO_ELEVEN_AND_OTHER, [0, -1], ["7"]),
+        ([5], TO_ELEVEN_AND_OTHER, None, [-1], ["other"]),
+        ([0, 2], None, ["cat", "dog", "eel"], [0, 2], []),
+        ([0, 2], ["cat", "dog", "eel"], None, [0, 2], []),
+    ],
+)
+def test_classes_of_two_sets_are_matched_by_what_they_are_called(
+    labels: list[int], names: list[str] | None, known: list[str] | None, wanted: list[int], unknown: list[str]
+) -> None:
+    found = renumbered(np.array(labels), names, known)
+    assert (found.labels.tolist(), found.unknown) == (wanted, unknown)
+
+
+def test_whole_numbers_of_a_spreadsheet_with_decimal_commas_are_those_numbers() -> None:
+    assert classes_of(["10,0", "2,0", "-1,0", ""]).numbers.tolist() == [10, 2, -1, -1]
