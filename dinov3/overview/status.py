@@ -15,7 +15,7 @@ from dinov3.runs.folder import ASIDE, CHECKPOINTS, CONFIG_JSON, METRICS, RunFold
 from dinov3.runs.lock import RunLock, RunLocked
 from dinov3.runs.manifest import STATE
 from dinov3.runs.recorded import read_config
-from dinov3.runs.step_folders import step_folders
+from dinov3.runs.step_folders import own_step_folders
 from dinov3.system.json_file import JsonError, Maybe, read_object
 from dinov3.system.rows import Row, read_rows
 
@@ -63,7 +63,7 @@ def status_of(path: Path) -> RunStatus:
     run = RunFolder(path)
     rows, evaluations = read_rows(run.metrics), read_rows(run.evaluation)
     config, _ = read_config(run, Config)
-    saved = step_folders(path)
+    saved = own_step_folders(path)
     steps = _asked_for(saved) or steps_of(config or {})
     last: Row = rows[-1] if rows else {}
     step = max(last.get("iteration", -1) + 1, *(int(p.name.rpartition("-")[2]) for p in saved), 0)

@@ -12,7 +12,6 @@ from dinov3.distributed.context import is_main
 from dinov3.distributed.peers import Peers
 from dinov3.runs.folder import CHECKPOINTS, RunFolder
 from dinov3.runs.manifest import problem_with, read_train_state
-from dinov3.runs.run_id import known_run_id
 from dinov3.runs.step_folders import CheckpointError, newest_valid, step_folders, step_of
 
 
@@ -48,7 +47,7 @@ def _not_beyond(start: Start, out: Path, step: int) -> Start:
     """``start``, or where another student's newest ``step`` allows to go on. CheckpointError when much would be lost."""
     if start.reached <= step:
         return start
-    found = newest_valid(out, at_most=step, run_id=known_run_id(RunFolder(out)))
+    found = newest_valid(out, at_most=step)
     if found is None and (step > 0 or len(step_folders(out)) > 1):  # one alone: the other was killed in its first save
         raise CheckpointError(
             f"{out.parent}: {out.name} has no checkpoint of step {step} or before, and another student none after it: "
@@ -67,7 +66,7 @@ def _find_start(out: Path, resume_from: Path | None) -> Start:
         if problem := problem_with(resume_from):
             raise CheckpointError(f"--resume-from {resume_from}: {problem}")
         return Start(resume_from, str(resume_from), roll_back="--resume-from")
-    found = newest_valid(out, run_id=known_run_id(RunFolder(out)))
+    found = newest_valid(out)
     return Start(found, None if found is None else read_train_state(found).get("resumed_from"))
 
 

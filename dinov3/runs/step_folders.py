@@ -8,8 +8,11 @@ import re
 from pathlib import Path
 
 from dinov3.runs import manifest
+from dinov3.runs.folder import RunFolder
 from dinov3.runs.manifest import problem_with
+from dinov3.runs.run_id import known_run_id
 from dinov3.system.errors import EXIT_IO, Foreseeable
+from dinov3.system.json_file import JsonError, Maybe, read_object
 
 log = logging.getLogger(__name__)
 STEP = re.compile(r"^step-(\d{8})$")
@@ -38,18 +41,18 @@ def step_of(folder: Path) -> int:
     return int(match.group(1))
 
 
-def newest_valid(
-    run: Path, *, at_most: int | None = None, advice: str = START_AGAIN, run_id: str | None = None
-) -> Path | None:
-    """The newest checkpoint that verifies, of no step after ``at_most``; damaged ones are passed over with a warning each.
+def newest_valid(run: Path, *, at_most: int | None = None, advice: str = START_AGAIN) -> Path | None:
+    """The newest checkpoint that verifies, of no step after ``at_most``; damaged ones and those of another run are passed
+    over with a warning each.
 
-    ``run_id``: of the run they must be of, None: any. Raises CheckpointError, with ``advice``, when there are checkpoints and none verifies: never a silent restart from
+    Raises CheckpointError, with ``advice``, when there are checkpoints and none verifies: never a silent restart from
     nothing.
     """
     folders = [folder for folder in step_folders(run) if at_most is None or step_of(folder) <= at_most]
+    own = known_run_id(RunFolder(run))
     problems: dict[Path, str] = {}
     for folder in reversed(folders):
-        problem = problem_with(folder) or _stranger(folder, run_id)
+        problem = problem_with(folder) or _stranger(folder, own)
         if problem is None:
             for damaged, why in problems.items():
                 log.warning("checkpoint %s is passed over: %s", damaged, why)
@@ -62,7 +65,18 @@ def newest_valid(
     raise CheckpointError(f"{run / 'ckpt'}: no checkpoint can be read ({'; '.join(shown + more)}): {advice}")
 
 
+def own_step_folders(run: Path) -> list[Path]:
+    """``step_folders`` without those that another run has written; one that cannot be read may be this run's."""
+    own = known_run_id(RunFolder(run))
+    return [folder for folder in step_folders(run) if _stranger(folder, own) is None]
+
+
 def _stranger(folder: Path, run_id: str | None) -> str | None:
-    """What is wrong with a whole checkpoint that another run has written; None when it is this run's, or does not say."""
-    own = manifest.read_train_state(folder).get("run") if run_id is not None else None
+    """What is wrong with a checkpoint that another run has written; None when it is this run's, or does not say."""
+    if run_id is None:
+        return None
+    try:
+        own = read_object(folder / manifest.STATE, {"run": Maybe(str)}).get("run")
+    except (OSError, JsonError):
+        return None
     return f"it was written by another run ({own}, this one is {run_id})" if own not in (None, run_id) else None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dinov3.runs.checkpoint import Checkpointer, load_tensors, read_tensors
 from dinov3.runs.manifest import problem_with
-from dinov3.runs.step_folders import CheckpointError, newest_valid, step_folders
+from dinov3.runs.step_folders import CheckpointError, newest_valid, own_step_folders, step_folders
 
 
 def state(seed: int = 0) -> dict[str, Tensor]:
@@ -175,16 +175,26 @@ def test_files_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatch: 
 def test_a_checkpoint_of_another_run_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     older, newer = (write_of(tmp_path, step, run) for step, run in ((3, "mine"), (6, "theirs")))
     with caplog.at_level(logging.WARNING):
-        assert newest_valid(tmp_path, run_id="mine") == older
+        call_it(tmp_path, "mine")
+        assert newest_valid(tmp_path) == older
     assert f"{newer} is passed over: it was written by another run (theirs, this one is mine)" in caplog.text
-    assert newest_valid(tmp_path) == newer, "who does not know which run it is takes the newest"
-    assert newest_valid(tmp_path, run_id="theirs") == newer
+    assert own_step_folders(tmp_path) == [older]
+    call_it(tmp_path, "theirs")
+    assert newest_valid(tmp_path) == newer
+    call_it(tmp_path, "a third")
     with pytest.raises(CheckpointError, match="written by another run"):
-        newest_valid(tmp_path, run_id="a third")
+        newest_valid(tmp_path)
+    (tmp_path / "run_id.json").unlink()
+    assert newest_valid(tmp_path) == newer, "who does not know which run it is takes the newest"
+
+
+def call_it(run: Path, name: str) -> None:
+    (run / "run_id.json").write_text(json.dumps({"wandb": name}))
 
 
 def test_a_checkpoint_of_before_runs_had_names_is_taken(tmp_path: Path) -> None:
-    assert newest_valid(save(tmp_path, 2).parents[1], run_id="mine") == tmp_path / "ckpt" / "step-00000002"
+    call_it(tmp_path, "mine")
+    assert newest_valid(save(tmp_path, 2).parents[1]) == tmp_path / "ckpt" / "step-00000002"
 
 
 def write_of(run: Path, step: int, run_id: str) -> Path:
