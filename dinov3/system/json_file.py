@@ -35,8 +35,10 @@ def parse(data: bytes | str) -> Any:
         raise JsonError("nested too deeply") from None
     except UnicodeDecodeError:
         raise JsonError("not text in UTF-8") from None
-    except ValueError as error:  # also a number of more than 4,300 digits
+    except json.JSONDecodeError as error:
         raise JsonError(f"not JSON: {error}") from None
+    except ValueError:  # Python's own words speak of a setting of Python
+        raise JsonError("not JSON: a number of more than 4,300 digits") from None
 
 
 def parse_object(data: bytes | str) -> dict[str, Any]:

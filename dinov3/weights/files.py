@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinov3.system.json_file import JsonError, parse
+from dinov3.system.json_file import JsonError, parse, parse_object
 from dinov3.weights.reading.errors import WeightsError, clipped, one_line
 from dinov3.weights.reading.mistaken import AGAIN, HEAD, mistaken
 from dinov3.weights.reading.pickle_records import NotPlain
@@ -176,8 +176,25 @@ def _read_safetensors(path: Path, head: bytes, size: int) -> tuple[dict[str, Ten
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
         why = one_line(error)
-        cut = f"ends early ({size} bytes are there): {AGAIN}" if "incomplete" in why.lower() else why
-        raise WeightsError(f"{path}: not a readable safetensors file: {cut}") from error
+        if "incomplete" in why.lower():
+            why = _wrong_length(path, size)
+        raise WeightsError(f"{path}: not a readable safetensors file: {why}") from error
+
+
+def _wrong_length(path: Path, size: int) -> str:
+    """What is wrong with a safetensors file whose tensors do not end where the file ends."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            entries = parse_object(file.read(length))
+            end = (
+                8 + length + max(entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__")
+            )
+        except (JsonError, KeyError, TypeError, IndexError, ValueError):
+            return f"damaged: {AGAIN}"
+    if size > end:
+        return f"{size - end} bytes follow its last tensor, which ends at byte {end}: {AGAIN}"
+    return f"ends early ({size} bytes are there): {AGAIN}"
 
 
 def open_torch(file: BinaryIO, size: int, path: Path) -> TorchFile:

@@ -134,8 +134,16 @@ def test_half_a_file_ends_early(name: str, share: float, tmp_path: Path) -> None
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_bytes_after_the_end_are_no_early_end(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(100)}, tmp_path / "x.safetensors")
+    with (tmp_path / "x.safetensors").open("ab") as file:
+        file.write(bytes(7))
+    with pytest.raises(WeightsError, match="7 bytes follow its last tensor"):
+        read_weights(tmp_path / "x.safetensors")
+
+
 JSON = {
-    "a number of 5,000 digits": ('{"a": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
+    "a number of 5,000 digits": ('{"a": ' + "9" * 5000 + "}", "not JSON: a number of more than 4,300 digits"),
     "100,000 tables in each other": ('{"a":' * 100_000, "nested too deeply"),
     "not UTF-8": (b'{"a": "\xff"}', "not text in UTF-8"),
     "half": ('{"a": 1', "not JSON: "),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
@@ -43,6 +44,7 @@ class Handles(Generic[T]):
         return type(self), (self._most, self._close)
 
     def __del__(self) -> None:
-        if getattr(self, "_owner", None) == os.getpid():
+        # when Python ends, what closing needs may be gone; the system closes files
+        if getattr(self, "_owner", None) == os.getpid() and not sys.is_finalizing():
             for handle in self._open.values():
                 self._drop(handle)

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
+
+import pytest
 
 from dinov3.data.storage.handles import Handles
 
@@ -40,3 +43,12 @@ def test_a_pickled_copy_has_none_open() -> None:
     first = handles.get(0, lambda: os.open("/dev/null", os.O_RDONLY))
     copy = pickle.loads(pickle.dumps(handles))
     assert copy.get(0, lambda: os.open("/dev/null", os.O_RDONLY)) != first
+
+
+def test_nothing_is_closed_when_python_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    handles = Handles(2, closed.append)
+    handles.get(0, lambda: "a")
+    monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+    del handles
+    assert closed == []
