@@ -30,10 +30,12 @@ CANNOT = {
     "ntasks": "the processes of a job are --nodes times --tasks-per-node",
     "wrap": "what the job runs is the training command",
     **dict.fromkeys(("output", "error", "open-mode"), "the logs go to the folder slurm of the run"),
+    "chdir": "the paths of a config are those of the folder a job is sent from",
     "signal": "SIGUSR2 comes checkpointing.preemption_notice seconds before the end",
     **dict.fromkeys(("requeue", "no-requeue"), "a job that was stopped goes on with its next turn"),
     **dict.fromkeys(("test-only", "help", "usage", "version"), "it would send nothing"),
 }
+WHOLE = ("gpus",)  # options of sbatch that others begin with; every other beginning is an abbreviation to sbatch
 # Unicode categories that no name has: control characters, halves of characters, separators of lines.
 UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 
@@ -144,6 +146,9 @@ def _check(resources: Resources) -> Resources:
     for name in resources.sbatch:
         if not SBATCH_OPTION.fullmatch(name):
             raise KeyProblem("sbatch", f"{name!r} is not the long name of an option of sbatch")
+        meant = [full for full in (*OWN, *CANNOT) if full.startswith(name)]
+        if meant and name not in (*OWN, *CANNOT, *WHOLE):
+            raise KeyProblem("sbatch", f"{name} is short for {meant[0]} to sbatch: write out the option you mean")
         if name in OWN:
             raise KeyProblem("sbatch", f"{name} has an option of its own: --{OWN[name]}")
         if name in CANNOT:

@@ -73,7 +73,15 @@ def test_a_wrong_file_of_a_cluster_is_one_line_with_its_name(tmp_path: Path, tex
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("option", "problem"), [("exclude", "not option=value"), ("Ex clude=3", "not the long name")])
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("exclude", "not option=value"),
+        ("Ex clude=3", "not the long name"),
+        ("arr=0-3", "arr is short for array"),
+        ("chdir=/", "chdir cannot"),
+    ],
+)
 def test_an_option_of_sbatch_has_a_name_and_a_value(option: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         parse("--sbatch", option)
