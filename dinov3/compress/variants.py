@@ -47,8 +47,11 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
         variants = [_compared(word, args) for word in args.compare]
         if len({variant.out for variant in variants}) < len(variants):
             raise CompressError(f"--compare {' '.join(args.compare)}: the same twice")
-    for variant in variants:
-        _check(variant, args)
+    for word, variant in zip(args.compare or [None], variants, strict=True):
+        try:
+            _check(variant, args)
+        except CompressError as error:
+            raise error if word is None else CompressError(f"--compare {word}: {error}") from error
     return variants
 
 

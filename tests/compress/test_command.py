@@ -111,7 +111,7 @@ def test_the_seeds_chain_gives_the_model_that_its_rules_give(place: Path) -> Non
         (["--compare", "heads", "--method", "mlp"], "leave out --method and --quantize"),
         (["--compare", "heads+bf17", "--amount", "0.9"], "after + comes one of"),
         (["--compare", "bf16", "bf16"], "the same twice"),
-        (["--compare", "variance", "--budget", "0.9"], "variance needs --calibrate"),
+        (["--compare", "variance", "--budget", "0.9"], "--compare variance: --method variance needs --calibrate"),
         (["--compare", "heads", "mlp"], "give --amount (of each method) or --budget"),
         (["--compare", "heads", "--budget", "0.01"], "nothing could be made; the first, heads 0.01: left out"),
         (["--method", "heads", "--amount", "0.9", "--train", "X", "--test", "X"], "--test is --train"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ def resolved(text: str) -> tuple[str, dict[str, Any]]:
     if (path / RECORDED).is_file():
         content = _recorded(path / RECORDED)
         task = task_of(content)
-        return task, with_defaults(content, root_of(task))
+        root = root_of(task)
+        if content and content.keys().isdisjoint(field.name for field in fields(root)):
+            # of a checkpoint, or of a model for another program: beside it every key would seem to have its default
+            raise ConfigError(text, "", f"{RECORDED} in it describes a model: give the folder of the run")
+        return task, with_defaults(content, root)
     if path.is_dir():
         raise ConfigError(text, "", f"holds no {RECORDED}: give a run folder, a YAML or the name of a recipe")
     file = config_file(text)

@@ -36,7 +36,7 @@ def test_a_key_that_an_older_run_did_not_know_had_its_default(
     assert capsys.readouterr().out == "no difference\n"
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]"])
+@pytest.mark.parametrize("content", [None, "{", "[1]", '{"model_type": "dinov3_vit", "patch_size": 16}'])
 def test_what_is_no_config_is_one_line(content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if content is not None:
         (tmp_path / "config.json").write_text(content)
