@@ -26,7 +26,13 @@ def test_from_made_tissue_to_small_classifiers(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHON": sys.executable, "N": "64", "EPOCHS": "6"}
     subprocess.run([str(ROOT / "scripts" / "finetune_and_compress.sh"), str(tmp_path)], check=True, env=env)
     page = (tmp_path / "report.html").read_text()
-    names = ["full", "lora", "recovered", "heads", "mlp", "svd", "variance", "compensate", "whitened", "bf16", "int8"]
-    assert all(f"<td>{name}</td>" in page for name in names)
-    whole, small = (json.loads((tmp_path / path / "results.json").read_text()) for path in ("full", "scores/variance"))
+    assert all(
+        f"<td>{name}</td>" in page for name in ("full", "lora", "recovered", "energy", "compensate", "distilled")
+    )
+    whole, small = (
+        json.loads((tmp_path / path / "results.json").read_text()) for path in ("full", "scores/compensate")
+    )
     assert small["parameters"] < 0.8 * whole["parameters"]
+    made = json.loads((tmp_path / "small" / "compared.json").read_text())
+    assert len(made["reports"]) == 10
+    assert made["left_out"] == []

@@ -100,7 +100,7 @@ def execute(args: argparse.Namespace) -> int:
     with Bar(len(variants), about="compress", unit="files") as bar:
         for variant in variants:
             try:
-                reports.append(make(variant, bench, others))
+                reports.append(make(variant, bench, None))  # all in one picture, below
             except CompressError as error:  # of this one: the others can be compared all the same
                 left_out.append(f"{variant.name}: left out: {error}")
             bar.update()

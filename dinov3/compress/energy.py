@@ -7,11 +7,13 @@ neurons to remove. Nothing makes up for what is removed; see ``compensate`` and 
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from dinov3.compress.selection import check_share, kept_by_energy, rank_by_energy, rounded
+from dinov3.compress.selection import check_share, kept_by_energy, rank_by_energy, rounded, smallest_part
 from dinov3.compress.surgery import (
     blocks_of,
     factorise,
@@ -45,10 +47,30 @@ class Cut(NamedTuple):
         return {k: v for k, v in self._asdict().items() if v is not None}
 
 
-def prune(backbone: Backbone, rule: str, tau: float, *, multiple: int = 1) -> list[Cut]:
-    """Apply one of RULES with share ``tau`` to every block, in place. Raises CompressError."""
+class Spectra:
+    """Singular values of matrices that a search for a share meets again and again, kept by their content."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[torch.Size, bytes], Tensor] = {}
+
+    def of(self, weight: Tensor) -> Tensor:
+        """Falling, in float64."""
+        content = weight.detach().contiguous().numpy().tobytes()
+        key = (weight.shape, hashlib.blake2b(content, digest_size=16).digest())
+        if key not in self._found:
+            self._found[key] = torch.linalg.svdvals(weight.double())
+        return self._found[key]
+
+
+def prune(backbone: Backbone, rule: str, tau: float, *, multiple: int = 1, sketch: Spectra | None = None) -> list[Cut]:
+    """Apply one of RULES with share ``tau`` to every block, in place. Raises CompressError.
+
+    ``sketch``: only the shapes are wanted; factors of matrices are zeros.
+    """
     tau = check_share(tau, rule)
-    step = {"heads": _heads, "mlp": _neurons, "svd": _ranks}[rule]
+    if rule == "svd":
+        return [cut for i, block in enumerate(blocks_of(backbone)) for cut in _ranks(block, i, tau, multiple, sketch)]
+    step = {"heads": _heads, "mlp": _neurons}[rule]
     return [cut for index, block in enumerate(blocks_of(backbone)) for cut in step(block, index, tau, multiple)]
 
 
@@ -68,20 +90,25 @@ def _neurons(block: Block, index: int, tau: float, multiple: int) -> list[Cut]:
     return [Cut(index, "neurons", before, len(kept), kept.tolist())]
 
 
-def _ranks(block: Block, index: int, tau: float, multiple: int) -> list[Cut]:
+def _ranks(block: Block, index: int, tau: float, multiple: int, sketch: Spectra | None) -> list[Cut]:
     """Every matrix but the gate, as in the reference; replaced only where it saves parameters."""
-    return [cut for name in matrix_names(block) if name != "w1" and (cut := _rank(block, index, name, tau, multiple))]
+    names = (name for name in matrix_names(block) if name != "w1")
+    return [cut for name in names if (cut := _rank(block, index, name, tau, multiple, sketch))]
 
 
-def _rank(block: Block, index: int, name: str, tau: float, multiple: int) -> Cut | None:
+def _rank(block: Block, index: int, name: str, tau: float, multiple: int, sketch: Spectra | None) -> Cut | None:
     weight = weight_of(block, name)
     if weight is None:  # a product already
         return None
     full = min(weight.shape)
-    rank = rounded(rank_by_energy(weight, tau), full, multiple)
+    found = rank_by_energy(weight, tau) if sketch is None else smallest_part(sketch.of(weight).square(), tau)
+    rank = rounded(found, full, multiple)
     saves = rank * sum(weight.shape) < weight.numel()
     if rank == full or not saves:
         return Cut(index, name, full, rank, replaced=False)
+    if sketch is not None:
+        factorise(block, name, weight.new_zeros(rank, weight.shape[1]), weight.new_zeros(weight.shape[0], rank))
+        return Cut(index, name, full, rank)
     u, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
     factorise(block, name, v[:rank].to(weight), (u[:, :rank] * s[:rank]).to(weight))
     lost = float(s[rank:].square().sum() / s.square().sum())

@@ -80,8 +80,11 @@ class Bench:
         return None if self.judge is None else self.judge.scores(self.reference)
 
 
-def make(variant: Variant, bench: Bench, others: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Write the file with its report (JSON, and a picture that shows ``others`` too); the report. Raises CompressError."""
+def make(variant: Variant, bench: Bench, others: Sequence[dict[str, Any]] | None) -> dict[str, Any]:
+    """Write the file with its report: JSON and, unless ``others`` is None, a picture that shows them too.
+
+    Returns the report. Raises CompressError.
+    """
     whole, batches, out = bench.whole, bench.calibration, variant.out
     tokens = token_count(whole, torch.empty(1, 1, bench.size, bench.size))
     stored = "bf16" if variant.number_format == "bf16" else "none"
@@ -96,9 +99,10 @@ def make(variant: Variant, bench: Bench, others: Sequence[dict[str, Any]]) -> di
         written = write(small, variant.number_format, place, Facts(_described(bench), told), batches)
         report = _report(variant, bench, small, written, place)
         report |= {"steps": [step.__dict__ for step in steps], "cuts": [cut.row() for cut in _told(cuts)]}
-        names = [out.with_suffix(".report.json").name, out.with_suffix(".report.png").name]
-        (Path(folder) / names[0]).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        draw([report, *others], Path(folder) / names[1])
+        beside = Path(folder) / out.with_suffix(".report.json").name
+        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        if others is not None:
+            draw([report, *others], beside.with_suffix(".png"))
         for path in sorted(Path(folder).iterdir(), key=lambda p: p.name == out.name):  # the weights last
             flush(path)
             os.replace(path, out.parent / path.name)

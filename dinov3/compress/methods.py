@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dinov3.compress.allocation import Curve, Option, allocate
 from dinov3.compress.costs import Costs, has_bias
-from dinov3.compress.energy import RULES, Cut, prune
+from dinov3.compress.energy import RULES, Cut, Spectra, prune
 from dinov3.compress.errors import CompressError
 from dinov3.compress.moments import Batches, Moments, moments
 from dinov3.compress.refit import refit
@@ -98,9 +98,13 @@ def energy_steps(
     """The share tau, the same for all ``rules``, with which they meet ``budget``; and what is then left of the cost."""
     whole = settings.costs.float32().model(backbone)
 
+    spectra = Spectra()
+
     def left(tau: float) -> float:
-        small, _ = compress(backbone, [Step(rule, tau) for rule in rules], settings)
-        return settings.costs.model(small) / whole
+        small = copy.deepcopy(backbone).eval()
+        for rule in rules:
+            prune(small, rule, tau, multiple=settings.multiple, sketch=spectra)
+        return settings.costs.model(rebuilt(small)) / whole
 
     low, high = 0.0, 1.0
     if left(1.0) <= budget:

@@ -24,6 +24,7 @@ DRAWN = {  # what a report that stands beside another is asked for
     "cosines": [{"where": str, "mean": float, "least": float}],
 }
 COLORS = ("#c2410c", "#2563eb", "#15803d", "#7c3aed", "#b45309", "#0e7490", "#be123c", "#4d7c0f")
+MARKERS = "o^Dv"  # when colours come again
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -94,7 +95,7 @@ def draw(reports: Sequence[Mapping[str, Any]], out: Path) -> None:
     _draw_sizes(left, reports, metric)
     for index, report in enumerate(reports):
         rows = [row for row in report["cosines"] if row["where"].startswith("block")]
-        style: dict[str, Any] = {"marker": "o", "ms": 3, "lw": 1.2, "color": _color(index)}
+        style: dict[str, Any] = {"marker": _marker(index), "ms": 3, "lw": 1.2, "color": _color(index)}
         right.plot(range(len(rows)), [row["mean"] for row in rows], **style)
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="block", title="cosine with the uncompressed tokens, mean")
@@ -118,11 +119,11 @@ def _draw_sizes(axis: Any, reports: Sequence[Mapping[str, Any]], metric: str | N
         size, y = report["after"]["bytes"] / 1e6, _quality(report, metric)
         label = f"{report['method']}: {size:.3g} MB"
         if metric is None:
-            axis.plot(size, y, "o", color=_color(index), label=label)
+            axis.plot(size, y, _marker(index), color=_color(index), label=label)
             continue
         row = report["after"]["metrics"][metric]
         bars = [[max(0.0, y - row["low"])], [max(0.0, row["high"] - y)]]  # of a file that somebody edited
-        axis.errorbar(size, y, bars, fmt="o", color=_color(index), capsize=3, lw=1, label=label)
+        axis.errorbar(size, y, bars, fmt=_marker(index), color=_color(index), capsize=3, lw=1, label=label)
     axis.set_xlim(left=0)
     axis.set(
         xlabel="file, MB",
@@ -134,6 +135,10 @@ def _draw_sizes(axis: Any, reports: Sequence[Mapping[str, Any]], metric: str | N
 
 def _color(index: int) -> str:
     return COLORS[index % len(COLORS)]
+
+
+def _marker(index: int) -> str:
+    return MARKERS[index // len(COLORS) % len(MARKERS)]
 
 
 def _quality(report: Mapping[str, Any], metric: str | None) -> float:

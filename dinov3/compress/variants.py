@@ -32,8 +32,8 @@ class Variant:
     def name(self) -> str:
         """For tables and pictures."""
         unit = "" if self.of == "parameters" else f" of {self.of}"
-        amount = f"{self.budget:g}{unit}" if self.budget is not None else self.amount
-        method = "" if not self.methods else f"{self.method} {amount}"
+        amount = f"{self.budget:g}{unit}" if self.budget is not None else self.amount or ""
+        method = amount if "=" in amount else f"{self.method} {amount}" if self.methods else ""
         return " ".join(part for part in (method, "" if self.number_format == "none" else self.number_format) if part)
 
 

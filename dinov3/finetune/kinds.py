@@ -29,6 +29,12 @@ PRODUCTS = {
     "estimator.json": ("estimator", "dinov3.depth"),
 }
 CLASSIFIER = "dinov3.finetune"
+# Whose results.json it is, by its ``format``: rooms whose ``evaluate`` has the JUDGE that reads it. All others are classifiers'.
+JUDGED = {
+    "dinov3-segmentation-results": "dinov3.segment",
+    "dinov3-detection-results": "dinov3.detect",
+    "dinov3-depth-results": "dinov3.depth",
+}
 
 
 def room_of(path: Path) -> str:

@@ -1,20 +1,25 @@
-"""``dinov3 finetune report RUN…``: finished runs side by side, as a table and as one HTML page with their curves."""
+"""``dinov3 finetune report RUN…``: finished runs side by side, a table for each task, and one HTML page with their pictures."""
 
 from __future__ import annotations
 
-import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from dinov3.config.output import check_output_file
 from dinov3.finetune.curves import draw_curves
 from dinov3.finetune.errors import FinetuneError
+from dinov3.finetune.kinds import CLASSIFIER, JUDGED
 from dinov3.finetune.predictions import Predicted, read_predictions
 from dinov3.finetune.results import PREDICTIONS, RESULTS, Results, read_results, shown
+from dinov3.system.columns import aligned
 from dinov3.system.files import write_whole
-from dinov3.system.html import Html, joined, markup
+from dinov3.system.html import Html, embedded, joined, markup
+from dinov3.system.json_file import JsonError, read_object
 
+PREDICTED = "predictions.png"  # of a run with a dense head
 METRICS = ("AUROC", "AUPRC", "Acc", "BalancedAcc", "Sens95", "NLL", "Brier", "ECE")
 STYLE = Html(
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1400px;margin:2rem auto;padding:0 1rem}"
@@ -28,24 +33,66 @@ PAGE = (
 )
 
 
+class Section(NamedTuple):
+    """A table of comparable runs: the head, then a row a run; and what is shown below it."""
+
+    title: str
+    rows: list[list[str]]
+    picture: Html
+
+
 def report(runs: Sequence[Path], out: Path | None) -> int:
-    """Print the table; write the page to ``out``. FinetuneError without runs, or for one that is not finished."""
+    """Print the tables; write the page to ``out``. FinetuneError without runs, or for one that is not finished."""
     if not runs:
         raise FinetuneError("report: give the folders of finished runs")
     if out is not None:
         check_output_file(out, "--out")
-    found = [(path, read_results(path / RESULTS)) for path in runs]
-    parts = [part for part in ("test", "validation") if any(part in results["sets"] for _, results in found)]
-    for part in parts:
-        rows = rows_of(found, part)
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        print(f"{part}, with 95 % intervals")
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    sections = list(_sections(runs))
+    for section in sections:
+        print("\n".join([section.title, *aligned(section.rows).splitlines()]))
     if out is not None:
-        write_whole(out, markup(PAGE, STYLE, joined(_section(found, part) for part in parts)))
+        write_whole(out, markup(PAGE, STYLE, joined(_html(section) for section in sections)))
         print(f"page: {out}")
     return 0
+
+
+def _sections(runs: Sequence[Path]) -> Iterator[Section]:
+    """Classifiers' first, then those of each other task."""
+    by_room: dict[str, list[Path]] = {}
+    for path in runs:
+        by_room.setdefault(JUDGED.get(_format_of(path / RESULTS), CLASSIFIER), []).append(path)
+    found = [(path, read_results(path / RESULTS)) for path in by_room.pop(CLASSIFIER, [])]
+    for part in ("test", "validation"):
+        if any(part in results["sets"] for _, results in found):
+            yield Section(f"{part}, with 95 % intervals", rows_of(found, part), _picture(found, part))
+    for room, paths in by_room.items():
+        yield _judged(import_module(f"{room}.evaluate").JUDGE, paths)
+
+
+def _format_of(path: Path) -> str:
+    """Of a file that is looked at by who reads it; "" for one that cannot be."""
+    try:
+        return str(read_object(path, {"format": str})["format"])
+    except (OSError, JsonError):
+        return ""
+
+
+def _judged(judge: Any, paths: Sequence[Path]) -> Section:
+    """Runs of one task with a dense head, with the pictures of their predictions."""
+    named = {str(path): judge.columns(judge.read_results(path / RESULTS)) for path in paths}
+    heads = list(dict.fromkeys(name for row in named.values() for name in row))
+    rows = [
+        ["run", *heads],
+        *([Path(path).resolve().name, *(row.get(h, "") for h in heads)] for path, row in named.items()),
+    ]
+    pictures = [
+        markup(
+            "<h3>{}</h3>{}", path.resolve().name, markup('<img alt="predictions" src="{}">', embedded(path / PREDICTED))
+        )
+        for path in paths
+        if (path / PREDICTED).is_file()
+    ]
+    return Section(f"{judge.kind}, validation images", rows, joined(pictures))
 
 
 def rows_of(found: Sequence[tuple[Path, Results]], part: str) -> list[list[str]]:
@@ -62,12 +109,12 @@ def rows_of(found: Sequence[tuple[Path, Results]], part: str) -> list[list[str]]
     return rows
 
 
-def _section(found: Sequence[tuple[Path, Results]], part: str) -> Html:
-    head, *body = rows_of(found, part)
+def _html(section: Section) -> Html:
+    head, *body = section.rows
     heads = joined((markup("<th>{}</th>", cell) for cell in head), "")
     rows = joined((markup("<tr>{}</tr>", joined((markup("<td>{}</td>", c) for c in row), "")) for row in body), "")
-    table = markup('<h2>{}</h2><div class="wide"><table><tr>{}</tr>{}</table></div>', part, heads, rows)
-    return joined([table, _picture(found, part)])
+    table = markup('<h2>{}</h2><div class="wide"><table><tr>{}</tr>{}</table></div>', section.title, heads, rows)
+    return joined([table, section.picture])
 
 
 def _picture(found: Sequence[tuple[Path, Results]], part: str) -> Html:
@@ -80,4 +127,4 @@ def _picture(found: Sequence[tuple[Path, Results]], part: str) -> Html:
         return Html("")
     picture = io.BytesIO()
     draw_curves({name: (one.p, one.y) for name, one in lines.items()}, picture, form="png")
-    return markup('<img alt="curves" src="data:image/png;base64,{}">', base64.b64encode(picture.getvalue()).decode())
+    return markup('<img alt="curves" src="{}">', embedded(picture.getvalue()))

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from dinov3.compress.energy import RULES, prune
+from dinov3.compress.energy import RULES, Spectra, prune
 from dinov3.compress.errors import CompressError
 from dinov3.compress.surgery import blocks_of, rebuilt
 from dinov3.models.shapes import ffn_names
@@ -79,3 +79,14 @@ def test_heads_after_svd_are_refused_and_not_silently_skipped() -> None:
     with pytest.raises(CompressError, match="proj is a product of two already: put svd and whitened last"):
         prune(model, "heads", 0.5)
     assert ffn_names(blocks_of(model)[0].mlp) == ("fc1", "fc2")
+
+
+@pytest.mark.parametrize("tau", [0.5, 0.9, 0.99])
+def test_a_sketch_has_the_shapes_and_cuts_of_the_real_thing(tau: float) -> None:
+    real, sketch, spectra = vit(), vit(), Spectra()
+    for _ in range(2):  # the second time from what is kept
+        sketch = vit()
+        drawn = prune(sketch, "svd", tau, multiple=2, sketch=spectra)
+    cuts = prune(real, "svd", tau, multiple=2)
+    assert [cut._replace(lost=None) for cut in cuts] == drawn
+    assert {k: v.shape for k, v in real.state_dict().items()} == {k: v.shape for k, v in sketch.state_dict().items()}

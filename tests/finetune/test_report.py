@@ -64,3 +64,29 @@ def test_what_is_not_defined_is_said_and_never_a_nan_in_json() -> None:
     assert shown(found["AUROC"]) == "not defined"
     assert finite(float("inf")) is None
     assert shown({"value": 0.5, "low": None, "high": None}) == "0.5000"
+
+
+def test_dense_heads_stand_in_a_table_of_their_task_with_their_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, kind, found in (
+        ("a", "segmentation", {"mIoU": 0.25, "aAcc": 0.5}),
+        ("b", "segmentation", {"mIoU": 0.5, "aAcc": None}),
+        ("c", "detection", {"mAP": 0.75, "mAP50": 0.875}),
+    ):
+        (tmp_path / name).mkdir()
+        content = {"format": f"dinov3-{kind}-results", "label": "<i>linear", "weights": "w", "data": "d", "step": 7}
+        write_json(tmp_path / name / "results.json", {**content, "images": 3, "parameters": 1000, "scores": found})
+    (tmp_path / "a" / "predictions.png").write_bytes(b"png")
+    runs = [str(tmp_path / name) for name in ("a", "c", "b")]
+    both = str(finished(tmp_path / "two", 0))
+    assert dinov3(["finetune", "report", both, *runs, "--out", str(tmp_path / "page.html")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    titles = [lines.index(f"{title}, validation images") for title in ("segmentation", "detection")]
+    assert lines[titles[0] + 2].split()[:6] == ["a", "<i>linear", "7", "3", "0.00", "M"]
+    assert "not defined" in lines[titles[0] + 3]
+    assert "0.8750" in lines[titles[1] + 2]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<h2>") == 3
+    assert page.count('alt="predictions"') == 1
+    assert "<i>" not in page

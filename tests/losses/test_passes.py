@@ -61,9 +61,16 @@ def step(form: Passes, rows: int, dtype: torch.dtype, make: Any, temperature: fl
     }
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2, 7, 31])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("make", [sinkhorn_targets, softmax_targets])
+DAILY = {(0, torch.float32), (7, torch.float32)}  # each number of rows is compiled for seconds
+FORMS = [
+    pytest.param(rows, dtype, make, marks=[] if (rows, dtype) in DAILY else [pytest.mark.nightly])
+    for rows in (0, 1, 2, 7, 31)
+    for dtype in (torch.float32, torch.bfloat16)
+    for make in (sinkhorn_targets, softmax_targets)
+]
+
+
+@pytest.mark.parametrize(("rows", "dtype", "make"), FORMS)
 def test_compiled_passes_agree_with_plain_ones(compiled: Passes, rows: int, dtype: torch.dtype, make: Any) -> None:
     if not rows and make is sinkhorn_targets:
         make = softmax_targets  # without a row anywhere there is nothing to balance

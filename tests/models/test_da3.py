@@ -311,6 +311,7 @@ def test_the_mlp_uses_the_exact_gelu() -> None:
     assert torch.allclose(mlp(x), expected, atol=1e-7)
 
 
+@pytest.mark.nightly  # tests/teachers holds one graph daily, of one grid
 @torch.no_grad()
 def test_the_encoder_compiles_as_one_graph_for_any_grid() -> None:
     spec = DA3Spec(32, 3, 2, alt_start=1, swiglu=True)

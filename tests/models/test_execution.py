@@ -123,14 +123,8 @@ def test_drop_path_drawn_at_once_keeps_the_same_share_of_every_entry() -> None:
     assert rows == [math.floor(3 * 0.6) * 19 + math.floor(4 * 0.6) * 7] * 3
 
 
-@pytest.mark.parametrize(
-    ("execution", "mode"),
-    [
-        pytest.param(Execution(), "none", marks=pytest.mark.nightly),
-        pytest.param(BOTH, "none", marks=pytest.mark.nightly),
-        (BOTH, "selective"),
-    ],
-)
+@pytest.mark.nightly  # tests/models/test_vit.py holds one graph daily
+@pytest.mark.parametrize(("execution", "mode"), [(Execution(), "none"), (BOTH, "none"), (BOTH, "selective")])
 def test_the_compiler_takes_every_form_whole(execution: Execution, mode: CheckpointMode) -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 

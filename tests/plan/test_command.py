@@ -80,6 +80,7 @@ def test_every_card_has_figures_that_can_be() -> None:
     assert len({known.name for known in CARDS}) == len(CARDS)
 
 
+@pytest.mark.nightly  # 20 s: the step is planned for a dozen batches
 def test_the_largest_batch_is_the_same_from_a_small_batch_as_from_a_large_one_and_fits() -> None:
     found = {}
     for batch in (2, 64):

@@ -16,6 +16,7 @@ ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in STOPPING}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests themselves were begun by nohup
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

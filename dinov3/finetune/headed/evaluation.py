@@ -118,8 +118,17 @@ class Judge(ABC, Generic[M, A, T]):
     def read_results(self, path: Path) -> Results:
         """Raises FinetuneError for a file that is none."""
         scores = {self.select: Maybe(float), str: Maybe(float)}
-        form = {"step": int, "label": str, "images": int, "scores": scores}
+        form = {"step": int, "label": str, "images": int, "parameters": Maybe(int), "scores": scores}
         return checked_results(self.kind, path, self.format, form)
+
+    def columns(self, results: Mapping[str, Any]) -> dict[str, str]:
+        """What a table of several runs says of one."""
+        told = {key: str(results.get(key, "")) for key in ("weights", "data")}
+        found = {"head": results["label"], "step": str(results["step"]), "images": f"{results['images']:,}"}
+        if (weights := results.get("parameters")) is not None:
+            found["parameters"] = f"{weights / 1e6:.2f} M"
+        values = {name: results["scores"].get(name) for name in self.tells}
+        return found | {name: "not defined" if v is None else f"{v:.4f}" for name, v in values.items()} | told
 
     def sentence(self, results: Mapping[str, Any]) -> str:
         """One line of a finished run."""
