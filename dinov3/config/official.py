@@ -13,6 +13,18 @@ from dinov3.config.derived import CONVNEXT_STRIDE, largest_global_crop
 from dinov3.config.schema import Config
 
 PUBLISHED_PATCH = 16  # px, in every published YAML
+# What a ConvNeXt passes over, here as in DINOv3's code.
+OF_VITS = (
+    "n_storage_tokens",
+    "ffn_ratio",
+    "ffn_layer",
+    "norm_layer",
+    "qkv_bias",
+    "proj_bias",
+    "ffn_bias",
+    "layerscale",
+    "mask_k_bias",
+)
 TABLE = "docs/official_yamls.md"
 
 
@@ -49,3 +61,7 @@ def _convnext(cfg: Config, given: Mapping[str, str]) -> Iterator[str]:
             f"{source}: student.drop_path_rate: {student.drop_path_rate:g} counts here; DINOv3's own training code gives a "
             f"ConvNeXt none ({TABLE})"
         )
+    usual = type(student)()
+    idle = [name for name in OF_VITS if f"student.{name}" in given and getattr(student, name) != getattr(usual, name)]
+    if idle:
+        yield f"{given[f'student.{idle[0]}']}: student: {', '.join(idle)}: a ConvNeXt has none of it: without effect"

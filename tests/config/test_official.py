@@ -277,6 +277,14 @@ def test_a_feed_forward_of_another_width_is_named(caplog: pytest.LogCaptureFixtu
     assert "takes 4, that of vit_large" in caplog.text
 
 
+def test_what_a_convnext_passes_over_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    words = ["student.arch=convnext_tiny", "student.patch_size=32"]
+    load_config(None, [*words, "student.qkv_bias=true"])
+    assert not caplog.messages
+    load_config(None, [*words, "student.ffn_ratio=6", "student.n_storage_tokens=4"])
+    assert "student: n_storage_tokens, ffn_ratio: a ConvNeXt has none of it: without effect" in caplog.text
+
+
 def test_a_scale_between_the_resolutions_needs_a_frozen_teacher() -> None:
     words = ["crops.teacher_to_student_resolution_scale=2", "student.arch=convnext_tiny"]
     with pytest.raises(ConfigError, match="lies between a frozen teacher and its student, and there is none"):
