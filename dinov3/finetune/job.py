@@ -13,6 +13,7 @@ from dinov3.config.errors import ConfigError
 from dinov3.data.bad_samples import BadSampleLog
 from dinov3.data.decode import Reading
 from dinov3.data.errors import DataError
+from dinov3.data.sources.imagefolder import refuse_output_inside
 from dinov3.distributed import context
 from dinov3.distributed.agreement import main_decides
 from dinov3.distributed.peers import ALONE, Peers
@@ -73,6 +74,8 @@ class FinetuneJob(Job[LabelledBatch]):
                     if same_images(before, other):
                         raise DataError(f"evaluation.{name}: {text}: holds the images of {before.text}: give others")
                 others[name] = other
+            for opened in (train, *others.values()):
+                refuse_output_inside(opened.source, self.run.path)
             self._opened = train, classes, others
         return self._opened
 

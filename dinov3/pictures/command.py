@@ -15,6 +15,7 @@ from torch import Tensor
 from dinov3.config.output import check_output_file
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source, parse_dataset
+from dinov3.data.sources.imagefolder import refuse_output_inside
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor
@@ -92,6 +93,8 @@ def load_images(args: argparse.Namespace) -> tuple[list[str], Tensor, FeatureExt
     """Names and prepared images ``[N, 3, H, W]`` of one size, and the extractor."""
     single = expanded(args.data)
     source: Source | None = None if single.is_file() and single.suffix.lower() in PICTURES else parse_dataset(args.data)
+    if source is not None:
+        refuse_output_inside(source, args.out)
     extractor = extractor_from(args)
     if len(extractor.preprocess.mean) != 3:
         raise FeatureError("pictures are made of RGB images; this backbone takes other channels")

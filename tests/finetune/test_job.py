@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dinov3.data.errors import DataError
 from dinov3.finetune.classifier_file import load_classifier
+from dinov3.finetune.config import ClassifyConfig
+from dinov3.finetune.job import FinetuneJob
 from dinov3.finetune.predictions import read_predictions
 from dinov3.finetune.results import read_results
+from dinov3.runs.folder import RunFolder
 from dinov3.system.rows import read_rows
 from tests.faults.runs import Launcher, final_state
 from tests.finetune import tiny
@@ -105,3 +109,14 @@ def test_what_is_left_is_a_classifier_whose_predictions_are_in_the_table(
     assert (run / "roc_pr_reliability.png").read_bytes()[:4] == b"\x89PNG"
     assert runs.run(run, main=MAIN, words=words) == [0]  # finished: it says so and changes nothing
     assert read_results(run / "results.json") == results
+
+
+def test_a_run_folder_inside_the_images_is_refused(tmp_path: Path) -> None:
+    for place in ("train/cat", "train/dog", "more/cat", "more/dog"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "a.jpg").write_bytes(place.encode())
+    cfg = ClassifyConfig()
+    cfg.train.dataset_path, cfg.evaluation.validation = str(tmp_path / "train"), str(tmp_path / "more")
+    cfg.evaluation.test = None
+    with pytest.raises(DataError, match="lies inside the images"):
+        _ = FinetuneJob(cfg, RunFolder(tmp_path / "more" / "run")).data

@@ -73,6 +73,12 @@ def test_a_wrong_argument_is_one_line(
     assert not (tmp_path / "x.png").exists()
 
 
+def test_a_picture_inside_the_images_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["viz", "pca", "--weights", str(place), "--data", str(place), "--out", str(place / "x.png")]) == 78
+    assert "lies inside the images" in capsys.readouterr().err
+    assert not (place / "x.png").exists()
+
+
 def test_an_image_that_cannot_be_read_is_one_line_with_its_name(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
