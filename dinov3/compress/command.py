@@ -7,7 +7,7 @@ import argparse
 from dinov3.compress.costs import UNITS
 from dinov3.compress.errors import CompressError
 from dinov3.compress.labelled import Judge, OwnHead, Pictures, Probe, pictures, with_numbers_of
-from dinov3.compress.making import Bench, make
+from dinov3.compress.making import LOOKED_AT, Bench, make
 from dinov3.compress.methods import METHODS
 from dinov3.compress.report import compared, draw, read_report, table
 from dinov3.compress.surgery import blocks_of
@@ -140,10 +140,9 @@ def _bench(args: argparse.Namespace) -> Bench:
     sets = _pictures(args, preprocess)
     assert isinstance(preprocess.size, int)
     judge = _judge(args, whole, sets)
-    left_out = {f"--{name}": len(found.left_out) for name, found in sets.items()}
     if isinstance(judge, OwnHead):
-        left_out["--test"] = len(judge.left_out)
-    notes = [f"{option}: {count} images cannot be read" for option, count in left_out.items() if count]
+        sets["test"] = judge.pictures(LOOKED_AT * args.batch_size)
+    notes = [f"--{name}: {len(one.left_out)} images cannot be read" for name, one in sets.items() if one.left_out]
     shape = (args.batch_size, args.multiple, not args.no_refit)
     return Bench(args.weights, whole, preprocess, args.size or preprocess.size, *shape, sets, judge, notes)
 

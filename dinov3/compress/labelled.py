@@ -142,21 +142,23 @@ class OwnHead:
 
     def __init__(self, classifier: Classifier, views: Views, labelled: LabelledSet, count: int, *, batch: int) -> None:
         self.classifier, self.views, self.batch = classifier, views.settled(), batch
-        self.left_out: list[BadSample] = []
+        bad: list[BadSample] = []
         cuts: list[Tensor] = []
         labels: list[int] = []
         for index in spread(len(labelled), count):
             try:
                 cuts.append(self.views.cut(labelled.source, index, None))
             except BadImage as error:
-                self.left_out.append(BadSample(labelled.source.name(index), str(error)))
+                bad.append(BadSample(labelled.source.name(index), str(error)))
                 continue
             labels.append(int(labelled.labels[index]))
         if not cuts:
-            raise CompressError(
-                f"--test: no image could be read; the first, {self.left_out[0].name}: {self.left_out[0].reason}"
-            )
-        self.cuts, self.labels = torch.stack(cuts), np.array(labels)
+            raise CompressError(f"--test: no image could be read; the first, {bad[0].name}: {bad[0].reason}")
+        self.cuts, self.labels, self.left_out = torch.stack(cuts), np.array(labels), bad
+
+    def pictures(self, count: int) -> Pictures:
+        """The first ``count`` images as the backbone sees them; with all that cannot be read."""
+        return Pictures(self.views.finish(self.cuts[:count], None), None, self.left_out)
 
     @torch.no_grad()
     def scores(self, run: Run) -> Rows:

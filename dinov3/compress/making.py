@@ -44,7 +44,7 @@ from dinov3.weights.provenance import Facts
 LOOKED_AT = 8  # batches whose tokens are compared
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bench:
     """What all variants of one backbone have in common. ``sets``: prepared images by the option that gave them."""
 
