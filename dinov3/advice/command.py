@@ -67,6 +67,8 @@ def execute(args: argparse.Namespace) -> int:
     tunes = args.goal == FINETUNE
     if tunes:
         check_classifier(case, args.data)
+    if tunes or args.goal == "distill":  # the other goals read the weights for their choices
+        check_weights(case)
     choices = choices_for(case)
     load_config(
         None, words_of(choices), schema_of("classify" if tunes else PRETRAIN)
@@ -89,9 +91,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def check_classifier(case: Case, data: str) -> None:
-    """ConfigError unless the images have classes; WeightsError for weights that are no backbone."""
-    from dinov3.weights.own import load_backbone
-
+    """ConfigError unless the images have classes."""
     if not case.data.classes:
         raise ConfigError("command line", "--goal", f"finetune needs what {data} does not have: {CLASSES}")
     if parts := sorted({*PARTS} & {name.lower() for name in case.data.class_names}):
@@ -100,6 +100,12 @@ def check_classifier(case: Case, data: str) -> None:
             "FOLDER",
             f"{data}: {parts[0]} is one of its classes: put the others into a folder train beside it",
         )
+
+
+def check_weights(case: Case) -> None:
+    """WeightsError for weights that are no backbone, ConfigError for one that does not take these images."""
+    from dinov3.weights.own import load_backbone
+
     backbone = load_backbone(expanded(case.weights))
     if backbone.in_chans != case.data.channels:
         text = f"{case.weights} takes {backbone.in_chans} channels, the images have {case.data.channels}"

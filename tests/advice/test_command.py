@@ -169,6 +169,7 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(
     assert "two classes or more, with ten images each" in refused(tuned, capsys)
     assert "--plan: counts pretraining only" in refused([*tuned, "--plan"], capsys)
     assert "nowhere.pth: no such file" in refused([str(labelled), *tuned[1:]], capsys)
+    assert "nowhere.pth: no such file" in refused([str(data), "--goal", "distill", "--weights", "nowhere.pth"], capsys)
     folder(tmp_path / "labelled" / "test", 10, 16)
     assert "test is one of its classes" in refused([str(labelled), *tuned[1:]], capsys)
     assert "contains no images" in refused(["empty"], capsys)
