@@ -38,10 +38,10 @@ class FolderScreen:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
-        folder.mkdir(parents=True, exist_ok=True)
 
     def show(self, pixels: Pixels) -> None:
         """One more frame."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(self.folder / f"{self.count:06d}.png") as fresh:
             Image.fromarray(pixels).save(fresh, "PNG")
         self.count += 1

@@ -105,6 +105,7 @@ class Run:
             assert self.first_mask is not None
             check_same_size(size, (self.first_mask.shape[0], self.first_mask.shape[1]))
             self.carrier.first_features(rows_of(tokens), self.first_mask)
+            self.masks.mkdir(parents=True, exist_ok=True)
             labels = self.first_mask
         else:
             labels = self.carrier.next_features(rows_of(tokens), size)
@@ -135,10 +136,7 @@ def execute(args: argparse.Namespace) -> int:
         "compute_dtype": extractor.dtype,
     }
     writer = FrameWriter(args.out / "features", key) if args.features else None
-    masks = args.out / "masks"
-    if carrier is not None:
-        masks.mkdir(parents=True, exist_ok=True)
-    run = Run(reader, smoother, screen_of(args, frames.rate), writer, carrier, first_mask, masks)
+    run = Run(reader, smoother, screen_of(args, frames.rate), writer, carrier, first_mask, args.out / "masks")
     try:
         through(frames, run)
     except ValueError as error:

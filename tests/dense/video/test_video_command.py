@@ -107,10 +107,11 @@ def test_a_mask_that_does_not_fit_is_one_line(
     weights: Path, film: Path, mask: np.ndarray[Any, Any], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(mask, film / "wrong.png")
-    assert video(weights, film / "film", film / "out", "--mask", str(film / "wrong.png")) == 78
+    assert video(weights, film / "film", film / "out", "--mask", str(film / "wrong.png"), "--render", "png") == 78
     error = capsys.readouterr().err
     assert problem in error
     assert error.count("\n") == 1
+    assert not (film / "out").exists()
 
 
 @pytest.mark.parametrize(
