@@ -67,6 +67,7 @@ ARMS: dict[str, list[str]] = {
     "without": [],
     "da3": [*DA3, TAUGHT],
     "da3-random": [*DA3, "da3.random_init=true"],
+    "da3-all": [*DA3, TAUGHT, "da3.loss_on=all"],
     "gram": GRAM,
     "gram-and-da3": [*GRAM, *DA3, TAUGHT],
     "start": [UNTRAINED],

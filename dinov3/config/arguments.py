@@ -41,7 +41,7 @@ def not_an_override(word: str) -> str:
         return f"is not key=value: write {key}={value if colon and value else 'VALUE'}, without a blank"
     if word in recipes():
         return f"is a recipe, not key=value: write --config-file {word}"
-    return "is not key=value"
+    return "is not key=value" if word.startswith("-") else "is neither a folder or file that is there nor key=value"
 
 
 def refuse_a_model_nobody_chose(config_file: Path | None, overrides: Sequence[str]) -> None:

@@ -102,6 +102,9 @@ class RateSchedules:
         )
 
 
+LONG_WARMUP = 0.3  # of a run: beyond it little is left to learn in
+
+
 @dataclass(frozen=True)
 class Schedules:
     """Everything the optimizer and the teacher follow over a run."""
@@ -114,6 +117,7 @@ class Schedules:
     warmup_steps: int  # of lr
     total_steps: int
     lr_scale: float  # factor of the scaling rule
+    epoch_steps: int  # in one of optim.epochs
 
     def at(self, step: int) -> StepSchedule:
         """The values of ``step``; the final ones beyond the end."""
@@ -136,8 +140,13 @@ class Schedules:
             f"{'schedule':<14}{'start':>11}{'peak':>11}{'end':>11}",
             *(_row(name, getattr(self, name), self.total_steps) for name in names),
             f"lr is scaled by {self.lr_scale:.6g} and warms up for {self.warmup_steps} steps",
-            f"{until} steps of {effective_batch} images: {until * effective_batch} samples",
+            f"{until} steps of {effective_batch} images: {until * effective_batch} samples; one of optim.epochs is "
+            f"{self.epoch_steps} steps",
         ]
+        if until == self.total_steps and self.warmup_steps > LONG_WARMUP * until:
+            lines.append(
+                f"the learning rate rises for {self.warmup_steps} of {until} steps: lower optim.warmup_epochs for so short a run"
+            )
         if until < self.total_steps:
             lines.append(
                 f"train.max_steps ends the run there; the schedules above are those of {self.total_steps} steps"
@@ -231,6 +240,7 @@ def build_schedules(cfg: Config, world_size: int) -> Schedules:
         warmup_steps=_steps(cfg, warmup),
         total_steps=_steps(cfg, cfg.optim.epochs),
         lr_scale=scale,
+        epoch_steps=_steps(cfg, 1),
     )
 
 

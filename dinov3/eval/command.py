@@ -127,6 +127,7 @@ def execute_labelled(args: argparse.Namespace) -> int:
             "test": args.test or "every fifth image of each class of train",
             "images": {"train": len(train.labels), "test": len(test.labels)},
             "classes": classes,
+            **({} if args.task == "retrieval" else {"yardstick": yardstick(train, test)}),
             "pool": args.pool,
             "preprocess": extractor.preprocess.describe(),
             "scores": scores,
@@ -137,6 +138,16 @@ def execute_labelled(args: argparse.Namespace) -> int:
             write_json(args.out, report)
     context.teardown()
     return 0
+
+
+def yardstick(train: Labelled, test: Labelled) -> dict[str, float]:
+    """What an accuracy is to be held against: always saying the commonest class of ``train``, and how far chance moves a
+    share of so many test images (one standard error, at most)."""
+    commonest = torch.bincount(train.labels).argmax()
+    return {
+        "commonest_class": float((test.labels == commonest).float().mean()),
+        "standard_error": 0.5 / math.sqrt(len(test.labels)),
+    }
 
 
 def check_numbers(args: argparse.Namespace) -> None:
@@ -204,4 +215,9 @@ def table(report: dict[str, Any]) -> str:
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     images = report["images"]
     head = f"{report['task']}, {report['pool']} features of {report['weights']}: {images['train']:,} training and {images['test']:,} test images, {report['classes']} classes"
+    if held := report.get("yardstick"):
+        lines.append(
+            f"to compare: always the commonest class {100 * held['commonest_class']:.2f} %; one standard error of these "
+            f"{images['test']:,} images is at most {100 * held['standard_error']:.1f} points"
+        )
     return "\n".join([head, *lines])

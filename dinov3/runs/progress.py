@@ -36,6 +36,9 @@ class ProgressLine:
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
         self._began, self._beside = time.monotonic(), 0.0
+        self._first: float | None = (
+            None  # seconds of training until the first step was done: workers start, memory is found
+        )
         self._said_at, self._said_step = -MINUTE, start  # of the last line
         self._open = 0  # nested ``beside``
 
@@ -46,7 +49,14 @@ class ProgressLine:
 
     def step(self) -> None:
         self._done += 1
-        self._bar.update(1)
+        if self._first is not None:
+            self._bar.update(1)
+            return
+        self._first = self.training_seconds
+        if self._moving:  # the first step is in no rate of tqdm's either
+            self._bar.n = self._bar.last_print_n = self._bar.initial = self._done
+            self._bar.last_print_t = self._bar.start_t + self._bar.format_dict["elapsed"]
+            self._bar.refresh()
 
     def describe(
         self, *, loss: float, images_per_second: float, data_wait: float, share_of_peak: float | None = None
@@ -111,8 +121,9 @@ class ProgressLine:
 
     def _clock(self) -> str:
         """``elapsed<remaining`` of the steps."""
-        spent, steps = self.training_seconds, self._done - self._start
-        left = tqdm.format_interval(spent / steps * (self._total - self._done)) if steps else "?"
+        spent, steps = self.training_seconds, self._done - self._start - 1
+        a_step = (spent - (self._first or 0.0)) / steps if steps > 0 else 0.0
+        left = tqdm.format_interval(a_step * (self._total - self._done)) if steps > 0 else "?"
         return f"{tqdm.format_interval(spent)}<{left}"
 
     def _is_late(self) -> bool:

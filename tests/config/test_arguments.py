@@ -49,7 +49,7 @@ def test_a_folder_in_the_place_of_an_override_is_told_where_it_belongs(tmp_path:
             load_config(None, [word])
         assert f"train.dataset_path={word}" in str(caught.value)
         assert "--config-file configs/train/" in str(caught.value)
-    assert not_an_override("recipe.yml") == "is not key=value"
+    assert not_an_override("recipe.yml") == "is neither a folder or file that is there nor key=value"
     assert not_an_override("demo_cpu") == "is a recipe, not key=value: write --config-file demo_cpu"
     assert not_an_override("optim.epochs").endswith("write optim.epochs=VALUE, without a blank")
     assert not_an_override("optim.epochs:3").endswith("write optim.epochs=3, without a blank")

@@ -164,13 +164,16 @@ def test_the_table_states_values_steps_and_samples() -> None:
     lines = build_schedules(cfg, 8).table(256, until=60).splitlines()
     assert lines[1].split() == ["lr", "0", "0.001", "1e-06"]
     assert lines[3].split() == ["weight_decay", "0.04", "0.2", "0.2"]
-    assert lines[-2:] == ["lr is scaled by 1 and warms up for 12 steps", "60 steps of 256 images: 15360 samples"]
+    assert lines[-2:] == [
+        "lr is scaled by 1 and warms up for 12 steps",
+        "60 steps of 256 images: 15360 samples; one of optim.epochs is 6 steps",
+    ]
 
 
 def test_the_table_of_a_shortened_run_states_both_lengths() -> None:
     lines = build_schedules(with_blocks(), 8).table(256, until=25).splitlines()
     assert lines[-2:] == [
-        "25 steps of 256 images: 6400 samples",
+        "25 steps of 256 images: 6400 samples; one of optim.epochs is 6 steps",
         "train.max_steps ends the run there; the schedules above are those of 60 steps",
     ]
 
@@ -193,3 +196,12 @@ def test_loss_weights_follow_their_schedule() -> None:
     assert [gram[step] for step in range(5)] == pytest.approx([0, 0.5, 1, 1.0495156, 1.1882551])
     assert [local[step] for step in range(5)] == pytest.approx([1, 1, 1, 0.95225424, 0.82725424])
     assert [gram[10**6], local[7], local[10**6]] == [2, 0.5, 0.5]
+
+
+def test_a_warm_up_that_leaves_little_to_learn_in_is_said_unless_the_run_is_only_tried() -> None:
+    cfg = with_blocks()
+    assert cfg.schedules is not None
+    cfg.schedules.lr.warmup_epochs = 4.0  # of 10
+    said = "the learning rate rises for 24 of 60 steps: lower optim.warmup_epochs for so short a run"
+    assert said in build_schedules(cfg, 8).table(256, until=60).splitlines()
+    assert said not in build_schedules(cfg, 8).table(256, until=30)

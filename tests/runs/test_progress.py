@@ -63,6 +63,21 @@ def test_the_line_of_a_terminal_counts_in_the_same_way(clock: Clock, monkeypatch
     assert "10/20 [00:20<00:20, loss 1.0000" in screen.getvalue()
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_slow_first_step_is_no_measure_of_the_others(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    screen = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    line = ProgressLine(20, 0, shown=True)
+    clock.now += 60  # workers start
+    steps(line, clock, 1)
+    assert "1/20 [01:02<?" in screen.getvalue()
+    steps(line, clock, 4)
+    line.close()
+    assert "5/20 [01:10<00:30, " in screen.getvalue()
+
+
 def test_a_file_gets_lines_and_no_carriage_return_and_not_one_a_step(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
