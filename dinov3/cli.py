@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 
@@ -152,6 +153,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     leave_quickly()
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
+    first = next((word for word in argv if not word.startswith("-")), None)
+    if first is not None and first not in COMMANDS:
+        near = get_close_matches(first, COMMANDS, 1)
+        parser.error(
+            f"{first}: no such command: " + (f"did you mean {near[0]}?" if near else "dinov3 --help lists them")
+        )
     args, rest = parser.parse_known_args(argv)
     # argparse takes all positional words at the first of them; overrides may come after options too
     if rest and hasattr(args, "opts") and not any(word.startswith("-") for word in rest):

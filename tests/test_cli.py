@@ -84,3 +84,11 @@ def test_ctrl_c_is_one_word_and_no_traceback(
     monkeypatch.setattr("dinov3.config.about.command.explain", interrupted)
     assert cli.main(["config", "explain", "optim"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_command_that_is_not_there_is_named_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for word, said in (("trian", "trian: no such command: did you mean train?"), ("xyz", "dinov3 --help lists them")):
+        with pytest.raises(SystemExit) as end:
+            cli.main([word])
+        assert end.value.code == 2
+        assert said in capsys.readouterr().err

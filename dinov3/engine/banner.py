@@ -26,7 +26,9 @@ def banner(trainer: Trainer[Any], job: Job[Any], done: list[str]) -> str:
         *[f"  {line}" for line in trainer.plan.table(trainer.batch, trainer.until).splitlines()],
     ]
     if counters.step:
-        lines.append(f"  resumed    at step {counters.step} of {trainer.until}, {counters.samples:,} images seen")
+        rate = trainer.plan.at(counters.step).lr  # more epochs raise it again
+        seen = f"{counters.samples:,} images seen; the learning rate there is {rate:.3g}"
+        lines.append(f"  resumed    at step {counters.step} of {trainer.until}, {seen}")
     return "\n".join(lines)
 
 

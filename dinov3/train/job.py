@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -84,9 +85,12 @@ class PretrainingJob(Job[CropBatch]):
         return flops_an_image(self.cfg)
 
     def closing(self) -> list[str]:
-        """How many images were replaced, and where they are listed."""
+        """How many images were replaced, and where they are listed; how to look at the run."""
         summary = BadSampleLog(self.run.bad_samples).summary()
-        return [] if summary is None else [summary]
+        return [
+            *([] if summary is None else [summary]),
+            f"one page of it: dinov3 report {shlex.quote(str(self.run.path))}",
+        ]
 
     def plan(self) -> Schedules:
         return build_schedules(self.cfg, context.world_size())
