@@ -179,9 +179,9 @@ def say_done(job: Job[B], counters: Counters) -> None:
     """The last lines of a run."""
     folder = job.product_in(job.run.checkpoints / f"step-{counters.step:08d}")
     print(f"done: {counters.step} steps, {counters.samples:,} samples; {job.product} in {folder}")
-    say_last(job.looks(), job.run)
     for line in job.closing():
         print(line)
+    say_last(job.looks(), job.run)  # last: it is what a run is for
 
 
 def put_aside(run: RunFolder, names: tuple[str, ...], why: str) -> None:
