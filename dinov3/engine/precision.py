@@ -38,7 +38,8 @@ def resolve(param_dtype: str, device: torch.device) -> Precision:
     if param_dtype == "fp32":
         return Precision(torch.float32, device, "compute_precision.param_dtype is fp32")
     if device.type != "cuda":
-        return Precision(torch.float32, device, f"bf16 autocast is for GPUs, {device.type} runs in fp32")
+        asked = "bf16" if param_dtype == "auto" else param_dtype
+        return Precision(torch.float32, device, f"{asked} autocast is for GPUs, {device.type} runs in fp32")
     if torch.cuda.is_bf16_supported(including_emulation=False):
         why = "the GPU has bf16" if param_dtype == "bf16" else "fp16 needs loss scaling, the GPU has bf16"
         return Precision(torch.bfloat16, device, why)

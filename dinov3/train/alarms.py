@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 
 from dinov3.config.schema import Config
 from dinov3.runs.alarms import Rule
+from dinov3.system.cores import load_on_cores
 
 
 def rules_for(cfg: Config) -> list[Rule]:
@@ -54,19 +54,8 @@ def rules_for(cfg: Config) -> list[Rule]:
             lambda row, _: row["data_wait"] > 0.2,
             lambda row: (
                 f"training waits for images {row['data_wait']:.0%} of the time ({row['images_per_second']:.0f} images/s): "
-                f"raise train.num_workers (now {cfg.train.num_workers}), use a faster disk, or store smaller images{load_beside()}"
+                f"raise train.num_workers (now {cfg.train.num_workers}), use a faster disk, or store smaller images{load_on_cores()}"
             ),
             in_a_row=5,
         ),
     ]
-
-
-def load_beside() -> str:
-    """Said when more than this run wants the cores: then no key helps. Empty where the system does not tell."""
-    cores = os.cpu_count() or 1
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return (
-        f"; the machine has a load of {load:.1f} on {cores} cores: other programs want them, too"
-        if load > 2 * cores
-        else ""
-    )

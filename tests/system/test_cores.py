@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dinov3.system.cores import cores
+from dinov3.system.cores import cores, load_on_cores
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,3 +32,12 @@ def test_nothing_else_counts_cores() -> None:
         if any(word in path.read_text() for word in ("sched_getaffinity", "cpu_count"))
     }
     assert counting == {"dinov3/system/cores.py"}
+
+
+@pytest.mark.parametrize(("load", "said"), [(3.0, ""), (9.5, "a load of 9.5 on 2 cores")])
+def test_a_machine_that_more_programs_want_is_said(load: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    found = load_on_cores()
+    assert said in found
+    assert bool(found) == bool(said)
