@@ -186,7 +186,7 @@ def _wrong_length(path: Path, size: int) -> str:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
-            entries = parse_object(file.read(length))
+            entries = parse_object(file.read(min(length, size)))  # the length is what the file claims
             end = (
                 8 + length + max(entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__")
             )
