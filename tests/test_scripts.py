@@ -23,7 +23,7 @@ def test_a_script_is_short_and_bash_can_read_it(script: Path) -> None:
 
 @pytest.mark.nightly
 def test_from_made_tissue_to_small_classifiers(tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHON": sys.executable, "N": "64", "EPOCHS": "6"}
+    env = {**os.environ, "PYTHON": sys.executable, "N": "128", "EPOCHS": "3"}
     subprocess.run([str(ROOT / "scripts" / "finetune_and_compress.sh"), str(tmp_path)], check=True, env=env)
     page = (tmp_path / "report.html").read_text()
     assert all(

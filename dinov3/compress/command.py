@@ -144,7 +144,7 @@ def _bench(args: argparse.Namespace) -> Bench:
         sets["test"] = judge.pictures(LOOKED_AT * args.batch_size)
     notes = [f"--{name}: {len(one.left_out)} images cannot be read" for name, one in sets.items() if one.left_out]
     shape = (args.batch_size, args.multiple, not args.no_refit)
-    return Bench(args.weights, whole, preprocess, args.size or preprocess.size, *shape, sets, judge, notes)
+    return Bench(args.weights, whole, preprocess, preprocess.size, *shape, sets, judge, notes)
 
 
 def _preprocess(whole: Backbone, args: argparse.Namespace) -> Preprocess:

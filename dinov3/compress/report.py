@@ -24,6 +24,7 @@ DRAWN = {  # what a report that stands beside another is asked for
     "cosines": [{"where": str, "mean": float, "least": float}],
 }
 COLORS = ("#c2410c", "#2563eb", "#15803d", "#7c3aed", "#b45309", "#0e7490", "#be123c", "#4d7c0f")
+PROBED = "a linear layer"  # what was scored in reports that do not say it
 MARKERS = "o^Dv"  # when colours come again
 
 
@@ -89,7 +90,9 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def draw(reports: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Quality against size, one dot a report beside the uncompressed model of the first; and cosines by block."""
-    metric = next((m for m in ("AUROC", "Acc") if all((r["after"].get("metrics") or {}).get(m) for r in reports)), None)
+    scored = {report.get("metrics_of", PROBED) for report in reports}  # two kinds of scores have no common axis
+    both = ("AUROC", "Acc") if len(scored) == 1 else ()
+    metric = next((m for m in both if all((r["after"].get("metrics") or {}).get(m) for r in reports)), None)
     figure = Figure(figsize=(11, 4))
     left, right = figure.subplots(1, 2)
     _draw_sizes(left, reports, metric)
@@ -127,9 +130,7 @@ def _draw_sizes(axis: Any, reports: Sequence[Mapping[str, Any]], metric: str | N
     axis.set_xlim(left=0)
     axis.set(
         xlabel="file, MB",
-        title=f"{metric} of {reports[0].get('metrics_of', 'a linear layer')}, 95 % interval"
-        if metric
-        else "mean output cosine",
+        title=f"{metric} of {reports[0].get('metrics_of', PROBED)}, 95 % interval" if metric else "mean output cosine",
     )
 
 

@@ -49,7 +49,7 @@ def report(runs: Sequence[Path], out: Path | None) -> int:
         check_output_file(out, "--out")
     sections = list(_sections(runs))
     for section in sections:
-        print("\n".join([section.title, *aligned(section.rows).splitlines()]))
+        print(f"{section.title}\n{aligned(section.rows)}")
     if out is not None:
         write_whole(out, markup(PAGE, STYLE, joined(_html(section) for section in sections)))
         print(f"page: {out}")
@@ -79,12 +79,9 @@ def _format_of(path: Path) -> str:
 
 def _judged(judge: Any, paths: Sequence[Path]) -> Section:
     """Runs of one task with a dense head, with the pictures of their predictions."""
-    named = {str(path): judge.columns(judge.read_results(path / RESULTS)) for path in paths}
-    heads = list(dict.fromkeys(name for row in named.values() for name in row))
-    rows = [
-        ["run", *heads],
-        *([Path(path).resolve().name, *(row.get(h, "") for h in heads)] for path, row in named.items()),
-    ]
+    found = [{"run": path.resolve().name, **judge.columns(judge.read_results(path / RESULTS))} for path in paths]
+    heads = list(dict.fromkeys(name for row in found for name in row))
+    rows = [heads, *([row.get(head, "") for head in heads] for row in found)]
     pictures = [
         markup(
             "<h3>{}</h3>{}", path.resolve().name, markup('<img alt="predictions" src="{}">', embedded(path / PREDICTED))

@@ -36,9 +36,7 @@ class ProgressLine:
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
         self._began, self._beside = time.monotonic(), 0.0
-        self._first: float | None = (
-            None  # seconds of training until the first step was done: workers start, memory is found
-        )
+        self._first: float | None = None  # seconds until the first step was done: workers start, memory is found
         self._said_at, self._said_step = -MINUTE, start  # of the last line
         self._open = 0  # nested ``beside``
 
