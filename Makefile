@@ -15,6 +15,16 @@ setup: $(VENV)/.installed ## a virtual environment in .venv with the program
 # uv, where it is installed, does the same in less time
 UV := $(shell command -v uv)
 ifdef UV
+# uv reads nothing that pip is told: both are to find the same packages, above all the same torch
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_EXTRA_INDEX_URL
+export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
+endif
 INSTALL = VIRTUAL_ENV=$(VENV) uv pip install --compile-bytecode
 MAKE_VENV = uv venv --allow-existing --seed --python $(PYTHON) $(VENV)
 else

@@ -6,7 +6,7 @@
 
 Each RUN is a finished run of `dinov3 finetune`, one a seed. Scores are of test, one view, by the run's own head (after --tune by
 the head that was trained with it). A line a result goes to OUT/results.jsonl; what is there is not computed again. `lost` is
-the metric of the run minus that of the copy.
+what the copy is worse than the run: NLL goes up where accuracy goes down, and shows what 10,000 images are too few for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dinov3.compress.costs import Costs
 from dinov3.compress.labelled import pictures
@@ -36,6 +37,7 @@ from dinov3.finetune.labelled import LabelledSet, open_labelled
 from dinov3.finetune.metrics import metrics
 from dinov3.finetune.results import read_results
 from dinov3.finetune.scoring import Scorer
+from dinov3.finetune.selection import LOWER_IS_BETTER
 from dinov3.system.bars import Bar
 from dinov3.system.cores import cores
 from dinov3.system.paths import expanded
@@ -56,7 +58,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", help="with --tune")
     parser.add_argument("--validation", help="with --tune")
     parser.add_argument("--left", type=float, nargs="+", default=[0.93, 0.75, 0.5], help="shares of parameters")
-    parser.add_argument("--metric", default="BalancedAcc")
+    parser.add_argument("--metrics", nargs="+", default=["Acc", "NLL"])
     parser.add_argument("--distil", type=int, default=0, help="epochs of IMAGES (default 0: none)")
     parser.add_argument("--tune", type=int, default=0, help="epochs of --train (default 0: none)")
     parser.add_argument("--lr", type=float, default=5e-4, help="of both")
@@ -64,10 +66,11 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def score(classifier: Classifier, about: About, test: LabelledSet, metric: str) -> float:
+def score(classifier: Classifier, about: About, test: LabelledSet, names: list[str]) -> dict[str, float]:
     scorer = Scorer(views_of(classifier, about), resolve("fp32", torch.device("cpu")), batch=64, threads=cores())
     one = scorer.score(classifier, test, range(len(test)))
-    return metrics(one.probabilities(), one.labels)[metric]
+    found = metrics(one.probabilities(), one.labels)
+    return {name: found[name] for name in names}
 
 
 def results_of(run: Path, args: argparse.Namespace, test: LabelledSet) -> Iterator[Row]:
@@ -75,7 +78,7 @@ def results_of(run: Path, args: argparse.Namespace, test: LabelledSet) -> Iterat
     classifier, about = load_classifier(run)
     backbone = classifier.backbone
     statistics = cast(Any, backbone).preprocess
-    whole = score(classifier, about, test, args.metric)
+    whole = score(classifier, about, test, args.metrics)
     yield {"run": str(run), "method": "none", "left": 1.0, "score": whole}
     preprocess = Preprocess(tuple(statistics["mean"]), tuple(statistics["std"]), backbone.stride, about.size)
     images = pictures(parse_dataset(args.calibrate), preprocess, args.images, "--calibrate", labelled=False)
@@ -93,7 +96,7 @@ def results_of(run: Path, args: argparse.Namespace, test: LabelledSet) -> Iterat
                 "run": str(run),
                 "method": method,
                 "left": left,
-                "score": score(copy.eval(), about, test, args.metric),
+                "score": score(copy.eval(), about, test, args.metrics),
             }
             row["share"] = sum(p.numel() for p in small.parameters()) / before
             row |= won_back(copy, about, run, args, f"{method.replace(',', '-')}-{left:g}", test)
@@ -114,13 +117,14 @@ def won_back(copy: Classifier, about: About, run: Path, args: argparse.Namespace
         back = load_backbone(_trained(folder / f"{name}-distilled", [*common, *words]) / "recovered")
         distilled = Classifier(back, about.classes, about.pool)
         distilled.head.load_state_dict(copy.head.state_dict())
-        found["distilled"] = score(distilled.eval(), about, test, args.metric)
+        found["distilled"] = score(distilled.eval(), about, test, args.metrics)
     if args.tune:
         words = [f"model.head={start}", "model.method=fullft", "evaluation.bootstrap=0", f"optim.epochs={args.tune}"]
         words += [f"train.dataset_path={args.train}", f"evaluation.validation={args.validation}"]
         words += [f"evaluation.test={args.test}", "train.batch_size_per_gpu=64"]
         results = read_results(_trained(folder / f"{name}-tuned", [*common, *words]) / "results.json")
-        found["tuned"] = results["sets"]["test"]["scores"][args.metric]["value"]
+        scores = results["sets"]["test"]["scores"]
+        found["tuned"] = {name: scores[name]["value"] for name in args.metrics}
     return found
 
 
@@ -131,21 +135,33 @@ def _trained(folder: Path, words: list[str]) -> Path:
     return folder
 
 
-def table(rows: list[Row], metric: str) -> str:
-    """Mean and spread over runs of what is lost."""
+def table(rows: list[Row], names: list[str]) -> str:
+    """What is lost of every metric, without training and after it: mean and spread over runs, in Markdown."""
     whole = {row["run"]: row["score"] for row in rows if row["method"] == "none"}
-    spread = np.array([*whole.values()])
-    lines = [f"{metric} of {len(whole)} runs: {spread.mean():.4f} ± {spread.std(ddof=1) if len(whole) > 1 else 0:.4f}"]
+    kinds = [kind for kind in ("score", "distilled", "tuned") if any(kind in row for row in rows)]
+    said = {"score": "as it is", "distilled": "distilled", "tuned": "fine-tuned"}
+    start = [f"{name} {shown(np.array([scores[name] for scores in whole.values()]), '')}" for name in names]
+    columns = [f"{name} lost, {said[kind]}" for name in names for kind in kinds]
+    lines = [f"whole, {len(whole)} runs: {', '.join(start)}", ""]
+    lines += ["| left | method | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
     for left in dict.fromkeys(row["left"] for row in rows if row["method"] != "none"):
         for method in METHODS:
             own = [row for row in rows if (row["method"], row["left"]) == (method, left)]
-            cells = []
-            for key in ("score", "distilled", "tuned"):
-                lost = np.array([whole[row["run"]] - row[key] for row in own if key in row])
-                if len(lost):
-                    cells.append(f"{key}: {lost.mean():+.4f} ± {lost.std(ddof=1) if len(lost) > 1 else 0:.4f}")
-            lines.append(f"{left:>5g} left  {method:<14} lost, {'; '.join(cells)}")
+            cells = [f"{left:g}", method]
+            for name in names:
+                sign = -1 if name in LOWER_IS_BETTER else 1
+                for kind in kinds:
+                    lost = [sign * (whole[row["run"]][name] - row[kind][name]) for row in own if kind in row]
+                    cells.append(shown(np.array(lost), "+"))
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def shown(values: NDArray[Any], sign: str) -> str:
+    """``mean ± spread``; nothing where nothing was measured."""
+    if not len(values):
+        return ""
+    return f"{values.mean():{sign}.4f} ± {values.std(ddof=1) if len(values) > 1 else 0:.4f}"
 
 
 def main() -> None:
@@ -162,7 +178,7 @@ def main() -> None:
                 append_row(path, row)
                 bar.update()
     last = {(row["run"], row["method"], row["left"]): row for row in read_rows(path)}
-    print(table([*last.values()], args.metric))
+    print(table([*last.values()], args.metrics))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, a line a minute anywhere else (a bar in a file is one line of megabytes)."""
+"""How far a command is: a bar on a terminal, lines anywhere else (a bar in a file is one line of megabytes)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tqdm import tqdm
 
-MINUTE = 60.0  # seconds
+SOON, MINUTE = 10.0, 60.0  # seconds until the first line, and between later ones
 Count = Callable[[int], object]  # called with how many more are done
 
 
@@ -37,14 +38,20 @@ class Bar:
         self._moving = shown and sys.stderr.isatty()
         self._bar = tqdm(total=total, desc=about, unit=f" {unit}", **width(), disable=not self._moving)
         self._total, self._about, self._unit, self._shown = total, about, unit, shown
-        self._done, self._said = 0, time.monotonic()
+        self._done, self._began = 0, time.monotonic()
+        self._next = self._began + SOON
 
     def update(self, more: int = 1) -> None:
         self._done += more
         self._bar.update(more)
-        if self._shown and not self._moving and time.monotonic() - self._said >= MINUTE:
-            self._said = time.monotonic()
-            print(f"{self._about}: {self._done:,} of {self._total:,} {self._unit}", file=sys.stderr, flush=True)
+        if self._shown and not self._moving and self._done and (now := time.monotonic()) >= self._next:
+            self._next = now + MINUTE
+            left = timedelta(seconds=round((now - self._began) * (self._total - self._done) / self._done))
+            print(
+                f"{self._about}: {self._done:,} of {self._total:,} {self._unit}, {left} left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -63,6 +63,7 @@ def export(source: Path, out: Path, *, layout: str | None = None, heads: bool = 
     created = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_left_overs(out)
+    replaced = [f"{out.name} was there already: replaced"] if out.exists() else []
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.{os.getpid()}.", dir=out.parent))
     try:
         written = _write(source, chosen, reference, temporary / out.name, facts, heads)
@@ -80,7 +81,7 @@ def export(source: Path, out: Path, *, layout: str | None = None, heads: bool = 
             folder.rmdir()
         raise
     shutil.rmtree(temporary, ignore_errors=True)
-    return [str(out), str(written.parity), *notes]
+    return [str(out), str(written.parity), *notes, *replaced]
 
 
 def _clear_left_overs(out: Path) -> None:

@@ -19,6 +19,7 @@ PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "munged", "unsh
 # What a run measures about itself; everything else must be equal.
 TIMES = {"images_per_second", "data_wait", "checkpoint_seconds", "checkpoint_blocked_seconds", "checkpoint_bytes"}
 STEPS = 32
+NODES = ("node1", "node2")
 KEYS = (
     *("train.dataset_path=Synthetic:size=64", "train.batch_size_per_gpu=8", f"train.OFFICIAL_EPOCH_LENGTH={STEPS}"),
     *("optim.epochs=1", "optim.warmup_epochs=0", "checkpointing.period=8", "train.log_every=1", "train.num_workers=1"),
@@ -93,6 +94,17 @@ for p in /proc/[0-9]*; do
     tr '\\0' ' ' < $p/cmdline | grep -q 'dinov3.launch.job -- ' && basename $p
 done"""
         return self.inside("bash", "-c", script, name, check=False).stdout.split()
+
+    def signal(self, name: str) -> None:
+        """Send a signal to all training processes of both machines."""
+        for pid in [pid for node in NODES for pid in self.processes(node)]:
+            self.inside("kill", f"-{name}", pid, check=False)
+
+    def has_for(self, node: str, number: int) -> bool:
+        """Whether a stopped training process of a machine has been sent the signal ``number``."""
+        said = [self.inside("cat", f"/proc/{pid}/status", check=False).stdout for pid in self.processes(node)]
+        masks = [int(mask, 16) for text in said for mask in re.findall(r"^ShdPnd:\t(\w+)$", text, re.MULTILINE)]
+        return any(mask >> number - 1 & 1 for mask in masks)
 
     def wait(self, job: str, out: Path, *states: str, seconds: float = 600) -> dict[str, str]:
         """Wait until the job is in one of ``states``; AssertionError with its log when it ends in another one."""

@@ -22,17 +22,20 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "reading: 100%" in screen.getvalue()
 
 
-def test_a_file_gets_a_line_a_minute_and_nothing_of_what_is_quick(
+def test_a_file_gets_a_line_soon_and_one_a_minute_and_nothing_of_what_is_quick(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
     with Bar(1000, about="reading", unit="images") as bar, Bar(1000, about="other", unit="x", shown=False) as hidden:
         for _ in range(1000):
-            now[0] += 0.1
+            now[0] += 0.125
             bar.update()
             hidden.update()
-    assert capsys.readouterr().err == "reading: 600 of 1,000 images\n"
+    assert (
+        capsys.readouterr().err
+        == "reading: 80 of 1,000 images, 0:01:55 left\nreading: 560 of 1,000 images, 0:00:55 left\n"
+    )
 
 
 def test_what_does_not_know_who_watches_is_counted_by_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

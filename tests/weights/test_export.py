@@ -333,6 +333,7 @@ def test_an_earlier_export_is_replaced(tmp_path: Path) -> None:
             export(source, out_of(layout, tmp_path), layout=layout)
         again = state_of(load_backbone(out_of(layout, tmp_path)))
         assert torch.equal(again["cls_token"], tiny_vit(1).cls_token)
+        assert "was there already: replaced" in export(second, out_of(layout, tmp_path), layout=layout)[-1]
 
 
 def test_an_export_whose_description_is_another_models_is_refused(tmp_path: Path) -> None:
