@@ -1,6 +1,6 @@
 """What does a smaller classifier lose? Energy rules against calibrated methods, before and after recovery, over seeds.
 
-    python benchmarks/compression.py runs/seed0 runs/seed1 runs/seed2 --calibrate IMAGES --test LABELLED --out runs/table
+    python -m benchmarks.compression runs/seed0 runs/seed1 runs/seed2 --calibrate IMAGES --test LABELLED --out runs/table
     … --distil 2                                            # each is drawn to the whole model's tokens on IMAGES, no labels
     … --tune 2 --train LABELLED --validation LABELLED       # each is fine-tuned with its head
 
@@ -18,10 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from benchmarks.over_seeds import spread
 from dinov3.compress.costs import Costs
 from dinov3.compress.labelled import pictures
 from dinov3.compress.methods import Settings, compress
@@ -140,7 +139,7 @@ def table(rows: list[Row], names: list[str]) -> str:
     whole = {row["run"]: row["score"] for row in rows if row["method"] == "none"}
     kinds = [kind for kind in ("score", "distilled", "tuned") if any(kind in row for row in rows)]
     said = {"score": "as it is", "distilled": "distilled", "tuned": "fine-tuned"}
-    start = [f"{name} {shown(np.array([scores[name] for scores in whole.values()]), '')}" for name in names]
+    start = [f"{name} {spread([scores[name] for scores in whole.values()])}" for name in names]
     columns = [f"{name} lost, {said[kind]}" for name in names for kind in kinds]
     lines = [f"whole, {len(whole)} runs: {', '.join(start)}", ""]
     lines += ["| left | method | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
@@ -152,16 +151,9 @@ def table(rows: list[Row], names: list[str]) -> str:
                 sign = -1 if name in LOWER_IS_BETTER else 1
                 for kind in kinds:
                     lost = [sign * (whole[row["run"]][name] - row[kind][name]) for row in own if kind in row]
-                    cells.append(shown(np.array(lost), "+"))
+                    cells.append(spread(lost, "+"))
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def shown(values: NDArray[Any], sign: str) -> str:
-    """``mean ± spread``; nothing where nothing was measured."""
-    if not len(values):
-        return ""
-    return f"{values.mean():{sign}.4f} ± {values.std(ddof=1) if len(values) > 1 else 0:.4f}"
 
 
 def main() -> None:

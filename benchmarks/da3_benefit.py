@@ -17,12 +17,10 @@ run that was killed goes on. Differences are paired by seed, in brackets their 9
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ import torch
 from benchmarks.da3_teacher import FOLDER, MEAN, STD, VARIANT, Probed, put_in_place
 from benchmarks.gpu_sections.report import git_hash
 from benchmarks.learning import cost, machine, train
+from benchmarks.over_seeds import table_of_arms
 from dinov3.config.blocks.loss import Da3Config
 from dinov3.dense.depth import evaluate as evaluate_depth
 from dinov3.dense.frozen import Cache
@@ -169,43 +168,6 @@ def results(args: argparse.Namespace) -> None:
             bar.update()
 
 
-def difference(values: Mapping[int, float], base: Mapping[int, float]) -> tuple[float, float] | None:
-    """(mean, half of the 95 % interval) of the differences to ``base`` of the seeds both have; None for fewer than two."""
-    from scipy.special import stdtrit  # dinov3[test]: only the table needs it
-
-    pairs = [values[seed] - base[seed] for seed in values if seed in base]
-    if len(pairs) < 2:
-        return None
-    half = float(stdtrit(len(pairs) - 1, 0.975)) * statistics.stdev(pairs) / math.sqrt(len(pairs))
-    return statistics.mean(pairs), half
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Mean ± standard deviation over seeds, and the difference to the arm ``without``, in Markdown."""
-    by_arm: dict[str, dict[int, Row]] = {}
-    for row in rows:
-        by_arm.setdefault(row["arm"], {})[row["seed"]] = row
-    lines = [f"| | seeds | {' | '.join(FIGURES.values())} |", f"|{'---|' * (2 + len(FIGURES))}"]
-    for arm, found in by_arm.items():
-        cells = [_spread([row[key] for row in found.values() if key in row]) for key in FIGURES]
-        lines.append(f"| {arm} | {len(found)} | {' | '.join(cells)} |")
-    for arm, found in by_arm.items():
-        if arm in ARMS and arm != BASE and BASE in by_arm:
-            cells = []
-            for key in FIGURES:
-                values, base = ({s: row[key] for s, row in one.items()} for one in (found, by_arm[BASE]))
-                off = difference(values, base)
-                cells.append("" if off is None else f"{off[0]:+.4f} [{off[0] - off[1]:+.4f}, {off[0] + off[1]:+.4f}]")
-            lines.append(f"| {arm} - {BASE} | {len(found.keys() & by_arm[BASE].keys())} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    return f"{statistics.mean(values):.4f}" + (f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "")
-
-
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--out", type=expanded, required=True)
@@ -222,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     results(args)
-    print(table(read_rows(args.out / "results.jsonl")))
+    print(table_of_arms(read_rows(args.out / "results.jsonl"), FIGURES, [*ARMS], BASE))
 
 
 if __name__ == "__main__":

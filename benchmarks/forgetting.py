@@ -1,68 +1,134 @@
-"""What does continued training cost, with and without what holds the features? One JSON line a run.
+"""What does continued training cost, and which of the things that hold features hold them? Several seeds: a JSON line a run, and
+a table.
 
-    python benchmarks/forgetting.py --train CIFAR/train --test CIFAR/test --backbone runs/cifar10 --out runs/forgetting
+    OMP_NUM_THREADS=1 python -m benchmarks.forgetting --backbones runs/cifar10/seed-0 runs/cifar10/seed-1 runs/cifar10/seed-2 \
+        --old CIFAR/train CIFAR/test --new Synthetic:size=32:near=2:seed=1:n=4000 Synthetic:size=32:near=2:seed=2:n=2000 \
+        --images Synthetic:size=32:near=2 --out runs/forgetting
 
-``--backbone``: the run of configs/train/cifar10_cpu.yaml, or its backbone.safetensors. Both runs follow
-configs/train/cifar10_continue_cpu.yaml; ``without`` is the recipe at the learning rate and EMA of pretraining with
-nothing held. Their folders have the curves. Minutes each on an idle core; ``--steps`` makes it shorter.
+Each BACKBONE, one a seed, is a run of configs/train/cifar10_cpu.yaml on the old images. It goes on for ``--steps`` on ``--images``
+by configs/train/cifar10_continue_cpu.yaml: with ``all`` that holds its features, with none of it (``nothing``: learning rate and
+EMA of pretraining), and with each part alone. k-NN (20 neighbours) is of frozen class tokens on labelled images of the
+old and of the new kind, the first set of each votes; drift is the likeness to the start on the old test images. ``start`` is
+the backbone before. What is in OUT/results.jsonl is not computed again. Differences are paired by seed, in brackets their
+95 % interval.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from benchmarks.gpu_sections.report import git_hash
+from benchmarks.learning import machine, train
+from benchmarks.over_seeds import table_of_arms
+from dinov3.eval.in_python import evaluate
+from dinov3.runs.folder import RunFolder
 from dinov3.runs.step_folders import newest_valid
-from dinov3.system.rows import read_rows
+from dinov3.system.bars import Bar
+from dinov3.system.paths import expanded
+from dinov3.system.rows import Row, append_row, read_rows
 
-ROOT = Path(__file__).resolve().parent.parent
-RECIPE = ROOT / "configs" / "train" / "cifar10_continue_cpu.yaml"
-RUNS: dict[str, list[str]] = {
-    "with": [],
-    "without": [
-        "feature_anchor.enabled=false",
-        "head_warmup.when=never",
-        "optim.layerwise_decay=1.0",
-        "optim.patch_embed_lr_mult=1.0",
-        "optim.lr=0.003",
-        "teacher.momentum_teacher=0.8",
-    ],
+RECIPE = "cifar10_continue_cpu"
+WITHOUT: dict[str, list[str]] = {  # what takes each part of the recipe away
+    "feature anchor": ["feature_anchor.enabled=false"],
+    "head warm-up": ["head_warmup.when=never"],
+    "layer-wise decay": ["optim.layerwise_decay=1.0", "optim.patch_embed_lr_mult=1.0"],
+    "low rate": ["optim.lr=0.003"],
+    "slow teacher": ["teacher.momentum_teacher=0.8"],
 }
-FIGURES = ("knn_accuracy", "drift_cls_cosine", "drift_cls_cka", "drift_patch_cosine", "drift_patch_cka")
+ALL, NOTHING, START = "all", "nothing", "start"
+ARMS = (START, NOTHING, ALL, *WITHOUT)
+FIGURES = {
+    "knn_old": "k-NN, old images",
+    "knn_new": "k-NN, new images",
+    "drift_cls_cosine": "CLS cosine",
+    "drift_cls_cka": "CLS CKA",
+    "drift_patch_cosine": "patch cosine",
+}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("train", "test", "backbone", "out"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--images", help="what to continue on, as in train.dataset_path (default: --train)")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides for both runs")
-    args = parser.parse_intermixed_args()
-    backbone = Path(args.backbone)
-    if (newest := newest_valid(backbone) if backbone.is_dir() else None) is not None:
-        backbone = newest / "backbone.safetensors"
-    common = [
-        f"train.dataset_path={args.images or args.train}",
-        f"evaluation.knn.train={args.train}",
-        f"evaluation.knn.test={args.test}",
-        f"evaluation.drift.dataset={args.test}",
+def changes(arm: str) -> list[str]:
+    """Overrides of the recipe that leave only the part ``arm`` of it."""
+    return [] if arm == ALL else [word for part, words in WITHOUT.items() if part != arm for word in words]
+
+
+def measured(weights: Path, args: argparse.Namespace) -> dict[str, float]:
+    """k-NN of frozen class tokens on both kinds of images."""
+    found = {}
+    for kind in ("old", "new"):
+        votes, scored = getattr(args, kind)
+        result = evaluate(weights, votes, scored, task="knn", k=[20], size="train", cache=args.out / "features")
+        found[f"knn_{kind}"] = round(result["scores"][0]["accuracy"], 4)
+    return found
+
+
+def continued(arm: str, seed: int, backbone: Path, args: argparse.Namespace) -> Row:
+    """The line of one run, trained now unless it was."""
+    if arm == START:
+        return {"arm": arm, "seed": seed, **measured(backbone, args)}
+    run = args.out / arm.replace(" ", "-") / f"seed-{seed}"
+    words = [
+        f"train.dataset_path={args.images or args.new[0]}",
         f"student.pretrained_weights={backbone}",
         f"train.max_steps={args.steps}",
-        *args.opts,
+        *("evaluation.knn.train=null", "evaluation.knn.test=null", "evaluation.pictures=false"),
+        *(f"evaluation.drift.dataset={args.old[1]}", f"evaluation.drift.period={args.steps}"),
+        *args.keys,
+        *changes(arm),
     ]
-    for name, changes in RUNS.items():
-        out = Path(args.out) / name
-        command = [sys.executable, "-m", "dinov3.train", "--config-file", str(RECIPE), "--output-dir", str(out)]
-        subprocess.run([*command, *common, *changes], check=True, stdout=sys.stderr)
-        first, *_, last = read_rows(out / "evaluation.jsonl")
-        moved = {key: round(last[key], 4) for key in FIGURES}
-        print(
-            json.dumps({"run": name, "steps": last["step"], "knn_at_start": round(first["knn_accuracy"], 4), **moved})
-        )
+    train(RECIPE, run, seed, words)
+    last = read_rows(RunFolder(run).evaluation)[-1]
+    moved = {key: round(last[key], 4) for key in FIGURES if key in last}
+    return {"arm": arm, "seed": seed, "steps": last["step"], **measured(run, args), **moved}
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What all results of one folder have in common."""
+    return {name: getattr(args, name) for name in ("old", "new", "images", "steps", "keys")}
+
+
+def results(args: argparse.Namespace) -> None:
+    """Train and measure what is not in OUT/results.jsonl yet."""
+    path = args.out / "results.jsonl"
+    settings, rows = settings_of(args), read_rows(path)
+    if any(row.get(name) != value for row in rows for name, value in settings.items()):
+        sys.exit(f"{path}: has results of other settings: choose another --out")
+    done = {(row["arm"], row["seed"]) for row in rows}
+    starts = {}
+    for seed, given in enumerate(args.backbones):
+        newest = newest_valid(given) if given.is_dir() else None
+        starts[seed] = given if newest is None else newest / "backbone.safetensors"
+    wanted = [(arm, seed) for seed in starts for arm in args.arms if (arm, seed) not in done]
+    with Bar(len(wanted), about="continued", unit="runs") as bar:
+        for arm, seed in wanted:
+            row = continued(arm, seed, starts[seed], args)
+            append_row(path, {**row, **settings, "commit": git_hash(), "machine": machine()})
+            bar.update()
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument(
+        "--backbones", type=expanded, nargs="+", required=True, help="one a seed: runs, or backbone.safetensors"
+    )
+    for kind in ("old", "new"):
+        found.add_argument(f"--{kind}", nargs=2, required=True, metavar=("VOTES", "SCORED"), help="labelled images")
+    found.add_argument("--images", help="what to continue on (default: the new ones that vote)")
+    found.add_argument("--steps", type=int, default=150)
+    found.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    found.add_argument("--keys", nargs="+", default=[], metavar="key=value", help="changes of all runs")
+    found.add_argument("--out", type=expanded, required=True)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    results(args)
+    print(table_of_arms(read_rows(args.out / "results.jsonl"), FIGURES, ARMS, NOTHING))
 
 
 if __name__ == "__main__":

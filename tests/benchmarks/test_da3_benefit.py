@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from benchmarks import da3_teacher
-from benchmarks.da3_benefit import ARMS, STUDENT, difference, main, probed, table
+from benchmarks.da3_benefit import ARMS, BASE, FIGURES, STUDENT, main, probed
 from benchmarks.da3_teacher import FOLDER, MEAN, STD, DepthReader, Probed, log_cells
 from benchmarks.learning import DENSE
+from benchmarks.over_seeds import table_of_arms
 from dinov3.config.blocks.loss import Da3Config
 from dinov3.config.load import load_config
 from dinov3.config.recipes import config_file
@@ -96,16 +97,6 @@ def rows() -> list[dict[str, object]]:
     return [*without, *[{**row, "arm": "da3", "depth_rmse": 7.0 + 0.5 * row["seed"]} for row in without]]
 
 
-def test_differences_are_paired_by_seed_with_students_interval() -> None:
-    found = difference({0: 7.0, 1: 7.5, 2: 8.0, 9: 100.0}, {0: 8.0, 1: 9.0, 2: 10.0})
-    assert found is not None
-    assert found[0] == pytest.approx(-1.5)
-    assert found[1] == pytest.approx(4.30265 * 0.5 / 3**0.5, rel=1e-5)
-    assert difference({0: 1.0}, {0: 2.0}) is None
-    last = table(rows()).splitlines()[-1]
-    assert last.startswith("| da3 - without | 3 | -1.5000 [-2.7421, -0.2579] | +0.0000 [+0.0000, +0.0000] |")
-
-
 def test_what_is_measured_already_is_not_computed_again_and_other_settings_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,7 +104,7 @@ def test_what_is_measured_already_is_not_computed_again_and_other_settings_are_r
     for row in rows():
         append_row(tmp_path / "results.jsonl", {**row, **settings})
     main(["--out", str(tmp_path), "--arms", "without", "da3", "--scenes", "Synthetic:n=10"])
-    assert capsys.readouterr().out == table(rows()) + "\n"
+    assert capsys.readouterr().out == table_of_arms(rows(), FIGURES, [*ARMS], BASE) + "\n"
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"], "no teacher was trained"
     with pytest.raises(SystemExit, match="results of other settings"):
         main(["--out", str(tmp_path), "--scenes", "Synthetic:n=11"])
