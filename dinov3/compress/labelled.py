@@ -17,7 +17,7 @@ from dinov3.data.bad_samples import BadSample
 from dinov3.data.decode import read_image
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source
-from dinov3.data.storage.labels import no_such_classes, renumbered
+from dinov3.data.storage.labels import matched_classes
 from dinov3.eval.knn import knn_accuracy
 from dinov3.eval.linear import LinearProbe, fit_linear
 from dinov3.features.preprocess import Preprocess
@@ -87,10 +87,8 @@ def pictures(source: Source, preprocess: Preprocess, count: int, option: str, *,
 def with_numbers_of(test: Pictures, names: list[str] | None, known: list[str] | None) -> Pictures:
     """``--test`` with the numbers that the classes ``known`` of ``--train`` have. DataError for a class that is not there."""
     assert test.labels is not None
-    matched = renumbered(test.labels.numpy(), names, known)
-    if matched.unknown:
-        raise no_such_classes("--test", matched.unknown)
-    return Pictures(test.images, torch.from_numpy(matched.labels), test.left_out)
+    labels = matched_classes("--test", test.labels.numpy(), names, known)
+    return Pictures(test.images, torch.from_numpy(labels), test.left_out)
 
 
 def spread(of: int, count: int) -> list[int]:

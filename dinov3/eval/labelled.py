@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinov3.data.errors import DataError
 from dinov3.data.sources import Source
-from dinov3.data.storage.labels import names_in, no_such_classes, renumbered
+from dinov3.data.storage.labels import matched_classes, names_in, no_such_classes
 from dinov3.features.cache import FeatureKind, cached_features
 from dinov3.features.extract import FeatureExtractor
 
@@ -43,12 +43,9 @@ def same_classes(train: Labelled, test: Labelled) -> Labelled:
 
     Raises DataError for classes that only the test set has: none of their images could ever be right.
     """
-    matched = renumbered(test.labels.numpy(), test.classes, train.classes)
-    labels = torch.from_numpy(matched.labels)
-    new: list[str] | list[int] = matched.unknown
-    if train.classes is None or test.classes is None:
-        new = new or sorted(set(labels.tolist()) - set(train.labels.tolist()))
-    if new:
+    labels = torch.from_numpy(matched_classes("the test set", test.labels.numpy(), test.classes, train.classes))
+    one_has_numbers = train.classes is None or test.classes is None
+    if one_has_numbers and (new := sorted(set(labels.tolist()) - set(train.labels.tolist()))):
         raise no_such_classes("the test set", new)
     return Labelled(test.features, labels, train.classes)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dinov3.data.errors import DataError
 from dinov3.data.sources import Source, parse_dataset
-from dinov3.data.storage.labels import names_in, no_such_classes, renumbered
+from dinov3.data.storage.labels import matched_classes, names_in
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,7 @@ def same_images(first: LabelledSet, second: LabelledSet) -> bool:
 
 def with_numbers_of(other: LabelledSet, names: list[str] | None) -> LabelledSet:
     """A set with the numbers that classes have in ``names``. DataError for a class that is not there."""
-    matched = renumbered(other.labels, other.names, names)
-    if matched.unknown:
-        raise no_such_classes(other.text, matched.unknown)
-    return LabelledSet(other.text, other.source, matched.labels, names)
+    return LabelledSet(other.text, other.source, matched_classes(other.text, other.labels, other.names, names), names)
 
 
 def checked_labels(labelled: LabelledSet, classes: int, key: str) -> LabelledSet:

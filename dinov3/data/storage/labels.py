@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from dinov3.data.errors import DataError
 
+logger = logging.getLogger(__name__)
 NO_LABEL = -1
 LARGEST = 2**31 - 1
 LARGEST_FOLDER = 2**16 - 1  # folders called 20240131 are dates: a probe with twenty million classes helps nobody
@@ -108,6 +110,7 @@ class Renumbered(NamedTuple):
 
     labels: NDArray[np.int64]  # [N], NO_LABEL where the other has no such class
     unknown: list[str]  # classes that occur and that the other does not have
+    by_place: bool = False  # numbers were taken for places in the order of names
 
 
 def renumbered(labels: NDArray[np.integer], names: list[str] | None, known: list[str] | None) -> Renumbered:
@@ -118,7 +121,7 @@ def renumbered(labels: NDArray[np.integer], names: list[str] | None, known: list
     """
     one_sided = (names is None) != (known is None)
     if names == known or (one_sided and not any(_number_called(name) for name in (names or known or []))):
-        return Renumbered(labels.astype(np.int64), [])
+        return Renumbered(labels.astype(np.int64), [], one_sided)
     place: dict[str, int] = {}
     if known is not None:
         place = {number: i for i, name in enumerate(known) if (number := _number_called(name))}
@@ -132,6 +135,23 @@ def renumbered(labels: NDArray[np.integer], names: list[str] | None, known: list
         if found is None:
             unknown.append(name)
     return Renumbered(np.array([table[label] for label in labels.tolist()], dtype=np.int64), unknown)
+
+
+def matched_classes(
+    where: str, labels: NDArray[np.integer], names: list[str] | None, known: list[str] | None
+) -> NDArray[np.int64]:
+    """Labels of the images ``where`` as ``renumbered`` gives them; a line when numbers and names were put together.
+
+    Raises DataError for classes that ``known`` does not have.
+    """
+    matched = renumbered(labels, names, known)
+    if matched.unknown:
+        raise no_such_classes(where, matched.unknown)
+    if matched.by_place:
+        called = names or known or []
+        said = ", ".join(f"{place} is {name!r}" for place, name in enumerate(called[:3])) + ", …" * (len(called) > 3)
+        logger.warning("%s: one set has numbers, the other names: matched in the order of the names (%s)", where, said)
+    return matched.labels
 
 
 def no_such_classes(where: str, unknown: Sequence[object]) -> DataError:

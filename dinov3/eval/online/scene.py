@@ -17,7 +17,7 @@ from dinov3.data.bad_samples import raise_limit
 from dinov3.data.decode import Reading
 from dinov3.data.errors import DataError
 from dinov3.data.sources import Source, parse_dataset
-from dinov3.data.storage.labels import names_in, no_such_classes, renumbered
+from dinov3.data.storage.labels import matched_classes, names_in
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.preprocess import Preprocess
 from dinov3.features.source_images import class_tokens
@@ -75,10 +75,9 @@ class Scene:
         assert settings.train is not None  # both or none: checked with the config
         assert settings.test is not None
         train, test = self._part(settings.train, settings.max_train), self._part(settings.test, settings.max_test)
-        matched = renumbered(test.labels.numpy(), names_in(test.source), names_in(train.source))
-        if matched.unknown:
-            raise no_such_classes("evaluation.knn.test", matched.unknown)
-        return train, test._replace(labels=torch.from_numpy(matched.labels))
+        names, known = names_in(test.source), names_in(train.source)
+        labels = matched_classes("evaluation.knn.test", test.labels.numpy(), names, known)
+        return train, test._replace(labels=torch.from_numpy(labels))
 
     def _part(self, text: str, limit: int | None) -> LabelledPart:
         source = parse_dataset(text)

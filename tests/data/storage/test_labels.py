@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dinov3.data.errors import DataError
 from dinov3.data.sources import parse_dataset
-from dinov3.data.storage.labels import LARGEST, classes_of, renumbered
+from dinov3.data.storage.labels import LARGEST, classes_of, matched_classes, renumbered
 from tests.data.stores import photographs, write_folder, write_lmdb
 
 SPELLINGS = ["{}", "{}.0", "{}.", "0{}", " {} ", "+{}", "{}e0", "{}.000", "{}0e-1"]
@@ -184,6 +184,19 @@ def test_classes_of_two_sets_are_matched_by_what_they_are_called(
 ) -> None:
     found = renumbered(np.array(labels), names, known)
     assert (found.labels.tolist(), found.unknown) == (wanted, unknown)
+
+
+def test_numbers_put_beside_names_are_said_and_names_beside_names_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    labels, names = np.array([1, 0]), ["cat", "dog", "eel", "fox"]
+    assert matched_classes("--test", labels, names, names[:2]).tolist() == [1, 0]
+    assert matched_classes("--test", labels, None, TO_ELEVEN_AND_OTHER).tolist() == [1, 0]
+    assert not caplog.records
+    assert matched_classes("--test", labels, None, names).tolist() == [1, 0]
+    (line,) = caplog.messages
+    assert line.startswith(
+        "--test: one set has numbers, the other names: matched in the order of the names (0 is 'cat', "
+    )
+    assert line.endswith("2 is 'eel', …)")
 
 
 def test_whole_numbers_of_a_spreadsheet_with_decimal_commas_are_those_numbers() -> None:
