@@ -118,6 +118,13 @@ def block_of(hint: Any) -> type | None:
     return inner if isinstance(inner, type) and is_dataclass(inner) else None
 
 
+def blocks_in(hint: Any) -> list[type]:
+    """The dataclasses in a type: behind null, in a list; none for other leaves."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        return [hint]
+    return [block for part in get_args(hint) for block in blocks_in(part)]
+
+
 def arms_of(hint: Any) -> tuple[Any, ...]:
     """The types of which a value may have any, null left out; nothing for a single type."""
     arms = tuple(a for a in get_args(hint) if a is not type(None)) if get_origin(hint) in (Union, UnionType) else ()

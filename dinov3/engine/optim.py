@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from dinov3.config.run_config import AdamWConfig
-from dinov3.config.schema import OptimConfig
 
 ADAMW_EPS = 1e-8
 # Name segments that torch.compile and activation checkpointing put in front of what they wrap.
@@ -102,7 +101,7 @@ def block_index(name: str) -> int | None:
     return int(segments[segments.index("blocks") + 1])
 
 
-def build_optimizer(groups: list[ParamGroup], cfg: OptimConfig | AdamWConfig) -> torch.optim.AdamW:
+def build_optimizer(groups: list[ParamGroup], cfg: AdamWConfig) -> torch.optim.AdamW:
     """AdamW over ``groups``; ``apply_schedules`` sets learning rates and weight decays before each step.
 
     Fused also on a CPU, where one step of 44 M parameters takes 0.32 s against 0.54 s one by one and 0.63 s foreach."""

@@ -107,7 +107,7 @@ def test_a_controller_that_is_away_is_waited_for(slurm: TwoNodes, whole: Rows, o
     assert rows(out) == whole
 
 
-@pytest.mark.parametrize("how", [[], ["--signal=TERM"], ["--signal=TERM", "--full"]])
+@pytest.mark.parametrize("how", [[], ["--signal=TERM"]])
 def test_scancel_saves_and_ends(how: list[str], slurm: TwoNodes, whole: Rows, out: Path) -> None:
     job = slurm.submit(out)
     wait_for_step(out, 10)
@@ -119,6 +119,18 @@ def test_scancel_saves_and_ends(how: list[str], slurm: TwoNodes, whole: Rows, ou
     assert 10 <= reached < len(whole)
     assert rows(out) == whole[:reached]
     assert (out / "ckpt" / f"step-{reached:08d}").is_dir()
+
+
+def test_a_signal_that_also_ends_srun_costs_at_most_the_steps_since_the_last_save(
+    slurm: TwoNodes, whole: Rows, out: Path
+) -> None:
+    """srun answers SIGTERM by killing its step at once: whether the save was faster is chance."""
+    job = slurm.submit(out)
+    wait_for_step(out, 10)
+    slurm.inside("scancel", "--signal=TERM", "--full", job)
+    assert slurm.wait(job, out, "FAILED")["Restarts"] == "0"
+    slurm.wait(slurm.submit(out), out, "COMPLETED")
+    assert rows(out) == whole
 
 
 def test_scancel_with_usr2_is_another_turn(slurm: TwoNodes, whole: Rows, out: Path) -> None:

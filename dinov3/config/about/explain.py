@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any, get_args
+from dataclasses import fields
+from typing import Any
 
 from dinov3.config.about.tasks import PRETRAIN, SCHEMAS, root_of, tasks_with
 from dinov3.config.about.usage import places_by_key
@@ -13,7 +13,7 @@ from dinov3.config.dump import comment
 from dinov3.config.errors import ConfigError, KeyProblem
 from dinov3.config.ignored import IGNORED
 from dinov3.config.names import hint_of, nearest
-from dinov3.config.spec import Leaf, Spec, block_of, choices_of, hints, leaves, spec_of
+from dinov3.config.spec import Leaf, Spec, block_of, blocks_in, choices_of, hints, leaves, spec_of
 from dinov3.config.stages import MEANING as STAGES
 from dinov3.config.unbuilt import feature_of
 
@@ -21,7 +21,7 @@ SHOWN_PLACES = 8
 
 
 def explain(key: str, task: str = PRETRAIN) -> str:
-    """A few lines on a key: meaning, type, unit, limits, default, who reads it (of pretraining); on a block: its keys.
+    """A few lines on a key: meaning, type, unit, limits, default, who reads it; on a block: its keys.
 
     ``task``: one of SCHEMAS. Raises ConfigError for an unknown key.
     """
@@ -38,7 +38,7 @@ def explain(key: str, task: str = PRETRAIN) -> str:
         return "\n".join(_explain_block(key, root)) + "\n"
     found = {leaf.key: leaf for leaf in leaves(root, root())}
     leaf = found.get(key) or found[key.rpartition(".")[0]]  # an entry of a free dict is explained by the dict
-    return "\n".join([*_explain_value(leaf), *(_readers(leaf) if task == PRETRAIN else [])]) + "\n"
+    return "\n".join([*_explain_value(leaf), *_readers(leaf, task)]) + "\n"
 
 
 def _elsewhere(key: str) -> str:
@@ -96,7 +96,7 @@ def _explain_value(leaf: Leaf) -> list[str]:
         f"  type     {describe(leaf.hint)}" + (f", {spec.limits()}" if spec.limits() else ""),
         f"  default  {repr(leaf.default) if leaf.default == '' else as_text(leaf.default)}",
     ]
-    for block in _blocks_in(leaf.hint):
+    for block in blocks_in(leaf.hint):
         lines[2:2] = [f"           {f.name}: {spec_of(f).meaning}" for f in fields(block)]
     if spec.unit:
         lines.append(f"  unit     {spec.unit}")
@@ -105,16 +105,9 @@ def _explain_value(leaf: Leaf) -> list[str]:
     return lines
 
 
-def _blocks_in(hint: Any) -> list[type]:
-    """The blocks a list holds; none for other types."""
-    if isinstance(hint, type) and is_dataclass(hint):
-        return [hint]
-    return [block for part in get_args(hint) for block in _blocks_in(part)]
-
-
-def _readers(leaf: Leaf) -> list[str]:
+def _readers(leaf: Leaf, task: str) -> list[str]:
     """Source lines that read the key, or why there are none."""
-    places = places_by_key()[leaf.key]
+    places = places_by_key(task)[leaf.key]
     feature = feature_of(leaf.key)
     if leaf.spec.dead:
         return ["  read by  nothing: accepted because published YAMLs have it"]

@@ -1,7 +1,7 @@
 """Which source lines read which key, found in the syntax tree: ``cfg.optim.lr``, and ``lr`` of anything bound to a block.
 
 What is followed: parameters and attributes annotated with a block class, ``x = cfg.optim``, ``self.cfg = cfg.gram``
-(also in subclasses), ``for s in (cfg.a, cfg.b)``, and ``getattr`` with names written out.
+(also in subclasses), ``for s in (cfg.a, cfg.b)``, ``getattr`` with names written out, and ``asdict(cfg.gram)``.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dinov3.config import schema
-from dinov3.config.schema import Config
-from dinov3.config.spec import block_of, choices_of, hints, leaves
+from dinov3.config.about.imports import reached
+from dinov3.config.about.tasks import PRETRAIN, root_of
+from dinov3.config.run_config import AdamWConfig, RunConfig
+from dinov3.config.spec import Leaf, block_of, blocks_in, choices_of, hints, leaves
 from dinov3.config.unbuilt import feature_of
 
 DERIVES = {"derived", "gram_source", "official", "students"}  # files of the config folder
 ROOT = Path(__file__).resolve().parents[3]
-BLOCK_CLASSES = {name: c for name, c in vars(schema).items() if isinstance(c, type) and is_dataclass(c)}
-BLOCKS = {name: block_of(hint) for name, hint in hints(Config).items()}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 BINDINGS = (ast.Assign, ast.NamedExpr, ast.AnnAssign, ast.For, ast.comprehension)
 MAY_READ = re.compile(
@@ -32,24 +31,42 @@ Types = frozenset[type]  # block classes an expression may have; empty for anyth
 NONE: Types = frozenset()
 
 
+class Blocks:
+    """The blocks of one kind of run, by what they are called."""
+
+    def __init__(self, root: type) -> None:
+        self.root = root
+        self.by_key = {name: block_of(hint) for name, hint in hints(root).items()}  # as attributes of a config
+        self.by_class: dict[str, type] = {}  # with their base classes
+        todo: list[type] = [root]
+        while todo:
+            for block in [c for c in todo.pop().__mro__ if is_dataclass(c) and c.__name__ not in self.by_class]:
+                self.by_class[block.__name__] = block
+                todo += [inner for hint in hints(block).values() for inner in blocks_in(hint)]
+        optim = self.by_key["optim"]
+        assert optim is not None
+        self.by_class |= {RunConfig.__name__: root, AdamWConfig.__name__: optim}  # what every kind of run has
+
+
 @dataclass
 class _Scope:
     """What the names visible in one function stand for."""
 
+    known: Blocks
     blocks: dict[str, Types] = field(default_factory=dict)  # variable -> block classes
     words: dict[str, list[str]] = field(default_factory=dict)  # variable -> texts it takes
     attributes: dict[str, Types] = field(default_factory=dict)  # of self
 
     def inner(self) -> _Scope:
-        return _Scope(dict(self.blocks), dict(self.words), self.attributes)
+        return _Scope(self.known, dict(self.blocks), dict(self.words), self.attributes)
 
 
-def _annotated(node: ast.expr | None) -> Types:
+def _annotated(node: ast.expr | None, known: Blocks) -> Types:
     """The block classes an annotation names."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         node = ast.parse(node.value, mode="eval").body
     parts = ast.walk(node) if node is not None else ()
-    return frozenset(BLOCK_CLASSES[_name(part)] for part in parts if _name(part) in BLOCK_CLASSES)
+    return frozenset(known.by_class[_name(part)] for part in parts if _name(part) in known.by_class)
 
 
 def _inner(block: type | None) -> Types:
@@ -64,7 +81,9 @@ def _name(node: ast.AST) -> str:
 def _infer(node: ast.expr, scope: _Scope) -> Types:
     """The block classes an expression may have."""
     if isinstance(node, ast.Name):
-        by_name = BLOCKS.get(node.id.removesuffix("_cfg").removesuffix("_config")) if "_c" in node.id else None
+        by_name = (
+            scope.known.by_key.get(node.id.removesuffix("_cfg").removesuffix("_config")) if "_c" in node.id else None
+        )
         return scope.blocks.get(node.id) or _inner(by_name)
     if isinstance(node, ast.Attribute):
         if _name(node.value) == "self" and node.attr in scope.attributes:
@@ -72,7 +91,7 @@ def _infer(node: ast.expr, scope: _Scope) -> Types:
         if bases := _infer(node.value, scope):
             return NONE.union(*(_inner(block_of(hints(base).get(node.attr))) for base in bases))
         is_config = "cfg" in _name(node.value) or "config" in _name(node.value)
-        return _inner(BLOCKS.get(node.attr)) if is_config else NONE
+        return _inner(scope.known.by_key.get(node.attr)) if is_config else NONE
     if isinstance(node, ast.IfExp):
         return _infer(node.body, scope) | _infer(node.orelse, scope)
     if isinstance(node, ast.BoolOp):
@@ -137,7 +156,7 @@ def _bind_all(bindings: list[ast.AST], scope: _Scope) -> None:
                     _bind(target, node.value, scope)
             elif isinstance(node, ast.NamedExpr | ast.AnnAssign) and node.value is not None:
                 _bind(node.target, node.value, scope)
-            if isinstance(node, ast.AnnAssign) and (blocks := _annotated(node.annotation)):
+            if isinstance(node, ast.AnnAssign) and (blocks := _annotated(node.annotation, scope.known)):
                 known = scope.attributes if isinstance(node.target, ast.Attribute) else scope.blocks
                 known[_name(node.target)] = blocks
             if isinstance(node, ast.For | ast.comprehension):
@@ -170,7 +189,7 @@ class _Scanner:
         for node in body.inner:
             if isinstance(node, ast.ClassDef):
                 self._scan_class(node, scope)
-            else:
+            elif not getattr(node, "name", "").endswith("checks"):  # of a schema: they read what nobody else may read
                 self._scan_function(node, scope)
         for node in body.reads:
             self._note(node, scope)
@@ -179,7 +198,7 @@ class _Scanner:
         inner = scope.inner()
         for arg in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
             inner.blocks.pop(arg.arg, None)
-            if blocks := _annotated(arg.annotation):
+            if blocks := _annotated(arg.annotation, scope.known):
                 inner.blocks[arg.arg] = blocks
         self.scan(node, inner)
 
@@ -189,7 +208,9 @@ class _Scanner:
         for base in node.bases:
             inner.attributes |= self.classes.get(_name(base), {})
         fields = [s for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
-        inner.attributes |= {_name(s.target): blocks for s in fields if (blocks := _annotated(s.annotation))}
+        inner.attributes |= {
+            _name(s.target): blocks for s in fields if (blocks := _annotated(s.annotation, scope.known))
+        }
         inner.words["cls"] = [_name(s.target) for s in fields]
         self.scan(node, inner)
 
@@ -203,10 +224,13 @@ class _Scanner:
             names = [str(word.value)] if isinstance(word, ast.Constant) else _texts(word, scope)
         for block in _infer(base, scope) if base is not None else NONE:
             self.reads += [((block, name), base.lineno) for name in names if base is not None and name in hints(block)]
+        if isinstance(node, ast.Call) and _name(node.func) == "asdict":
+            blocks = _infer(node.args[0], scope)
+            self.reads += [((block, name), node.lineno) for block in blocks for name in hints(block)]
 
 
-def read_places(sources: dict[str, str]) -> dict[Read, list[str]]:
-    """``file:line`` of every read. ``sources``: file name -> Python text."""
+def read_places(sources: dict[str, str], known: Blocks) -> dict[Read, list[str]]:
+    """``file:line`` of every read of a block of ``known``. ``sources``: file name -> Python text."""
     trees = {name: ast.parse(text) for name, text in sources.items()}
     classes: dict[str, dict[str, Types]] = {}
     bodies: dict[ast.AST, _Body] = {}
@@ -214,7 +238,7 @@ def read_places(sources: dict[str, str]) -> dict[Read, list[str]]:
     for last in (False, False, True):  # attributes of a base class may be known only after its file was seen
         for name, tree in trees.items():
             scanner = _Scanner(classes, bodies)
-            scanner.scan(tree, _Scope())
+            scanner.scan(tree, _Scope(known))
             for read, line in scanner.reads if last else ():
                 places.setdefault(read, []).append(f"{name}:{line}")
     return {read: sorted(set(found), key=_file_and_line) for read, found in places.items()}
@@ -226,8 +250,19 @@ def _file_and_line(place: str) -> tuple[str, int]:
 
 
 @cache
-def places_by_key() -> dict[str, tuple[str, ...]]:
+def places_by_key(task: str = PRETRAIN) -> dict[str, tuple[str, ...]]:
     """For every leaf, the lines of this project that read it. Of the config folder only what derives values counts."""
+    known, places = Blocks(root_of(task)), read_places(_sources(task), Blocks(root_of(task)))
+
+    def readers(leaf: Leaf) -> list[str]:
+        owners = [block for block in leaf.owner.__mro__ if (block, leaf.name) in places]
+        return sorted({place for block in owners for place in places[block, leaf.name]}, key=_file_and_line)
+
+    return {leaf.key: tuple(readers(leaf)) for leaf in leaves(known.root, known.root())}
+
+
+def _sources(task: str) -> dict[str, str]:
+    """File name -> text of what may read keys of a task."""
     files = [p for room in ("dinov3", "utility") for p in sorted((ROOT / room).rglob("*.py"))]
     own = Path(__file__).parents[1]
     texts = {
@@ -235,21 +270,22 @@ def places_by_key() -> dict[str, tuple[str, ...]]:
         for p in files
         if own not in p.parents or p.stem in DERIVES
     }
-    places = read_places({name: text for name, text in texts.items() if MAY_READ.search(text)})
-    return {leaf.key: tuple(places.get((leaf.owner, leaf.name), ())) for leaf in leaves(Config, Config())}
+    if task != PRETRAIN:  # a block of other runs may be called the same: only what this kind of run can come to counts
+        texts = reached(texts, root_of(task).__name__)
+    return {name: text for name, text in texts.items() if MAY_READ.search(text)}
 
 
-def unread_keys() -> list[str]:
+def unread_keys(task: str = PRETRAIN) -> list[str]:
     """Leaves that no code reads although nothing says so: neither dead, nor unbuilt, nor with a single legal value."""
-    places = places_by_key()
+    places, root = places_by_key(task), root_of(task)
 
-    def excused(leaf: Any) -> bool:
+    def excused(leaf: Leaf) -> bool:
         return leaf.spec.dead or feature_of(leaf.key) is not None or len(choices_of(leaf.hint)) == 1
 
-    return [leaf.key for leaf in leaves(Config, Config()) if not places[leaf.key] and not excused(leaf)]
+    return [leaf.key for leaf in leaves(root, root()) if not places[leaf.key] and not excused(leaf)]
 
 
-def dead_but_read() -> list[str]:
+def dead_but_read(task: str = PRETRAIN) -> list[str]:
     """Leaves the schema calls dead and some code reads."""
-    places = places_by_key()
-    return [leaf.key for leaf in leaves(Config, Config()) if leaf.spec.dead and places[leaf.key]]
+    places, root = places_by_key(task), root_of(task)
+    return [leaf.key for leaf in leaves(root, root()) if leaf.spec.dead and places[leaf.key]]

@@ -16,7 +16,7 @@ from dinov3.finetune.kinds import KINDS
 
 
 def test_a_key_shows_meaning_type_limits_default_unit_and_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "places_by_key", lambda: {"crops.global_crops_size": ("a.py:1", "b.py:2")})
+    monkeypatch.setattr(module, "places_by_key", lambda task: {"crops.global_crops_size": ("a.py:1", "b.py:2")})
     assert explain("crops.global_crops_size").splitlines() == [
         "crops.global_crops_size: side of a global crop; a list: several resolutions, one is drawn for every step",
         "  type     a whole number or a list (a whole number each), >= 1",
@@ -29,7 +29,7 @@ def test_a_key_shows_meaning_type_limits_default_unit_and_readers(monkeypatch: p
 
 def test_many_readers_are_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     places = tuple(f"a.py:{i}" for i in range(11))
-    monkeypatch.setattr(module, "places_by_key", lambda: {"optim.lr": places})
+    monkeypatch.setattr(module, "places_by_key", lambda task: {"optim.lr": places})
     assert explain("optim.lr").splitlines()[-1].strip() == "and 3 more"
 
 

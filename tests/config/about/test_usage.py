@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from dinov3.config.about import usage
-from dinov3.config.about.usage import DERIVES, dead_but_read, places_by_key, read_places, unread_keys
+from dinov3.config.about.usage import DERIVES, Blocks, dead_but_read, places_by_key, read_places, unread_keys
 from dinov3.config.schema import Config, DinoConfig, GramConfig, OptimConfig, ScheduleConfig, StudentConfig
 from dinov3.config.spec import leaves
 
+ALL = Blocks(Config)
 READS = {
     "chain": ("def f(cfg): return cfg.optim.lr", (OptimConfig, "lr")),
     "chain on self": ("class A:\n def f(self): return self.cfg.optim.lr", (OptimConfig, "lr")),
@@ -48,6 +49,8 @@ READS = {
     "inner function": ("def f(cfg):\n o = cfg.optim\n def g(): return o.lr", (OptimConfig, "lr")),
     "lambda": ("def f(cfg): return lambda: cfg.optim.lr", (OptimConfig, "lr")),
     "default argument": ("def f(cfg, o=None):\n o = o or cfg.optim\n return o.lr", (OptimConfig, "lr")),
+    "what every run has": ("def f(c: RunConfig): return c.optim.lr", (OptimConfig, "lr")),
+    "all of a block at once": ("def f(cfg): return asdict(cfg.gram)", (GramConfig, "ckpt")),
     "changed copy": ("def f(cfg):\n o = replace(cfg.optim, lr=1)\n return o.epochs", (OptimConfig, "epochs")),
 }
 NO_READS = {
@@ -56,6 +59,7 @@ NO_READS = {
     "other object": "def f(optimizer): return optimizer.optim.lr",
     "name shadowed by a parameter": "def f(cfg):\n o = cfg.optim\n def g(o): return o.lr",
     "word in a text": "x = 'cfg.optim.lr'",
+    "check of a schema": "def _checks(cfg): return cfg.optim.lr",
     "block alone": "def f(cfg): return cfg.optim",
 }
 
@@ -63,7 +67,7 @@ NO_READS = {
 @pytest.mark.parametrize("name", READS)
 def test_a_read_is_found_with_its_line(name: str) -> None:
     source, expected = READS[name]
-    places = read_places({"x.py": source})
+    places = read_places({"x.py": source}, ALL)
     assert expected in places
     assert all(place.startswith("x.py:") for place in places[expected])
 
@@ -71,18 +75,18 @@ def test_a_read_is_found_with_its_line(name: str) -> None:
 @pytest.mark.parametrize("name", NO_READS)
 def test_what_is_no_read_is_not_found(name: str) -> None:
     assert not {
-        r for r in read_places({"x.py": NO_READS[name]}) if r[0] is not Config and "Schedules" not in r[0].__name__
+        r for r in read_places({"x.py": NO_READS[name]}, ALL) if r[0] is not Config and "Schedules" not in r[0].__name__
     }
 
 
 def test_a_base_class_in_another_file_is_followed() -> None:
-    places = read_places({"a.py": "class B(A):\n def f(self): self.x.ckpt", "b.py": "class A:\n x: GramConfig"})
+    places = read_places({"a.py": "class B(A):\n def f(self): self.x.ckpt", "b.py": "class A:\n x: GramConfig"}, ALL)
     assert places[GramConfig, "ckpt"] == ["a.py:2"]
 
 
 def test_lines_are_listed_once_and_in_order() -> None:
     source = "def f(cfg):\n cfg.optim.lr\n cfg.optim.lr + cfg.optim.lr"
-    assert read_places({"x.py": source})[OptimConfig, "lr"] == ["x.py:2", "x.py:3"]
+    assert read_places({"x.py": source}, ALL)[OptimConfig, "lr"] == ["x.py:2", "x.py:3"]
 
 
 def test_every_leaf_is_accounted_for() -> None:
@@ -98,7 +102,7 @@ def test_of_the_config_folder_only_derived_values_count_as_readers() -> None:
 
 def test_unread_and_dead_keys_follow_from_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing_read = dict.fromkeys(places_by_key(), ())
-    monkeypatch.setattr(usage, "places_by_key", lambda: {**nothing_read, "train.cache_dataset": ("x.py:1",)})
+    monkeypatch.setattr(usage, "places_by_key", lambda task: {**nothing_read, "train.cache_dataset": ("x.py:1",)})
     unread = unread_keys()
     assert "optim.lr" in unread
     assert not {"train.saveckp_freq", "hrft.enabled", "optim.optimizer", "ibot.separate_head"} & set(unread)
