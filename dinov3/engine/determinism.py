@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -31,16 +31,22 @@ def determinism(cfg: RunConfig) -> Iterator[list[str]]:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # nothing reads what it did not write
     torch.backends.cudnn.deterministic = True
     torch.backends.cuda.enable_cudnn_sdp(False)  # its backward pass adds with atomics; flash attention's need not
-    if cfg.train.device != "cpu" and torch.cuda.is_available():
-        import torch._inductor.config as inductor  # late: it takes seconds, and only GPUs compile
-
-        inductor.deterministic = True  # else kernels are chosen by how fast they were just now
     try:
-        yield [
-            "repeatable train.deterministic: the same numbers again on this kind of machine, with this torch and as many processes"
-        ]
+        with _compiled_alike(cfg):
+            yield [
+                "repeatable train.deterministic: the same numbers again on this kind of machine, with this torch and as many processes"
+            ]
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         torch.backends.cudnn.deterministic = cudnn
         torch.backends.cuda.enable_cudnn_sdp(attention)
+
+
+def _compiled_alike(cfg: RunConfig) -> AbstractContextManager[object]:
+    """Kernels of the compiler are not chosen by how fast they were just now."""
+    if cfg.train.device == "cpu" or not torch.cuda.is_available():
+        return nullcontext()
+    import torch._inductor.config as inductor  # late: it takes seconds, and only GPUs compile
+
+    return inductor.patch(deterministic=True)

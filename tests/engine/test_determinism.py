@@ -30,6 +30,16 @@ def test_everything_is_on_inside_and_as_before_outside() -> None:
     assert flags() == before
 
 
+def test_the_compiler_is_told_where_there_is_a_gpu_and_forgets_it_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert not inductor.deterministic
+    with determinism(tiny_config(train__deterministic=True, train__device="auto")):
+        assert inductor.deterministic
+    assert not inductor.deterministic
+
+
 def test_an_error_puts_everything_back() -> None:
     before = flags()
 
