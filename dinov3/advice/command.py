@@ -14,7 +14,7 @@ from dinov3.advice.facts import GB, TEST_NAMES, Case, Images, Machine, look_at, 
 from dinov3.config.about.tasks import PRETRAIN, schema_of
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
-from dinov3.config.output import check_output_file
+from dinov3.runs.output import check_output_file
 from dinov3.system.cards import CARDS, card, card_of
 from dinov3.system.cores import cores
 from dinov3.system.files import write_whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from dinov3.compress.costs import UNITS
 from dinov3.compress.errors import CompressError
@@ -11,9 +12,8 @@ from dinov3.compress.making import LOOKED_AT, Bench, make
 from dinov3.compress.methods import METHODS
 from dinov3.compress.report import compared, draw, read_report, table
 from dinov3.compress.surgery import blocks_of
-from dinov3.compress.variants import variants_of
+from dinov3.compress.variants import Variant, variants_of
 from dinov3.compress.written import NUMBER_FORMATS
-from dinov3.config.output import check_output_file, check_output_folder
 from dinov3.data.sources import parse_dataset
 from dinov3.data.storage.labels import names_in
 from dinov3.features.extract import preprocess_of
@@ -21,6 +21,7 @@ from dinov3.features.preprocess import Preprocess
 from dinov3.finetune.classifier_file import is_classifier, load_classifier
 from dinov3.finetune.evaluate import open_for, views_of
 from dinov3.models.backbone import Backbone
+from dinov3.runs.output import check_not_input, check_output_file, check_results_folder
 from dinov3.system.bars import Bar
 from dinov3.system.files import replacing, write_json
 from dinov3.system.paths import expanded
@@ -90,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
     variants = variants_of(args)
-    _check(args)
+    _check(args, variants)
     others = [read_report(path) for path in args.beside]
     bench = _bench(args)
     if args.compare is None:
@@ -113,7 +114,7 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace, variants: Sequence[Variant]) -> None:
     """CompressError for arguments that do not go together, before anything is read."""
     for option, value in (
         ("--images", args.images),
@@ -129,7 +130,9 @@ def _check(args: argparse.Namespace) -> None:
         raise CompressError("--test needs --train, as the weights have no head: a linear layer is fitted to --train")
     if args.train is not None and args.train == args.test:
         raise CompressError("--test is --train: give images the layer was not fitted to")
-    (check_output_file if args.compare is None else check_output_folder)(args.out, "--out")
+    (check_output_file if args.compare is None else check_results_folder)(args.out, "--out")
+    for variant in variants:
+        check_not_input(variant.out, "--out", args.weights)
 
 
 def _bench(args: argparse.Namespace) -> Bench:

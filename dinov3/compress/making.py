@@ -86,6 +86,7 @@ def make(variant: Variant, bench: Bench, others: Sequence[dict[str, Any]] | None
     Returns the report. Raises CompressError.
     """
     whole, batches, out = bench.whole, bench.calibration, variant.out
+    replaces = out.exists()
     tokens = token_count(whole, torch.empty(1, 1, bench.size, bench.size))
     stored = "bf16" if variant.number_format == "bf16" else "none"
     costs = Costs(variant.of, tokens, bench.size, KINDS.get(variant.number_format, stored))
@@ -98,6 +99,7 @@ def make(variant: Variant, bench: Bench, others: Sequence[dict[str, Any]] | None
         place = Path(folder) / out.name
         written = write(small, variant.number_format, place, Facts(_described(bench), told), batches)
         report = _report(variant, bench, small, written, place)
+        report["notes"] += [f"{out.name} was there already: replaced"] * replaces
         report |= {"steps": [step.__dict__ for step in steps], "cuts": [cut.row() for cut in _told(cuts)]}
         beside = Path(folder) / out.with_suffix(".report.json").name
         beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

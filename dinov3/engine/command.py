@@ -19,12 +19,12 @@ from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.errors import ConfigError
 from dinov3.config.kind import Schema
 from dinov3.config.load import load_stages
-from dinov3.config.output import check_output_folder
 from dinov3.config.recipes import config_file
 from dinov3.config.stages import Stage
 from dinov3.config.yaml_file import read_yaml
 from dinov3.distributed.report import report
 from dinov3.runs.new_folder import folder_for
+from dinov3.runs.output import check_output_folder
 from dinov3.system import console
 from dinov3.system.leaving import leave_quickly
 from dinov3.system.paths import expanded

@@ -15,6 +15,7 @@ from dinov3.distributed.replicate import average_gradients
 from dinov3.engine.model_randomness import seed_model_randomness
 from dinov3.engine.optim import ParamGroup, parameter_groups
 from dinov3.engine.task import B, StepLoss
+from dinov3.weights.own import without_aliases
 
 
 class ModuleTask(ABC, Generic[B]):
@@ -67,7 +68,7 @@ class ModuleTask(ABC, Generic[B]):
         """Nothing."""
 
     def state(self) -> dict[str, Tensor]:
-        return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+        return {name: tensor.detach() for name, tensor in without_aliases(self.model).items()}
 
     def facts(self) -> dict[str, Any]:
         return {}

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from dinov3.config.output import check_output_file
 from dinov3.data.sources import parse_dataset
 from dinov3.distributed import context
 from dinov3.eval.knn import knn_predict
@@ -22,6 +21,7 @@ from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.kept import cache_folder
 from dinov3.pictures.retrieval import retrieval_scores
+from dinov3.runs.output import check_output_file
 from dinov3.system.files import write_json
 from dinov3.system.paths import expanded
 

@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 
-from dinov3.config.output import check_output_folder
 from dinov3.data.sources import parse_dataset
 from dinov3.distributed import context
 from dinov3.features.cache import FeatureKind, cached_features
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor, load
 from dinov3.features.tokens import POOLS
+from dinov3.runs.output import check_results_folder
 from dinov3.system.paths import expanded
 
 DESCRIPTION = """\
@@ -118,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
-    check_output_folder(args.out, "--out")
+    check_results_folder(args.out, "--out")
     source = parse_dataset(args.data)
     kind = FeatureKind(pool=args.pool, dtype=args.dtype, format=args.format)
     extractor = extractor_from(args)

@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from dinov3.config.output import check_output_folder
 from dinov3.data.storage.index_cache import cache_root
 from dinov3.distributed import context
+from dinov3.runs.output import check_output_folder
 
 log = logging.getLogger(__name__)
 

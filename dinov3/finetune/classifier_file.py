@@ -18,9 +18,9 @@ from typing import Any
 from dinov3.finetune.classifier import Classifier
 from dinov3.finetune.errors import FinetuneError
 from dinov3.models.backbone import Backbone
-from dinov3.models.lora import FUSED, RowBlocks, adapters_of
+from dinov3.models.lora import adapters_of
 from dinov3.system.files import TEMPORARY, flush
-from dinov3.weights.adapter_files import merged_backbone, write_adapters
+from dinov3.weights.adapter_files import has_names_in_peft, merged_backbone, write_adapters
 from dinov3.weights.files import read_json, read_weights
 from dinov3.weights.own import checkpoint_in, load_backbone, write_backbone
 from dinov3.weights.provenance import Facts
@@ -50,8 +50,7 @@ def write_classifier(folder: Path, classifier: Classifier, about: About, facts: 
     """Fill ``folder``, which exists and is not looked at before it is complete. ``facts``: of the backbone."""
     backbone = classifier.backbone
     if adapters := adapters_of(backbone):
-        whole = [name for name, one in adapters.items() if name.endswith(FUSED) and not isinstance(one, RowBlocks)]
-        if not whole:  # peft has no name for one adapter of all three
+        if has_names_in_peft(backbone, adapters):
             write_adapters(backbone, folder / ADAPTERS, base=about.weights)
         backbone = merged_backbone(backbone)
     write_backbone(folder, backbone, facts.preprocess, facts.provenance)

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 
-from dinov3.config.output import check_output_folder
 from dinov3.data.decode import Reading
 from dinov3.data.errors import BadImage
 from dinov3.distributed.context import choose_device
@@ -34,6 +33,7 @@ from dinov3.finetune.results import (
 from dinov3.finetune.scoring import Scored, Scorer
 from dinov3.finetune.views import Views
 from dinov3.models.int8 import weights_in
+from dinov3.runs.output import check_results_folder
 from dinov3.system.bars import Bar
 from dinov3.system.cores import cores
 from dinov3.system.files import replacing, write_json
@@ -60,7 +60,7 @@ class Asked:
 
 def evaluate(asked: Asked) -> int:
     """Write ``results.json``, ``predictions.csv`` and the curves into ``asked.out``; print the line of the scores."""
-    check_output_folder(asked.out, "--out")
+    check_results_folder(asked.out, "--out")
     classifier, about = load_classifier(asked.classifier, asked.backbone)
     views, labelled = _fed(asked, classifier, about)
     notes = _doubts(asked, classifier, about, views, labelled)

@@ -8,12 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dinov3.config.output import check_output_file
 from dinov3.finetune.curves import draw_curves
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.kinds import CLASSIFIER, JUDGED
 from dinov3.finetune.predictions import Predicted, read_predictions
 from dinov3.finetune.results import PREDICTIONS, RESULTS, Results, read_results, shown
+from dinov3.runs.output import check_output_file
 from dinov3.system.columns import aligned
 from dinov3.system.files import write_whole
 from dinov3.system.html import Html, embedded, joined, markup

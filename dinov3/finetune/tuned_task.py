@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dinov3.engine.module_task import ModuleTask
 from dinov3.engine.precision import Precision
@@ -18,7 +18,8 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class TunedTask(ModuleTask[B], Generic[B, M]):
-    """What does not train is in no checkpoint's state: it is in the backbone's file beside it."""
+    """What does not train is in no checkpoint's state: it is in the backbone's file beside it. A frozen backbone with trained
+    norms is in it as a whole, so that it cannot be mixed with another."""
 
     def __init__(
         self,
@@ -40,10 +41,6 @@ class TunedTask(ModuleTask[B], Generic[B, M]):
 
     def before_step(self, step: int) -> None:
         self.steps_done = step + 1
-
-    def state(self) -> dict[str, Tensor]:
-        """What trains; a frozen backbone with trained norms is whole, so that it cannot be mixed with another."""
-        return {name: tensor.detach() for name, tensor in self.trained.state_dict().items()}
 
     def facts(self) -> dict[str, Any]:
         return {"pretrained": self._pretrained}

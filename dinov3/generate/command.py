@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from dinov3.config.output import check_output_folder
 from dinov3.data.sources import parse_dataset
 from dinov3.distributed import context
 from dinov3.features.command import add_backbone_arguments, extractor_from
@@ -23,6 +22,7 @@ from dinov3.generate.sizing import POOLS, Sizing
 from dinov3.generate.training import command as training
 from dinov3.generate.validation import report
 from dinov3.generate.verify import verify
+from dinov3.runs.output import check_results_folder
 from dinov3.system.paths import expanded
 
 EXTRACT = """\
@@ -114,7 +114,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def execute_extract(args: argparse.Namespace) -> int:
     """``dinov3 dit extract``."""
-    check_output_folder(args.out, "--out")
+    check_results_folder(args.out, "--out")
     sizing = Sizing(args.side, args.longest, args.pool, args.max_stretch)
     source = parse_dataset(args.data)
     if args.text is None and args.captions is not None:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinov3.config.output import check_output_folder
 from dinov3.data.sources.synthetic import SHAPES, Synthetic
 from dinov3.generate.errors import GenerateError
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.runs.output import check_results_folder
 from dinov3.system.files import write_whole
 from dinov3.system.paths import expanded
 from dinov3.system.rows import read_rows
@@ -100,7 +100,7 @@ def commands(out: Path, weights: Path, sets: Mapping[str, str]) -> list[list[str
 def demonstrate(out: Path, weights: Path | None, call: Callable[[Sequence[str]], int]) -> int:
     """``call`` runs one command of ``dinov3 dit``. GenerateError when one fails, or the figures are worse than LIMITS."""
     began, cpu = time.monotonic(), time.process_time()
-    check_output_folder(out, "--out")
+    check_results_folder(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
     sizes = {"shards": (IMAGES, 0), "held_out": (HELD_OUT, 1)}  # name -> pictures, seed
     for name, (count, seed) in sizes.items():

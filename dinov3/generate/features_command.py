@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from dinov3.config.output import check_output_folder
 from dinov3.data.sources import parse_dataset
 from dinov3.distributed import context
 from dinov3.features import command
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.extract import Job, extract
 from dinov3.generate.sizing import Sizing
+from dinov3.runs.output import check_results_folder
 
 UNLIMITED = 1e9  # no image is left out: its sides go to their nearest multiples of 16 whatever that does to its shape
 
@@ -38,7 +38,7 @@ def execute(args: argparse.Namespace) -> int:
     ):
         if wrong:
             raise GenerateError(f"--layout webdataset needs {told}")
-    check_output_folder(args.out, "--out")
+    check_results_folder(args.out, "--out")
     source = parse_dataset(args.data)
     job = Job.of(command.extractor_from(args), source, Sizing(None, args.max_side, max_stretch=UNLIMITED))
     manifest = extract(job, args.out, max_bad_frac=args.max_bad_frac)

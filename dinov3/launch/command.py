@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_stages, load_students
-from dinov3.config.output import check_output_folder
 from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.config.stages import Stage
@@ -25,6 +24,7 @@ from dinov3.launch import clock
 from dinov3.launch import resources as asked
 from dinov3.launch.resources import Resources
 from dinov3.launch.script import LOGS, TORCHRUN_WAITS, Command, Copy, script
+from dinov3.runs.output import check_output_folder
 from dinov3.system.errors import EXIT_DONE
 from dinov3.system.paths import expanded
 

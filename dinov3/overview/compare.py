@@ -11,7 +11,6 @@ from typing import Any
 
 from dinov3.config.changes import flatten
 from dinov3.config.errors import ConfigError
-from dinov3.config.output import check_output_file
 from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
@@ -22,6 +21,7 @@ from dinov3.pictures.curves import Panel, ending_in, line_of
 from dinov3.pictures.figures import figure, is_number, plans, shown
 from dinov3.pictures.page import page, table_of
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.output import check_output_file
 from dinov3.runs.recorded import read_config
 from dinov3.system.columns import aligned
 from dinov3.system.errors import EXIT_DONE

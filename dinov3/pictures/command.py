@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinov3.config.output import check_output_file
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source, parse_dataset
 from dinov3.data.sources.imagefolder import refuse_output_inside
@@ -24,6 +23,7 @@ from dinov3.pictures.attention import attention_maps, similarity_map
 from dinov3.pictures.curves import curves
 from dinov3.pictures.pca import token_colours
 from dinov3.pictures.token_sheet import token_sheet, unnormalised
+from dinov3.runs.output import check_output_file
 from dinov3.system.paths import expanded
 from dinov3.system.rows import read_rows
 

@@ -13,7 +13,6 @@ from typing import Any
 from dinov3.config.about.tasks import root_of, task_of
 from dinov3.config.changes import flatten
 from dinov3.config.dump import to_dict
-from dinov3.config.output import check_output_file
 from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
@@ -24,6 +23,7 @@ from dinov3.pictures.page import NUMBER, img, page, table_of
 from dinov3.runs.alarms import judged_from
 from dinov3.runs.folder import CONFIG_HISTORY, RunFolder
 from dinov3.runs.manifest import read_train_state
+from dinov3.runs.output import check_output_file
 from dinov3.runs.recorded import read_config
 from dinov3.runs.stage_record import StageRecord, read_stages
 from dinov3.runs.step_folders import CheckpointError, newest_valid, step_of

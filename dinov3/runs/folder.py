@@ -25,8 +25,19 @@ ALL = (
     *(CHECKPOINTS, METRICS, EVALUATION, ALARMS, BAD_SAMPLES, CONFIG_YAML, CONFIG_JSON, CONFIG_HISTORY, LOG, RUN_ID),
     *(CURVES, PCA, PICTURES, DRIFT_START, NOT_FINITE, HANG, METRICS_CSV, EVALUATION_CSV, TENSORBOARD, WANDB),
 )
+# What some kinds of runs write besides; whatever else lies there is of commands, which may replace it.
+PRODUCTS = (
+    *(NEIGHBOURS, STAGES, "results.json", "predictions.csv", "predictions.png"),
+    *("roc_pr_reliability.png", "roc_pr_reliability.svg", "selected", "features"),
+    *("classifier", "segmenter", "detector", "estimator", "recovered"),
+)
 # What is said of weights: without them it is another run's.
 MEASURED = (METRICS, METRICS_CSV, EVALUATION, EVALUATION_CSV, ALARMS, DRIFT_START, CURVES, PCA, PICTURES)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run has begun in ``folder``."""
+    return (folder / RUN_ID).is_file() or (folder / CHECKPOINTS).is_dir()
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from dinov3.config.output import check_output_folder
 from dinov3.runs.folder import LEASE, LOCK
+from dinov3.runs.output import check_output_folder
 from dinov3.system.errors import EXIT_LOCKED, Foreseeable
 from dinov3.system.files import naming, open_unlinked, write_whole
 

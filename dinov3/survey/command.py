@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from dinov3.config.load import load_config
-from dinov3.config.output import check_output_folder
 from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.data.decode import Reading
 from dinov3.data.errors import DataError, TooManyBadSamples
 from dinov3.data.sources import Source, open_dataset
 from dinov3.data.sources.imagefolder import refuse_output_inside
+from dinov3.runs.output import check_results_folder
 from dinov3.survey import synth_dense
 from dinov3.system.cores import cores
 from dinov3.system.errors import EXIT_DONE
@@ -68,7 +68,7 @@ def examine(args: argparse.Namespace) -> int:
     if len(source) == 0:
         raise DataError(f"{args.dataset}: contains no images")
     if args.out is not None:
-        check_output_folder(args.out, "--out")
+        check_results_folder(args.out, "--out")
         refuse_output_inside(source, args.out)
         args.out.mkdir(parents=True, exist_ok=True)
     workers = cores() if args.workers is None else args.workers

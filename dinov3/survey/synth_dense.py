@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dinov3.config.output import check_output_folder
 from dinov3.data.errors import DataError
 from dinov3.data.sources.synthetic import Synthetic
 from dinov3.data.sources.synthetic_video import SyntheticVideo
 from dinov3.data.sources.world import SKY
+from dinov3.runs.output import check_results_folder
 from dinov3.system.paths import expanded
 
 DEPTH_UNITS = 1000.0  # of the PNGs, a unit of depth
@@ -39,7 +39,7 @@ def execute(args: argparse.Namespace) -> int:
     for name, least in (("n", HOLD_OUT), ("films", 0), ("length", 2), ("size", 32), ("seed", 0)):
         if getattr(args, name) < least:
             raise DataError(f"--{name} {getattr(args, name)}: at least {least}")
-    check_output_folder(args.out, "--out")
+    check_results_folder(args.out, "--out")
     if args.out.exists() and any(args.out.iterdir()):
         raise DataError(f"--out {args.out}: holds files already: give another folder")
     write_images(args.out, Synthetic(n=args.n, size=args.size, seed=args.seed))

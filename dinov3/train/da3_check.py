@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
-from dinov3.config.output import check_output_file
 from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.contracts import CropBatch, LossTerm, StepContext, StudentView
@@ -23,6 +22,7 @@ from dinov3.engine.model_randomness import seed_model_randomness
 from dinov3.objectives.da3 import Da3
 from dinov3.pictures.pca import token_colours
 from dinov3.pictures.token_sheet import covered, token_sheet, unnormalised
+from dinov3.runs.output import check_output_file
 from dinov3.system.errors import EXIT_DONE, EXIT_NON_FINITE, Foreseeable
 from dinov3.system.paths import expanded
 from dinov3.teachers.da3 import Da3Teacher

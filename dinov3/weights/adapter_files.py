@@ -72,6 +72,12 @@ def write_adapters(backbone: Backbone, folder: Path, *, base: str = "") -> list[
     return [folder / TENSORS, folder / CONFIG]
 
 
+def has_names_in_peft(backbone: Backbone, adapters: Mapping[str, nn.Module]) -> bool:
+    """Whether ``write_adapters`` can: not those of a ConvNeXt, nor one of queries, keys and values together."""
+    whole = [name for name, one in adapters.items() if name.endswith(FUSED) and not isinstance(one, RowBlocks)]
+    return isinstance(backbone, DinoVisionTransformer) and not whole
+
+
 def _config(backbone: Backbone, one: LowRank, targets: list[str], base: str) -> dict[str, Any]:
     return {
         "peft_type": "LORA",

@@ -12,10 +12,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dinov3.config.output import check_output_folder
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_from_description, describe_backbone
 from dinov3.models.vit import DinoVisionTransformer
+from dinov3.runs.output import check_not_input, check_output_file, check_results_folder
 from dinov3.system.errors import first_line
 from dinov3.system.files import as_bytes, flush
 from dinov3.system.paths import expanded
@@ -55,8 +55,9 @@ def export(source: Path, out: Path, *, layout: str | None = None, heads: bool = 
     if heads and chosen.name != "meta":
         raise WeightsError(f"--heads is for --format meta: {chosen.name} holds a backbone alone")
     _refuse_to_overwrite(out, chosen)
-    check_output_folder(out.parent, "--out")
+    (check_output_file if chosen.suffix else check_results_folder)(out, "--out")
     source = located(source)
+    check_not_input(out, "--out", source)
     backbone = load_backbone(source)
     reference, notes = as_computed_there(backbone, chosen)
     facts = Facts(_preprocess(backbone), provenance_of(source, cast(Any, backbone).described, notes))

@@ -174,3 +174,17 @@ def test_a_classifier_is_scored_by_its_own_head_as_evaluate_does(place: Path) ->
         told = json.loads((scores / "results.json").read_text())["sets"]["test"]["scores"]
         for name in ("AUROC", "Acc", "NLL"):
             assert report[side]["metrics"][name]["value"] == pytest.approx(told[name]["value"], abs=1e-6), (side, name)
+
+
+def test_the_weights_are_not_written_over_and_another_file_is_with_a_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small.safetensors"
+    assert run(place, "--quantize", "bf16", "--out", str(out)) == 0
+    assert run(place, "--quantize", "bf16", "--out", str(out)) == 0
+    assert "small.safetensors was there already: replaced" in capsys.readouterr().out
+    for weights, over in ((place / "w", place / "w" / "backbone.safetensors"), (out, out)):
+        before = over.read_bytes()
+        assert cli(["compress", str(weights), "--quantize", "int8", "--out", str(over)]) == EXIT_CONFIG
+        assert "is what is read: give another name" in capsys.readouterr().err
+        assert over.read_bytes() == before

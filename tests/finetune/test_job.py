@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from dinov3.config.errors import ConfigError
 from dinov3.data.errors import DataError
 from dinov3.finetune.classifier_file import load_classifier
 from dinov3.finetune.config import ClassifyConfig
 from dinov3.finetune.job import FinetuneJob
 from dinov3.finetune.predictions import read_predictions
 from dinov3.finetune.results import read_results
+from dinov3.models.convnext import ConvNeXt
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.output import check_output_file
 from dinov3.system.rows import read_rows
+from dinov3.weights.own import write_backbone
 from tests.faults.runs import Launcher, final_state
 from tests.finetune import tiny
 
@@ -120,3 +125,39 @@ def test_a_run_folder_inside_the_images_is_refused(tmp_path: Path) -> None:
     cfg.evaluation.test = None
     with pytest.raises(DataError, match="lies inside the images"):
         _ = FinetuneJob(cfg, RunFolder(tmp_path / "more" / "run")).data
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__method": "fullft"},
+        {"model__method": "head_only", "model__train_norms_bias": "both"},
+        {"model__method": "lora", "lora__targets": "[pwconv1]"},
+    ],
+    ids=lambda changes: changes["model__method"],
+)
+def test_a_convnext_is_saved_scored_and_goes_on(at: Path, tmp_path: Path, changes: dict[str, str]) -> None:
+    """Its last norm has two names; its adapters have none in peft."""
+    model = ConvNeXt(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
+    model.init_weights(torch.Generator().manual_seed(0))
+    (tmp_path / "weights").mkdir()
+    write_backbone(tmp_path / "weights", model, tiny.PREPROCESS | {"size": 32})
+    settings = {"model__weights": tmp_path / "weights", "model__size": 32, "optim__epochs": 1, **changes}
+    command = ["--output-dir", str(tmp_path / "run")]
+    assert tiny.main([*command, *tiny.words(at, **settings)]) == 0
+    first = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert tiny.main([*command, *tiny.words(at, **settings | {"optim__epochs": 2})]) == 0
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert rows[: len(first)] == first
+    assert [row["iteration"] for row in rows] == list(range(8)), "it went on"
+    assert isinstance(load_classifier(tmp_path / "run")[0].backbone, ConvNeXt)
+
+
+def test_no_command_writes_over_a_file_of_a_finished_run(runs: Launcher, at: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert runs.run(out, main=MAIN, words=tiny.words(at, **METHODS["head_only"])) == [0]
+    own = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    assert {"results.json", "predictions.csv", "classifier.json", "metrics.jsonl"} <= {path.name for path in own}
+    for path in own:
+        with pytest.raises(ConfigError, match="belongs to the run"):
+            check_output_file(path, "--out")

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinov3.config.output import check_output_folder
 from dinov3.data.decode import Pixels
 from dinov3.data.errors import BadImage, DataError
 from dinov3.dense.protocols import TRACK, chosen
@@ -30,6 +29,7 @@ from dinov3.features.cache import weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.tokens import Tokens
+from dinov3.runs.output import check_results_folder
 from dinov3.system.paths import expanded
 
 DESCRIPTION = """\
@@ -117,7 +117,7 @@ class Run:
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
     protocol = chosen(TRACK, args.protocol, args.opts)
-    check_output_folder(args.out, "--out")
+    check_results_folder(args.out, "--out")
     frames = open_frames(args.input)
     first_mask = None if args.mask is None else read_first_mask(args.mask)
     try:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, cast
 
 from dinov3.config.errors import ConfigError
-from dinov3.config.output import check_output_folder
 from dinov3.data.decode import USUAL, Reading
 from dinov3.distributed.context import choose_device
 from dinov3.engine.precision import Precision, resolve
@@ -20,6 +19,7 @@ from dinov3.finetune.headed.scoring import Scored, Scorer, T
 from dinov3.finetune.results import RESULTS, Results, checked_results
 from dinov3.models.backbone import Backbone
 from dinov3.models.int8 import weights_in
+from dinov3.runs.output import check_results_folder
 from dinov3.system.bars import Bar
 from dinov3.system.cores import cores
 from dinov3.system.files import write_json
@@ -144,7 +144,7 @@ class Judge(ABC, Generic[M, A, T]):
 
         The images are the validation part of ``asked.data``. Raises what loading and reading raise.
         """
-        check_output_folder(asked.out, "--out")
+        check_results_folder(asked.out, "--out")
         model, about = self.product.load(asked.classifier, asked.backbone)
         check_asked(asked, model.backbone, self.side(about))
         preprocess = cast(Any, model.backbone).preprocess

@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dinov3.config.output import check_output_folder
 from dinov3.finetune.errors import FinetuneError
 from dinov3.models.backbone import Backbone
+from dinov3.runs.output import check_output_file
 from dinov3.system.errors import first_line
 from dinov3.system.files import flush
 from dinov3.weights.export import FORMATS, as_computed_there
@@ -84,7 +84,7 @@ def export(graph: Graph, out: Path) -> list[str]:
     """
     if out.suffix != ".onnx" or out.is_dir():
         raise FinetuneError(f"--out {out}: give a file name that ends in .onnx")
-    check_output_folder(out.parent, "--out")
+    check_output_file(out, "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         worst = _write(graph, Path(folder) / out.name)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from dinov3.config.output import check_output_folder
 from dinov3.data.sources.pcam import SPLITS
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.pcam.files import CENTRE, MIRRORS, SIDE, download, names, read_sums, synthesise, verify
+from dinov3.runs.output import check_results_folder
 from dinov3.system.paths import expanded
 
 ACTIONS = {
@@ -46,7 +46,7 @@ def execute(args: argparse.Namespace) -> int:
             for name, digest in one.digests.items():
                 print(f"{digest}  {name}")
         return 0
-    check_output_folder(args.out, "--out")
+    check_results_folder(args.out, "--out")
     if args.action == "download":
         for mirror in args.mirror or ():
             if "{name}" not in mirror or not mirror.startswith(("https://", "http://", "file://")):

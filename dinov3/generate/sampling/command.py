@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinov3.config.output import check_output_folder
 from dinov3.data.decode import decode, fit_channels
 from dinov3.features.command import numbered_gpu
 from dinov3.features.extract import known_device, load
@@ -26,6 +25,7 @@ from dinov3.generate.sampling.asked import Seen, Trained, mixed
 from dinov3.generate.sampling.guided import MODES, Recipe, latents_from
 from dinov3.generate.training.model_file import load_dit
 from dinov3.generate.validation.grid import write_grid
+from dinov3.runs.output import check_results_folder
 from dinov3.system.bars import Bar
 from dinov3.system.files import write_whole
 from dinov3.system.paths import expanded
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command. Raises GenerateError and other foreseeable errors."""
-    check_output_folder(args.out, "--out")
+    check_results_folder(args.out, "--out")
     device = numbered_gpu(args.device) if ":" in args.device else known_device(args.device)
     trained = Trained(load_dit(args.model, device))
     coder = trained.latents(args.vae and str(args.vae))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dinov3 import cli
-from dinov3.config.output import check_output_file, check_output_folder
+from dinov3.config.errors import ConfigError
+from dinov3.runs.output import check_not_input, check_output_file, check_output_folder, check_results_folder
 from tests.train.tiny import overrides
 
 # What each command is told, {} is the place to write to.
@@ -78,3 +79,41 @@ def test_a_place_that_will_do_is_left_as_it_was(tmp_path: Path) -> None:
 def test_a_folder_where_a_file_is_wanted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"^--out {tmp_path}: is a folder: give the name of a file$"):
         check_output_file(tmp_path, "--out")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A folder in which a run has begun."""
+    folder = tmp_path / "a" / "run"
+    for name in ("ckpt/step-00000001/backbone.safetensors", "run_id.json", "results.json", "report.html"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    return folder
+
+
+def test_files_of_a_run_are_not_written_over_and_those_of_commands_are(run: Path, tmp_path: Path) -> None:
+    for name in ("ckpt/step-00000001/backbone.safetensors", "results.json"):
+        with pytest.raises(ConfigError, match="--out: .* belongs to the run"):
+            check_output_file(run / name, "--out")
+    (tmp_path / "link").symlink_to(run)
+    with pytest.raises(ConfigError):
+        check_output_file(tmp_path / "link" / "results.json", "--out")
+    check_output_file(run / "report.html", "--out")
+    check_output_file(run / "small.safetensors", "--out")
+
+
+def test_results_do_not_go_into_the_folder_of_a_run(run: Path) -> None:
+    with pytest.raises(ConfigError, match="is the folder of a run"):
+        check_results_folder(run, "--out")
+    check_results_folder(run / "scores", "--out")
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path, run: Path) -> None:
+    (tmp_path / "w").mkdir()
+    for path in (tmp_path / "w" / "backbone.safetensors", tmp_path / "file.safetensors", run / "small.safetensors"):
+        path.write_text("")
+    check_not_input(tmp_path / "w" / "other.safetensors", "--out", tmp_path / "w")
+    check_not_input(run / "small.safetensors", "--out", run)
+    for out, given in (("w/backbone.safetensors", "w"), ("w/../file.safetensors", "file.safetensors")):
+        with pytest.raises(ConfigError, match="is what is read"):
+            check_not_input(tmp_path / out, "--out", tmp_path / given)
