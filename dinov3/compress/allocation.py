@@ -31,10 +31,7 @@ def allocate(curves: Sequence[Curve], budget: float) -> list[Option]:
     """
     least = sum(min(option.cost for option in curve) for curve in curves)
     if least > budget:
-        raise CompressError(
-            f"the budget is below the least that can be left ({least:.4g} of what may be cut, {budget:.4g} are allowed): "
-            "raise --budget, or add another method"
-        )
+        raise CompressError(f"the budget of {budget:.4g} is below the least that can be left, {least:.4g}")
     costs = [np.array([option.cost for option in curve]) for curve in curves]
     errors = [np.array([option.error for option in curve]) for curve in curves]
 

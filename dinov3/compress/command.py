@@ -121,9 +121,12 @@ def _check(args: argparse.Namespace, variants: Sequence[Variant]) -> None:
         ("--multiple", args.multiple),
         ("--batch-size", args.batch_size),
         ("--labelled-images", args.labelled_images),
+        ("--size", args.size),
     ):
-        if value < 1:
+        if value is not None and value < 1:
             raise CompressError(f"{option} {value}: at least 1")
+    if args.calibrate is not None and args.batch_size == 1:
+        raise CompressError("--batch-size 1: one image has no spread, which --calibrate measures: give 2 or more")
     if args.train is not None and args.test is None:
         raise CompressError("--train needs --test: a linear layer is fitted on one and scored on the other")
     if args.test is not None and args.train is None and not is_classifier(args.weights):
@@ -152,7 +155,7 @@ def _bench(args: argparse.Namespace) -> Bench:
 
 def _preprocess(whole: Backbone, args: argparse.Namespace) -> Preprocess:
     try:
-        return preprocess_of(whole, size=args.size or "train")
+        return preprocess_of(whole, size="train" if args.size is None else args.size)
     except ValueError as error:  # a size that the patch does not divide
         raise CompressError(f"--size: {error}") from error
 

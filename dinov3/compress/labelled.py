@@ -41,7 +41,8 @@ class Pictures:
     left_out: list[BadSample]  # those that cannot be read
 
     def batches(self, size: int) -> list[Tensor]:
-        return list(self.images.split(size))
+        """At most ``size`` images each, about equally many: one image alone has no spread, which methods divide by."""
+        return list(self.images.tensor_split(-(-len(self.images) // size)))
 
 
 class Judge(Protocol):
@@ -76,6 +77,8 @@ def pictures(source: Source, preprocess: Preprocess, count: int, option: str, *,
             raise CompressError(f"{option}: {source.name(index)} has no label")
         images.append(image)
         labels.append(label)
+    if len(images) == 1 and not labelled:
+        raise CompressError(f"{option}: one image says nothing of how much tokens differ: give two or more")
     if not images:
         reason = f"; the first, {bad[0].name}: {bad[0].reason}" if bad else ""
         raise CompressError(f"{option}: no image could be read{reason}")

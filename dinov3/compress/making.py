@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -37,6 +36,7 @@ from dinov3.models.backbone import Backbone
 from dinov3.models.build import backbone_lines, describe_backbone
 from dinov3.models.int8 import weights_in
 from dinov3.system.files import flush
+from dinov3.system.work_folder import work_folder
 from dinov3.weights.model_card import provenance_of
 from dinov3.weights.parity import images_for, tokens_of
 from dinov3.weights.provenance import Facts
@@ -94,18 +94,17 @@ def make(variant: Variant, bench: Bench, others: Sequence[dict[str, Any]] | None
     steps = steps_of(whole, variant.methods, variant.amount, variant.budget, settings)
     small, cuts = compress(whole, steps, settings, batches)
     told = provenance_of(bench.weights, cast(Any, whole).described, [f"compressed: {variant.name}"])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        place = Path(folder) / out.name
+    with work_folder(out) as folder:
+        place = folder / out.name
         written = write(small, variant.number_format, place, Facts(_described(bench), told), batches)
         report = _report(variant, bench, small, written, place)
         report["notes"] += [f"{out.name} was there already: replaced"] * replaces
         report |= {"steps": [step.__dict__ for step in steps], "cuts": [cut.row() for cut in _told(cuts)]}
-        beside = Path(folder) / out.with_suffix(".report.json").name
+        beside = folder / out.with_suffix(".report.json").name
         beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         if others is not None:
             draw([report, *others], beside.with_suffix(".png"))
-        for path in sorted(Path(folder).iterdir(), key=lambda p: p.name == out.name):  # the weights last
+        for path in sorted(folder.iterdir(), key=lambda p: p.name == out.name):  # the weights last
             flush(path)
             os.replace(path, out.parent / path.name)
     return report

@@ -128,6 +128,12 @@ def _calibrated(small: Backbone, step: Step, settings: Settings, batches: Batche
     found = moments(small, batches, names)
     offers = [offer for i, block in enumerate(blocks) for offer in parts(block, i, found[i], settings)]
     rest = settings.costs.model(small) - sum(offer.curve[0].cost for offer in offers)
+    least = (rest + sum(min(option.cost for option in offer.curve) for offer in offers)) / whole
+    if step.amount < least:
+        raise CompressError(
+            f"{step.method} leaves at least {math.ceil(1000 * least) / 1000:g} of the {settings.costs.unit}, "
+            f"{step.amount:g} is asked for: give more, or add another method"
+        )
     picked = allocate([offer.curve for offer in offers], step.amount * whole - rest)
     return [cut for offer, option in zip(offers, picked, strict=True) for cut in offer.take(option)]
 

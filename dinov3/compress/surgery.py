@@ -24,7 +24,9 @@ from dinov3.models.vit_config import QKV
 def blocks_of(backbone: Backbone) -> list[Block]:
     """The blocks of a vision transformer with float weights; CompressError for anything else."""
     if not isinstance(backbone, DinoVisionTransformer):
-        raise CompressError(f"{type(backbone).__name__}: only vision transformers have heads and neurons to remove")
+        raise CompressError(
+            f"{type(backbone).__name__}: only vision transformers are made smaller, or stored in fewer bits, here"
+        )
     if backbone.config.int8 is not None:
         raise CompressError("the model is in 8 bits already: compress the float model it was made of")
     return [cast(Block, block) for block in backbone.blocks]

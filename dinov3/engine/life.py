@@ -89,6 +89,8 @@ def _run(job: Job[B], resume: bool, resume_from: Path | None, stop: StopRequest,
             raise ConfigError("command line", "--resume-from", text)
         if context.is_main():
             print(f"{out}: finished at step {start.reached}; the {job.product} is in {job.product_in(start.found)}")
+            for key, (old, new) in setup.continued.changes.items():
+                print(f"note: {key} is {new!r} now; what is there was made with {old!r}, and nothing was made anew")
             say_last(job.looks(), out)
         return EXIT_DONE
     # before the folder: a file that cannot be read leaves nothing behind

@@ -10,14 +10,14 @@ import torch
 
 from dinov3.config.errors import ConfigError
 from dinov3.finetune.classifier import Classifier, choose_what_trains, label_of
-from dinov3.finetune.classifier_file import About, read_head
+from dinov3.finetune.classifier_file import About, adapters_at, read_head_for
 from dinov3.finetune.config import ClassifyConfig
 from dinov3.models.backbone import Backbone
 from dinov3.models.build import describe_backbone
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.start import Start
 from dinov3.system.paths import expanded
-from dinov3.weights.adapter_files import read_adapters
+from dinov3.weights.adapter_files import read_adapters, told_of_adapters
 from dinov3.weights.model_card import FINE_TUNED, provenance_of
 from dinov3.weights.own import load_backbone, read_source
 from dinov3.weights.provenance import Facts
@@ -36,19 +36,26 @@ class Built:
     facts: Facts
     pretrained: dict[str, Any] | None  # None: training of the backbone began with random weights
     trained_on: str  # identity of the training images' content
+    validated_on: str | None  # of the images that select the weights
     lines: list[str] = field(default_factory=list)
 
     def about(self, step: int) -> About:
         model = self.cfg.model
         classes = self.classifier.head.out_features
         told = (self.cfg.augment.stain, label_of(model), model.weights, step, self.names)
-        return About(classes, model.pool, self.size, *told, trained_on=self.trained_on)
+        return About(classes, model.pool, self.size, *told, trained_on=self.trained_on, validated_on=self.validated_on)
 
 
 def build_classifier(
-    cfg: ClassifyConfig, start: Start, classes: int, names: list[str] | None, trained_on: str
+    cfg: ClassifyConfig,
+    start: Start,
+    classes: int,
+    names: list[str] | None,
+    *,
+    trained_on: str,
+    validated_on: str | None,
 ) -> Built:
-    """On the CPU. ``trained_on``: the identity of the training images. A run that goes on takes the backbone from its own checkpoint: the first weights may be gone.
+    """On the CPU. ``trained_on``, ``validated_on``: identities of the images. A run that goes on takes the backbone from its own checkpoint: the first weights may be gone.
 
     Raises ConfigError, FinetuneError, WeightsError or CheckpointError.
     """
@@ -62,17 +69,27 @@ def build_classifier(
     classifier.init_head(torch.Generator().manual_seed(cfg.train.seed))
     lines = [f"start      {source}"]
     if start.found is None and (head := start.beginning or (expanded(model.head) if model.head else None)):
-        read_head(classifier, head)
-        lines.append(f"head       {head}")
+        lines += [f"head       {head}", *read_head_for(classifier, head, names)]
     try:
         if model.adapters:  # also of a run that goes on: their shapes are the file's
-            read_adapters(backbone, expanded(model.adapters))
-            lines.append(f"LoRA       {model.adapters}")
+            folder = adapters_at(expanded(model.adapters))
+            read_adapters(backbone, folder)
+            lines.append(f"LoRA       {folder}: {told_of_adapters(folder)}; weights here: {model.weights}")
         lines += choose_what_trains(classifier, model, cfg.lora, cfg.train.seed)
     except ValueError as error:
-        raise ConfigError("", "lora.targets", str(error)) from error
+        raise ConfigError("", "lora.targets", str(error).removeprefix("lora.targets").lstrip(": ")) from error
     told = provenance_of(source, cast(Any, backbone).described, [f"{FINE_TUNED}: {label_of(model)}, {classes} classes"])
-    return Built(classifier, cfg, names, size, Facts(preprocess, told), _pretrained(source, start), trained_on, lines)
+    return Built(
+        classifier,
+        cfg,
+        names,
+        size,
+        Facts(preprocess, told),
+        _pretrained(source, start),
+        trained_on,
+        validated_on,
+        lines,
+    )
 
 
 def refuse_int8(backbone: Backbone, cfg: ClassifyConfig) -> None:

@@ -15,11 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dinov3.finetune.classifier import Classifier
 from dinov3.finetune.errors import FinetuneError
 from dinov3.models.backbone import Backbone
 from dinov3.models.lora import adapters_of
 from dinov3.system.files import TEMPORARY, flush
+from dinov3.weights.adapter_files import CONFIG as ADAPTER_CONFIG
 from dinov3.weights.adapter_files import has_names_in_peft, merged_backbone, write_adapters
 from dinov3.weights.files import read_json, read_weights
 from dinov3.weights.own import checkpoint_in, load_backbone, write_backbone
@@ -27,6 +30,7 @@ from dinov3.weights.provenance import Facts
 from dinov3.weights.tensor_file import write_tensor_file
 
 HEAD, ABOUT, ADAPTERS = "head.safetensors", "classifier.json", "adapters"
+SHOWN = 3  # names of classes in a line
 FORMAT, VERSION = "dinov3-classifier", 1
 
 
@@ -44,6 +48,7 @@ class About:
     names: list[str] | None = None  # of the classes
     temperature: float | None = None  # fitted on validation, at the end of a run
     trained_on: str | None = None  # identity of the training images' content; None in files of older programs
+    validated_on: str | None = None  # of the images that selected the weights
 
 
 def write_classifier(folder: Path, classifier: Classifier, about: About, facts: Facts) -> None:
@@ -108,6 +113,12 @@ def folder_of(path: Path) -> Path:
     return found
 
 
+def adapters_at(path: Path) -> Path:
+    """The adapters at ``path``: in peft's two files, or of a classifier or a run of one."""
+    found = None if (path / ADAPTER_CONFIG).is_file() else _found(path)
+    return path if found is None or not (found / ADAPTERS).is_dir() else found / ADAPTERS
+
+
 def is_classifier(path: Path) -> bool:
     """Whether there is a head at ``path``."""
     return _found(path) is not None
@@ -134,14 +145,42 @@ def checked_about(content: Mapping[str, Any], source: str) -> About:
     kinds: dict[str, tuple[type, ...]] = {
         **dict.fromkeys(("classes", "size", "step"), (int,)),
         **dict.fromkeys(("pool", "label", "weights"), (str,)),
-        "trained_on": (str, type(None)),
+        **dict.fromkeys(("trained_on", "validated_on"), (str, type(None))),
         **{"stain": (bool,), "names": (list, type(None)), "temperature": (float, int, type(None))},
     }
-    found = {"trained_on": None} | {k: v for k, v in content.items() if k not in ("format", "format_version")}
+    found = {"trained_on": None, "validated_on": None} | {
+        k: v for k, v in content.items() if k not in ("format", "format_version")
+    }
     wrong = sorted(set(found) ^ set(kinds)) or sorted(k for k, v in found.items() if not isinstance(v, kinds[k]))
     if wrong or found["pool"] not in ("cls", "mean", "cls+mean") or found["classes"] < 2 or found["size"] < 1:
         raise FinetuneError(f"{source}: damaged, or of a newer program ({', '.join(wrong) or 'values'})")
     return About(**found)
+
+
+def read_head_for(classifier: Classifier, path: Path, names: list[str] | None) -> list[str]:
+    """Fill the head from the classifier at ``path``, its rows in the order of the classes ``names``; what there is to say.
+
+    FinetuneError for a head of other classes.
+    """
+    read_head(classifier, path)
+    known = read_about(path).names
+    if known == names:
+        return []
+    if known is None or names is None:
+        shown = ", ".join(f"{place} is {name!r}" for place, name in enumerate((names or known or [])[:SHOWN]))
+        return [
+            f"           its classes or those of the images are numbers: taken in the order of the names ({shown}, …)"
+        ]
+    if other := sorted(set(known) ^ set(names)):
+        raise FinetuneError(
+            f"{folder_of(path) / HEAD}: a head of other classes than the images have ({', '.join(map(repr, other[:SHOWN]))} "
+            "are in one of the two alone): leave out model.head, or give images of its classes"
+        )
+    order = torch.tensor([known.index(name) for name in names])
+    with torch.no_grad():
+        for tensor in classifier.head.parameters():
+            tensor.copy_(tensor[order])
+    return ["           its rows are put in the order of the classes here"]
 
 
 def read_head(classifier: Classifier, path: Path) -> None:

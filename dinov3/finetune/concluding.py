@@ -7,10 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dinov3.finetune.calibration import Temperature, fit_temperature
 from dinov3.finetune.classifier import Classifier
 from dinov3.finetune.classifier_file import ABOUT, FORMAT, VERSION, load_classifier, place_folder, read_about
-from dinov3.finetune.curves import draw_curves
+from dinov3.finetune.curves import draw_curves, has_curves
+from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.metrics import metrics
 from dinov3.finetune.predictions import Predicted, write_predictions
 from dinov3.finetune.results import CALIBRATED, CURVES, PREDICTIONS, RESULTS, finite, scores
@@ -50,17 +53,21 @@ def conclude(job: FinetuneJob, task: FinetuneTask, step: int) -> None:
     for part, one in scored.items():
         found = Predicted(one.probabilities(), one.labels, one.images, one.names)
         write_predictions(run.path / PREDICTIONS, name, part, found)
-    if about.classes == 2 and scored:
+    drawn = {part: (one.probabilities(), one.labels) for part, one in scored.items() if has_curves(one.labels)}
+    if about.classes == 2 and drawn:
         for ending in ("png", "svg"):
             with replacing(run.path / f"{CURVES}.{ending}") as fresh:
-                draw_curves({part: (one.probabilities(), one.labels) for part, one in scored.items()}, fresh)
+                draw_curves(drawn, fresh)
     write_json(run.path / RESULTS, _results(job, classifier, scored, fitted, chosen))  # last: it says that all is there
 
 
 def _scored(job: FinetuneJob, task: FinetuneTask, classifier: Classifier, name: str) -> Scored:
     labelled, tta = job.data[2][name], job.cfg.evaluation.tta
     with job.progress.counting(f"scores on {name}:", len(labelled)) as count:
-        return job.scorer(task).score(classifier, labelled, range(len(labelled)), tta=tta, shared=False, count=count)
+        scored = job.scorer(task).score(classifier, labelled, range(len(labelled)), tta=tta, shared=False, count=count)
+    if not np.isfinite(scored.logits).all():
+        raise FinetuneError(f"{name}: the trained classifier gives numbers that are not finite: lower optim.lr")
+    return scored
 
 
 def _results(
@@ -90,6 +97,7 @@ def _results(
         "weights": cfg.model.weights,
         "train": cfg.train.dataset_path,
         "classes": about.classes,
+        "names": about.names,
         "size": about.size,
         "tta": cfg.evaluation.tta,
         "step": step,
@@ -97,4 +105,5 @@ def _results(
         "temperature": None if fitted is None else {"value": fitted.temperature, "at_bound": fitted.at_bound},
         "parameters": sum(p.numel() for p in classifier.parameters()),
         "sets": sets,
+        "notes": job.notes,
     }

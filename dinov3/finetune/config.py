@@ -55,6 +55,9 @@ class FinetuneLoopConfig(LoopConfig):
     num_workers: int = key(8, "threads that read and resize images; the result does not depend on it", ge=0)
     dataset_path: str = key("", "labelled images to train on: a path, or Name:key=value:...", nonempty=True, fixed=True)
     classes: int | None = key(None, "number of classes; null: as the training set has", ge=2, fixed=True)
+    positive: str | None = key(
+        None, "name of the class that is positive, of two; null: the last in the order of names or numbers", fixed=True
+    )
     label_smoothing: float = key(0.0, "share of each label given to all classes, in training only", ge=0, lt=1)
     cache: str | None = key(None, "folder of cached features of a frozen backbone; null: in the run folder", path=True)
 

@@ -45,6 +45,11 @@ def precision_recall_curve(p: Array, y: Array) -> tuple[Array, Array]:
     return points.true_positives / points.positives, points.true_positives / chosen
 
 
+def has_curves(y: Array) -> bool:
+    """Whether there are two classes among the labels [N]: of one there is nothing to draw."""
+    return len(np.unique(y)) > 1
+
+
 def draw_curves(
     predictions: Predictions, path: Path | io.BytesIO, *, bins: int = BINS, form: str | None = None
 ) -> None:
@@ -100,7 +105,7 @@ def _finish(axis: Any, title: str, x: str, y: str) -> None:
 
 def _both_classes(p: Array, y: Array) -> tuple[Array, Array]:
     p, y = checked(p, y)
-    if p.ndim != 1 or len(np.unique(y)) < 2:
+    if p.ndim != 1 or not has_curves(y):
         raise MetricError("a curve needs one probability a sample and both classes among the labels")
     return p, y
 

@@ -14,7 +14,7 @@ from dinov3.distributed.context import choose_device
 from dinov3.engine.precision import resolve
 from dinov3.finetune.classifier import Classifier
 from dinov3.finetune.classifier_file import About, folder_of, load_classifier
-from dinov3.finetune.curves import draw_curves
+from dinov3.finetune.curves import draw_curves, has_curves
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.labelled import LabelledSet, checked_labels, open_labelled, with_numbers_of
 from dinov3.finetune.metrics import metrics
@@ -70,7 +70,7 @@ def evaluate(asked: Asked) -> int:
     name: str = results["run"]
     asked.out.mkdir(parents=True, exist_ok=True)
     write_predictions(asked.out / PREDICTIONS, name, asked.part, Predicted(p, one.labels, one.images, one.names))
-    if about.classes == 2:
+    if about.classes == 2 and has_curves(one.labels):
         with replacing(asked.out / f"{CURVES}.png") as fresh:
             draw_curves({name: (p, one.labels)}, fresh)
     write_json(asked.out / RESULTS, results)
@@ -88,8 +88,12 @@ def _fed(asked: Asked, classifier: Classifier, about: About) -> tuple[Views, Lab
 def _doubts(asked: Asked, classifier: Classifier, about: About, views: Views, labelled: LabelledSet) -> list[str]:
     """What makes the scores mean something else than they seem to, a sentence each."""
     found = []
-    if labelled.source.identity().content == about.trained_on:
-        found.append(f"note: {asked.data} are the images it was trained on: scores of other images will be lower")
+    content = labelled.source.identity().content
+    for known, which in ((about.trained_on, "it was trained on"), (about.validated_on, "that selected its weights")):
+        if content == known:
+            found.append(f"note: {asked.data} are the images {which}: scores of other images will be lower")
+    if not has_curves(labelled.labels):
+        found.append(f"note: all images of {asked.data} are of one class: AUROC, AUPRC and curves are not defined")
     if asked.backbone is not None:
         close = _closeness(load_classifier(asked.classifier)[0], classifier, views, labelled)
         if close is not None and close < FOREIGN:
@@ -141,6 +145,7 @@ def _results(asked: Asked, classifier: Classifier, about: About, one: Scored) ->
         "weights": str(asked.backbone or folder_of(asked.classifier)),
         "train": "",
         "classes": about.classes,
+        "names": about.names,
         "size": about.size,
         "tta": asked.tta,
         "step": about.step,

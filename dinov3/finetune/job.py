@@ -12,7 +12,6 @@ import torch
 from dinov3.config.errors import ConfigError
 from dinov3.data.bad_samples import BadSampleLog
 from dinov3.data.decode import Reading
-from dinov3.data.errors import DataError
 from dinov3.data.sources.imagefolder import refuse_output_inside
 from dinov3.distributed import context
 from dinov3.distributed.agreement import main_decides
@@ -31,7 +30,7 @@ from dinov3.finetune.classifier import Classifier, label_of
 from dinov3.finetune.classifier_file import write_classifier
 from dinov3.finetune.concluding import conclude
 from dinov3.finetune.config import ClassifyConfig
-from dinov3.finetune.labelled import LabelledSet, open_beside, open_training, same_images
+from dinov3.finetune.labelled import LabelledSet, classes_missing, open_beside, open_training, shared_with
 from dinov3.finetune.scoring import Scored, Scorer
 from dinov3.finetune.stream import FeatureStream, ImageStream, LabelledBatch, Places
 from dinov3.finetune.task import FinetuneTask
@@ -44,8 +43,6 @@ from dinov3.system.cores import usable_workers
 from dinov3.system.paths import expanded
 from dinov3.system.rows import read_rows
 
-SETS = ("validation", "test")
-
 
 class FinetuneJob(Job[LabelledBatch]):
     """What ``dinov3 finetune`` trains with ``task: classify``."""
@@ -57,6 +54,7 @@ class FinetuneJob(Job[LabelledBatch]):
         super().__init__(cfg, run, peers)
         self._opened: tuple[LabelledSet, int, dict[str, LabelledSet]] | None = None
         self._cached: dict[str, CachedSet] = {}
+        self.notes: list[str] = []  # on the data, for the start-up block and the results
 
     # ------------------------------------------------------------------ data
 
@@ -64,15 +62,15 @@ class FinetuneJob(Job[LabelledBatch]):
     def data(self) -> tuple[LabelledSet, int, dict[str, LabelledSet]]:
         """(training images, number of classes, the others by name); opened and checked at the first call."""
         if self._opened is None:
-            train, classes = open_training(self.cfg.train.dataset_path, self.cfg.train.classes)
+            train, classes = open_training(self.cfg.train.dataset_path, self.cfg.train.classes, self.cfg.train.positive)
             others: dict[str, LabelledSet] = {}
             for name, text in (("validation", self.cfg.evaluation.validation), ("test", self.cfg.evaluation.test)):
                 if text is None:
                     continue
                 other = open_beside(text, f"evaluation.{name}", train, classes)
                 for before in (train, *others.values()):
-                    if same_images(before, other):
-                        raise DataError(f"evaluation.{name}: {text}: holds the images of {before.text}: give others")
+                    self.notes += shared_with(before, other, f"evaluation.{name}")
+                self.notes += classes_missing(train, other, f"evaluation.{name}")
                 others[name] = other
             for opened in (train, *others.values()):
                 refuse_output_inside(opened.source, self.run.path)
@@ -96,8 +94,12 @@ class FinetuneJob(Job[LabelledBatch]):
 
     def build(self, start: Start, device: torch.device) -> tuple[FinetuneTask, list[str]]:
         precision = resolve(self.cfg.compute_precision.param_dtype, device)
-        train, classes, _ = self.data
-        built = build_classifier(self.cfg, start, classes, train.names, train.source.identity().content)
+        train, classes, others = self.data
+        trained_on, validation = train.source.identity().content, others.get("validation")
+        validated_on = None if validation is None else validation.source.identity().content
+        built = build_classifier(
+            self.cfg, start, classes, train.names, trained_on=trained_on, validated_on=validated_on
+        )
 
         def writes(classifier: Classifier, step: int) -> Callable[[Path], None]:
             about = built.about(step)
@@ -196,11 +198,16 @@ class FinetuneJob(Job[LabelledBatch]):
             f"data       {train.text}: {len(train):,} images of {classes} classes; {counts}",
             f"model      {label_of(self.cfg.model)}: {trained:,} of {whole:,} parameters train, {self._built.size} px",
         ]
+        if classes == 2:
+            negative, positive = (train.names or ["0", "1"])[:2]
+            lines.append(
+                f"positive   {positive!r}, not {negative!r}: AUPRC and Sens95 are of it (train.positive takes the other)"
+            )
         if task.on_features:
             lines.append("features   computed once and kept: nothing of the backbone trains and no image is changed")
         if (step := images_a_step(self.cfg)) > len(train):
             lines.append(f"batch      {step} images a step of {len(train)}: some are seen several times a step")
-        return lines
+        return [*lines, *self.notes]
 
     def files(self) -> Mapping[str, str | None]:
         model = self.cfg.model

@@ -8,11 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dinov3.finetune.curves import draw_curves
+from dinov3.finetune.curves import draw_curves, has_curves
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.kinds import CLASSIFIER, JUDGED
 from dinov3.finetune.predictions import Predicted, read_predictions
-from dinov3.finetune.results import PREDICTIONS, RESULTS, Results, read_results, shown
+from dinov3.finetune.results import PREDICTIONS, RESULTS, Results, positive_of, read_results, shown
 from dinov3.runs.output import check_output_file
 from dinov3.system.columns import aligned
 from dinov3.system.files import write_whole
@@ -94,7 +94,8 @@ def _judged(judge: Any, paths: Sequence[Path]) -> Section:
 
 def rows_of(found: Sequence[tuple[Path, Results]], part: str) -> list[list[str]]:
     """The head, then a row a run that has this part."""
-    rows = [["run", "trained", "step", "parameters", "views", "images", *METRICS, "data"]]
+    told = any(map(positive_of, (results for _, results in found)))
+    rows = [["run", "trained", "step", "parameters", "views", "images", *["positive"] * told, *METRICS, "data"]]
     for _, results in found:
         one = results["sets"].get(part)
         if one is None:
@@ -102,7 +103,8 @@ def rows_of(found: Sequence[tuple[Path, Results]], part: str) -> list[list[str]]
         about = [results["run"], results["label"], str(results["step"]), f"{results['parameters'] / 1e6:.2f} M"]
         views = "8" if results["tta"] else "1"
         scores = (shown(one["scores"].get(name, {})) for name in METRICS)
-        rows.append([*about, views, f"{one['images']:,}", *scores, str(one.get("data", ""))])
+        positive = [positive_of(results)] * told
+        rows.append([*about, views, f"{one['images']:,}", *positive, *scores, str(one.get("data", ""))])
     return rows
 
 
@@ -119,7 +121,9 @@ def _picture(found: Sequence[tuple[Path, Results]], part: str) -> Html:
     lines: dict[str, Predicted] = {}
     for path, results in found:
         if results["classes"] == 2 and part in results["sets"] and (path / PREDICTIONS).is_file():
-            lines[results["run"]] = read_predictions(path / PREDICTIONS)[results["run"], part]
+            predicted = read_predictions(path / PREDICTIONS)[results["run"], part]
+            if has_curves(predicted.y):
+                lines[results["run"]] = predicted
     if not lines:
         return Html("")
     picture = io.BytesIO()

@@ -71,4 +71,11 @@ def sentence_of(results: Results) -> str:
         f"{name}: AUROC {shown(part['scores']['AUROC'])}, balanced accuracy {shown(part['scores']['BalancedAcc'])}"
         for name, part in results["sets"].items()
     ]
-    return f"{results['label']}{', 8 views' if results['tta'] else ''}; " + "; ".join(parts)
+    positive = f", positive {positive_of(results)!r}" if positive_of(results) else ""
+    return f"{results['label']}{', 8 views' if results['tta'] else ''}{positive}; " + "; ".join(parts)
+
+
+def positive_of(results: Results) -> str:
+    """Of two classes with names the one that AUPRC and sensitivity are of; "" when there is none, or the file is older."""
+    names = results.get("names")
+    return str(names[1]) if isinstance(names, list) and len(names) == 2 else ""

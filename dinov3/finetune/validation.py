@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dinov3.engine.look import Look, Row
 from dinov3.finetune.config import ClassifyConfig
@@ -40,7 +43,10 @@ class Validation(Look[Scene]):
     def measure(self, scene: Scene) -> dict[str, Any]:
         if scene.scored is None:
             return {}
-        found = metrics(scene.scored.probabilities(), scene.scored.labels)
+        if np.isfinite(scene.scored.logits).all():
+            found = metrics(scene.scored.probabilities(), scene.scored.labels)
+        else:  # weights without numbers are the worst; whether training ends with them is said by nan.max_consecutive
+            found = dict.fromkeys((self.cfg.evaluation.select, "NLL"), math.nan)
         row = {f"{PREFIX}{name}": finite(value) for name, value in found.items()}
         row["val_images"] = len(scene.scored.labels)
         now = {"step": scene.step, **row}

@@ -145,9 +145,12 @@ def _check_targets(layers: dict[str, nn.Module], names: dict[str, list[str]], ta
         raise ValueError(f"lora.targets {list(targets)}: no linear layer is called so; there are {known}")
     if FUSED in found and found & set(QKV):
         raise ValueError(f"lora.targets {list(targets)}: {FUSED} and its row blocks {list(QKV)} exclude each other")
-    for name, wanted in names.items():
-        if wanted and isinstance(layers[name], Product):
-            raise ValueError(f"lora.targets: {name} is a product of two matrices and takes no adapter: leave it out")
+    products = sorted({one for name, wanted in names.items() if isinstance(layers[name], Product) for one in wanted})
+    if products:
+        raise ValueError(
+            f"lora.targets {list(targets)}: products of two matrices (of an SVD) take no adapter, here {', '.join(products)}: "
+            "leave them out, or use fullft"
+        )
 
 
 def _adapter(

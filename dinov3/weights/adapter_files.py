@@ -144,6 +144,19 @@ def read_adapters(backbone: Backbone, folder: Path) -> int:
     return trained
 
 
+def told_of_adapters(folder: Path) -> str:
+    """Rank, strength and the weights they were trained on, as their file has them; what a config says does not count."""
+    config = read_json(folder / CONFIG)
+    said = {
+        "rank": config.get("r"),
+        "alpha": config.get("lora_alpha"),
+        "trained on": config.get("base_model_name_or_path"),
+    }
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in said.items()
+    )
+
+
 def _number(config: Mapping[str, Any], key: str, folder: Path) -> float:
     value = config.get(key, {"lora_dropout": 0.0, "use_rslora": False}.get(key))
     least = 0 if key in ("lora_dropout", "use_rslora") else 1 if key == "r" else 1e-9

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +16,7 @@ from dinov3.runs.output import check_not_input, check_output_file, check_results
 from dinov3.system.errors import first_line
 from dinov3.system.files import as_bytes, flush
 from dinov3.system.paths import expanded
+from dinov3.system.work_folder import work_folder
 from dinov3.weights.description import read_description, sidecar_of
 from dinov3.weights.files import WeightsError
 from dinov3.weights.formats import Format, Written, write_huggingface, write_meta, write_safetensors, write_timm
@@ -61,46 +59,15 @@ def export(source: Path, out: Path, *, layout: str | None = None, heads: bool = 
     backbone = load_backbone(source)
     reference, notes = as_computed_there(backbone, chosen)
     facts = Facts(_preprocess(backbone), provenance_of(source, cast(Any, backbone).described, notes))
-    created = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _clear_left_overs(out)
     replaced = [f"{out.name} was there already: replaced"] if out.exists() else []
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.{os.getpid()}.", dir=out.parent))
-    try:
+    with work_folder(out) as temporary:
         written = _write(source, chosen, reference, temporary / out.name, facts, heads)
         notes += written.notes
         card = model_card(source, out.name, reference, facts, written, notes)
-        (temporary / out.name / "README.md" if chosen.suffix == "" else temporary / card_of(out).name).write_bytes(
-            as_bytes(card)
-        )
+        beside = temporary / out.name / "README.md" if chosen.suffix == "" else temporary / card_of(out).name
+        beside.write_bytes(as_bytes(card))
         _move(temporary, out)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            error.filename = str(out)  # not a name in the temporary folder, which is gone when it is read
-        shutil.rmtree(temporary, ignore_errors=True)
-        for folder in created:  # the innermost first
-            folder.rmdir()
-        raise
-    shutil.rmtree(temporary, ignore_errors=True)
     return [str(out), str(written.parity), *notes, *replaced]
-
-
-def _clear_left_overs(out: Path) -> None:
-    """Remove what exports that were killed had begun; a process that is still there keeps its own."""
-    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.*"):
-        owner = folder.name.removeprefix(f".{out.name}.").partition(".")[0]
-        if owner.isdigit() and not _runs(int(owner)):
-            shutil.rmtree(folder)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _write(source: Path, chosen: Format, reference: Backbone, out: Path, facts: Facts, heads: bool) -> Written:

@@ -188,3 +188,40 @@ def test_the_weights_are_not_written_over_and_another_file_is_with_a_line(
         assert cli(["compress", str(weights), "--quantize", "int8", "--out", str(over)]) == EXIT_CONFIG
         assert "is what is read: give another name" in capsys.readouterr().err
         assert over.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--images", "1", "--budget", "0.7"], "--calibrate: one image says nothing of how much tokens differ"),
+        (["--batch-size", "1", "--budget", "0.7"], "--batch-size 1: one image has no spread"),
+        (["--budget", "0.01"], "compensate leaves at least 0."),
+        (["--size", "0", "--budget", "0.7"], "--size 0: at least 1"),
+    ],
+)
+def test_what_calibration_cannot_do_is_one_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], problem: str
+) -> None:
+    common = [
+        "--method",
+        "compensate",
+        "--calibrate",
+        str(place / "data" / "train"),
+        "--out",
+        str(tmp_path / "a.safetensors"),
+    ]
+    assert run(place, *common, *words) == EXIT_CONFIG
+    error = capsys.readouterr().err
+    assert problem in error
+    assert error.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_last_batch_of_one_image_is_none(place: Path, tmp_path: Path) -> None:
+    """17 images in batches of 8: the spread of one class token would be nan."""
+    words = ["--method", "compensate", "--budget", "0.7", "--images", "17", "--batch-size", "8"]
+    out = tmp_path / "a.safetensors"
+    assert run(place, *words, "--calibrate", str(place / "data" / "train"), "--out", str(out)) == 0
+    assert all(
+        torch.isfinite(value).all() for value in load_backbone(out).state_dict().values() if value.is_floating_point()
+    )

@@ -13,16 +13,18 @@ from dinov3.finetune.classifier import Classifier, choose_what_trains
 from dinov3.finetune.classifier_file import (
     ABOUT,
     About,
+    adapters_at,
     folder_of,
     load_classifier,
     place_folder,
     read_about,
+    read_head_for,
     write_classifier,
 )
 from dinov3.finetune.config import AdapterConfig, ClassifierConfig
 from dinov3.finetune.errors import FinetuneError
 from dinov3.models.lora import LowRank
-from dinov3.weights.adapter_files import read_adapters
+from dinov3.weights.adapter_files import read_adapters, told_of_adapters
 from dinov3.weights.own import load_backbone, write_backbone
 from dinov3.weights.provenance import Facts
 from tests.finetune import tiny
@@ -76,6 +78,30 @@ def test_another_backbone_takes_its_place_when_the_head_fits(classifier: Classif
     write_backbone(tmp_path / "wide", tiny.backbone(embed_dim=32), tiny.PREPROCESS)
     with pytest.raises(FinetuneError, match="of another backbone, pool or number of classes"):
         load_classifier(tmp_path / "c", tmp_path / "wide")
+
+
+def test_a_head_is_taken_by_the_names_of_its_classes(classifier: Classifier, tmp_path: Path) -> None:
+    write(tmp_path / "c", classifier)
+    other = Classifier(tiny.backbone(), 3, "cls+mean")
+    assert read_head_for(other, tmp_path / "c", ["a", "b", "c"]) == []
+    assert torch.equal(other.head.weight, classifier.head.weight)
+    (said,) = read_head_for(other, tmp_path / "c", ["c", "a", "b"])
+    assert "order of the classes here" in said
+    assert torch.equal(other.head.weight, classifier.head.weight[[2, 0, 1]])
+    assert torch.equal(other.head.bias, classifier.head.bias[[2, 0, 1]])
+    (said,) = read_head_for(other, tmp_path / "c", None)
+    assert "numbers" in said
+    with pytest.raises(FinetuneError, match=r"a head of other classes than the images have \('c', 'x' are in one"):
+        read_head_for(other, tmp_path / "c", ["a", "b", "x"])
+
+
+def test_adapters_are_found_in_a_classifier_and_told_of(classifier: Classifier, tmp_path: Path) -> None:
+    write(tmp_path / "run" / "classifier", classifier)
+    place = tmp_path / "run" / "classifier" / "adapters"
+    for given in (place, place.parent, tmp_path / "run"):
+        assert adapters_at(given) == place
+    assert adapters_at(tmp_path) == tmp_path
+    assert told_of_adapters(place) == "rank 2, alpha 16, trained on w"
 
 
 @pytest.mark.parametrize("change", [{"classes": 1}, {"pool": "max"}, {"more": 1}, {"format_version": 9}, {"size": "a"}])

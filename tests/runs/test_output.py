@@ -93,7 +93,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_files_of_a_run_are_not_written_over_and_those_of_commands_are(run: Path, tmp_path: Path) -> None:
     for name in ("ckpt/step-00000001/backbone.safetensors", "results.json"):
-        with pytest.raises(ConfigError, match="--out: .* belongs to the run"):
+        with pytest.raises(ConfigError, match=r"--out: .* belongs to the run"):
             check_output_file(run / name, "--out")
     (tmp_path / "link").symlink_to(run)
     with pytest.raises(ConfigError):

@@ -90,8 +90,12 @@ def _check_pair(student: Backbone, teacher: Backbone) -> None:
     if not wrong and fed[0] != fed[1]:
         wrong = [f"its images are normalised by {fed[1]}, those of model.weights by {fed[0]}"]
     counts = [sum(p.numel() for p in model.parameters()) for model in (student, teacher)]
-    if not wrong and counts[1] <= counts[0]:
+    if not wrong and counts[1] < counts[0]:
         wrong = [f"it has {counts[1]:,} parameters, model.weights {counts[0]:,}: are the two exchanged?"]
+    if not wrong and counts[1] == counts[0]:
+        raise ConfigError(
+            "", "model.weights", "is as large as model.teacher: nothing was removed that could be recovered"
+        )
     if wrong:
         raise ConfigError("", "model.teacher", f"{'; '.join(wrong)}: give the model it was compressed from")
 

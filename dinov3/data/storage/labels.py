@@ -156,7 +156,7 @@ def matched_classes(
 
 def no_such_classes(where: str, unknown: Sequence[object]) -> DataError:
     """The error of images of classes that nothing was trained on: none of them could ever be right."""
-    return DataError(f"{where}: has classes {list(unknown[:5])}, which the training images do not have")
+    return DataError(f"{where}: has classes {list(unknown[:5])}, which the training images do not have: leave them out")
 
 
 def _number_called(name: str) -> str | None:

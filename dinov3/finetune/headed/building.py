@@ -11,6 +11,7 @@ import torch
 
 from dinov3.config.blocks.data import DataConfig
 from dinov3.config.errors import ConfigError
+from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.headed.config import BackboneConfig, Headed
 from dinov3.finetune.headed.product import A, M, Product
 from dinov3.models.backbone import Backbone
@@ -66,6 +67,11 @@ class Loaded(NamedTuple):
         cast(Any, model.head).init_weights(torch.Generator().manual_seed(cfg.train.seed))
         if self.head is not None:
             product.read_head(model.head, self.head)
+            told = product.read_about(product.folder_of(self.head))
+            if (classes := getattr(told, "classes", None)) != getattr(about, "classes", None):
+                raise FinetuneError(
+                    f"{self.head}: a head of the classes {classes}, the images have others or another order"
+                )
         return Built(product, model, about, facts, self.pretrained, self.lines)
 
 

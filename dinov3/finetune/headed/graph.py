@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from dinov3.models.backbone import Backbone
 from dinov3.runs.output import check_output_file
 from dinov3.system.errors import first_line
 from dinov3.system.files import flush
+from dinov3.system.work_folder import work_folder
 from dinov3.weights.export import FORMATS, as_computed_there
 from dinov3.weights.fingerprint import procedural_image
 from dinov3.weights.onnx_graph import save_graph
@@ -85,10 +85,9 @@ def export(graph: Graph, out: Path) -> list[str]:
     if out.suffix != ".onnx" or out.is_dir():
         raise FinetuneError(f"--out {out}: give a file name that ends in .onnx")
     check_output_file(out, "--out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        worst = _write(graph, Path(folder) / out.name)
-        for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == out.name):  # the graph last
+    with work_folder(out) as folder:
+        worst = _write(graph, folder / out.name)
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == out.name):  # the graph last
             flush(path)
             os.replace(path, out.parent / path.name)
     height, width = graph.size

@@ -149,7 +149,8 @@ def test_what_cannot_be_paired_is_one_line(pair: Path, tmp_path: Path, capsys: p
     cases: dict[str, dict[str, object]] = {
         "model.teacher: its width is 16, that of model.weights 32": {"model__teacher": other},
         "model.teacher: it has": {"model__teacher": pair / "small.safetensors", "model__weights": pair / "whole"},
-        "are the two exchanged?": {"model__weights": pair / "whole"},
+        "are the two exchanged?": {"model__teacher": pair / "small.safetensors", "model__weights": pair / "whole"},
+        "model.weights: is as large as model.teacher": {"model__weights": pair / "whole"},
         "recover first, quantise then": {"model__weights": in_8_bits},
         "an image of 4 channels: this backbone takes 3": {"train__dataset_path": f"HDF5:root={four}"},
         "model.teacher: is missing": {"model__teacher": ""},
