@@ -32,6 +32,9 @@ from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor
 from dinov3.system.bars import Counting, counted
 
+MOST_CLASSES = (
+    10_000  # a number above it is taken for a mark, such as 65535, when nobody has said how many classes there are
+)
 SHOWN = 6  # test images kept for the picture
 LABELS_A_SIDE = 8  # of a patch, in training: finer than a linear head can follow, and a quarter of 16 in work
 
@@ -51,6 +54,12 @@ def check(protocol: SegmentProtocol) -> None:
     protocol.check()
     if protocol.probe == "ridge" and protocol.crop:
         raise FeatureError("probe=ridge is for whole images: with crop=0, or probe=sgd")
+    plain = SegmentProtocol()
+    for name in ("stride", "short_side"):
+        if not protocol.crop and getattr(protocol, name) != getattr(plain, name):
+            raise FeatureError(f"{name} does nothing without crop: leave it out, or give crop a side in px")
+    if protocol.crop and protocol.foreground != plain.foreground:
+        raise FeatureError("foreground is found on whole images: with crop=0, or leave it out")
 
 
 def prepared(mask: NDArray[np.generic], classes: int, protocol: SegmentProtocol) -> NDArray[np.int32]:
@@ -62,18 +71,29 @@ def prepared(mask: NDArray[np.generic], classes: int, protocol: SegmentProtocol)
 
 
 def count_classes(dense: DenseSet, protocol: SegmentProtocol) -> int:
-    """The largest class of the training masks + 1. Masks that cannot be read are left to those who use them."""
-    largest = -1
+    """The largest class of the training masks + 1. Masks that cannot be read are left to those who use them.
+
+    DataError for fewer than two, and for a number so large that it must mean something else.
+    """
+    largest, labelled, reason = -1, False, ""
     for index in range(len(dense)):
         try:
             mask = torch.from_numpy(np.require(dense.truth(index), requirements=["C", "W"])).int()
-        except (BadImage, OSError):
+        except (BadImage, OSError) as error:
+            reason = reason or f"; {dense.name(index)}: {error}"
             continue
         mask = without_zero(mask, protocol.ignore) if protocol.reduce_zero else mask
         used = mask[mask != protocol.ignore]
-        largest = max(largest, int(used.max()) if len(used) else -1)
+        largest, labelled = max(largest, int(used.max()) if len(used) else -1), labelled or len(used) > 0
+    if largest >= MOST_CLASSES:
+        raise DataError(
+            f"the training masks have the number {largest}: where it marks what nobody labelled, say so (ignore={largest}); "
+            "otherwise give the number of classes"
+        )
+    if not labelled:
+        raise DataError(f"no training mask has a pixel with a label (ignore is {protocol.ignore}){reason}")
     if largest < 1:
-        raise DataError(f"the training masks have {largest + 1} classes: segmentation needs at least two")
+        raise DataError(f"the training masks have {largest + 1} classes: segmentation needs at least two{reason}")
     return largest + 1
 
 
@@ -91,6 +111,8 @@ def evaluate(
     """Fit and score. Raises TooManyBadSamples, DataError."""
     train, test = few(train, protocol.limit), few(test, protocol.limit)
     classes = protocol.classes or count_classes(train, protocol)
+    if protocol.foreground >= classes:
+        raise DataError(f"foreground={protocol.foreground}: the classes are numbered from 0 to {classes - 1}")
     left_out.of = len(train) + len(test)
     if protocol.crop:
         return _evaluate_views(extractor, train, test, protocol, classes, left_out, max_bad_frac, counting)
@@ -120,9 +142,16 @@ def evaluate(
                 found.shown.append((pixels, truth, said))
     left_out.check(max_bad_frac)
     found.scores = [_row(name, total) for name, total in totals.items()]
+    _check_scored(found)
     if protocol.foreground >= 0:
         found.scores.append(_foreground(maps.maps, labels, protocol))
     return found
+
+
+def _check_scored(found: Segmentation) -> None:
+    """DataError when not one pixel of the test has a label."""
+    if all(score is None for score in found.scores[0]["iou_of_class"]):
+        raise DataError("no test mask has a pixel with a label: there is nothing to score")
 
 
 def _foreground(maps: Tensor, labels: Tensor, protocol: SegmentProtocol) -> dict[str, Any]:
@@ -174,6 +203,7 @@ def _evaluate_views(
             found.shown.append((pixels, truth, said))
     left_out.check(max_bad_frac)
     found.scores = [_row("linear (sgd)", total)]
+    _check_scored(found)
     return found
 
 
@@ -211,7 +241,7 @@ def _labelled(
     for row, index in enumerate(maps.index):
         if (pair := _read(dense, index, classes, protocol, left_out)) is not None:
             rows.append(row)
-            labels.append(nearest(pair[1], (size[0], size[1])).short())
+            labels.append(nearest(pair[1], (size[0], size[1])).int())
     if not rows:
         raise DataError(f"no training mask can be used: {left_out.rows[0]['reason']}")
     return Maps([maps.index[row] for row in rows], maps.maps[rows], maps.skipped), torch.stack(labels)
@@ -226,7 +256,7 @@ def _fit_cached(
     counting: Counting,
 ) -> LinearHead:
     if protocol.probe == "ridge":
-        shares, known = class_shares(labels, (maps.shape[2], maps.shape[3]), classes)
+        shares, known = class_shares(_known(labels, protocol), (maps.shape[2], maps.shape[3]), classes)
         return fit_ridge_head(maps, shares, known)[0]
 
     def batch_at(step: int) -> tuple[Tensor, Tensor]:
@@ -246,7 +276,7 @@ def _probabilities(head: LinearHead, patches: Tensor, size: tuple[int, int]) -> 
 
 def _neighbours(maps: Tensor, labels: Tensor, classes: int, protocol: SegmentProtocol) -> Scores:
     grid = (maps.shape[2], maps.shape[3])
-    shares, known = class_shares(labels, grid, classes)
+    shares, known = class_shares(_known(labels, protocol), grid, classes)
     bank, of_bank = patch_bank(
         maps.flatten(2).mT.flatten(0, 1), shares.flatten(0, 1), known.flatten(), seed=protocol.seed
     )
@@ -256,6 +286,11 @@ def _neighbours(maps: Tensor, labels: Tensor, classes: int, protocol: SegmentPro
         return resized(found.T.unflatten(1, grid)[None], size)[0]
 
     return vote
+
+
+def _known(labels: Tensor, protocol: SegmentProtocol) -> Tensor:
+    """Labels with -1 where there is none, also when ``ignore`` is a number below the classes."""
+    return torch.where(labels == protocol.ignore, -1, labels)
 
 
 def _row(name: str, total: Tensor) -> dict[str, Any]:

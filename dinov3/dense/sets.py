@@ -1,14 +1,15 @@
 """Images with a truth for each pixel: pairs of files in folders, and the synthetic landscapes.
 
-Folders: ``images/`` beside ``masks/`` (or ``annotations/``, ``labels/``; ``depth/``, ``depths/``), paired by name without
-its ending. With ``training`` and ``validation`` (or ``train`` and ``val`` or ``test``) as subfolders of both, or around
-them, these are the two parts; else every fifth pair is for the test.
+Folders: ``images/`` beside ``masks/`` (or ``annotations/``, ``labels/``; ``depth/``, ``depths/``), paired by their place below
+these without the ending. With ``training`` (or ``train``) and ``validation`` (``valid``, ``val``, ``test``) as subfolders of both, or
+around them, these are the two parts; else every fifth pair is for the test.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +27,8 @@ from dinov3.system.paths import expanded
 
 IMAGES = ("images", "JPEGImages", "rgb")
 TRUTHS = {"mask": ("masks", "annotations", "labels", "SegmentationClass"), "depth": ("depth", "depths")}
-SPLITS = (("training", "validation"), ("train", "val"), ("train", "test"))
+TRAINING, TESTED = ("training", "train"), ("validation", "valid", "val", "test")
+SPLITS = tuple(itertools.product(TRAINING, TESTED))
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 HOLD_OUT = 5
 DEPTH_UNITS = 1000.0  # a metre: millimetres, as NYU's files have it
@@ -228,6 +230,11 @@ def open_parts(data: str, kind: str, *, units: float = DEPTH_UNITS) -> tuple[Den
         raise DataError(
             f"{data}: no folder {IMAGES[0]} beside one of {', '.join(TRUTHS[kind])}: put images and {kind}s there"
         )
+    if lone := next((part for part in (*TRAINING, *TESTED) if (whole[0] / part).is_dir()), None):
+        other = TESTED[0] if lone in TRAINING else TRAINING[0]
+        raise DataError(
+            f"{whole[0] / lone}: a part without another: {whole[0].name} and {whole[1].name} both need {other}, too"
+        )
     return held_out(pairs_of(*whole, kind, units), data)
 
 
@@ -241,17 +248,39 @@ def held_out(dense: DenseSet, name: str) -> tuple[DenseSet, DenseSet]:
 
 
 def pairs_of(images: Path, truths: Path, kind: str, units: float) -> PairedFiles:
-    """Files of the same name without their ending, in order. Raises DataError for none, or an image without a truth."""
-    by_stem = {
-        path.stem: path for path in sorted(truths.rglob("*")) if path.suffix.lower() in (".png", ".tif", ".tiff")
-    }
-    found = [path for path in sorted(images.rglob("*")) if path.suffix.lower() in PICTURES]
-    lacking = [path for path in found if path.stem not in by_stem]
-    if not found or len(lacking) == len(found):
+    """Files of the same place and name without their ending, in order; of names alone where each occurs once.
+
+    Raises DataError for none, for an image without a truth, and for a name that two files have.
+    """
+    pictures, found = _by_place(images, PICTURES), _by_place(truths, (".png", ".tif", ".tiff"))
+    if not pictures.keys() & found.keys():
+        pictures, found = _by_name(pictures), _by_name(found)
+    lacking = [path for name, path in pictures.items() if name not in found]
+    if not pictures or len(lacking) == len(pictures):
         raise DataError(f"{images}: no image with a {kind} of its name in {truths}")
     if lacking:
         raise DataError(f"{lacking[0]}: no {kind} {lacking[0].stem}.png in {truths} ({len(lacking)} images have none)")
-    return PairedFiles([(path, by_stem[path.stem]) for path in found], kind, units)
+    return PairedFiles([(path, found[name]) for name, path in pictures.items()], kind, units)
+
+
+def _by_place(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+    """Files below ``folder`` by their place in it, without the ending, in order."""
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in endings)
+    return _distinct((path.relative_to(folder).with_suffix("").as_posix(), path) for path in files)
+
+
+def _by_name(by_place: dict[str, Path]) -> dict[str, Path]:
+    return _distinct((path.stem, path) for path in by_place.values())
+
+
+def _distinct(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """DataError for a name that two files have: either could be the other's truth."""
+    named: dict[str, Path] = {}
+    for name, path in files:
+        if name in named:
+            raise DataError(f"{path}: has the name of {named[name]}: which belongs to which cannot be told; rename one")
+        named[name] = path
+    return named
 
 
 def _folders(root: Path, kind: str, split: str) -> tuple[Path, Path] | None:

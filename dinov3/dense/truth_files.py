@@ -45,7 +45,8 @@ def read_depth(path: Path, units: float) -> NDArray[np.float32]:
     """Depth ``[H, W]`` in metres of a 16-bit PNG with ``units`` a metre; 0 is unknown. Raises BadImage."""
     values, mode = read_numbers(path)
     if not mode.startswith("I"):
-        raise BadImage(f"{path.name}: mode {mode}, not 16 bit: 256 steps are no depth; write a 16-bit PNG")
+        why = "256 steps are no depth" if mode in ("L", "P", "1") else "its numbers are not whole ones of 16 bits"
+        raise BadImage(f"{path.name}: mode {mode}, not 16 bit: {why}; write a 16-bit PNG")
     return (values.astype(np.float64) / units).astype(np.float32)
 
 

@@ -7,6 +7,7 @@ itself unusable, and says why when it is read: a box that silently falls out wou
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,9 @@ class CocoFile:
         categories = sorted(told["categories"], key=lambda row: row["id"])
         self.classes = list(classes) if classes is not None else [row["name"] for row in categories]
         number = {name: i for i, name in enumerate(self.classes)}
+        _refuse_twice(f"{file}: two categories of the id", [row["id"] for row in categories])
+        _refuse_twice(f"{file}: two images of the id", [row["id"] for row in self.images])
+        _refuse_twice(f"{file}: two images of the file", [row["file_name"] for row in self.images])
         if unknown := [row["name"] for row in categories if row["name"] not in number]:
             raise DataError(f"{file}: the category {unknown[0]!r} is none of {len(number)} known ones: {_few(number)}")
         if len(number) < len(self.classes) or not number:
@@ -56,8 +60,6 @@ class CocoFile:
             if row["image_id"] not in self._rows:
                 raise DataError(f"{file}: an annotation of image {row['image_id']}, which the file does not list")
             self._rows[row["image_id"]].append(_kept(row, OF_BOX))
-        if len(self._rows) < len(self.images):
-            raise DataError(f"{file}: two images have one id")
         if not told["annotations"]:
             raise DataError(f"{file}: no annotations: a detector needs boxes")
 
@@ -149,6 +151,12 @@ def _corners(bbox: Sequence[float], image: Row) -> list[float]:
 
 def _box(bbox: Sequence[float]) -> str:
     return f"[{', '.join(f'{number:g}' for number in bbox)}]"
+
+
+def _refuse_twice(what: str, values: Sequence[Any]) -> None:
+    """DataError for a value that occurs twice."""
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        raise DataError(f"{what} {twice[0]!r}: give each its own")
 
 
 def _few(names: dict[str, int]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinov3.data.decode import Pixels, Reading, fit_channels
+from dinov3.data.errors import BadImage, DataError
 from dinov3.dense.protocols import SegmentProtocol
 from dinov3.dense.segment import count_classes, prepared
 from dinov3.dense.sets import DenseSet, digest_of_truths, open_parts, read_both, read_usable
@@ -40,6 +41,13 @@ class MaskedSet:
         """Raises BadImage or OSError for what ``read`` would not take."""
         prepared(read_both(self.dense, index, self.reading)[1], self.classes, self.meaning)
 
+    def has_label(self, index: int) -> bool:
+        """Whether a pixel of it has one; not when it cannot be read."""
+        try:
+            return bool((prepared(self.dense.truth(index), self.classes, self.meaning) != self.meaning.ignore).any())
+        except (BadImage, OSError):
+            return False
+
     def content(self) -> str:
         """What identifies the images and, by a sample, the masks."""
         seen = digest_of_truths(self.dense, spread(len(self), CHECKED), "<i4")
@@ -58,4 +66,8 @@ def open_masked(cfg: SegmentConfig) -> tuple[MaskedSet, MaskedSet]:
     train, validation = (MaskedSet(part, classes, meaning, reading) for part in parts)
     for masked in (train, validation):
         check_sample(len(masked), masked.check, masked.name, cfg.train.dataset_path, cfg.data.max_bad_frac)
+    if not any(validation.has_label(index) for index in range(len(validation))):
+        raise DataError(
+            f"{cfg.train.dataset_path}: no validation mask has a pixel with a label: nothing could be selected by it"
+        )
     return train, validation

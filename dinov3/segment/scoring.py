@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dinov3.data.decode import Pixels
+from dinov3.data.errors import DataError
 from dinov3.dense.feeding import Feeding
-from dinov3.dense.segmentation import areas, class_scores, summary
+from dinov3.dense.segmentation import LABELLED, areas, class_scores, summary
 from dinov3.dense.windows import resized, slide
 from dinov3.finetune.headed import scoring
 from dinov3.finetune.results import finite
@@ -39,6 +40,8 @@ class Scorer(scoring.Scorer[Segmenter, MaskedSet]):
     def summed(self, found: list[Tensor], images: MaskedSet) -> tuple[dict[str, float | None], dict[str, Any]]:
         """With the IoU of each class; None for one that neither occurs nor is said."""
         total = torch.stack(found).sum(0)
+        if not total[LABELLED].any():
+            raise DataError("no validation mask has a pixel with a label: there is nothing to score or to select by")
         of_class = [finite(float(value)) for value in class_scores(total)["iou"]]
         return {name: finite(value) for name, value in summary(total).items()}, {"iou_of_class": of_class}
 

@@ -89,6 +89,66 @@ def test_an_image_without_a_label_is_no_error(evaluate: Evaluate, quarters: Path
     assert row["left_out"] == []
 
 
+@pytest.mark.parametrize("probe", ["ridge", "sgd"])
+def test_a_number_among_the_classes_that_is_ignored_is_neither_learnt_nor_said(
+    evaluate: Evaluate, quarters: Path, probe: str
+) -> None:
+    """As if 0 were unlabelled and the classes began at 1: no head answers it where it cannot be right."""
+    code, row = evaluate("seg", quarters, "ignore=0", "classes=4", f"probe={probe}", *QUICK)
+    assert code == 0
+    for scores in row["scores"]:
+        assert scores["mIoU"] > 0.8, scores["head"]
+        assert scores["iou_of_class"][0] is None
+
+
+def test_a_mark_of_sixteen_bits_is_ignored_when_it_is_named_and_asked_for_when_it_is_not(
+    evaluate: Evaluate, quarters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (quarters / "masks").iterdir():
+        mask = np.asarray(Image.open(path)).astype(np.uint16)
+        mask[0] = 65535
+        save(mask, path)
+    code, row = evaluate("seg", quarters, "ignore=65535", "probe=sgd", *QUICK)
+    assert (code, row["classes"]) == (0, 4)
+    assert row["scores"][0]["mIoU"] > 0.8
+    capsys.readouterr()
+    assert evaluate("seg", quarters, *QUICK)[0] == 78
+    assert (
+        "have the number 65535: where it marks what nobody labelled, say so (ignore=65535)" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "words", "problem"),
+    [
+        (range(20), ["classes=4"], "no test mask has a pixel with a label"),
+        (range(20), [], "no training mask has a pixel with a label (ignore is 255)"),
+        ([4, 9, 14, 19], [], "no test mask has a pixel with a label"),
+    ],
+)
+def test_a_part_without_a_label_is_one_line(
+    evaluate: Evaluate,
+    quarters: Path,
+    spoiled: list[int],
+    words: list[str],
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number in spoiled:
+        save(np.full((32, 32), 255, dtype=np.uint8), quarters / "masks" / f"{number:02d}.png")
+    assert evaluate("seg", quarters, "probe=sgd", *QUICK, *words)[0] == 78
+    assert problem in capsys.readouterr().err
+
+
+def test_masks_in_colours_are_named_also_where_classes_are_counted(
+    evaluate: Evaluate, quarters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (quarters / "masks").iterdir():
+        save(np.zeros((32, 32, 3), dtype=np.uint8), path)
+    assert evaluate("seg", quarters, *QUICK)[0] == 78
+    assert "00.png: 3 channels (RGB): one number a pixel is expected" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -98,6 +158,9 @@ def test_an_image_without_a_label_is_no_error(evaluate: Evaluate, quarters: Path
         (["steps=0"], "steps=0: at least 1"),
         (["probe=ridge", "crop=24"], "probe=ridge is for whole images"),
         (["flip_tta=perhaps"], "a bool is expected"),
+        (["stride=7"], "stride does nothing without crop"),
+        (["crop=24", "foreground=1"], "foreground is found on whole images"),
+        (["foreground=4"], "foreground=4: the classes are numbered from 0 to 3"),
     ],
 )
 def test_a_wrong_word_is_one_line(

@@ -23,6 +23,8 @@ def put(root: Path, names: list[str], images: str, masks: str) -> None:
         (("images/training", "annotations/training"), ("images/validation", "annotations/validation")),
         (("train/images", "train/masks"), ("val/images", "val/masks")),
         (("images/train", "labels/train"), ("images/test", "labels/test")),
+        (("train/images", "train/masks"), ("valid/images", "valid/masks")),
+        (("images/training", "masks/training"), ("images/val", "masks/val")),
     ],
 )
 def test_the_parts_are_found_in_every_usual_layout(
@@ -50,6 +52,37 @@ def test_an_image_without_a_mask_is_named(tmp_path: Path) -> None:
     put(tmp_path, ["a", "b"], "images", "masks")
     (tmp_path / "masks" / "b.png").unlink()
     with pytest.raises(DataError, match=r"no mask b\.png"):
+        open_parts(str(tmp_path), "mask")
+
+
+def test_files_of_one_name_in_folders_of_their_own_are_paired_by_place(tmp_path: Path) -> None:
+    for number, scene in enumerate("ab"):
+        put(tmp_path, [f"{scene}/{i:03d}" for i in range(5)], "images", "masks")
+        save(np.full((4, 6), 7 + number, dtype=np.uint8), tmp_path / "masks" / scene / "000.png")
+    first, _ = open_parts(str(tmp_path), "mask")
+    assert [(first.name(i)[-9:], int(first.truth(i).max())) for i in (0, 4)] == [("a/000.png", 7), ("b/000.png", 8)]
+
+
+def test_names_alone_pair_where_each_occurs_once_and_two_of_a_name_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, [f"{i}" for i in range(5)], "images/left", "masks")
+    assert len(open_parts(str(tmp_path), "mask")[0]) == 4
+    put(tmp_path, ["3"], "images/right", "elsewhere")
+    with pytest.raises(DataError, match=r"right/3\.png: has the name of .*left/3\.png: which belongs to which"):
+        open_parts(str(tmp_path), "mask")
+
+
+@pytest.mark.parametrize("other", ["images/2.jpg", "masks/2.tif"])
+def test_two_files_of_one_name_and_place_are_refused(tmp_path: Path, other: str) -> None:
+    put(tmp_path, [f"{i}" for i in range(5)], "images", "masks")
+    save(np.zeros((4, 6), dtype=np.uint8), tmp_path / other)
+    with pytest.raises(DataError, match=r"has the name of .*: which belongs to which cannot be told; rename one"):
+        open_parts(str(tmp_path), "mask")
+
+
+@pytest.mark.parametrize(("there", "other"), [("training", "validation"), ("val", "training")])
+def test_one_part_without_the_other_is_not_taken_for_the_whole(tmp_path: Path, there: str, other: str) -> None:
+    put(tmp_path, [f"{i}" for i in range(10)], f"images/{there}", f"masks/{there}")
+    with pytest.raises(DataError, match=f"a part without another: images and masks both need {other}, too"):
         open_parts(str(tmp_path), "mask")
 
 

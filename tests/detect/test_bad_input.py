@@ -35,6 +35,12 @@ TOLD: dict[str, tuple[Callable[[Told], object], str]] = {
         lambda told: told["images"][0].update(file_name="../../0.png"), "is not inside the folder of images",
     ),
     "two categories of one name": (lambda told: told["categories"][0].update(name="dark"), "two categories of one name"),
+    "two categories of one id": (
+        lambda told: told["categories"].append({"id": told["categories"][0]["id"], "name": "new"}), "two categories of the id",
+    ),
+    "one file under two ids": (
+        lambda told: told["images"][1].update(file_name=told["images"][0]["file_name"]), "two images of the file '0.png'",
+    ),
     "no categories": (lambda told: told.pop("categories"), "not COCO annotations: no categories"),
     "no counted box to validate": (
         lambda told: [row.update(iscrowd=1) for row in told["annotations"]], "no box in the validation part",

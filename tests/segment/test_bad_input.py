@@ -49,6 +49,10 @@ DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a mask in colours": (lambda at: save(at, "3.png", np.zeros((32, 40, 3), np.uint8)), "3 channels"),
     "half a mask": (lambda at: (at / "masks" / "3.png").write_bytes(b"\x89PNG\r\n"), "no PNG or TIFF that can be read"),
+    "no label in validation": (
+        lambda at: [save(at, f"{number}.png", np.full((32, 40), 255, np.uint8)) for number in (4, 9)],
+        "no validation mask has a pixel with a label",
+    ),
     "no images": (lambda at: empty(at, "images"), "no image with a mask of its name"),
     "no masks": (lambda at: empty(at, "masks"), "no image with a mask of its name"),
     "one mask missing": (lambda at: (at / "masks" / "3.png").unlink(), "no mask 3.png"),
@@ -121,3 +125,9 @@ def refused(words: list[str], out: Path, capsys: pytest.CaptureFixture[str], pro
     assert error.count("\n") == 1, error
     assert problem in error
     assert not out.exists()
+
+
+def test_a_run_inside_its_data(at: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_folder(tmp_path / "data")
+    words = tiny.words(at, train__dataset_path=root, train__classes="null")
+    refused(words, root / "images" / "run", capsys, "lies inside the data")

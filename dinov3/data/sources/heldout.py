@@ -48,6 +48,11 @@ class HeldOut:
         self.source, self.part, self.indices = source, part, indices
 
     @property
+    def parts(self) -> list[Source]:
+        """What its images come from."""
+        return [self.source]
+
+    @property
     def classes(self) -> list[str] | None:
         """Names of the classes, where the source has them."""
         found = getattr(self.source, "classes", None)

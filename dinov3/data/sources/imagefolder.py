@@ -25,6 +25,7 @@ from dinov3.data.storage.labels import NO_LABEL, folder_classes
 from dinov3.data.storage.left_out import LeftOut, lines
 from dinov3.data.storage.listed import Listed
 from dinov3.data.storage.names import name_at, packed, printable
+from dinov3.system.paths import expanded
 
 NAME = "ImageFolder"
 MOVE = "move the run elsewhere, or name the sub-folder that holds the images"
@@ -190,6 +191,13 @@ def refuse_output_inside(source: Source, output: Path) -> None:
     for folder in image_folders(source):
         if output.resolve().is_relative_to(folder.root.resolve()):
             raise DataError(f"{output}: lies inside the images, {folder.root}: give a folder outside of it")
+
+
+def refuse_inside(output: Path, data: str) -> None:
+    """Raise DataError when ``data`` is a folder and ``output`` lies in it: it is searched for files."""
+    folder = expanded(data)
+    if folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{output}: lies inside the data, {folder}: give a folder outside of it")
 
 
 def image_folders(source: Source) -> list[ImageFolder]:

@@ -65,26 +65,33 @@ class Film:
         return Frame(str(image), pixels, torch.from_numpy(labels))
 
 
-def open_films(text: str) -> list[Film]:
-    """DAVIS (JPEGImages, Annotations), ``frames/`` beside ``masks/`` with or without a folder a video, or
+Lacking = tuple[str, str]  # (name, reason) of what should be there
+
+
+def open_films(text: str) -> tuple[list[Film], list[Lacking]]:
+    """The films, and what is not as it should be: films without a first mask, listed ones that are not there, masks without a
+    frame.
+
+    DAVIS (JPEGImages, Annotations), ``frames/`` beside ``masks/`` with or without a folder a video, or
     ``SyntheticVideo:n=4:length=60:size=96:seed=0``. Raises DataError."""
     if text.partition(":")[0] == SYNTHETIC:
-        return synthetic_films(text)
+        return synthetic_films(text), []
     root = expanded(text)
     frames, masks = _places(root)
     folders = sorted(path for path in frames.iterdir() if path.is_dir()) or [frames]
     wanted = _listed(root)
-    films = []
+    films: list[Film] = []
+    lacking = [(name, "listed in val.txt, and not there") for name in sorted(wanted - {path.name for path in folders})]
     for folder in folders:
         if wanted and folder.name not in wanted:
             continue
         beside = masks if folder == frames else masks / folder.name
-        film = _film(folder, beside)
+        film = _film(folder, beside, lacking)
         if film is not None:
             films.append(film)
     if not films:
         raise DataError(f"{text}: no video whose first frame has a mask of its name in {masks}")
-    return films
+    return films, lacking
 
 
 def synthetic_films(text: str) -> list[Film]:
@@ -116,9 +123,12 @@ def _listed(root: Path) -> set[str]:
     return set(path.read_text(encoding="utf-8", errors="backslashreplace").split()) if path.is_file() else set()
 
 
-def _film(frames: Path, masks: Path) -> Film | None:
+def _film(frames: Path, masks: Path, lacking: list[Lacking]) -> Film | None:
     images = sorted(path for path in frames.iterdir() if path.suffix.lower() in PICTURES)
     with_mask = {path.stem: path for path in masks.glob("*.png")} if masks.is_dir() else {}
+    for stem in sorted(with_mask.keys() - {path.stem for path in images}):
+        lacking.append((str(with_mask[stem]), "a mask without a frame"))
     if not images or images[0].stem not in with_mask:
+        lacking.append((str(frames), "its first frame has no mask" if images else "no frame"))
         return None
     return Film(frames.name, tuple((path, with_mask.get(path.stem)) for path in images))

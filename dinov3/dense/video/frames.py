@@ -26,6 +26,7 @@ CONTAINERS = {
     ".gif": "gif",
 }
 FOLDER_RATE = 12.0  # frames a second a folder of pictures is shown at
+ALMOST = 0.9  # of the frames a file declares: its duration and rate are about right
 Bad = tuple[str, str]  # (name, reason) of a frame that cannot be read
 
 
@@ -74,6 +75,7 @@ class FileFrames:
     def __iter__(self) -> Iterator[Pixels | Bad]:
         number = 0
         with self._opened() as container:
+            expected = self._declared(container)
             for packet in container.demux(video=0):
                 try:
                     for frame in packet.decode():
@@ -83,6 +85,14 @@ class FileFrames:
                 except (self._av.error.FFmpegError, BadImage) as error:
                     yield f"{self.path} frame {number}", str(error)
                     number += 1
+        if number < ALMOST * expected:
+            yield str(self.path), f"{number} frames of about {expected:.0f}: the file is cut short or damaged"
+
+    def _declared(self, container: Any) -> float:
+        """Frames that the file says it has; 0 when it does not say."""
+        if container.duration is None or not container.streams.video[0].average_rate:
+            return 0.0
+        return float(container.duration / self._av.time_base * container.streams.video[0].average_rate)
 
     def fingerprint(self) -> str:
         """A hash of the file's name, size and time of writing."""

@@ -29,9 +29,11 @@ def execute(args: argparse.Namespace) -> int:
     """Run the command."""
     protocol = chosen(TRACK, args.protocol, args.opts)
     check_places(args)
-    films = open_films(args.data)
+    films, lacking = open_films(args.data)
     extractor = extractor_from(args)
     left_out = LeftOut()
+    for name, reason in lacking:
+        left_out.add(name, reason)
     try:
         rules_of(protocol)
         found = track(extractor, films, protocol, left_out)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dinov3.data.decode import Pixels
 from dinov3.data.errors import BadImage, DataError
+from dinov3.data.sources.imagefolder import refuse_inside
 from dinov3.dense.protocols import TRACK, chosen
 from dinov3.dense.report import LeftOut
 from dinov3.dense.truth_files import check_same_size, read_mask
@@ -118,6 +119,7 @@ def execute(args: argparse.Namespace) -> int:
     """Run the command."""
     protocol = chosen(TRACK, args.protocol, args.opts)
     check_results_folder(args.out, "--out")
+    refuse_inside(args.out, args.input)
     frames = open_frames(args.input)
     first_mask = None if args.mask is None else read_first_mask(args.mask)
     try:

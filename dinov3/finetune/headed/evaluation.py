@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, cast
 
 from dinov3.config.errors import ConfigError
 from dinov3.data.decode import USUAL, Reading
+from dinov3.data.sources.imagefolder import refuse_inside
 from dinov3.distributed.context import choose_device
 from dinov3.engine.precision import Precision, resolve
 from dinov3.finetune.errors import FinetuneError
@@ -145,6 +146,7 @@ class Judge(ABC, Generic[M, A, T]):
         The images are the validation part of ``asked.data``. Raises what loading and reading raise.
         """
         check_results_folder(asked.out, "--out")
+        refuse_inside(asked.out, asked.data)
         model, about = self.product.load(asked.classifier, asked.backbone)
         check_asked(asked, model.backbone, self.side(about))
         preprocess = cast(Any, model.backbone).preprocess

@@ -11,6 +11,7 @@ from torch import nn
 
 from dinov3.config.errors import ConfigError
 from dinov3.data.bad_samples import BadSampleLog
+from dinov3.data.sources.imagefolder import refuse_inside
 from dinov3.distributed import context
 from dinov3.distributed.agreement import main_decides
 from dinov3.distributed.peers import ALONE, Peers
@@ -86,6 +87,7 @@ class HeadedJob(Job[ViewBatch], Generic[M, A, T]):
     def data(self) -> tuple[T, T]:
         """(training, validation); opened and checked at the first call."""
         if self._opened is None:
+            refuse_inside(self.run.path, cast(Any, self.cfg).train.dataset_path)
             self._opened = self.open_sets()
         return self._opened
 

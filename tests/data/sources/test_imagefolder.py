@@ -12,6 +12,7 @@ from PIL import Image
 from dinov3.data.decode import AVIF, decode
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources import imagefolder, open_dataset, parse_dataset
+from dinov3.data.sources.heldout import HeldOut
 from dinov3.data.sources.imagefolder import ImageFolder
 from dinov3.data.storage import index_cache
 from dinov3.data.storage.left_out import lines
@@ -265,6 +266,8 @@ def test_a_run_folder_inside_the_images_is_refused(tree: Path, inside: str) -> N
     for text in (str(tree), [str(tree), "Synthetic:n=5"]):
         with pytest.raises(DataError, match=r"lies inside the images, .*: give a folder outside of it"):
             imagefolder.refuse_output_inside(open_dataset(text), tree / inside)
+    with pytest.raises(DataError, match="lies inside the images"):
+        imagefolder.refuse_output_inside(HeldOut(ImageFolder(tree), "train", np.array([0])), tree / inside)
     for outside in ("..", "../run", "../data2"):
         imagefolder.refuse_output_inside(open_dataset([str(tree), "Synthetic:n=5"]), tree / outside)
     imagefolder.refuse_output_inside(parse_dataset("Synthetic:n=5"), tree / inside)

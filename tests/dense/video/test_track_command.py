@@ -45,6 +45,24 @@ def test_the_list_of_davis_says_which_videos_count(evaluate: Evaluate, tmp_path:
     assert row["scores"][0]["frames"] == 2
 
 
+def test_what_is_missing_is_left_out_by_name(evaluate: Evaluate, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        square_film(tmp_path / "davis", name)
+    listed = tmp_path / "davis" / "ImageSets" / "2017" / "val.txt"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("one\ntwo\nthree\n")
+    (tmp_path / "davis" / "JPEGImages" / "480p" / "one" / "00005.png").unlink()
+    (tmp_path / "davis" / "Annotations" / "480p" / "two" / "00000.png").unlink()
+    code, row = evaluate("track", tmp_path / "davis", "--max-bad-frac", "0.9")
+    assert code == 0
+    reasons = {Path(left["name"]).name: left["reason"] for left in row["left_out"]}
+    assert reasons == {
+        "three": "listed in val.txt, and not there",
+        "00005.png": "a mask without a frame",
+        "two": "its first frame has no mask",
+    }
+
+
 def test_an_unreadable_frame_and_a_mask_of_another_size_are_counted_rows(evaluate: Evaluate, tmp_path: Path) -> None:
     square_film(tmp_path / "davis")
     (tmp_path / "davis" / "JPEGImages" / "480p" / "square" / "00003.png").write_bytes(b"broken")

@@ -80,6 +80,24 @@ def test_a_file_is_read_and_written_frame_by_frame(weights: Path, film: Path) ->
     assert isinstance(open_frames(str(film / "out" / "overlay.mp4")), FileFrames)
 
 
+def test_a_file_that_ends_early_says_so(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "film.mkv"
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 64, 48
+        for _ in range(40):
+            frame = av.VideoFrame.from_ndarray(random.integers(0, 255, (48, 64, 3), dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert len(list(open_frames(str(path)))) == 40
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    *_, last = open_frames(str(path))
+    assert isinstance(last, tuple)
+    assert last[1].endswith("frames of about 40: the file is cut short or damaged")
+
+
 def test_an_unreadable_frame_and_one_of_another_size_are_counted(
     weights: Path, film: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
