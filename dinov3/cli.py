@@ -93,6 +93,11 @@ GROUPS = {
             "a smaller backbone: fewer heads, neurons, ranks or bits, with a report",
             "compress runs/photos --quantize bf16 --out small.safetensors",
         ),
+        "bench": (
+            "dinov3.compress.bench_command",
+            "a backbone's speed, memory and fidelity here: number formats, sizes, batches",
+            "bench infer runs/photos --batch 1 8 32",
+        ),
         "video": (
             "dinov3.dense.video.video_command",
             "a video through a frozen backbone: masks carried along, features, colours",

@@ -21,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from dinov3.data.torchvision_compat import operators_load
 from dinov3.system.cores import cores
+from dinov3.system.memory import available_memory
 from dinov3.system.paths import expanded
 
 BACKENDS = {
@@ -102,7 +103,7 @@ def probe(out: Path) -> Machine:
         ),
         triton=importlib.util.find_spec("triton") is not None,
         cores=cores(),
-        memory=_memory(),
+        memory=available_memory(),
         shm=shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else None,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         extras={extra: importlib.util.find_spec(module) is not None for extra, module in EXTRAS.items()},
@@ -128,16 +129,6 @@ def _runs(backend: SDPBackend, index: int, dtype: torch.dtype) -> bool:
             return bool(torch.isfinite(scaled_dot_product_attention(q, q, q)).all())
     except RuntimeError:  # what torch raises where a kernel does not exist
         return False
-
-
-def _memory() -> int:
-    """What is available, or the limit of the container or job if that is lower."""
-    available = {
-        name: int(value.split()[0]) * 1024
-        for name, _, value in (line.partition(":") for line in _text(Path("/proc/meminfo")).splitlines())
-    }.get("MemAvailable", 2**62)
-    limit = _text(Path("/sys/fs/cgroup/memory.max")).strip()
-    return min(available, int(limit)) if limit.isdigit() else available
 
 
 def _folder(out: Path) -> Folder:

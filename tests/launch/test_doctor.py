@@ -154,14 +154,6 @@ def test_a_wrong_config_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"/proc/meminfo": "MemTotal: 99 kB\nMemAvailable: 2000000 kB\n", "/sys/fs/cgroup/memory.max": "1000000\n"}
-    monkeypatch.setattr(facts, "_text", lambda path: files.get(str(path), ""))
-    assert facts._memory() == 1_000_000
-    files["/sys/fs/cgroup/memory.max"] = "max\n"
-    assert facts._memory() == 2_048_000_000
-
-
 def test_a_folder_that_cannot_be_written_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:
         raise PermissionError("no")

@@ -1,0 +1,71 @@
+"""Memory of this machine and of this process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+UNKNOWN = 2**62
+EVERY = 0.002  # seconds between two looks
+
+
+def available_memory() -> int:
+    """Bytes that programs can still have, or the limit of the container or job if that is lower; UNKNOWN where the system does
+    not tell."""
+    available = {
+        name: int(value.split()[0]) * 1024
+        for name, _, value in (line.partition(":") for line in _text(Path("/proc/meminfo")).splitlines())
+    }.get("MemAvailable", UNKNOWN)
+    limit = _text(Path("/sys/fs/cgroup/memory.max")).strip()
+    return min(available, int(limit)) if limit.isdigit() else available
+
+
+class PeakMemory:
+    """``grown``: bytes by which the process's resident memory was larger inside the block than before it; None where the system
+    does not tell. What is free inside the process is given back first, else it would be used up unseen."""
+
+    def __init__(self) -> None:
+        self.grown: int | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        if sys.platform == "linux":
+            _give_back()
+            self._before = self._peak = _resident()
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if sys.platform == "linux":
+            self._stop.set()
+            self._thread.join()
+            self.grown = self._peak - self._before
+
+    def _watch(self) -> None:
+        while not self._stop.wait(EVERY):
+            self._peak = max(self._peak, _resident())
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _give_back() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
