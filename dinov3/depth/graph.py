@@ -20,4 +20,8 @@ def graph_of(path: Path) -> Graph:
     """Of the estimator at ``path``, for images of the size of its crops."""
     estimator, about = load_estimator(path)
     size = (about.crop_height, about.crop_width)
-    return headed_graph(Metres, estimator, about, size, {"depth": f"[N, 1, {size[0]}, {size[1]}] m"})
+    mirrored = ", and the mean with their mirror image," if about.flip else ""
+    note = (
+        f"`dinov3 finetune evaluate` scores whole images{mirrored} also where they are larger than this graph's input"
+    )
+    return headed_graph(Metres, estimator, about, size, {"depth": f"[N, 1, {size[0]}, {size[1]}] m"}, [note])

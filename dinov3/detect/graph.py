@@ -21,9 +21,10 @@ def graph_of(path: Path) -> Graph:
     """Of the detector at ``path``: every place's answer. Dropping overlaps is left to who runs it: what does that best is
     another thing in every runtime."""
     detector, about = load_detector(path)
+    fed = f"images: resized (bicubic) until the longer side is {about.side} px, the rest at the right and below the mean colour, 0"
     note = f"boxes of an IoU above {about.overlap:g} with a better one of their class are to be dropped"
     outputs = {
         "scores": f"[N, P, {len(about.classes)}]: of every place and class",
         "boxes": "[N, P, 4]: left, top, right, bottom px",
     }
-    return headed_graph(Candidates, detector, about, (about.side, about.side), outputs, [note])
+    return headed_graph(Candidates, detector, about, (about.side, about.side), outputs, [fed, note])

@@ -15,6 +15,7 @@ from dinov3.config.archs import CONVNEXT_ARCHS, VIT_ARCHS
 from dinov3.config.schema import StudentConfig
 from dinov3.models.backbone import Backbone
 from dinov3.models.convnext import ConvNeXt
+from dinov3.models.int8 import weights_in
 from dinov3.models.presets import PRESETS
 from dinov3.models.shapes import shape_line, shape_of
 from dinov3.models.vit import DinoVisionTransformer
@@ -156,7 +157,8 @@ def backbone_lines(backbone: Backbone, size: int = 224) -> list[str]:
     if not isinstance(backbone, DinoVisionTransformer):
         return [f"{type(backbone).__name__}, width {backbone.embed_dim}, {numbers:,} parameters"]
     cfg = backbone.config
-    stored = sum(b.numel() for name, b in backbone.named_buffers() if b.dtype == torch.int8)
+    stored = sum(b.numel() for b in backbone.buffers() if b.dtype == torch.int8)
+    numbers = weights_in(backbone) - stored
     integers = f", {stored:,} weights in 8 bits ({cfg.int8})" if cfg.int8 else ""
     flops = "" if cfg.int8 else f", {forward_flops(backbone, size, cfg.in_chans) / 1e9:.2f} GFLOP@{size}"
     head = (

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
 import torch
 
 from dinov3.compress.quantize import quantized
+from dinov3.models.build import backbone_lines
 from dinov3.models.int8 import Int8Linear
 from dinov3.weights.parity import tokens_of
 from tests.compress.models import images, vit
@@ -49,3 +51,12 @@ def test_whole_models_agree_with_torchao() -> None:
         ours, other = tokens_of(quantized(model, kind), images(3)), tokens_of(theirs, images(3))
         # dynamic: a rounding that flips moves a token by thousandths
         assert float((ours - other).norm() / other.norm()) < (1e-5 if kind == "weight_only" else 2e-2)
+
+
+def test_the_line_of_a_model_in_8_bits_counts_every_weight_once() -> None:
+    whole = vit()
+    (head, *_) = backbone_lines(quantized(whole, "weight_only"))
+    floats, integers = (
+        int(found.replace(",", "")) for found in re.findall(r"([\d,]+) (?:parameters|weights in 8 bits)", head)
+    )
+    assert floats + integers == sum(p.numel() for p in whole.parameters())

@@ -104,7 +104,7 @@ def export(graph: Graph, out: Path) -> list[str]:
 def _write(graph: Graph, out: Path) -> float:
     model, names = graph.model.eval().float().cpu(), list(graph.outputs)
     image = procedural_image(graph.channels, *graph.size)
-    metadata = {METADATA: json.dumps({**graph.about, "outputs": dict(graph.outputs)})}
+    metadata = {METADATA: json.dumps({**graph.about, "outputs": dict(graph.outputs), "notes": [*graph.notes]})}
     try:
         run = save_graph(model, image.repeat(2, 1, 1, 1), names, {}, out, metadata)
     except RuntimeError as error:  # what torch's exporter raises
