@@ -97,11 +97,16 @@ def _doubts(asked: Asked, classifier: Classifier, about: About, views: Views, la
     if asked.backbone is not None:
         close = _closeness(load_classifier(asked.classifier)[0], classifier, views, labelled)
         if close is not None and close < FOREIGN:
-            found.append(
-                f"note: the features of {asked.backbone} have a mean cosine of {close:.2f} with those that the head was "
-                "trained on: is it a copy of this classifier's backbone?"
-            )
+            found.append(foreign(asked.backbone, close))
     return found
+
+
+def foreign(backbone: Path | None, close: float) -> str:
+    """A note on a backbone that the head does not know."""
+    return (
+        f"note: the features of {backbone} have a mean cosine of {close:.2f} with those that the head was trained on: is it a "
+        "copy of this head's backbone?"
+    )
 
 
 @torch.no_grad()

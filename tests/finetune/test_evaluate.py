@@ -84,7 +84,7 @@ def test_a_backbone_the_head_does_not_know_is_doubted_and_a_compressed_copy_is_n
 ) -> None:
     stranger = tiny.write_weights(tmp_path / "stranger", depth=1)
     (said,) = notes(run, at, tmp_path / "foreign", "test", "--backbone", str(stranger))
-    assert "is it a copy of this classifier's backbone?" in said
+    assert "is it a copy of this head's backbone?" in said
     copy = str(tmp_path / "copy.safetensors")
     assert cli(["compress", str(run / "classifier"), "--method", "mlp", "--amount", "0.9", "--out", copy]) == 0
     assert notes(run, at, tmp_path / "own", "test", "--backbone", copy) == []

@@ -102,7 +102,9 @@ def test_it_learns_the_landscapes(runs: Launcher, tmp_path: Path, head: str) -> 
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
 
 
-def test_what_is_left_is_a_segmenter_that_scores_what_the_run_says(runs: Launcher, at: Path, tmp_path: Path) -> None:
+def test_what_is_left_is_a_segmenter_that_scores_what_the_run_says(
+    runs: Launcher, at: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     assert runs.run(run, main=MAIN, words=tiny.words(at, **HEADS["masks inside"])) == [0]
     results, rows = read_results(run / "results.json"), read_rows(run / "evaluation.jsonl")
@@ -122,6 +124,11 @@ def test_what_is_left_is_a_segmenter_that_scores_what_the_run_says(runs: Launche
     assert dinov3(["finetune", "evaluate", str(run), "--data", tiny.DATA, "--out", str(tmp_path / "scores")]) == 0
     again = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert again["scores"] == results["scores"]
+    words = ["finetune", "evaluate", str(run), "--data", tiny.DATA, "--out", str(tmp_path / "other"), "--backbone"]
+    for backbone, doubted in ((run / "segmenter", False), (write_weights(tmp_path / "stranger", seed=5), True)):
+        capsys.readouterr()
+        assert dinov3([*words, str(backbone)]) == 0
+        assert ("is it a copy of this head's backbone?" in capsys.readouterr().out) == doubted
     assert runs.run(run, main=MAIN, words=tiny.words(at, **HEADS["masks inside"])) == [0]  # finished: nothing changes
     assert read_results(run / "results.json") == results
 

@@ -8,13 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Generic, cast
 
+import torch
+
 from dinov3.config.errors import ConfigError
 from dinov3.data.decode import USUAL, Reading
 from dinov3.data.sources.imagefolder import refuse_inside
 from dinov3.distributed.context import choose_device
 from dinov3.engine.precision import Precision, resolve
 from dinov3.finetune.errors import FinetuneError
-from dinov3.finetune.evaluate import Asked
+from dinov3.finetune.evaluate import FOREIGN, Asked, foreign
 from dinov3.finetune.headed.product import A, M, Product
 from dinov3.finetune.headed.scoring import Scored, Scorer, T
 from dinov3.finetune.results import RESULTS, Results, checked_results
@@ -25,6 +27,8 @@ from dinov3.system.bars import Bar
 from dinov3.system.cores import cores
 from dinov3.system.files import write_json
 from dinov3.system.json_file import Maybe
+from dinov3.weights.fingerprint import procedural_image
+from dinov3.weights.parity import tokens_of
 
 PICTURE = "predictions.png"
 SHOWN = 6  # images of the picture
@@ -149,6 +153,7 @@ class Judge(ABC, Generic[M, A, T]):
         refuse_inside(asked.out, asked.data)
         model, about = self.product.load(asked.classifier, asked.backbone)
         check_asked(asked, model.backbone, self.side(about))
+        notes = [] if asked.backbone is None else self._doubts(asked, model, self.side(about))
         preprocess = cast(Any, model.backbone).preprocess
         images = self.validation(asked.data, about, reading_of(preprocess))
         precision = resolve("bf16", choose_device(asked.device))
@@ -158,8 +163,17 @@ class Judge(ABC, Generic[M, A, T]):
             scored = scorer.score(model, images, range(len(images)), count=bar.update)
         asked.out.mkdir(parents=True, exist_ok=True)
         name, weights = str(asked.classifier), weights_in(model)
-        print(self.sentence(self.write(asked.out, name, asked.data, scorer, model, about, images, scored, weights)))
+        said = self.sentence(self.write(asked.out, name, asked.data, scorer, model, about, images, scored, weights))
+        print("\n".join([said, *notes]))
         return 0
+
+    @torch.no_grad()
+    def _doubts(self, asked: Asked, model: M, side: int) -> list[str]:
+        """A note when the backbone that was put in says other things of a drawn picture than the head's own."""
+        own, other = (cast(Any, one).backbone for one in (self.product.load(asked.classifier)[0], model))
+        picture = procedural_image(own.in_chans, side, side)
+        close = float(torch.cosine_similarity(tokens_of(own, picture), tokens_of(other, picture), dim=-1).mean())
+        return [foreign(asked.backbone, close)] if close < FOREIGN else []
 
 
 def check_asked(asked: Asked, backbone: Backbone, side: int) -> None:
