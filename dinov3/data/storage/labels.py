@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
@@ -124,13 +125,15 @@ def renumbered(labels: NDArray[np.integer], names: list[str] | None, known: list
         return Renumbered(labels.astype(np.int64), [], one_sided)
     place: dict[str, int] = {}
     if known is not None:
-        place = {number: i for i, name in enumerate(known) if (number := _number_called(name))}
+        bare = Counter(name.strip() for name in known)  # lists strip what folders keep
+        place = {name.strip(): i for i, name in enumerate(known) if bare[name.strip()] == 1}
+        place |= {number: i for i, name in enumerate(known) if (number := _number_called(name))}
         place |= {name: i for i, name in enumerate(known)}
     table, unknown = {}, []
     for label in np.unique(labels).tolist():
         name = str(label) if names is None else names[label]
         number = _number_called(name)
-        found = place.get(name, place.get(number or name)) if known is not None else (number and int(number))
+        found = place.get(name, place.get(number or name.strip())) if known is not None else (number and int(number))
         table[label] = NO_LABEL if found is None else int(found)
         if found is None:
             unknown.append(name)

@@ -176,6 +176,8 @@ TO_ELEVEN_AND_OTHER = ["0", "1", "10", "11", "2", "other"]  # folders, in the or
         ([0, 7], None, TO_ELEVEN_AND_OTHER, [0, -1], ["7"]),
         ([5], TO_ELEVEN_AND_OTHER, None, [-1], ["other"]),
         ([0, 2], None, ["cat", "dog", "eel"], [0, 2], []),
+        ([0, 1], ["cat", "lead"], [" lead", "cat"], [1, 0], []),
+        ([0, 1], ["a", "b"], [" a", "a ", "b"], [-1, 2], ["a"]),
         ([0, 2], ["cat", "dog", "eel"], None, [0, 2], []),
     ],
 )
