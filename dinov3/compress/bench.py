@@ -17,6 +17,7 @@ from dinov3.compress.errors import CompressError
 from dinov3.compress.measure import Closeness
 from dinov3.compress.quantize import quantized
 from dinov3.models.backbone import Backbone
+from dinov3.models.int4 import problem_with, to_int4
 from dinov3.system.errors import first_line
 from dinov3.system.memory import UNKNOWN, PeakMemory, available_memory
 from dinov3.weights.parity import tokens_of
@@ -26,6 +27,7 @@ PRECISIONS = {
     "bf16": "autocast: matrix products in bfloat16",
     "int8": "linear layers of the blocks in 8 bits",
     "int8-dynamic": "and activations rounded to 8 bits, token by token",
+    "int4": "linear layers in 4 bits, groups of 128 (torchao, CUDA)",
 }
 QUANTISED = {"int8": "weight_only", "int8-dynamic": "dynamic"}
 WARM_UP, LEAST_CALLS, MOST_CALLS, SECONDS = 2, 5, 50, 2.0
@@ -96,6 +98,10 @@ class Bench:
     def largest_batch(self, precision: str, image: Tensor) -> tuple[int | None, str]:
         """(images of this size at once that fit, how that is known) in inference, not compiled; None: it is not known."""
         case = Case(precision, False, image.shape[-1], 1)
+        try:
+            self._model(precision, False)
+        except CompressError as error:
+            return None, str(error)
         if self.device.type != "cuda":
             return self._largest_by_growth(case, image)
         most, fails = 0, LARGEST + 1
@@ -115,8 +121,14 @@ class Bench:
     def _model(self, precision: str, compiled: bool) -> nn.Module:
         if (known := self._models.get((precision, compiled))) is not None:
             return known
-        kind = QUANTISED.get(precision)
-        model: nn.Module = self.whole if kind is None else quantized(self.backbone, kind).to(self.device)
+        model: nn.Module = self.whole
+        if (kind := QUANTISED.get(precision)) is not None:
+            model = quantized(self.backbone, kind).to(self.device)
+        elif precision == "int4":
+            if (problem := problem_with(self.device)) is not None:
+                raise CompressError(problem)
+            model = copy.deepcopy(self.whole).to(torch.bfloat16)
+            to_int4(model)
         if compiled:
             model = torch.compile(model)  # type: ignore[assignment]
         self._models[precision, compiled] = model
@@ -138,7 +150,8 @@ class Bench:
 
     @torch.no_grad()
     def _call(self, case: Case, images: Tensor) -> Tensor:
-        mixed = torch.autocast(self.device.type, dtype=torch.bfloat16) if case.precision == "bf16" else nullcontext()
+        half = case.precision in ("bf16", "int4")
+        mixed = torch.autocast(self.device.type, dtype=torch.bfloat16) if half else nullcontext()
         with mixed:
             found = tokens_of(self._model(case.precision, case.compiled), images)  # type: ignore[arg-type]
         if self.device.type == "cuda":

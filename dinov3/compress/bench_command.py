@@ -125,23 +125,16 @@ def _facts(device: torch.device) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """A line a case."""
+    """A line a case, then what could not be measured."""
     lines = [["format", "compiled", "px", "batch", "ms", "images/s", "memory", "weights", "cosine: mean", "least"]]
+    left_out: dict[str, None] = {}
     for row in rows:
         case = row.case
-        told = [case.precision, "yes" if case.compiled else "no", str(case.size), str(case.batch)]
         if row.problem:
-            lines.append([*told, row.problem, *[""] * 5])
+            left_out[f"left out: {case.precision}{', compiled' if case.compiled else ''}: {row.problem}"] = None
             continue
-        lines.append(
-            [
-                *told,
-                f"{row.milliseconds:.1f}",
-                f"{row.images_per_second:.1f}",
-                "" if row.memory is None else f"{row.memory / MIB:.0f} MiB",
-                f"{(row.weights or 0) / MIB:.1f} MiB",
-                f"{row.mean_cosine:.6f}",
-                f"{row.least_cosine:.6f}",
-            ]
-        )
-    return aligned(lines)
+        told = [case.precision, "yes" if case.compiled else "no", str(case.size), str(case.batch)]
+        told += [f"{row.milliseconds:.1f}", f"{row.images_per_second:.1f}"]
+        told += ["" if row.memory is None else f"{row.memory / MIB:.0f} MiB", f"{(row.weights or 0) / MIB:.1f} MiB"]
+        lines.append([*told, f"{row.mean_cosine:.6f}", f"{row.least_cosine:.6f}"])
+    return "\n".join([aligned(lines), *left_out])

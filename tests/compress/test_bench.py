@@ -11,6 +11,7 @@ import torch
 from dinov3.cli import main
 from dinov3.compress.bench import Bench, Case
 from dinov3.models.convnext import ConvNeXt
+from dinov3.models.int4 import group_of, problem_with
 from dinov3.weights.own import write_backbone
 from tests.compress.models import images, vit
 
@@ -40,6 +41,18 @@ def test_the_largest_batch_follows_from_what_is_free(monkeypatch: pytest.MonkeyP
     assert most is None or 10 < most < 10**6
     monkeypatch.setattr("dinov3.compress.bench.available_memory", lambda: 2**62)
     assert bench.largest_batch("fp32", images(1)) == (None, "the system does not tell what memory a batch takes")
+
+
+def test_four_bits_are_for_gpus_and_say_so_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(vit(), torch.device("cpu"))
+    (row,) = bench.rows([Case("int4", False, 32, 2)], images(2))
+    assert row.problem == "cpu has no int4 kernels: a CUDA GPU of capability 8.0 or later is needed"
+    assert bench.largest_batch("int4", images(1)) == (None, row.problem)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old card")
+    assert problem_with(torch.device("cuda")) == "Old card has no int4 kernels: capability 8.0 or later is needed"
+    sides = [group_of(torch.nn.Linear(width, 8)) for width in (384, 192, 96, 40)]
+    assert sides == [128, 64, 32, None]
 
 
 def test_on_a_gpu_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
