@@ -20,21 +20,14 @@ from dinov3.data.sources import parse_dataset
 from dinov3.data.sources.source import Source
 from dinov3.data.sources.synthetic import SHAPES, Synthetic
 from dinov3.data.sources.world import OBJECT
-from dinov3.dense.sets import HOLD_OUT
+from dinov3.dense.sets import HOLD_OUT, SPLITS
 from dinov3.detect.boxes import Boxes, boxes_of
 from dinov3.detect.coco import CocoFile
 from dinov3.detect.config import DetectConfig
 from dinov3.finetune.headed.over import check_sample
 from dinov3.system.paths import expanded
 
-PARTS = (
-    ("training", "validation"),
-    ("train2017", "val2017"),
-    ("train", "val"),
-    ("train", "valid"),
-    ("train", "validation"),
-    ("train", "test"),
-)
+PARTS = (("train2017", "val2017"), *SPLITS)  # COCO's own, then every usual name
 
 
 class BoxSource(Source, Protocol):
