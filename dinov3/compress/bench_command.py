@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import platform
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from dinov3.models.backbone import Backbone
 from dinov3.runs.output import check_output_file
 from dinov3.system.bars import Bar
 from dinov3.system.columns import aligned
-from dinov3.system.cores import load_on_cores
+from dinov3.system.cores import cores, load_on_cores
 from dinov3.system.files import write_json
 from dinov3.system.paths import expanded
 from dinov3.weights.fingerprint import procedural_image
@@ -119,7 +118,7 @@ def _facts(device: torch.device) -> dict[str, Any]:
     return {
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "torch": torch.__version__,
     }
 

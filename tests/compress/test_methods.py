@@ -99,7 +99,7 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
     model = vit(ffn_bias=False)
     with pytest.raises(CompressError, match="fc2 has no bias to fold a mean into: use compensate"):
         compress(model, [Step("variance", 0.8)], SETTINGS, batches(8))
-    with pytest.raises(CompressError, match="below the least"):
+    with pytest.raises(CompressError, match="leaves at least"):
         compress(model, [Step("whitened", 0.01)], SETTINGS, batches(8))
     with pytest.raises(CompressError, match="put svd and whitened last"):
         compress(model, [Step("whitened", 0.7), Step("compensate", 0.6)], SETTINGS, batches(8))
