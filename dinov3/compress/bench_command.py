@@ -93,7 +93,7 @@ def _images(backbone: Backbone, size: int, data: str | None) -> Tensor:
         raise CompressError(f"--size: {error}") from error
     if data is None:
         return procedural_image(backbone.in_chans, size, size)
-    return pictures(parse_dataset(data), preprocess, IMAGES, "--images", labelled=True).images
+    return pictures(parse_dataset(data), preprocess, IMAGES, "--images", labelled=False).images
 
 
 def _device(text: str) -> torch.device:

@@ -170,6 +170,8 @@ def _pictures(args: argparse.Namespace, preprocess: Preprocess) -> dict[str, Pic
         name: pictures(source, preprocess, wanted[name], f"--{name}", labelled=name != "calibrate")
         for name, source in sources.items()
     }
+    if "calibrate" in sets and len(sets["calibrate"].images) == 1:
+        raise CompressError("--calibrate: one image says nothing of how much tokens differ: give two or more")
     if "train" in sets:
         sets["test"] = with_numbers_of(sets["test"], names_in(sources["test"]), names_in(sources["train"]))
     return sets

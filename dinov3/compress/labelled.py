@@ -77,8 +77,6 @@ def pictures(source: Source, preprocess: Preprocess, count: int, option: str, *,
             raise CompressError(f"{option}: {source.name(index)} has no label")
         images.append(image)
         labels.append(label)
-    if len(images) == 1 and not labelled:
-        raise CompressError(f"{option}: one image says nothing of how much tokens differ: give two or more")
     if not images:
         reason = f"; the first, {bad[0].name}: {bad[0].reason}" if bad else ""
         raise CompressError(f"{option}: no image could be read{reason}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from dinov3.cli import main
 from dinov3.compress.bench import Bench, Case
@@ -77,7 +78,10 @@ def test_what_cannot_be_is_a_row_of_its_own(tmp_path: Path, capsys: pytest.Captu
     model = ConvNeXt(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
     model.init_weights(torch.Generator().manual_seed(0))
     write_backbone(tmp_path, model.eval(), {"mean": [0.5] * 3, "std": [0.25] * 3, "size": 32})
-    out = tmp_path / "bench.json"
+    out, picture = tmp_path / "bench.json", tmp_path / "images"
+    picture.mkdir()
+    Image.new("RGB", (40, 32), (200, 60, 90)).save(picture / "0.png")
+    assert main(["bench", "infer", str(tmp_path), "--precision", "fp32", "--batch", "2", "--images", str(picture)]) == 0
     assert (
         main(["bench", "infer", str(tmp_path), "--precision", "int8", "fp32", "--batch", "2", "--out", str(out)]) == 0
     )
