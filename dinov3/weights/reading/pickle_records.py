@@ -24,6 +24,10 @@ class NotPlain(Exception):
     """The bytes are no pickle that can be followed; the message is one line and does not name the file."""
 
 
+# What protocols 0 to 2, torch.save's own among them, call modules that Python 3 has renamed.
+OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+
+
 @dataclass(frozen=True, slots=True)
 class Name:
     """A class or function that a pickle asks for."""
@@ -150,7 +154,7 @@ class _Reader:
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             _refuse("a name that is no text")
-        found = Name(module, name)
+        found = Name(OLD_NAMES.get(module, module), name)
         self.names.add(found)
         self.stack.append(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import pathlib
 import pickle
 import sys
@@ -148,8 +149,14 @@ def test_every_form_of_the_records_is_read(split: Any, state: Any, enum: str, tm
         assert [f.name for f in files] == ["__0_0.distcp"]
 
 
+@pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_every_protocol_of_this_torch_is_read_as_torch_itself_reads_it(protocol: int, tmp_path: Path) -> None:
+def test_every_protocol_of_this_torch_is_read_as_torch_itself_reads_it(
+    protocol: int, by_name: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``by_name``: as Python 3.11.0 to 3.11.3 write members of an enumeration, and programs that ask for it."""
+    if by_name:
+        monkeypatch.setattr(enum.Enum, "__reduce_ex__", lambda self, proto: (getattr, (self.__class__, self._name_)))
     dcp.save(dict(TENSORS), checkpoint_id=str(tmp_path), no_dist=True)
     stored = pickle.loads((tmp_path / METADATA).read_bytes())
     (tmp_path / METADATA).write_bytes(pickle.dumps(stored, protocol))
