@@ -49,3 +49,10 @@ def test_the_rooms_in_the_architecture_have_the_files_that_are_named() -> None:
     way = text.partition("## From a command")[2]
     for name in re.findall(r"`([a-z_]+/[\w/]*(?:\.py)?)[:`]", way):
         assert (ROOT / name).exists() or (ROOT / "dinov3" / name).exists(), name
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)
+def test_no_page_links_to_what_the_site_does_not_have(page: Path) -> None:
+    """What lies outside docs/ is named, not linked: `make docs` builds the site with warnings as errors."""
+    up = "../" * len(page.relative_to(ROOT / "docs").parts)
+    assert f"]({up}" not in page.read_text(encoding="utf-8")
