@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import resource
 import statistics
 import sys
 import threading
@@ -18,12 +17,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.reference import GIB
+from dinov3.system.memory import resident
 
 Step = Callable[[int], object]  # runs the step of that number
 TOP = 60  # kernels a profile lists
@@ -141,8 +140,7 @@ class PeakMemory:
 
     @staticmethod
     def _resident() -> float:
-        pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
-        return pages * resource.getpagesize() / GIB
+        return resident() / GIB if sys.platform == "linux" else 0.0
 
     def peak(self) -> float:
         """GiB at most, up to now."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dinov3.compress.errors import CompressError
 from dinov3.compress.measure import Closeness
 from dinov3.compress.quantize import quantized
+from dinov3.compress.written import KINDS
 from dinov3.models.backbone import Backbone
 from dinov3.models.int4 import problem_with, to_int4
 from dinov3.system.errors import first_line
@@ -29,7 +30,6 @@ PRECISIONS = {
     "int8-dynamic": "and activations rounded to 8 bits, token by token",
     "int4": "linear layers in 4 bits, groups of 128 (torchao, CUDA)",
 }
-QUANTISED = {"int8": "weight_only", "int8-dynamic": "dynamic"}
 WARM_UP, LEAST_CALLS, MOST_CALLS, SECONDS = 2, 5, 50, 2.0
 COMPARED = 8  # images whose tokens are compared
 LARGEST = 2**16  # images at once that are tried
@@ -122,7 +122,7 @@ class Bench:
         if (known := self._models.get((precision, compiled))) is not None:
             return known
         model: nn.Module = self.whole
-        if (kind := QUANTISED.get(precision)) is not None:
+        if (kind := KINDS.get(precision)) is not None:
             model = quantized(self.backbone, kind).to(self.device)
         elif precision == "int4":
             if (problem := problem_with(self.device)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from dinov3.data.decode import Stored, read_stored
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources import Source, parse_dataset
 from dinov3.data.storage.labels import matched_classes, names_in
+from dinov3.distributed import context
+from dinov3.system.bars import Bar
 
 # Images of two sets that are compared one by one, a few seconds: as files have them, and as pixels, which may be drawn.
 MOST_ENCODED, MOST_PIXELS = 100_000, 5_000
@@ -29,6 +32,17 @@ class LabelledSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def contents(self) -> list[bytes]:
+        """A hash of every image as it is stored; b"" of one that cannot be read, which is counted where images are used."""
+        found = []
+        with Bar(len(self), about=f"comparing {self.text}", unit="images", shown=context.is_main()) as bar:
+            for index in range(len(self)):
+                stored = _stored(self, index)
+                found.append(b"" if stored is None else _digest(stored))
+                bar.update()
+        return found
 
 
 def open_labelled(text: str) -> LabelledSet:
@@ -108,8 +122,8 @@ def shared_images(first: LabelledSet, second: LabelledSet) -> int:
     stored = {type(found) for one in (first, second) if (found := _stored(one, 0)) is not None}
     if len(first) + len(second) > (MOST_ENCODED if stored <= {bytes} else MOST_PIXELS):
         return 0
-    known = {content for index in range(len(first)) if (content := _content(first, index))}
-    return sum(_content(second, index) in known for index in range(len(second)))
+    known = {content for content in first.contents if content}
+    return sum(content in known for content in second.contents)
 
 
 def classes_missing(train: LabelledSet, other: LabelledSet, key: str) -> list[str]:
@@ -121,11 +135,7 @@ def classes_missing(train: LabelledSet, other: LabelledSet, key: str) -> list[st
     return [f"note: {key} has no image of {said}{', …' * (len(missing) > SHOWN)}: its scores are of the other classes"]
 
 
-def _content(labelled: LabelledSet, index: int) -> bytes:
-    """A hash of an image as it is stored; nothing of one that cannot be read, which is counted where images are used."""
-    stored = _stored(labelled, index)
-    if stored is None:
-        return b""
+def _digest(stored: Stored) -> bytes:
     data = stored if isinstance(stored, bytes) else stored.tobytes() + repr(stored.shape).encode()
     return hashlib.blake2b(data, digest_size=16).digest()
 

@@ -37,7 +37,7 @@ class PeakMemory:
     def __enter__(self) -> Self:
         if sys.platform == "linux":
             _give_back()
-            self._before = self._peak = _resident()
+            self._before = self._peak = resident()
             self._thread.start()
         return self
 
@@ -51,10 +51,11 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(EVERY):
-            self._peak = max(self._peak, _resident())
+            self._peak = max(self._peak, resident())
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Bytes of this process that are in memory now. Linux."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
