@@ -14,6 +14,7 @@ from dinov3.features.cache import weights_digest
 from dinov3.features.command import add_extractor_arguments
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.kept import cache_folder
+from dinov3.features.scores import keep_scores
 from dinov3.runs.output import check_output_file
 from dinov3.system.paths import expanded
 from dinov3.system.rows import append_row
@@ -87,7 +88,7 @@ def finish(
     scores: Sequence[Mapping[str, Any]],
     left_out: LeftOut,
 ) -> None:
-    """Print the table; append the JSON line to --out."""
+    """Print the table; append the JSON line to --out, and to the scores of the run that the weights are of."""
     print(f"{task}, {args.protocol}, features of {args.weights} on {args.data}")
     print("\n".join([*table(scores), *left_out.lines()]))
     row = {
@@ -102,9 +103,11 @@ def finish(
         "scores": list(scores),
         "left_out": left_out.rows,
     }
+    plain = _plain(row)
+    keep_scores(args.weights, plain)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        append_row(args.out.resolve(), _plain(row))  # a link of the user's own is followed
+        append_row(args.out.resolve(), plain)  # a link of the user's own is followed
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from dinov3.features.cache import FeatureKind, weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.kept import cache_folder
+from dinov3.features.scores import keep_scores
 from dinov3.pictures.retrieval import retrieval_scores
 from dinov3.runs.output import check_output_file
 from dinov3.system.files import write_json
@@ -133,6 +134,7 @@ def execute_labelled(args: argparse.Namespace) -> int:
             "scores": scores,
         }
         print(table(report))
+        keep_scores(args.weights, report)
         if args.out is not None:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             write_json(args.out, report)

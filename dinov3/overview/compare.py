@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from dinov3.config.errors import ConfigError
 from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
+from dinov3.features.scores import scores_of
 from dinov3.overview.reference import find_reference, read_reference, shipped_references, status_of_reference
 from dinov3.overview.status import RunStatus, status_of
 from dinov3.pictures.charts.inline import Charts
@@ -43,6 +44,7 @@ class Compared:
     rows: list[Row]
     evaluations: list[Row]
     config: Mapping[str, Any]  # flat: key -> value, secrets hidden
+    measured: Mapping[tuple[str, str, str], tuple[str, str]] = field(default_factory=dict)  # by `dinov3 eval`
     is_mean: bool = False  # reference curves; their config has the keys of a recipe only
 
 
@@ -97,7 +99,8 @@ def read_run(path: Path, name: str) -> Compared:
     if not rows:
         raise FeatureError(f"{path}: no metrics.jsonl with a line in it: not the folder of a run that trained")
     config, _ = read_config(run, Config)
-    return Compared(name, status_of(path), rows, read_rows(run.evaluation), flatten(redacted("", config or {})))
+    keys = flatten(redacted("", config or {}))
+    return Compared(name, status_of(path), rows, read_rows(run.evaluation), keys, scores_of(run))
 
 
 def reference_curves(path: Path) -> Compared:
@@ -118,6 +121,7 @@ def compare_page(runs: Sequence[Compared]) -> str:
         markup('<p class="muted">Differences are to the first, {}.</p>', runs[0].name),
         table_of(HEAD, scores(runs), '<td style="white-space:nowrap">{}</td>'),
         markup("<h2>Curves</h2>{}", charts.add(panels_over(runs))),
+        _measured(runs),
         markup("<h2>Config, where they differ</h2>{}", _differences(runs)),
     ]
     return page(title, parts, charts)
@@ -180,6 +184,14 @@ def differences(runs: Sequence[Compared]) -> dict[str, list[Any]]:
     keys = dict.fromkeys(key for run in known for key in run.config)
     found = {key: [run.config.get(key) for run in runs] for key in keys if key not in OWN}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+
+
+def _measured(runs: Sequence[Compared]) -> Html:
+    """What ``dinov3 eval`` measured of them, a column a run."""
+    known = dict.fromkeys(key for run in runs for key in run.measured)
+    body = [[*key, *(run.measured.get(key, ("", ""))[1] for run in runs)] for key in known]
+    head = ("task", "on", "setting", *(run.name for run in runs))
+    return Html("") if not body else markup("<h2>Measured by dinov3 eval</h2>{}", table_of(head, body))
 
 
 def _differences(runs: Sequence[Compared]) -> Html:

@@ -16,6 +16,7 @@ from dinov3.config.dump import to_dict
 from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
+from dinov3.features.scores import scores_of
 from dinov3.pictures.charts.inline import Charts
 from dinov3.pictures.curves import panels_of
 from dinov3.pictures.figures import HEADLINES, figure, first_to_last, heading, is_number, shown
@@ -34,6 +35,7 @@ from dinov3.system.paths import expanded
 from dinov3.system.rows import read_rows
 
 NOTHING = Html("")
+SCORES_HEAD = ("task", "on", "setting", "checkpoint", "measured")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -71,6 +73,7 @@ def _run(run: RunFolder, charts: Charts) -> list[Html]:
         _neighbours(run),
         _pictures(run),
         _evaluations(evaluations),
+        _scores(run),
         _last_figures(rows[-1]),
         _config(run, config, damage),
         _start(run, newest),
@@ -192,6 +195,12 @@ def _evaluations(evaluations: Rows) -> Html:
     )
     meanings = [f"{key}: {meaning}" for key in keys if (meaning := figure(key).meaning)]
     return markup('<h2>Evaluations</h2>{}<p class="muted">{}.</p>', table, "; ".join(meanings))
+
+
+def _scores(run: RunFolder) -> Html:
+    """What ``dinov3 eval`` measured of it, each as it was measured last."""
+    body = [[*known, *measured] for known, measured in scores_of(run).items()]
+    return NOTHING if not body else markup("<h2>Measured by dinov3 eval</h2>{}", table_of(SCORES_HEAD, body))
 
 
 def _last_figures(row: Mapping[str, Any]) -> Html:

@@ -11,6 +11,7 @@ from dinov3.system.files import remove_half_written
 
 CHECKPOINTS = "ckpt"
 METRICS, EVALUATION, ALARMS, BAD_SAMPLES = "metrics.jsonl", "evaluation.jsonl", "alarms.jsonl", "bad_samples.jsonl"
+SCORES = "scores.jsonl"
 CONFIG_YAML, CONFIG_JSON, CONFIG_HISTORY = "config.yaml", "config.json", "config_history"
 LOG, RUN_ID, STAGES = "run.log", "run_id.json", "stages.json"
 CURVES, PCA, NEIGHBOURS, PICTURES = "curves.png", "pca.png", "neighbours.png", "pictures"
@@ -22,7 +23,19 @@ ASIDE = "before-"  # and a number: what an earlier run left
 
 # Everything a run writes but its lock.
 ALL = (
-    *(CHECKPOINTS, METRICS, EVALUATION, ALARMS, BAD_SAMPLES, CONFIG_YAML, CONFIG_JSON, CONFIG_HISTORY, LOG, RUN_ID),
+    *(
+        CHECKPOINTS,
+        METRICS,
+        EVALUATION,
+        SCORES,
+        ALARMS,
+        BAD_SAMPLES,
+        CONFIG_YAML,
+        CONFIG_JSON,
+        CONFIG_HISTORY,
+        LOG,
+        RUN_ID,
+    ),
     *(CURVES, PCA, PICTURES, DRIFT_START, NOT_FINITE, HANG, METRICS_CSV, EVALUATION_CSV, TENSORBOARD, WANDB),
 )
 # What some kinds of runs write besides; whatever else lies there is of commands, which may replace it.
@@ -32,7 +45,7 @@ PRODUCTS = (
     *("classifier", "segmenter", "detector", "estimator", "recovered"),
 )
 # What is said of weights: without them it is another run's.
-MEASURED = (METRICS, METRICS_CSV, EVALUATION, EVALUATION_CSV, ALARMS, DRIFT_START, CURVES, PCA, PICTURES)
+MEASURED = (METRICS, METRICS_CSV, EVALUATION, EVALUATION_CSV, SCORES, ALARMS, DRIFT_START, CURVES, PCA, PICTURES)
 
 
 def is_run(folder: Path) -> bool:
@@ -63,6 +76,11 @@ class RunFolder:
     def evaluation(self) -> Path:
         """A JSON line for every evaluation."""
         return self.path / EVALUATION
+
+    @property
+    def scores(self) -> Path:
+        """A JSON line for every time ``dinov3 eval`` measured its weights."""
+        return self.path / SCORES
 
     @property
     def alarms(self) -> Path:

@@ -31,6 +31,9 @@ def panels_in(page: str) -> list[dict[str, object]]:
 def test_a_page_has_curves_scores_and_differences(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    scores = [{"k": 20, "accuracy": 0.625}]
+    row = {"task": "knn", "train": "a", "test": "b", "pool": "cls", "scores": scores}
+    (runs[1] / "scores.jsonl").write_text(json.dumps(row) + "\n")
     out = tmp_path / "new" / "page.html"
     assert cli.main(["compare", *map(str, runs), "--out", str(out)]) == 0
     page = out.read_text()
@@ -43,6 +46,7 @@ def test_a_page_has_curves_scores_and_differences(
         ("fast", [0, 1], [3.0, 1.0]),
     ]
     assert "<code>optim.lr</code></td><td>0.1</td><td>0.2</td>" in page
+    assert "<td>b, from a, cls</td><td>k 20</td><td></td><td>accuracy 0.625</td>" in page
     assert "train.output_dir" not in page
     assert "hunter2" not in page
     outside = [u for u in re.findall(r'(?:src|href)="([^"]+)"', page) if not u.startswith("data:")]

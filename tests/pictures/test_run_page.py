@@ -30,6 +30,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(command(run, train__max_steps=4, evaluation__pictures="true", evaluation__pictures_period=2, **sets)) == 0
     )
     (run / "alarms.jsonl").write_text('{"iteration": 3, "alarm": "collapse", "text": "alarm at step 3, <collapse>"}\n')
+    labelled = ["--train", "Synthetic:n=20:size=40", "--cache", str(run.parent / "cache")]
+    assert main(["eval", "knn", "--weights", str(run), *labelled]) == 0
     assert main(["report", str(run)]) == 0
     return run / "report.html"
 
@@ -69,6 +71,8 @@ def test_the_page_has_every_part_and_needs_nothing_else(page: Path) -> None:
         "a <b> run",
         "alarm at step 3, <collapse>",
         "Curves",
+        "Measured by dinov3 eval",
+        "step-00000004",
         "k-NN",
         "student.embed_dim",
         "torch",
@@ -161,6 +165,11 @@ def hostile_run(run: Path) -> Path:
     (run / "metrics.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(good | bad) + "\n")
     (run / "evaluation.jsonl").write_text(
         json.dumps({"step": 0, "knn_accuracy": 0.5, EVIL: EVIL, "rankme": [EVIL]}) + "\n"
+    )
+    (run / "scores.jsonl").write_text(
+        json.dumps({"task": EVIL, "data": [EVIL], "protocol": EVIL, "scores": [{EVIL: EVIL, "k": EVIL}, EVIL]})
+        + "\n{}\n"
+        + json.dumps({"scores": EVIL, "test": {EVIL: EVIL}})
     )
     (run / "alarms.jsonl").write_text(json.dumps({"text": EVIL}) + "\n{}\n")
     (run / "config.json").write_text(json.dumps({EVIL: {EVIL: EVIL}, "train": {"dataset_path": EVIL, "seed": [EVIL]}}))

@@ -1,7 +1,7 @@
 """Any folder of images, searched through all its sub-folders. No metadata files are needed.
 
-Images in sub-folders have a class: the sub-folder of the root they are in. Folders called by whole numbers have these
-numbers, others are numbered in sorted order. The list is kept (index_cache.py) and made again when a folder has changed.
+Images in sub-folders have a class: the sub-folder of the root they are in, or with ``class_of`` what a regular expression
+finds in their path. Classes called by whole numbers have these numbers, others are numbered in sorted order. The list is kept (index_cache.py) and made again when a folder has changed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,11 +36,18 @@ log = logging.getLogger(__name__)
 
 
 def open_source(options: Options) -> ImageFolder:
-    """``ImageFolder:root=PATH[:labels=folder|none]``."""
+    """``ImageFolder:root=PATH[:labels=folder|none][:class_of=REGEX]``."""
     root = options.path("root")
     labels = options.choice("labels", ("folder", "none"), "folder")
+    class_of = options.string("class_of", "")
     options.finish()
-    return ImageFolder(root, with_labels=labels == "folder")
+    try:
+        pattern = re.compile(os.fsencode(class_of)) if class_of else None
+    except re.error as error:
+        raise options.error(f"class_of={class_of} is not a regular expression: {error}") from None
+    if pattern is not None and pattern.groups > 1:
+        raise options.error(f"class_of={class_of} has {pattern.groups} groups: one is the class; the others are (?:…)")
+    return ImageFolder(root, with_labels=labels == "folder", class_of=pattern)
 
 
 @dataclass
@@ -54,12 +62,14 @@ class Walk:
 class ImageFolder(Listed):
     """Images under ``root`` in the order of their paths. Raises DataError when there are none."""
 
-    def __init__(self, root: Path, *, with_labels: bool = True) -> None:
+    def __init__(self, root: Path, *, with_labels: bool = True, class_of: re.Pattern[bytes] | None = None) -> None:
         self.root = root.absolute()
         self.with_labels = with_labels
         check_folder(self.root)
         key = f"{self.root.resolve()}\n{SUFFIXES}"  # another Pillow reads other formats
-        self._index = Index.open("folders", key, lambda: listing_of(self.root))
+        if class_of is not None:
+            key += f"\n{class_of.pattern!r}"
+        self._index = Index.open("folders", key, lambda: listing_of(self.root, class_of))
 
     def __len__(self) -> int:
         return len(self._index.arrays["name_ends"])
@@ -73,12 +83,12 @@ class ImageFolder(Listed):
         return read_file(self.path(index))
 
     def label(self, index: int) -> int | None:
-        """The number of its class, None for an image directly in the root."""
+        """The number of its class, None for an image that has none."""
         return super().label(index) if self.with_labels else None
 
     @property
     def classes(self) -> list[str] | None:
-        """The names of the class folders; None when they are numbers."""
+        """The names of the classes; None when they are numbers."""
         return super().classes if self.with_labels else None
 
     def name(self, index: int) -> str:
@@ -121,8 +131,8 @@ def check_folder(root: Path) -> None:
         raise DataError(f"{root}: cannot be listed; check its permissions")
 
 
-def listing_of(root: Path) -> Listing:
-    """The images under ``root``. Raises DataError when there are none."""
+def listing_of(root: Path, class_of: re.Pattern[bytes] | None) -> Listing:
+    """The images under ``root``. Raises DataError when there are none, or ``class_of`` finds a class in none."""
     found = walk(os.fsencode(root))
     others = "; ".join(lines(found.left_out)) or "no other files"
     if not found.images:
@@ -130,6 +140,11 @@ def listing_of(root: Path) -> Listing:
         raise DataError(f"{root}: contains no images ({others}); images end in {kinds}")
     log.info("%s: %d images (%s)", root, len(found.images), others)
     heads = [name.split(b"/", 1)[0] if b"/" in name else b"" for name in found.images]
+    if class_of is not None:
+        heads = [_class_in(name, class_of) for name in found.images]
+        if not any(heads):
+            first = printable(found.images[0])
+            raise DataError(f"{root}: class_of={printable(class_of.pattern)} is in no path, not even in {first}")
     number, names = folder_classes(set(heads) - {b""})
     arrays = packed(found.images) | {"labels": np.array([number.get(head, NO_LABEL) for head in heads], dtype=np.int32)}
     facts = {
@@ -138,6 +153,12 @@ def listing_of(root: Path) -> Listing:
         "fingerprint": hashlib.blake2b(b"\0".join(found.images), digest_size=16).hexdigest(),
     }
     return Listing(arrays, facts, {os.fsdecode(folder): was for folder, was in found.folders.items()})
+
+
+def _class_in(name: bytes, pattern: re.Pattern[bytes]) -> bytes:
+    """The group of ``pattern``, all of it without one, where it is first found in ``name``; empty where it is not."""
+    match = pattern.search(name)
+    return b"" if match is None else match[pattern.groups] or b""
 
 
 def walk(root: bytes) -> Walk:

@@ -66,6 +66,47 @@ def test_labels_can_be_left_out(tree: Path) -> None:
     assert {source.label(i) for i in range(4)} == {None}
 
 
+def named(root: Path, pattern: str) -> dict[str, str | None]:
+    """Path below the root -> its class."""
+    source = parse_dataset(f"ImageFolder:root={root}:class_of={pattern}")
+    classes = source.classes or []
+    labels = {os.path.relpath(source.name(i), root): source.label(i) for i in range(len(source))}
+    return {
+        name: None if label is None else classes[label] if classes else str(label) for name, label in labels.items()
+    }
+
+
+def test_classes_are_found_in_paths_by_a_regular_expression(tmp_path: Path) -> None:
+    for name in ("p1_tumor_1.png", "p2_normal_1.png", "sub/p1_tumor_2.png", "other.png"):
+        picture(tmp_path / name)
+    assert named(tmp_path, r"_([a-z]+)_\d") == {
+        "other.png": None,
+        "p1_tumor_1.png": "tumor",
+        "p2_normal_1.png": "normal",
+        "sub/p1_tumor_2.png": "tumor",
+    }
+    assert set(named(tmp_path, r"tumor|normal").values()) == {None, "tumor", "normal"}
+    assert set(named(tmp_path, r"(?<=^p)\d").values()) == {None, "1", "2"}
+    assert named(tmp_path, r"(sub)?/p1")["sub/p1_tumor_2.png"] == "sub"
+    assert set(named(tmp_path, r"(?\:tumor|normal)").values()) == {None, "tumor", "normal"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "problem"),
+    [
+        ("(tumor", "is not a regular expression: missing )"),
+        ("(tu)(mor)", "has 2 groups: one is the class"),
+        ("benign", "is in no path, not even in a/4.png"),
+        ("x?", "is in no path"),
+    ],
+)
+def test_a_regular_expression_that_finds_no_class_is_one_line(tree: Path, pattern: str, problem: str) -> None:
+    with pytest.raises(DataError) as error:
+        parse_dataset(f"ImageFolder:root={tree}:class_of={pattern}")
+    assert problem in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_links_are_followed_and_loops_and_broken_links_survive(tree: Path, tmp_path: Path) -> None:
     picture(tmp_path / "elsewhere" / "5.png")
     (tree / "c").symlink_to(tmp_path / "elsewhere")
