@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check.py --out gpu_check.json
 
-Sections A to L (``benchmarks/gpu_sections/plan.py``), each in a process of its own with a limit of its own; one for
+Sections A to M (``benchmarks/gpu_sections/plan.py``), each in a process of its own with a limit of its own; one for
 which too little of the budget is left is skipped. Sections run at the same time where the
 card holds them; what is timed is timed alone. The JSON is written anew after every item. On a CPU
 (``--device cpu``) the same sections run with tiny sizes, which measure nothing.
@@ -157,6 +157,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: tiny sizes")
     parser.add_argument("--golden", default="tests/golden/data", help="folder of golden cases for section B")
+    parser.add_argument("--cifar", help="folder of CIFAR-10 as train-*.tar and test-*.tar, for section M")
     parser.add_argument(
         "--cache", type=Path, help="folder where compiled code is kept from one call to the next: your own"
     )
@@ -192,6 +193,7 @@ def main(argv: list[str] | None = None) -> int:
             cache=None if args.cache is None else str(args.cache.absolute()),
             keys=tuple(args.keys),
             golden=args.golden,
+            cifar=None if args.cifar is None else str(Path(args.cifar).absolute()),
         )
         run(report, sections, settings, args.budget, 0.0 if args.device == "cpu" else card_memory())
     content = report.read()

@@ -4,11 +4,13 @@
         --change "as it was" --seeds 0 1 2 --out runs/learning
     python -m benchmarks.learning table
     python -m benchmarks.learning curves cifar10_cpu runs/learning/baseline/seed-*
+    python -m benchmarks.learning reduced vitl_im1k vits_one_gpu
 
 ``run`` trains (a run that is there already is only evaluated), then measures the EMA backbone: k-NN with 20 and with 100
 neighbours and a linear probe on all images of both splits, RankMe, and with ``--dense`` segmentation and depth. Its lines are
 added to ``benchmarks/records/RECIPE/NAME.jsonl``. ``table`` writes ``benchmarks/records.md`` from all of them. ``curves`` writes the
-reference curves of a recipe, ``docs/curves/RECIPE.json`` and ``.png``.
+reference curves of a recipe, ``docs/curves/RECIPE.json`` and ``.png``; ``reduced`` those of the first steps of recipes that are too large for
+this machine, with a small model on pictures made on the fly: the file says so.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import torch
 
 from benchmarks.gpu_sections.report import git_hash
 from benchmarks.records import TABLE, records_page
+from dinov3.config.load import load_config
 from dinov3.config.recipes import config_file
 from dinov3.eval.in_python import evaluate
 from dinov3.overview.reference import mean_of_runs, write_reference
@@ -38,6 +41,31 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "benchmarks" / "records"
 CURVES = ROOT / "docs" / "curves"
 NEIGHBOURS = (20, 100)
+LARGE = ("cifar10_vits", "photos_vits", "vitl_im1k", "vits_one_gpu")  # recipes that begin with nothing and want a GPU
+# What makes their first steps small enough for a CPU; its schedules, losses and temperatures stay.
+REDUCED_STEPS, LOOK = 200, "Synthetic:size=96:n={}:seed={}"
+REDUCED = {
+    "student.embed_dim": 96,
+    "student.depth": 3,
+    "student.num_heads": 3,
+    "dino.head_n_prototypes": 1024,
+    "dino.head_hidden_dim": 256,
+    "ibot.head_n_prototypes": 1024,
+    "ibot.head_hidden_dim": 256,
+    "train.batch_size_per_gpu": 32,
+    "train.gradient_accumulation_steps": 1,
+    "train.dataset_path": "Synthetic:size=96",
+}
+CROPS = {"crops.global_crops_size": 64, "crops.local_crops_size": 32, "crops.local_crops_number": 4}  # of 224 px
+NOT_OF_A_RECIPE = {  # how it is run and looked at
+    "train.max_steps": REDUCED_STEPS,
+    "train.num_workers": 0,
+    "train.log_every": 5,
+    "evaluation.knn.train": LOOK.format(1000, 1),
+    "evaluation.knn.test": LOOK.format(500, 2),
+    "evaluation.knn.period": REDUCED_STEPS // 2,
+    "evaluation.pictures": "false",
+}
 DENSE = {"seg": ("seg_miou", "mIoU"), "depth": ("depth_rmse", "rmse")}
 
 
@@ -132,6 +160,24 @@ def curves(args: argparse.Namespace) -> None:
     print(CURVES / f"{args.recipe}.json")
 
 
+def smaller(recipe: str) -> dict[str, Any]:
+    """The keys that make the recipe small."""
+    return REDUCED | (CROPS if load_config(config_file(recipe)).crops.global_crops_size == 224 else {})
+
+
+def reduced(args: argparse.Namespace) -> None:
+    """Write the reference curves of the first steps of recipes, at reduced size."""
+    for recipe in args.recipes:
+        keys, runs = smaller(recipe), [args.out / recipe / f"seed-{seed}" for seed in args.seeds]
+        for seed, out in zip(args.seeds, runs, strict=True):
+            train(recipe, out, seed, [f"{key}={value}" for key, value in (keys | NOT_OF_A_RECIPE).items()])
+        said = " ".join(f"{key}={value}" for key, value in keys.items())
+        found = mean_of_runs(recipe, runs, {"commit": git_hash(), "machine": args.machine or machine()})
+        found["made"]["reduced"] = f"the first {found['rows'][-1]['iteration'] + 1} steps with {said}"
+        write_reference(found, CURVES / f"{recipe}.json")
+        print(CURVES / f"{recipe}.json")
+
+
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = found.add_subparsers(required=True, metavar="task")
@@ -153,7 +199,14 @@ def parser() -> argparse.ArgumentParser:
     mean.add_argument("recipe")
     mean.add_argument("runs", type=Path, nargs="+", help="finished runs of it, one a seed")
     mean.set_defaults(run=curves)
-    for task in (one, mean):
+    small = tasks.add_parser(
+        "reduced", help="write the reference curves of the first steps of recipes, at reduced size"
+    )
+    small.add_argument("recipes", nargs="+", choices=LARGE)
+    small.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    small.add_argument("--out", type=Path, default=Path("runs/reduced"))
+    small.set_defaults(run=reduced)
+    for task in (one, mean, small):
         task.add_argument("--machine", help="what to call this machine (default: cores and processor)")
     return found
 

@@ -46,6 +46,7 @@ SECTIONS = (
     Section("J", "ViT-L step", 240, "speed", gib=100),
     Section("K", "ViT-B step, tokens between blocks in fp32", 130, "speed", gib=45, optional=True),
     Section("L", "ViT-B step, compiled block by block", 80, "speed", gib=45, optional=True),
+    Section("M", "the CIFAR-10 recipe, for as long as there is time", 500, "learn", alone=True, optional=True),
 )
 USABLE = 0.95  # of the card's memory
 LIMIT_FACTOR, LIMIT_EXTRA = 1.6, 15.0  # a section is ended after this multiple of its estimate and these seconds
@@ -65,6 +66,7 @@ class Settings:
     cache: str | None = None  # folder of compile caches kept from call to call
     keys: tuple[str, ...] = ()  # key=value of the config, for what sections G to J train
     golden: str = "tests/golden/data"
+    cifar: str | None = None  # folder of CIFAR-10 in tar shards, for section M
     seconds: float = 0.0  # a section should end after this time
 
     @property

@@ -46,6 +46,7 @@ class Compared:
     config: Mapping[str, Any]  # flat: key -> value, secrets hidden
     measured: Mapping[tuple[str, str, str], tuple[str, str]] = field(default_factory=dict)  # by `dinov3 eval`
     is_mean: bool = False  # reference curves; their config has the keys of a recipe only
+    reduced: str = ""  # how such curves were made smaller than the recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,8 +80,14 @@ def execute(args: argparse.Namespace) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.out, compare_page(runs))
     print(aligned([HEAD, *scores(runs)]))
+    print(*(f"{line}\n" for line in how_reduced(runs)), sep="", end="")
     print(args.out)
     return EXIT_DONE
+
+
+def how_reduced(runs: Sequence[Compared]) -> list[str]:
+    """What is to be known of reference curves of a recipe that was made smaller."""
+    return [f"{run.name}: {run.reduced}. Compare shapes: levels differ at other sizes." for run in runs if run.reduced]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -106,9 +113,16 @@ def read_run(path: Path, name: str) -> Compared:
 def reference_curves(path: Path) -> Compared:
     """FeatureError for a file that holds none."""
     found = read_reference(path)
-    name = f"{found['recipe']}, mean of {len(found['seeds'])} seeds"
+    small = (found.get("made") or {}).get("reduced")
+    name = f"{found['recipe']}{', reduced' if small else ''}, mean of {len(found['seeds'])} seeds"
     return Compared(
-        name, status_of_reference(found, path), found["rows"], found["evaluations"], found["config"], is_mean=True
+        name,
+        status_of_reference(found, path),
+        found["rows"],
+        found["evaluations"],
+        found["config"],
+        is_mean=True,
+        reduced=str(small or ""),
     )
 
 
@@ -119,6 +133,7 @@ def compare_page(runs: Sequence[Compared]) -> str:
     parts = [
         markup("<h1>{}</h1>", title),
         markup('<p class="muted">Differences are to the first, {}.</p>', runs[0].name),
+        *(markup('<p class="muted">{}</p>', line) for line in how_reduced(runs)),
         table_of(HEAD, scores(runs), '<td style="white-space:nowrap">{}</td>'),
         markup("<h2>Curves</h2>{}", charts.add(panels_over(runs))),
         _measured(runs),

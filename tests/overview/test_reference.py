@@ -46,6 +46,18 @@ def test_a_run_is_laid_over_the_curves_of_its_recipe(tmp_path: Path, capsys: pyt
     assert "wandb" not in page.read_text()
 
 
+def test_curves_of_a_smaller_model_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, page = tmp_path / "big.json", tmp_path / "page.html"
+    write_reference(
+        mean_of_runs("big", seeds(tmp_path, 0.3), {"reduced": "the first 2 steps with student.depth=3"}), file
+    )
+    own = a_run(tmp_path / "own", [3.0, 1.0])
+    assert cli.main(["compare", str(own), "--reference", str(file), "--out", str(page)]) == 0
+    said = "big, reduced, mean of 1 seeds: the first 2 steps with student.depth=3. Compare shapes: levels differ at other sizes."
+    assert said in capsys.readouterr().out.splitlines()
+    assert said in page.read_text()
+
+
 def test_runs_of_different_configs_have_no_mean(tmp_path: Path) -> None:
     (one,), (two,) = seeds(tmp_path / "a", 0.3), seeds(tmp_path / "b", 0.3, lr=0.2)
     with pytest.raises(FeatureError, match=r"optim\.lr is not that of"):

@@ -11,8 +11,9 @@ from benchmarks.gpu_sections.child import run_section
 from benchmarks.gpu_sections.plan import SECTIONS, Settings
 from benchmarks.gpu_sections.report import Report, Row
 from benchmarks.gpu_sections.resume import difference
+from dinov3.runs.folder import RunFolder
 
-SLOW = {"D", "E", "F", "J", "K", "L"}  # they compile, or start processes that train; J to L are G in other forms
+SLOW = {"D", "E", "F", "J", "K", "L", "M"}  # they compile, or start processes that train; J to L are G in other forms
 LETTERS = [pytest.param(s.letter, marks=[pytest.mark.nightly] if s.letter in SLOW else []) for s in SECTIONS]
 
 
@@ -30,7 +31,7 @@ def test_a_section_runs_in_its_tiny_form(letter: str, tmp_path: Path) -> None:
     records = records_of(letter, tmp_path)
     assert {r["section"] for r in records} == {letter}
     assert [(r["item"], r.get("error", r)) for r in records if r["status"] not in ("ok", "skipped")] == []
-    assert sum(r["status"] == "ok" for r in records) >= (1 if letter == "E" else 3)
+    assert sum(r["status"] == "ok" for r in records) >= (1 if letter in "EM" else 3)
     speed = [r for r in records if r["item"] == "step"]
     assert len(speed) == (letter in "GIJKL")
     assert all({"recompiles", "limit_hits", "compile_seconds"} <= set(r["compiled"]) for r in speed)
@@ -42,6 +43,24 @@ def test_the_device_feed_and_a_save_beside_training_are_checked(tmp_path: Path) 
     settings = Settings(device="cpu", out=str(tmp_path / "r.json"), folder=str(tmp_path), seconds=60)
     assert feeds(settings, torch.device("cpu"))["passed"]
     assert saves(settings, torch.device("cpu"))["passed"]
+
+
+def test_the_recipe_that_learns_is_skipped_without_images_and_told_by_its_looks(tmp_path: Path) -> None:
+    from benchmarks.gpu_sections.learn import figures, run
+    from benchmarks.gpu_sections.report import SectionReport
+
+    report = Report(tmp_path / "r.json")
+    report.begin({})
+    settings = Settings(device="cuda", out=str(report.path), folder=str(tmp_path))
+    run(SectionReport(report, "M", "cpu", 10), settings)
+    assert [(r["status"], r["error"]) for r in report.read()["records"]] == [
+        ("skipped", "NotHere: --cifar names no folder with CIFAR-10 in tar shards")
+    ]
+    (tmp_path / "evaluation.jsonl").write_text('{"step": 0, "knn_accuracy": 0.3}\n{"step": 9, "knn_accuracy": 0.5}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 8, "images_per_second": 10.0, "total_loss": 2.0}\n')
+    found = figures(RunFolder(tmp_path))
+    assert (found["knn_at_0"], found["knn"], found["steps"]) == (0.3, 0.5, 9)
+    assert figures(RunFolder(tmp_path / "nothing")) == {}
 
 
 def test_golden_cases_stop_when_the_time_of_their_section_is_over(tmp_path: Path) -> None:
