@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from dinov3.data.sources import parse_dataset
+from dinov3.data.sources.imagefolder import refuse_output_inside
 from dinov3.distributed import context
 from dinov3.features.cache import FeatureKind, cached_features
 from dinov3.features.errors import FeatureError
@@ -120,6 +121,7 @@ def execute(args: argparse.Namespace) -> int:
     """Run the command."""
     check_results_folder(args.out, "--out")
     source = parse_dataset(args.data)
+    refuse_output_inside(source, args.out)
     kind = FeatureKind(pool=args.pool, dtype=args.dtype, format=args.format)
     extractor = extractor_from(args)
     found = cached_features(extractor, source, args.out, kind, max_bad_frac=args.max_bad_frac)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dinov3.data.sources import parse_dataset
+from dinov3.data.sources.imagefolder import refuse_output_inside
 from dinov3.distributed import context
 from dinov3.features.command import add_backbone_arguments, extractor_from
 from dinov3.generate import demo
@@ -117,6 +118,7 @@ def execute_extract(args: argparse.Namespace) -> int:
     check_results_folder(args.out, "--out")
     sizing = Sizing(args.side, args.longest, args.pool, args.max_stretch)
     source = parse_dataset(args.data)
+    refuse_output_inside(source, args.out)
     if args.text is None and args.captions is not None:
         raise GenerateError("--captions without --text: say what makes tokens of them, --text hash or t5:FOLDER")
     text = None if args.text is None else TextInput.open(args.text, args.captions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dinov3.data.sources import parse_dataset
+from dinov3.data.sources.imagefolder import refuse_output_inside
 from dinov3.distributed import context
 from dinov3.features import command
 from dinov3.generate.errors import GenerateError
@@ -40,6 +41,7 @@ def execute(args: argparse.Namespace) -> int:
             raise GenerateError(f"--layout webdataset needs {told}")
     check_results_folder(args.out, "--out")
     source = parse_dataset(args.data)
+    refuse_output_inside(source, args.out)
     job = Job.of(command.extractor_from(args), source, Sizing(None, args.max_side, max_stretch=UNLIMITED))
     manifest = extract(job, args.out, max_bad_frac=args.max_bad_frac)
     if context.is_main():

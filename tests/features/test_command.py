@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dinov3.cli import main
 from dinov3.models.vit import DinoVisionTransformer
@@ -57,6 +58,18 @@ def test_a_wrong_argument_is_one_line_and_leaves_nothing(
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [["features"], ["features", "--layout", "webdataset"], ["dit", "extract"]])
+def test_features_do_not_go_into_the_folder_of_the_images(
+    more: list[str], weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.zeros((24, 24, 3), np.uint8)).save(tmp_path / "photos" / "1.png")
+    out = tmp_path / "photos" / "features"
+    assert main([*more, "--weights", weights, "--data", str(tmp_path / "photos"), "--out", str(out)]) == 78
+    assert f"{out}: lies inside the images" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("command", ["features", "viz"])
