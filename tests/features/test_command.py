@@ -60,7 +60,9 @@ def test_a_wrong_argument_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("more", [["features"], ["features", "--layout", "webdataset"], ["dit", "extract"]])
+@pytest.mark.parametrize(
+    "more", [["features"], ["features", "--layout", "webdataset", "--pool", "patches"], ["dit", "extract"]]
+)
 def test_features_do_not_go_into_the_folder_of_the_images(
     more: list[str], weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
