@@ -175,6 +175,7 @@ STUDENT_KEYS = (
     *(
         "in_chans",
         "stem",
+        "stem_filters",
         "ffn_ratio",
         "qkv_bias",
         "norm_layer",

@@ -170,7 +170,7 @@ def convnexts_have_their_own_dimensions(cfg: Config) -> Problems:
         )
 
 
-def a_whitened_stem_has_even_sizes(cfg: Config) -> Problems:
+def a_whitened_stem_has_sizes_that_fit(cfg: Config) -> Problems:
     """See ``dinov3/models/patch_embed.py: WhitenedStem``."""
     student = cfg.student
     if student.stem != "whitened" or student.arch not in VIT_ARCHS:
@@ -182,6 +182,11 @@ def a_whitened_stem_has_even_sizes(cfg: Config) -> Problems:
                 f"student.{name}",
                 f"{value}, but a whitened stem wants it even: use {value + 1}, or student.stem=patch",
             )
+    if student.stem_filters is not None and 2 * student.stem_filters < width:
+        yield (
+            "student.stem_filters",
+            f"{student.stem_filters} is less than half of student.embed_dim {width}: use {width // 2} or more",
+        )
 
 
 def statistics_match_the_channels(cfg: Config) -> Problems:
@@ -362,7 +367,7 @@ CHECKS = (
     rope_has_one_source_of_periods,
     heads_divide_the_width,
     convnexts_have_their_own_dimensions,
-    a_whitened_stem_has_even_sizes,
+    a_whitened_stem_has_sizes_that_fit,
     statistics_match_the_channels,
     koleo_has_neighbours,
     gram_teacher_has_a_source,

@@ -48,6 +48,7 @@ FIXED_BY_PRESET = (
         "arch",
         "patch_size",
         "stem",
+        "stem_filters",
         "layerscale",
         "ffn_layer",
         "ffn_ratio",

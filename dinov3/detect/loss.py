@@ -16,7 +16,6 @@ from dinov3.detect.head import Said, corners_of
 from dinov3.detect.views import Truth
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (Lin et al. 2017)
-_ops = import_torchvision("torchvision.ops")
 
 
 def detect_loss(said: Said, truths: list[Truth], strides: list[float]) -> dict[str, Tensor]:
@@ -34,12 +33,14 @@ def _of_image(said: Said, row: int, truth: Truth, assigned: Assigned) -> dict[st
     chosen = assigned.box[positive]
     wanted = torch.zeros_like(logits)  # [P, K]
     wanted[positive, truth.classes[chosen]] = 1.0
-    focal = _ops.sigmoid_focal_loss(logits, wanted, alpha=ALPHA, gamma=GAMMA, reduction="none")
+    focal = import_torchvision("torchvision.ops").sigmoid_focal_loss(
+        logits, wanted, alpha=ALPHA, gamma=GAMMA, reduction="none"
+    )
     n = positive.sum().clamp_min(1)
     central = centerness(assigned.sides[positive])
     places = said.places[positive]
     found, true = (corners_of(places, one) for one in (sides[positive], assigned.sides[positive]))
-    giou: Tensor = _ops.generalized_box_iou_loss(found, true, reduction="none")
+    giou: Tensor = import_torchvision("torchvision.ops").generalized_box_iou_loss(found, true, reduction="none")
     return {
         "class_loss": focal[assigned.box != UNKNOWN].sum() / n,
         "box_loss": (giou * central).sum() / central.sum().clamp_min(1e-6),

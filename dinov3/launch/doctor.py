@@ -98,12 +98,15 @@ def examine(machine: Machine, cfg: Config, checkpoint: int | None) -> list[Findi
 
 def _torch(machine: Machine, cfg: Config) -> Iterator[Finding]:
     build = f"CUDA {machine.cuda_build}" if machine.cuda_build else "CPU only"
-    versions = f"{machine.torch}, torchvision {machine.torchvision}, {build}"
+    vision = (
+        "no torchvision (detectors need it)" if machine.torchvision is None else f"torchvision {machine.torchvision}"
+    )
+    versions = f"{machine.torch}, {vision}, {build}"
     if machine.driver and not machine.cuda_build:
         yield Finding(
             "torch", "warn", versions, "there is an NVIDIA driver: install a torch built for CUDA (pytorch.org)"
         )
-    elif not machine.vision_operators:
+    elif machine.torchvision is not None and not machine.vision_operators:
         advice = (
             "training and exports work: this program stands in for what is missing. Other programs here cannot even "
             "`import torchvision`, nor transformers load an export: install both from one index (pytorch.org)"

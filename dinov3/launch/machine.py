@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from dinov3.data.torchvision_compat import operators_load
+from dinov3.data.torchvision_compat import is_installed, operators_load
 from dinov3.system.cores import cores
 from dinov3.system.memory import available_memory
 from dinov3.system.paths import expanded
@@ -67,7 +67,7 @@ class Machine:
     python: str
     system: str
     torch: str
-    torchvision: str
+    torchvision: str | None  # None: not installed
     vision_operators: bool  # torchvision's compiled part fits this torch
     cuda_build: str | None  # CUDA that torch was built for
     driver: bool  # there is an NVIDIA driver
@@ -92,7 +92,7 @@ def probe(out: Path) -> Machine:
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         torch=torch.__version__,
-        torchvision=version("torchvision"),
+        torchvision=version("torchvision") if is_installed() else None,
         vision_operators=operators_load(),
         cuda_build=torch.version.cuda,
         driver=Path("/proc/driver/nvidia/version").exists(),

@@ -22,7 +22,7 @@ from dinov3.models.vit import DinoVisionTransformer
 
 Device = torch.device | str | None
 COMPRESSED = ("block_shapes", "int8")  # fields of VitConfig that only a compressed model has
-OURS = (*COMPRESSED, "stem")  # fields that DINOv3 has not; null in a model as it has them
+OURS = (*COMPRESSED, "stem", "stem_filters")  # fields that DINOv3 has not; null in a model as it has them
 
 
 def build_backbone(student: StudentConfig, *, img_size: int, drop_path: bool = True, device: Device = None) -> Backbone:
@@ -54,6 +54,7 @@ def build_backbone(student: StudentConfig, *, img_size: int, drop_path: bool = T
         patch_size=student.patch_size,
         in_chans=student.in_chans,
         stem=None if student.stem == "patch" else student.stem,
+        stem_filters=None if student.stem == "patch" else student.stem_filters,
         pos_embed_rope_base=student.pos_embed_rope_base,
         pos_embed_rope_min_period=student.pos_embed_rope_min_period,
         pos_embed_rope_max_period=student.pos_embed_rope_max_period,

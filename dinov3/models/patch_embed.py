@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ QUADRANTS = 4  # parts of the image the class token is told of
 WINDOWS = 40_000  # of all images together, from which the filters are made
 CHUNK = 128  # images at once
 LEAST_OF_A_WINDOW, LEAST_OF_A_TOKEN = 0.1, 0.02  # see ``whitening``
+LEAST_OF_A_CHANGE, POWER_OF_WHAT_STAYS = 0.1, 0.25  # see ``lasting``
 TOKEN_SCALE, CLS_SCALE = 0.5, 0.5  # standard deviation of a fresh token's entries: a PatchEmbed's are about as large
 
 
@@ -51,21 +53,23 @@ class WhitenedStem(PatchEmbed):
     """Filters that are whitened patches of the training images, before anything is learned (Coates and Ng 2012,
     "Learning feature representations with k-means", section 2; Thiry et al. 2021, "The unreasonable effectiveness of patches").
 
-    D / 2 filters of 4 x 4 px, every 2 px, their positive and their negative part apart; the mean over a patch is its token,
-    and the means over the four quadrants of the image, times a matrix, are added to the class token. ``fit`` makes
-    filters and both matrices of images: a fresh backbone's class tokens then use all their dimensions. The filters are
-    not trained afterwards, everything else is.
+    ``filters`` filters of 4 x 4 px, every 2 px, their positive and their negative part apart; their means over a patch,
+    times a matrix, are its token, and the tokens' means over the four quadrants of the image, times another, are added to the class
+    token. ``fit`` makes filters and matrices of images: tokens are whitened, class tokens keep what two crops of an
+    image have in common (``lasting``). The filters are not trained afterwards, everything else is.
     """
 
-    def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
-        """Raises ValueError for a patch size or width that is odd."""
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int, filters: int) -> None:
+        """Raises ValueError for a patch size or width that is odd, and for too few ``filters``."""
         nn.Module.__init__(self)
         if patch_size % STRIDE or embed_dim % 2:
             raise ValueError(f"a whitened stem wants patch_size {patch_size} and embed_dim {embed_dim} even")
+        if 2 * filters < embed_dim:
+            raise ValueError(f"{filters} filters of a whitened stem: at least half of embed_dim {embed_dim}")
         self.patch_size = patch_size
-        self.filters = nn.Conv2d(in_chans, embed_dim // 2, KERNEL, STRIDE)
+        self.filters = nn.Conv2d(in_chans, filters, KERNEL, STRIDE)
         self.filters.requires_grad_(False)
-        self.proj = nn.Conv2d(embed_dim, embed_dim, kernel_size=1)
+        self.proj = nn.Conv2d(2 * filters, embed_dim, kernel_size=1)
         self.readout = nn.Linear(QUADRANTS * embed_dim, embed_dim)
 
     def init_weights(self, generator: torch.Generator | None) -> None:
@@ -86,17 +90,18 @@ class WhitenedStem(PatchEmbed):
         return out[:, None]
 
     def _means(self, x: Tensor) -> Tensor:
-        """Means of the filters' positive and negative parts over each patch, ``[N, P, D]``."""
+        """Means of the filters' positive and negative parts over each patch, ``[N, P, 2 * filters]``."""
         (rows, cols), p = self.grid(x), self.patch_size
-        seen = self.filters(_bordered(x[..., : rows * p, : cols * p]))  # [N, D / 2, H / 2, W / 2]
+        seen = self.filters(_bordered(x[..., : rows * p, : cols * p]))  # [N, filters, H / 2, W / 2]
         seen = torch.cat((F.relu(seen), F.relu(-seen)), dim=1)
         return F.avg_pool2d(seen, p // STRIDE).flatten(2).mT
 
     @torch.no_grad()
-    def fit(self, images: Tensor, generator: torch.Generator) -> None:
-        """Make filters and matrices of ``images [N, C, H, W]``, normalised as in training; more than D of them.
+    def fit(self, images: Tensor, pairs: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator) -> None:
+        """Make filters and matrices of ``images [N, C, H, W]``, whole and normalised as in training; more than D of them.
 
-        ``generator``, on the CPU, draws which of their patches become filters.
+        ``pairs``: two crops each of some images, augmented as in training, ``[n, C, h, w]`` both. ``generator``, on the CPU, draws
+        which patches of the images become filters.
         """
         windows = F.unfold(images, KERNEL, stride=STRIDE).transpose(0, 1).flatten(1).T  # [M, C*k*k]
         windows = windows[torch.randperm(len(windows), generator=generator)[:WINDOWS].to(windows.device)].double()
@@ -106,15 +111,26 @@ class WhitenedStem(PatchEmbed):
         weight = chosen @ basis.T
         self.filters.weight.copy_(weight.unflatten(1, self.filters.weight.shape[1:]))
         _bias(self.filters).copy_(-weight @ mean)
-        means = torch.cat([self._means(part) for part in images.split(CHUNK)])  # [N, P, D]
+        means = torch.cat([self._means(part) for part in images.split(CHUNK)])  # [N, P, 2 * filters]
         mean, basis = whitening(means.flatten(0, 1).double(), self.proj.out_channels, least=LEAST_OF_A_TOKEN)
         self.proj.weight.copy_((TOKEN_SCALE * basis.T)[..., None, None])
         _bias(self.proj).copy_(-TOKEN_SCALE * basis.T @ mean)
-        tokens = F.linear(means, self.proj.weight.flatten(1), self.proj.bias)
-        parts = _quadrants(tokens, self.grid(images)).double()
-        mean, basis = whitening(parts, self.readout.out_features, least=LEAST_OF_A_TOKEN)
-        self.readout.weight.copy_(CLS_SCALE * basis.T)
-        self.readout.bias.copy_(-CLS_SCALE * basis.T @ mean)
+        self._fit_readout(images, pairs)
+
+    def _fit_readout(self, images: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """The matrix of the class token; class tokens of ``images`` then have a mean of 0 and entries of CLS_SCALE."""
+        views = [tuple(map(self._parts, pair)) for pair in pairs]
+        first, second = (torch.cat(parts) for parts in zip(*views, strict=True))
+        basis = lasting(first, second, self.readout.out_features, least=LEAST_OF_A_CHANGE)
+        whole = torch.cat([self._parts(some) for some in images.split(CHUNK)])
+        mean = whole.mean(0)
+        basis *= CLS_SCALE / ((whole - mean) @ basis).square().mean().sqrt()
+        self.readout.weight.copy_(basis.T)
+        self.readout.bias.copy_(-basis.T @ mean)
+
+    def _parts(self, x: Tensor) -> Tensor:
+        """What the class token is told of images, before the matrix, ``[N, 4 * D]``."""
+        return _quadrants(self(x), self.grid(x)).double()
 
 
 def _bordered(x: Tensor) -> Tensor:
@@ -154,4 +170,22 @@ def whitening(rows: Tensor, number: int, least: float) -> tuple[Tensor, Tensor]:
     return mean, vectors.flip(1)[:, :number] / (deviations + least * deviations[0])
 
 
-STEMS: dict[str, type[PatchEmbed]] = {"patch": PatchEmbed, "whitened": WhitenedStem}
+def lasting(first: Tensor, second: Tensor, number: int, least: float) -> Tensor:
+    """A basis ``[D, number]`` of what two crops of an image have in common, ``first`` and ``second [N, D]``: the directions
+    in which images differ most where crops of one differ least, the strongest first.
+
+    With T the covariance of crops and C that between the two of an image, T - C is how crops of one image differ: generalised
+    eigenvectors of C and T - C (Fisher's discriminant, each image a class of its own), scaled to a T - C of 1, times the
+    eigenvalue to the power of POWER_OF_WHAT_STAYS. ``least`` times its mean is added to the diagonal of T - C, so that a
+    direction that few crops have not shown to change is not made loud.
+    """
+    mean = (first.mean(0) + second.mean(0)) / 2
+    first, second = first - mean, second - mean
+    both = first.T @ second / len(first)
+    common = (both + both.T) / 2
+    change = (first.T @ first + second.T @ second) / (2 * len(first)) - common
+    change.diagonal().add_(least * change.diagonal().mean())
+    inverse = torch.linalg.inv(torch.linalg.cholesky(change))
+    values, vectors = torch.linalg.eigh(inverse @ common @ inverse.T)
+    values, vectors = values.flip(0)[:number], vectors.flip(1)[:, :number]
+    return (inverse.T @ vectors) * values.clamp_min(0) ** POWER_OF_WHAT_STAYS

@@ -16,12 +16,18 @@ from dinov3.models.execution import Executed
 from dinov3.models.initialization import allocate, init_layers
 from dinov3.models.norms import NORM_LAYERS, RMSNorm
 from dinov3.models.packing import Kept, Sizes, draw_at_once, pack, unpack
-from dinov3.models.patch_embed import STEMS, Grid, WhitenedStem
+from dinov3.models.patch_embed import Grid, PatchEmbed, WhitenedStem
 from dinov3.models.rope import RopePositionEmbedding, Rotation
 from dinov3.models.shapes import reshape_blocks
 from dinov3.models.vit_config import VitConfig
 
 TOKEN_STD = 0.02
+
+
+def _stem(cfg: VitConfig) -> PatchEmbed:
+    if cfg.stem_filters is not None:
+        return WhitenedStem(cfg.patch_size, cfg.in_chans, cfg.embed_dim, cfg.stem_filters)
+    return PatchEmbed(cfg.patch_size, cfg.in_chans, cfg.embed_dim)
 
 
 class DinoVisionTransformer(Backbone, Executed):
@@ -41,7 +47,7 @@ class DinoVisionTransformer(Backbone, Executed):
             if cfg.n_storage_tokens:
                 self.storage_tokens = nn.Parameter(torch.empty(1, cfg.n_storage_tokens, cfg.embed_dim))
             self.mask_token = nn.Parameter(torch.empty(1, cfg.embed_dim))
-            self.patch_embed = STEMS[cfg.stem or "patch"](cfg.patch_size, cfg.in_chans, cfg.embed_dim)
+            self.patch_embed = _stem(cfg)
             self.rope_embed = RopePositionEmbedding(
                 cfg.embed_dim // cfg.num_heads,
                 base=cfg.pos_embed_rope_base,

@@ -8,11 +8,11 @@ from typing import Any
 
 from dinov3.models.ffn import FFN_LAYERS
 from dinov3.models.norms import NORM_LAYERS
-from dinov3.models.patch_embed import STEMS
 
 QKV = ("q", "k", "v")
 PLAIN_FFN, GATED_FFN = ("fc1", "fc2"), ("w1", "w2", "w3")
 INT8_KINDS = ("weight_only", "dynamic")
+WHITENED = "whitened"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,7 @@ class VitConfig:
     # ours, of compressed models; ``num_heads`` and ``ffn_ratio`` stay those of the whole model
     block_shapes: tuple[BlockShape, ...] | None = None  # None: every block as the numbers above say
     stem: str | None = None  # what stands before the blocks: "whitened"; None: patches times a matrix
+    stem_filters: int | None = None  # of a whitened stem; None: half of embed_dim
     int8: str | None = None  # linear layers of blocks in 8 bits: weight_only or dynamic
 
     def __post_init__(self) -> None:
@@ -79,8 +80,12 @@ class VitConfig:
             raise ValueError(f"drop_path_rate {self.drop_path_rate} is not in [0, 1)")
         if self.img_size < self.patch_size:
             raise ValueError(f"img_size {self.img_size} is smaller than patch_size {self.patch_size}")
-        if self.stem not in (None, *STEMS):
-            raise ValueError(f"stem {self.stem!r}: choose from {sorted(STEMS)}")
+        if self.stem not in (None, WHITENED):
+            raise ValueError(f"stem {self.stem!r}: choose {WHITENED}, or none")
+        if self.stem_filters is not None and self.stem is None:
+            raise ValueError(f"stem_filters {self.stem_filters} without a stem: only a {WHITENED} one has filters")
+        if self.stem is not None and self.stem_filters is None:
+            object.__setattr__(self, "stem_filters", self.embed_dim // 2)
         if self.int8 is not None and self.int8 not in INT8_KINDS:
             raise ValueError(f"int8 {self.int8!r}: choose from {INT8_KINDS}")
         if self.block_shapes is not None:

@@ -21,7 +21,7 @@ KINDS: dict[str, type[VitConfig] | type[ConvNeXtConfig]] = {
     "DinoVisionTransformer": VitConfig,
     "ConvNeXt": ConvNeXtConfig,
 }
-SIZES = ("embed_dim", "depth", "in_chans", "patch_size", "n_storage_tokens", "depths", "dims")
+SIZES = ("embed_dim", "depth", "in_chans", "patch_size", "n_storage_tokens", "stem_filters", "depths", "dims")
 POSITIVE = ("ffn_ratio", "pos_embed_rope_base", "pos_embed_rope_min_period", "pos_embed_rope_max_period")
 MAY_BE_ZERO = ("n_storage_tokens",)
 COEFFICIENTS = 64  # of a fingerprint, at most

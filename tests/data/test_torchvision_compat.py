@@ -51,6 +51,18 @@ def test_stand_ins_are_defined_only_where_the_operators_do_not_load() -> None:
     assert words in (["True", "True"], ["False", "False"]), done.stderr
 
 
+def test_without_torchvision_its_door_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dinov3.data import torchvision_compat
+
+    monkeypatch.setattr(torchvision_compat.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(torchvision_compat, "_stand_ins", None)
+    torchvision_compat.prepare_torchvision()
+    assert torchvision_compat._stand_ins is None
+    assert not torchvision_compat.operators_load()
+    with pytest.raises(torchvision_compat.TorchvisionMissing, match=r"detectors need torchvision.*dinov3\[detect\]"):
+        torchvision_compat.import_torchvision("torchvision.ops")
+
+
 def test_nothing_is_defined_when_the_operators_load(monkeypatch: pytest.MonkeyPatch) -> None:
     from dinov3.data import torchvision_compat
 

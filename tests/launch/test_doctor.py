@@ -72,6 +72,7 @@ def test_a_laptop_without_a_gpu_can_train_and_is_told_so() -> None:
     ("about", "changes", "opts", "status", "advice"),
     [
         ("torch", {"cuda_build": None}, (), "warn", "install a torch built for CUDA"),
+        ("torch", {"vision_operators": False, "torchvision": None}, (), "ok", ""),
         ("torch", {"vision_operators": False}, (), "warn", "Other programs here cannot even `import torchvision`"),
         ("gpu", {"gpus": (H100, V100)}, (), "warn", "choose equal ones"),
         ("nccl", {"nccl": None}, (), "fail", "install a torch with NCCL"),

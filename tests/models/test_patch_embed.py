@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinov3.models.patch_embed import PatchEmbed, WhitenedStem, _bordered, _quadrants, whitening
+from dinov3.models.patch_embed import PatchEmbed, WhitenedStem, _bordered, _quadrants, lasting, whitening
 from dinov3.models.vit import DinoVisionTransformer
 
 
@@ -18,11 +18,19 @@ def images(n: int, height: int, width: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(noise, 5, stride=1) * 5
 
 
-def fitted(patch: int = 8, width: int = 16) -> WhitenedStem:
-    stem = WhitenedStem(patch, 3, width)
+def fitted(patch: int = 8, width: int = 16, filters: int = 8) -> WhitenedStem:
+    stem = WhitenedStem(patch, 3, width, filters)
     stem.init_weights(generator())
-    stem.fit(images(200, 32, 32), generator())
+    stem.fit(images(200, 32, 32), [pair(first) for first in range(0, 40, 8)], generator())
     return stem
+
+
+def pair(first: int, size: int = 32) -> tuple[Tensor, Tensor]:
+    """Two crops each of eight images, of which the left half is the same and the right half another one's."""
+    there, elsewhere = images(200, size, size)[first : first + 8], images(200, size, size)[100 + first : 108 + first]
+    second = there.clone()
+    second[..., size // 2 :] = elsewhere[..., size // 2 :]
+    return there, second
 
 
 def test_patch_embedding_is_the_convolution_of_its_weight() -> None:
@@ -51,18 +59,43 @@ def test_rows_are_uncorrelated_after_whitening() -> None:
     torch.testing.assert_close(white.T @ white / len(rows), torch.eye(4, dtype=torch.double))
 
 
-def test_class_tokens_of_a_fitted_stem_use_all_their_dimensions() -> None:
-    stem, x = fitted(), images(200, 32, 32)
+@pytest.mark.parametrize("filters", [8, 24])
+def test_tokens_of_a_fitted_stem_are_uncorrelated_and_class_tokens_centred(filters: int) -> None:
+    stem, x = fitted(filters=filters), images(200, 32, 32)
     with torch.no_grad():
-        told = stem.cls(stem(x), stem.grid(x))[:, 0]
-    correlation = torch.corrcoef(told.T) - torch.eye(16)
-    assert float(correlation.abs().max()) < 0.05
+        tokens, told = stem(x), stem.cls(stem(x), stem.grid(x))[:, 0]
+    assert float((torch.corrcoef(tokens.flatten(0, 1).T) - torch.eye(16)).abs().max()) < 0.01
     assert float(told.mean(0).abs().max()) < 0.01
-    drawn = WhitenedStem(8, 3, 16)
+    assert float(told.std()) == pytest.approx(0.5, rel=0.01)
+    drawn = WhitenedStem(8, 3, 16, filters)
     drawn.init_weights(generator())
     with torch.no_grad():
-        before = drawn.cls(drawn(x), drawn.grid(x))[:, 0]
+        before = drawn(x).flatten(0, 1)
     assert float((torch.corrcoef(before.T) - torch.eye(16)).abs().max()) > 0.5
+
+
+def test_class_tokens_keep_what_two_crops_of_an_image_have_in_common() -> None:
+    """Here the left half, so that of the four quadrants the two left ones are looked at."""
+    looked = fitted().readout.weight.detach().unflatten(1, (4, 16)).square().sum((0, 2))  # at each quadrant
+    assert float(looked[[0, 2]].min()) > 5 * float(looked[[1, 3]].max())
+
+
+def test_the_basis_of_what_lasts_holds_uncorrelated_directions_the_steadiest_first() -> None:
+    """Six hidden numbers an image, of which each crop shows a mixture, the later the noisier."""
+    hidden = torch.randn(4000, 6, generator=generator(), dtype=torch.double)
+    noise = torch.randn(2, 4000, 6, generator=generator(2), dtype=torch.double) * torch.arange(1, 7)
+    mixed = torch.randn(6, 6, generator=generator(3)).double()
+    first, second = (hidden + noise) @ mixed + 5
+    basis = lasting(first, second, 4, least=0.0)
+    one, two = (first - first.mean(0)) @ basis, (second - second.mean(0)) @ basis
+    across = torch.corrcoef(torch.cat((one, two), dim=1).T)[:4, 4:]
+    steady = across.diagonal()
+    assert float((across - torch.diag(steady)).abs().max()) < 0.05
+    assert steady.tolist() == sorted(steady.tolist(), reverse=True)
+    assert float(steady[0]) == pytest.approx(0.5, abs=0.05)
+    assert (one.std(0).diff() < 0).all()
+    found = torch.linalg.lstsq(hidden, one).solution[:, 0].abs()
+    assert int(found.argmax()) == 0, "the first direction is the number without much noise"
 
 
 def test_a_fit_follows_from_images_and_seed() -> None:
@@ -100,4 +133,6 @@ def test_quadrants_and_borders_are_those_of_torch(grid: tuple[int, int]) -> None
 
 def test_odd_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="patch_size 7 and embed_dim 16 even"):
-        WhitenedStem(7, 3, 16)
+        WhitenedStem(7, 3, 16, 8)
+    with pytest.raises(ValueError, match="7 filters of a whitened stem: at least half of embed_dim 16"):
+        WhitenedStem(8, 3, 16, 7)

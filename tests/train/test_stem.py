@@ -5,17 +5,19 @@ import torch
 
 from dinov3.config.errors import ConfigError
 from dinov3.data.sources import parse_dataset
+from dinov3.train import stem
 from dinov3.train.model import build_model
 from tests.train.tiny import tiny_config
 
 STEM = {"student__stem": "whitened", "student__patch_size": 8, "student__embed_dim": 16}
 
 
-def test_a_run_begins_with_a_stem_made_of_its_images() -> None:
+def test_a_run_begins_with_a_stem_made_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stem, "PAIRS", 40)
     source = parse_dataset("Synthetic:n=60:size=32")
     made = [build_model(tiny_config(**STEM), torch.device("cpu"), source=s) for s in (source, source, None)]
     (one, said), (two, _), (drawn, silent) = made
-    assert "stem       filters and matrices made of 60 images" in said
+    assert "stem       filters and matrices made of 60 images and 40 pairs of crops" in said
     assert not [line for line in silent if "stem" in line]
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, two.state_dict()[name])

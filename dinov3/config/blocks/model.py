@@ -127,6 +127,7 @@ class StudentConfig:
         "how pixels become tokens: each patch times a matrix, or through filters made of the training images before the "
         "first step, for short runs on small images",
     )
+    stem_filters: int | None = key(None, "filters of a whitened stem; null: half of embed_dim", ge=1)
     pos_embed_type: Literal["rope", "ropenew"] = key(
         "rope", "position embedding; both names mean axial RoPE", dead=True
     )

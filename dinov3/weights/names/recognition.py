@@ -53,7 +53,7 @@ def _seen_vit(shapes: Shapes) -> dict[str, Any]:
     if kernel := shapes.get("patch_embed.proj.weight"):
         seen |= {"embed_dim": kernel[0], "in_chans": kernel[1], "patch_size": kernel[-1], "stem": "patch"}
         if filters := shapes.get(FILTERS):  # the size of its patches is not to be seen
-            seen |= {"in_chans": filters[1], "stem": "whitened"}
+            seen |= {"in_chans": filters[1], "stem": "whitened", "stem_filters": filters[0]}
             del seen["patch_size"]
     if periods := shapes.get("rope_embed.periods"):
         seen["num_heads"] = seen.get("embed_dim", 0) // (periods[0] * ROPE_PERIODS_PER_HEAD_CHANNEL)
@@ -91,7 +91,7 @@ def vit_arguments(seen: Mapping[str, Any]) -> dict[str, Any]:
         **{key: seen[key] for key in same},
         "ffn_ratio": ffn_ratio(seen["embed_dim"], seen["ffn_hidden"], seen["ffn_layer"]),
         "layerscale_init": 1e-5 if seen["layerscale"] else None,
-        **({} if seen["stem"] == "patch" else {"stem": seen["stem"]}),
+        **({} if seen["stem"] == "patch" else {key: seen[key] for key in ("stem", "stem_filters")}),
     }
 
 

@@ -37,7 +37,10 @@ def test_a_whitened_stem_is_told_apart_from_patches() -> None:
     for stem in (None, "whitened"):
         model = DinoVisionTransformer(**settings, stem=stem, device="meta")
         seen[stem] = seen_settings({k: tuple(v.shape) for k, v in model.state_dict().items()})
-    assert seen["whitened"] == {k: v for k, v in seen[None].items() if k != "patch_size"} | {"stem": "whitened"}
+    assert seen["whitened"] == {k: v for k, v in seen[None].items() if k != "patch_size"} | {
+        "stem": "whitened",
+        "stem_filters": 16,
+    }
     assert dict(differences(seen["whitened"], seen[None])) == {
         "student.stem": "patch, the file has whitened: set it to whitened",
     }
