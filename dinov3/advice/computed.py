@@ -101,6 +101,7 @@ SHORT_OPTIM = {
     "dino.koleo_loss_weight": 0.05,
     "ibot.loss_weight": 0.1,
 }
+GENTLE_OPTIM = {"optim.epochs": 10, "optim.lr": 0.0003, "dino.koleo_loss_weight": 0.5}
 
 
 SMALL_CROPS = {

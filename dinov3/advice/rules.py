@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dinov3.advice.computed import (
+    GENTLE_OPTIM,
     RELEASED_VIT,
     SHORT_OPTIM,
     SMALL_CROPS,
@@ -77,7 +78,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "a CPU, a thousand images below 128 px",
             whitens,
-            {**TINY_VIT, "student.stem": "whitened"},
+            {**TINY_VIT, "student.stem": "whitened", "student.stem_filters": 192},
             "whitened patches of the images are worth more than minutes of training: measured with demo_cpu and cifar10_cpu",
         ),
         Rule(
@@ -212,6 +213,14 @@ RULES: dict[str, tuple[Rule, ...]] = {
             },
             "twenty times below pretraining, lower still in early blocks; heads alone first: as continue_small",
             "one pass over the images an epoch, at most 100 steps",
+        ),
+        Rule(
+            "a CPU, short side below 48 px, and patches are whitened",
+            lambda c: is_tiny(c) and whitens(c),
+            lambda c: {**short_epochs(c), **SHORT_OPTIM, **GENTLE_OPTIM},
+            "what begins with features of these images should keep them: 200 steps, a low rate and a large KoLeo weight, measured with "
+            "cifar10_cpu",
+            "20 steps an epoch",
         ),
         Rule(
             "a CPU",
