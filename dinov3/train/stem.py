@@ -21,6 +21,7 @@ from dinov3.features.preprocess import Preprocess
 from dinov3.models.patch_embed import WhitenedStem
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.system.bars import Bar
+from dinov3.system.cores import usable_workers
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 IMAGES = 2000  # at most, evenly spread over the data set
@@ -74,7 +75,7 @@ def pairs_of_crops(cfg: Config, source: Source, device: torch.device) -> Iterato
     What cannot be read there is replaced, and told when training comes to it.
     """
     plain = replace(cfg.crops, local_crops_number=0, gram_teacher_crops_size=None)
-    one = replace(cfg.train, gradient_accumulation_steps=1)
+    one = replace(cfg.train, gradient_accumulation_steps=1, num_workers=usable_workers(cfg.train.num_workers))
     with (
         CropLoader(
             replace(cfg, crops=plain, train=one),
