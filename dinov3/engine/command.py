@@ -26,6 +26,7 @@ from dinov3.distributed.report import report
 from dinov3.runs.new_folder import folder_for
 from dinov3.runs.output import check_output_folder
 from dinov3.system import console
+from dinov3.system.interrupt import interruptible
 from dinov3.system.leaving import leave_quickly
 from dinov3.system.paths import expanded
 
@@ -170,6 +171,16 @@ def main(
     argv: Sequence[str] | None = None,
 ) -> int:
     """A training command from its words to its exit code."""
+    return interruptible(lambda: _call(execute, arguments, prog, description, argv))
+
+
+def _call(
+    execute: Callable[[argparse.Namespace], int],
+    arguments: Callable[[argparse.ArgumentParser], None],
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None,
+) -> int:
     console.prepare()
     leave_quickly()
     parser = argparse.ArgumentParser(prog=prog, description=description)
@@ -179,8 +190,5 @@ def main(
         parser.error(unrecognised(rest, sys.argv[1:] if argv is None else argv))
     try:
         return execute(args)
-    except KeyboardInterrupt:
-        print("interrupted before training began; nothing was lost", file=sys.stderr)
-        return 130
     except Exception as error:  # noqa: BLE001 - raised again unless it was foreseen
         return report(error)

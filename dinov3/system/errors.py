@@ -10,6 +10,7 @@ EXIT_LOCKED = 75  # another process holds the run folder
 EXIT_CONFIG = 78  # the config or the data cannot be used; nothing was started
 EXIT_HANG = 79  # no step for too long
 EXIT_PREEMPTED = 85  # a signal asked for the end; the state is saved
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class Foreseeable(Exception):
