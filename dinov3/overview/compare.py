@@ -144,7 +144,7 @@ def compare_page(runs: Sequence[Compared]) -> str:
 
 def panels_over(runs: Sequence[Compared]) -> list[Panel]:
     """A panel a figure, a line a run; figures that no run has are left out."""
-    panels = []
+    panels, names = [], [run.name for run in runs]
     terms, norms = (ending_in(ending, *(run.rows for run in runs)) for ending in ("_loss", "_grad_norm"))
     for plan in plans(terms, norms):
         for key in plan.keys:
@@ -154,7 +154,7 @@ def panels_over(runs: Sequence[Compared]) -> list[Panel]:
             if lines:
                 about = figure(key)
                 title = plan.title if len(plan.keys) == 1 else f"{plan.title}: {about.label}"
-                panels.append(Panel(title, about.meaning or plan.note, lines, dots=plan.evaluations))
+                panels.append(Panel(title, about.meaning or plan.note, lines, plan.evaluations, names))
     return panels
 
 

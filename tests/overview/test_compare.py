@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -78,6 +79,21 @@ def test_figures_that_only_one_run_has_are_shown(tmp_path: Path) -> None:
     knn = next(panel for panel in found if "Accuracy" in panel.title)
     assert list(knn.lines) == ["a"]
     assert differences([read_run(path, path.name) for path in paths]) == {}
+
+
+def test_a_run_has_one_colour_in_every_chart_also_in_those_that_others_lack(tmp_path: Path) -> None:
+    paths = [a_run(tmp_path / "a", [1.0]), a_run(tmp_path / "b", [1.0, 2.0], knn=[0.5])]
+    assert cli.main(["compare", *map(str, paths), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    colours: dict[str, set[str]] = {"a": set(), "b": set()}
+    for panel in panels_in(page):
+        for line in panel["lines"]:  # type: ignore[attr-defined]
+            colours[line["label"]].add(line["colour"])
+    assert [len(found) for found in colours.values()] == [1, 1]
+    assert colours["a"] != colours["b"]
+    pictures = [base64.b64decode(text).decode() for text in re.findall(r"svg\+xml;base64,([\w+/=]+)", page)]
+    (alone,) = [picture for picture in pictures if "Accuracy" in picture]
+    assert colours["b"].pop() in alone
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
