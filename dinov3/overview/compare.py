@@ -12,24 +12,23 @@ from typing import Any
 from dinov3.config.changes import flatten
 from dinov3.config.errors import ConfigError
 from dinov3.config.redaction import redacted
-from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
 from dinov3.features.scores import scores_of
 from dinov3.overview.reference import find_reference, read_reference, shipped_references, status_of_reference
 from dinov3.overview.status import RunStatus, status_of
 from dinov3.pictures.charts.inline import Charts
 from dinov3.pictures.curves import Panel, ending_in, line_of
-from dinov3.pictures.figures import figure, is_number, plans, shown
+from dinov3.pictures.figures import figure, plans, shown
 from dinov3.pictures.page import page, table_of
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.output import check_output_file
-from dinov3.runs.recorded import read_config
+from dinov3.runs.recorded import config_in_force
 from dinov3.system.columns import aligned
 from dinov3.system.errors import EXIT_DONE
 from dinov3.system.files import write_whole
 from dinov3.system.html import Html, markup
 from dinov3.system.paths import expanded
-from dinov3.system.rows import Row, read_rows
+from dinov3.system.rows import Row, is_number, read_rows
 
 OWN = {"train.output_dir"}  # every run has its own: no difference
 HIGHER = ("knn_accuracy", "linear_accuracy", "rankme")  # what the table ends with; a difference is shown
@@ -105,8 +104,7 @@ def read_run(path: Path, name: str) -> Compared:
     rows = read_rows(run.metrics)
     if not rows:
         raise FeatureError(f"{path}: no metrics.jsonl with a line in it: not the folder of a run that trained")
-    config, _ = read_config(run, Config)
-    keys = flatten(redacted("", config or {}))
+    keys = flatten(redacted("", config_in_force(run).now or {}))
     return Compared(name, status_of(path), rows, read_rows(run.evaluation), keys, scores_of(run))
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dinov3.pictures.figures import figure, is_number, plans
+from dinov3.pictures.figures import figure, plans
 from dinov3.pictures.pca import INK, MUTED
+from dinov3.system.rows import is_number
 
 COLUMNS = 2  # letters can be read on a screen of 1,500 px and, just, on one of 500
 WIDTH, HEIGHT = 5.4, 2.7  # inches of a panel
