@@ -180,7 +180,8 @@ def _score(run: Compared, reference: Compared) -> list[str]:
 def _first_to_last(key: str, run: Compared, reference: Compared | None) -> str:
     values, theirs = _values(key, run), _values(key, reference) if reference is not None else []
     if not values:
-        return ""
+        by_eval = run.status.knn_by_eval if key == "knn_accuracy" else None  # of other images: no difference is said
+        return "" if by_eval is None else f"{shown(key, by_eval)} {figure(key).unit} (eval)"
     text = shown(key, values[0]) if len(values) == 1 else f"{shown(key, values[0])} → {shown(key, values[-1])}"
     unit = f" {figure(key).unit}" if figure(key).unit else ""
     apart = f" ({figure(key).scale * (values[-1] - theirs[-1]):+.4g})" if theirs else ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.config.schema import Config
+from dinov3.features.scores import knn_of
 from dinov3.runs.folder import ASIDE, CHECKPOINTS, CONFIG_JSON, METRICS, RunFolder
 from dinov3.runs.recorded import read_config
 from dinov3.runs.standing import standing
@@ -32,6 +33,7 @@ class RunStatus:
     knn: float | None  # share, the latest
     speed: float | None  # images/s, the latest
     written: float  # when its figures were, in seconds since 1970
+    knn_by_eval: float | None = None  # share, the latest of `dinov3 eval knn`
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -71,6 +73,7 @@ def status_of(path: Path) -> RunStatus:
         knn=next((row["knn_accuracy"] for row in reversed(evaluations) if is_number(row.get("knn_accuracy"))), None),
         speed=_number(last.get("images_per_second")),
         written=(run.metrics if rows else path).stat().st_mtime,
+        knn_by_eval=knn_of(run),
     )
 
 
