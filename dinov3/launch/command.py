@@ -88,7 +88,7 @@ def execute(args: argparse.Namespace) -> int:
     processes = (1 if args.local else resources.nodes) * resources.tasks
     _check_students(students, processes)
     if not args.no_check and (args.dry_run or not args.local):  # a local run looks itself, at once
-        _check_data(students or stages, processes)
+        _check_data(students or stages, processes, _said(resources, processes, local=args.local))
     return (_local if args.local else _slurm)(args, cfg, resources, out)
 
 
@@ -116,15 +116,24 @@ def _check_students(students: Sequence[Student], processes: int) -> None:
         raise ConfigError("config", "multidistillation.students", problem)
 
 
-def _check_data(runs: Sequence[Stage] | Sequence[Student], processes: int) -> None:
-    """ConfigError when training would refuse its images."""
+def _said(resources: Resources, processes: int, *, local: bool) -> str:
+    """What the processes of the job are, and the options that say how many."""
+    nodes = "" if local or resources.nodes == 1 else f"--nodes {resources.nodes}, "
+    if resources.tasks_per_node is not None:
+        return f"{processes} processes ({nodes}--tasks-per-node {resources.tasks})"
+    gpus = f", default {resources.gpus}" if resources.gpus_per_node is None else f" {resources.gpus}"
+    return f"{processes} {'GPUs' if resources.gpus else 'processes'} ({nodes}--gpus-per-node{gpus})"
+
+
+def _check_data(runs: Sequence[Stage] | Sequence[Student], processes: int, said: str) -> None:
+    """ConfigError when training would refuse its images; ``said``: what its processes are."""
     from dinov3.data.errors import DataError
     from dinov3.train.dataset import checked_source
 
     for run in runs:
         own = len(run.ranks) if isinstance(run, Student) else processes
         try:
-            checked_source(run.cfg, own)
+            checked_source(run.cfg, own, said if own == processes else "")
         except (DataError, OSError) as error:
             raise ConfigError("data", "", f"{error} (--no-check submits without looking)") from error
 

@@ -20,22 +20,26 @@ from dinov3.eval.online.dense import check_dense
 from dinov3.eval.online.scene import spread
 
 
-def checked_source(cfg: Config, world: int) -> Source:
+def checked_source(cfg: Config, world: int, processes: str = "") -> Source:
     """The dataset, opened before anything is built or written; DataError when it cannot fill one batch.
+
+    ``processes``: what the ``world`` of them are, and who says so, where this is not the command that trains.
 
     So are the data sets of the k-NN evaluation, which must have labels, and of the dense ones, which must have truths.
     """
     check_labelled(cfg)
     check_dense(cfg)
     source = open_dataset(cfg.train.dataset_path)
-    batch = images_per_process(cfg) * world
+    each = images_per_process(cfg)
+    batch = each * world
     lower = "train.batch_size_per_gpu (or train.gradient_accumulation_steps)"
     if cfg.multidistillation.enabled:
         lower = "multidistillation.global_batch_size"
     if len(source) < batch:
+        made = "" if world == 1 else f" ({processes or f'{world} processes'} x {each} images)"
         raise DataError(
-            f"{title(cfg.train.dataset_path)}: {len(source)} images, fewer than one batch of {batch}: "
-            f"lower {lower} or add images"
+            f"{title(cfg.train.dataset_path)}: {len(source)} images, fewer than one batch of {batch}{made}: "
+            f"lower {lower}{', take fewer GPUs' if processes else ''} or add images"
         )
     check_channels(cfg, source)
     return source
