@@ -20,9 +20,9 @@ from dinov3.features.cache import FeatureKind, weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.kept import cache_folder
-from dinov3.features.scores import NO_SHARES, keep_scores
 from dinov3.pictures.retrieval import retrieval_scores
 from dinov3.runs.output import check_output_file
+from dinov3.runs.scores import NO_SHARES, keep_scores
 from dinov3.system.files import write_json
 from dinov3.system.paths import expanded
 

@@ -13,7 +13,6 @@ from dinov3.config.changes import flatten
 from dinov3.config.errors import ConfigError
 from dinov3.config.redaction import redacted
 from dinov3.features.errors import FeatureError
-from dinov3.features.scores import scores_of
 from dinov3.overview.reference import find_reference, read_reference, shipped_references, status_of_reference
 from dinov3.overview.status import RunStatus, status_of
 from dinov3.pictures.charts.inline import Charts
@@ -23,6 +22,7 @@ from dinov3.pictures.page import page, table_of
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.output import check_output_file
 from dinov3.runs.recorded import config_in_force
+from dinov3.runs.scores import scores_of
 from dinov3.system.columns import aligned
 from dinov3.system.errors import EXIT_DONE
 from dinov3.system.files import write_whole

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.config.schema import Config
-from dinov3.features.scores import knn_of
 from dinov3.runs.folder import ASIDE, CHECKPOINTS, CONFIG_JSON, METRICS, RunFolder
 from dinov3.runs.recorded import read_config
+from dinov3.runs.scores import knn_of
 from dinov3.runs.standing import standing
 from dinov3.system.rows import Row, is_number, read_rows
 

@@ -15,7 +15,6 @@ from dinov3.config.changes import flatten
 from dinov3.config.dump import to_dict
 from dinov3.config.redaction import redacted
 from dinov3.features.errors import FeatureError
-from dinov3.features.scores import scores_of
 from dinov3.pictures.charts.inline import Charts
 from dinov3.pictures.curves import panels_of
 from dinov3.pictures.dated import step_shown
@@ -26,6 +25,7 @@ from dinov3.runs.folder import RunFolder
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.output import check_output_file
 from dinov3.runs.recorded import InForce, config_in_force, history_of
+from dinov3.runs.scores import scores_of
 from dinov3.runs.stage_record import StageRecord, read_stages
 from dinov3.runs.standing import Standing, standing
 from dinov3.runs.step_folders import CheckpointError, newest_valid, step_of

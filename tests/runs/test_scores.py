@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dinov3.features.scores import keep_scores, knn_of, scores_of
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.scores import keep_scores, knn_of, scores_of
 
 
 @pytest.fixture
