@@ -128,8 +128,9 @@ def build_parser(chosen: str | None = None, *, whole: bool = False) -> argparse.
     from importlib import import_module
 
     from dinov3 import __version__
+    from dinov3.system.parser import Parser
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dinov3",
         usage="dinov3 [-h] [--version] command ...",
         description=overview(),

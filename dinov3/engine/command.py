@@ -28,6 +28,7 @@ from dinov3.runs.output import check_output_folder
 from dinov3.system import console
 from dinov3.system.interrupt import interruptible
 from dinov3.system.leaving import leave_quickly
+from dinov3.system.parser import Parser
 from dinov3.system.paths import expanded
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 The same command run again continues the run; a finished run says so and ends with 0.
-exit codes: 0 done, 70 too many non-finite steps, 71 below a limit of evaluation.*, saved, 74 checkpoint or file error, 75 folder in use, 78 config or data, 79 hang, 85 stopped and saved
+exit codes: 0 done, 2 words it does not take, 70 too many non-finite steps, 71 below a limit of evaluation.*, saved, 74 checkpoint or file error, 75 folder in use, 78 config or data, 79 hang, 85 stopped and saved, 130 Ctrl-C before training began
 """
 
 
@@ -183,7 +184,7 @@ def _call(
 ) -> int:
     console.prepare()
     leave_quickly()
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser = Parser(prog=prog, description=description)
     arguments(parser)
     args, rest = parser.parse_known_intermixed_args(argv)
     if rest:
