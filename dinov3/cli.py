@@ -170,6 +170,7 @@ def _call(argv: list[str]) -> int:
     from dinov3.distributed.report import report
     from dinov3.system import console
     from dinov3.system.leaving import leave_quickly
+    from dinov3.system.parser import options_of
 
     console.prepare()
     leave_quickly()
@@ -185,7 +186,8 @@ def _call(argv: list[str]) -> int:
     if rest and hasattr(args, "opts") and not any(word.startswith("-") for word in rest):
         args.opts += rest
     elif rest:
-        parser.error(unrecognised(rest, argv, takes_overrides=hasattr(args, "opts")))
+        known = options_of(parser, argv)
+        parser.error(unrecognised(rest, argv, takes_overrides=hasattr(args, "opts"), options=known))
     try:
         code: int = args.call(args)
         if code == 0 and not LASTING.intersection(argv[:1]):

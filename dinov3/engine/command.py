@@ -28,7 +28,7 @@ from dinov3.runs.output import check_output_folder
 from dinov3.system import console
 from dinov3.system.interrupt import interruptible
 from dinov3.system.leaving import leave_quickly
-from dinov3.system.parser import Parser
+from dinov3.system.parser import Parser, options_of
 from dinov3.system.paths import expanded
 
 if TYPE_CHECKING:
@@ -140,9 +140,19 @@ def output_folder(args: argparse.Namespace, cfg: Any) -> Path:
         out = folder_for(recipe, to_dict(cfg), anew=args.no_resume)
         if os.environ.get("RANK", "0") == "0":
             print(f"run folder {out} (--output-dir takes another)", flush=True)
+    say_which_folder(out, args)
     if not out.is_dir():  # a finished run may lie in a folder that is only to be read
         check_output_folder(out, "--output-dir" if args.output_dir else "train.output_dir")
     return out
+
+
+def say_which_folder(out: Path, args: argparse.Namespace) -> None:
+    """A line when the command line names two run folders; ``out`` is the one that counts."""
+    others = [word.partition("=")[2] for word in args.opts if word.startswith("train.output_dir=")]
+    if args.output_dir is None or not others or expanded(others[-1]).absolute() == out.absolute():
+        return
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: --output-dir {out} counts, train.output_dir={others[-1]} does not", file=sys.stderr, flush=True)
 
 
 def gives_output_dir(config: Path | None, overrides: Sequence[str]) -> bool:
@@ -188,7 +198,8 @@ def _call(
     arguments(parser)
     args, rest = parser.parse_known_intermixed_args(argv)
     if rest:
-        parser.error(unrecognised(rest, sys.argv[1:] if argv is None else argv))
+        words = sys.argv[1:] if argv is None else argv
+        parser.error(unrecognised(rest, words, options=options_of(parser, words)))
     try:
         return execute(args)
     except Exception as error:  # noqa: BLE001 - raised again unless it was foreseen

@@ -20,6 +20,7 @@ from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.config.stages import Stage
 from dinov3.config.students import Student
+from dinov3.engine.command import say_which_folder
 from dinov3.launch import clock
 from dinov3.launch import resources as asked
 from dinov3.launch.resources import Resources
@@ -82,6 +83,7 @@ def execute(args: argparse.Namespace) -> int:
         resources = replace(resources, gpus_per_node=torch.cuda.device_count())
     _check(cfg, resources, args)
     out = asked.absolute(args.output_dir or Path(cfg.train.output_dir))
+    say_which_folder(out, args)
     if not args.dry_run:
         check_output_folder(out, "--output-dir")
     students = load_students(args.config_file, args.opts) if cfg.multidistillation.enabled else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import NoReturn
 
 from dinov3.system.errors import EXIT_USAGE
@@ -27,3 +28,13 @@ class Parser(argparse.ArgumentParser):
                 name = action.metavar if isinstance(action.metavar, str) else action.dest
                 words += [action.option_strings[0], name.upper()] if action.option_strings else [name]
         return " ".join([*words, "..."])
+
+
+def options_of(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """The long options that ``argv`` can have: those of ``parser`` and of the sub-commands that it names."""
+    found = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            chosen = next((word for word in argv if word in action.choices), None)
+            found += options_of(action.choices[chosen], argv) if chosen else []
+    return found
