@@ -103,11 +103,11 @@ def to_pixels(stored: Stored, reading: Reading = USUAL) -> Pixels:
     return stored
 
 
-def size_of(stored: Stored) -> tuple[int, int]:
+def size_of(stored: Stored, reading: Reading = USUAL) -> tuple[int, int]:
     """(height, width) of what ``to_pixels`` gives, from the header alone where it can be. Raises BadImage."""
     try:
         if not isinstance(stored, bytes):
-            height, width = to_pixels(stored).shape[:2]
+            height, width = to_pixels(stored, reading).shape[:2]
             return height, width
         if stored[:3] == b"\xff\xd8\xff":
             height, width = simplejpeg.decode_jpeg_header(stored)[:2]
@@ -118,9 +118,9 @@ def size_of(stored: Stored) -> tuple[int, int]:
                 with Image.open(io.BytesIO(stored), formats=HEADER_TELLS) as image:
                     (width, height), turned = image.size, _orientation(image) in SIDEWAYS
     except DAMAGED:  # what is unusual, and what is none: only decoding tells
-        height, width = to_pixels(stored).shape[:2]
+        height, width = to_pixels(stored, reading).shape[:2]
         return height, width
-    check_size(width, height)
+    check_size(width, height, reading.max_pixels)
     return (width, height) if turned else (height, width)
 
 

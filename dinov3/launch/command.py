@@ -131,11 +131,13 @@ def _check_data(runs: Sequence[Stage] | Sequence[Student], processes: int, said:
     """ConfigError when training would refuse its images; ``said``: what its processes are."""
     from dinov3.data.errors import DataError
     from dinov3.train.dataset import checked_source
+    from dinov3.train.promise import doubts
 
     for run in runs:
         own = len(run.ranks) if isinstance(run, Student) else processes
         try:
-            checked_source(run.cfg, own, said if own == processes else "")
+            for line in doubts(run.cfg, checked_source(run.cfg, own, said if own == processes else "")):
+                print(line, file=sys.stderr)
         except (DataError, OSError) as error:
             raise ConfigError("data", "", f"{error} (--no-check submits without looking)") from error
 
