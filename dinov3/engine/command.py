@@ -111,7 +111,8 @@ def add_arguments(
 def check_arguments(args: argparse.Namespace) -> None:
     """ConfigError for arguments that say nothing, or contradict each other."""
     if args.config_file is None and not args.opts and not args.print_config:
-        raise ConfigError("command line", "--config-file", "is missing: nothing says what to train")
+        problem = "is missing: nothing says what to train" + (f"; {args.instead}" if "instead" in args else "")
+        raise ConfigError("command line", "--config-file", problem)
     if args.no_resume and args.resume_from:
         raise ConfigError("command line", "--resume-from", "contradicts --no-resume: give one of them")
 

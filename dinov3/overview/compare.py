@@ -12,7 +12,7 @@ from typing import Any
 from dinov3.config.changes import flatten
 from dinov3.config.errors import ConfigError
 from dinov3.config.redaction import redacted
-from dinov3.features.errors import FeatureError
+from dinov3.features.errors import FeatureError, refuse_no_folder
 from dinov3.overview.reference import find_reference, read_reference, shipped_references, status_of_reference
 from dinov3.overview.status import RunStatus, status_of
 from dinov3.pictures.charts.inline import Charts
@@ -103,6 +103,7 @@ def read_run(path: Path, name: str) -> Compared:
     run = RunFolder(path)
     rows = read_rows(run.metrics)
     if not rows:
+        refuse_no_folder(path)
         raise FeatureError(f"{path}: no metrics.jsonl with a line in it: not the folder of a run that trained")
     keys = flatten(redacted("", config_in_force(run).now or {}))
     return Compared(name, status_of(path), rows, read_rows(run.evaluation), keys, scores_of(run))

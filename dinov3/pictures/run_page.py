@@ -14,7 +14,7 @@ from dinov3.config.about.tasks import root_of, task_of
 from dinov3.config.changes import flatten
 from dinov3.config.dump import to_dict
 from dinov3.config.redaction import redacted
-from dinov3.features.errors import FeatureError
+from dinov3.features.errors import FeatureError, refuse_no_folder
 from dinov3.pictures.charts.inline import Charts
 from dinov3.pictures.curves import panels_of
 from dinov3.pictures.dated import step_shown
@@ -58,6 +58,7 @@ def _run(run: RunFolder, charts: Charts) -> list[Html]:
     """A run's parts; FeatureError when it has no metrics."""
     rows = read_rows(run.metrics)
     if not rows:
+        refuse_no_folder(run.path)
         if students := student_folders(run.path):
             raise FeatureError(f"{run}: holds several students; give the folder of one, {students[0]}")
         raise FeatureError(f"{run}: no metrics.jsonl with a line in it: not the folder of a run that trained")

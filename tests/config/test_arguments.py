@@ -57,6 +57,13 @@ def test_an_option_with_a_slip_is_named(words: list[str], hint: str, capsys: pyt
     assert capsys.readouterr().err.endswith("--tesst u: did you mean --test?\n")
 
 
+def test_training_nothing_says_that_a_folder_will_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train"]) == 78
+    assert "nothing says what to train; `dinov3 train FOLDER` chooses" in capsys.readouterr().err
+    assert cli.main(["finetune"]) == 78
+    assert "FOLDER" not in capsys.readouterr().err
+
+
 def test_of_two_run_folders_the_one_that_counts_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = argparse.Namespace(output_dir=tmp_path / "a", opts=[f"train.output_dir={tmp_path / 'b'}"])
     say_which_folder(tmp_path / "a", args)

@@ -114,6 +114,17 @@ def test_a_run_whose_checkpoints_are_damaged_has_a_page_that_says_so(page: Path,
     assert "no checkpoint can be read (step-00000004: manifest.json is missing" in (run / "report.html").read_text()
 
 
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = str(tmp_path / "nosuch")
+    for words in (
+        ["report", place],
+        ["compare", place, str(tmp_path)],
+        ["viz", "curves", "--weights", place, "--out", "x.png"],
+    ):
+        assert main(words) == 78
+        assert capsys.readouterr().err == f"error: {place}: there is no such folder: give that of a run\n"
+
+
 def test_a_folder_without_metrics_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 78
     assert capsys.readouterr().err.count("\n") == 1
