@@ -101,8 +101,12 @@ def test_what_ctrl_c_does_is_afterwards_what_it_was() -> None:
         assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
         return 0
 
-    assert interruptible(command) == 0
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert interruptible(command) == 0
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_command_can_be_called_in_any_thread() -> None:
