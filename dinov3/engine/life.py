@@ -103,6 +103,7 @@ def _run(job: Job[B], resume: bool, resume_from: Path | None, stop: StopRequest,
     done += setup.continued.notes
     done += changed_batch(setup.start, images_a_step(cfg))
     with lock:
+        stop.at_end(lock.forget)
         if not resume:
             put_aside(out, ALL, "--no-resume")
         elif setup.start.found is None:  # they are of weights that are gone, perhaps under another config
