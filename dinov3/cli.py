@@ -6,10 +6,10 @@ What it needs is imported in ``main``, where Ctrl-C is answered; until then Pyth
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from dinov3.system.interrupt import interruptible
 
+TYPE_CHECKING = False  # as in dinov3/__init__.py
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence

@@ -6,12 +6,14 @@ It imports next to nothing, and an entry point imports everything else inside ``
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable
-from types import FrameType
 
 from dinov3.system.errors import EXIT_INTERRUPTED
+
+TYPE_CHECKING = False  # as in dinov3/__init__.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
 
 LOADS_A_LIBRARY = "create_module"  # Python's function that runs the start of a compiled module
 WORD = "interrupted\n"
@@ -21,6 +23,7 @@ def interruptible(command: Callable[[], int]) -> int:
     """The exit code of ``command``; 130 and the word "interrupted" where Ctrl-C ends it."""
     ours = False
     try:
+        import signal
         import threading
 
         if threading.current_thread() is threading.main_thread():  # no other may say what a signal does

@@ -56,6 +56,15 @@ def test_ctrl_c_during_an_import_is_one_word(when: str, words: tuple[str, ...], 
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("door", ["dinov3.cli", "dinov3.train"])
+def test_what_an_entry_point_imports_before_it_answers_is_next_to_nothing(door: str) -> None:
+    code = f"import sys; before = {{*sys.modules}}; import {door}; print(*sorted({{*sys.modules}} - before))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert not {"typing", "enum", "signal", "argparse", "importlib"} & set(done.stdout.split())
+
+
 def test_a_command_of_another_process_than_the_first_is_silent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
