@@ -4,9 +4,9 @@ In Python: ``train``, ``load``, ``evaluate`` and ``export`` do what the commands
 """
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING
 
+# What checks types takes it for True. It is not imported: that takes ms in which Ctrl-C would be a traceback.
+TYPE_CHECKING = False
 __version__ = "0.1.0"
 __all__ = ["__version__", "evaluate", "export", "load", "train"]
 
@@ -31,6 +31,8 @@ DOORS = {
 
 def __getattr__(name: str) -> object:
     """What is asked for is imported then, so that ``import dinov3`` and ``dinov3 --help`` do not load torch."""
+    from importlib import import_module
+
     if name == "train":
         return import_module("dinov3.train")
     if name in DOORS:

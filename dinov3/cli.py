@@ -1,19 +1,18 @@
-"""``dinov3 <command>``: parse, call."""
+"""``dinov3 <command>``: parse, call.
+
+What it needs is imported in ``main``, where Ctrl-C is answered; until then Python would end with a traceback.
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
-from difflib import get_close_matches
-from functools import partial
-from importlib import import_module
 
-from dinov3 import __version__
-from dinov3.config.arguments import unrecognised
-from dinov3.distributed.report import report
-from dinov3.system import console
-from dinov3.system.leaving import leave_quickly
+from dinov3.system.interrupt import interruptible
+
+TYPE_CHECKING = False  # as in dinov3/__init__.py
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 # By what people want: command -> module, what it does, an example. A module has ``add_arguments(parser)`` and
 # ``execute(args) -> exit code``. Only that of the command that was asked for is imported, so that help is there at
@@ -124,7 +123,14 @@ COMMANDS = {name: command for group in GROUPS.values() for name, command in grou
 
 def build_parser(chosen: str | None = None, *, whole: bool = False) -> argparse.ArgumentParser:
     """All commands, and the arguments of ``chosen``, or of all (seconds)."""
-    parser = argparse.ArgumentParser(
+    import argparse
+    from functools import partial
+    from importlib import import_module
+
+    from dinov3 import __version__
+    from dinov3.system.parser import Parser
+
+    parser = Parser(
         prog="dinov3",
         usage="dinov3 [-h] [--version] command ...",
         description=overview(),
@@ -154,9 +160,20 @@ def overview() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``dinov3``; returns the exit code."""
+    return interruptible(lambda: _call(sys.argv[1:] if argv is None else list(argv)))
+
+
+def _call(argv: list[str]) -> int:
+    from difflib import get_close_matches
+
+    from dinov3.config.arguments import unrecognised
+    from dinov3.distributed.report import report
+    from dinov3.system import console
+    from dinov3.system.leaving import leave_quickly
+    from dinov3.system.parser import options_of
+
     console.prepare()
     leave_quickly()
-    argv = sys.argv[1:] if argv is None else list(argv)
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
     first = next((word for word in argv if not word.startswith("-")), None)
     if first is not None and first not in COMMANDS:
@@ -169,15 +186,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and hasattr(args, "opts") and not any(word.startswith("-") for word in rest):
         args.opts += rest
     elif rest:
-        parser.error(unrecognised(rest, argv, takes_overrides=hasattr(args, "opts")))
+        known = options_of(parser, argv)
+        parser.error(unrecognised(rest, argv, takes_overrides=hasattr(args, "opts"), options=known))
     try:
         code: int = args.call(args)
         if code == 0 and not LASTING.intersection(argv[:1]):
             console.flush_answer()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130  # 128 + SIGINT, as shells have it
     except Exception as error:  # noqa: BLE001 - raised again unless it was foreseen
         return report(error)
     return code

@@ -8,6 +8,7 @@ import pytest
 
 from dinov3 import cli
 from dinov3.config.load import load_config
+from dinov3.system import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,6 +85,36 @@ def test_ctrl_c_is_one_word_and_no_traceback(
     monkeypatch.setattr("dinov3.config.about.command.explain", interrupted)
     assert cli.main(["config", "explain", "optim"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["eval", "knn"], "the following arguments are required: --weights, --train"),
+        (["eval", "knnn"], "argument task: invalid choice: 'knnn'"),
+        (["export"], "the following arguments are required: source, --out"),
+        (["trian", "photos"], "trian: no such command: did you mean train?"),
+        (["viz", "pca", "--weights"], "argument --weights: expected one argument"),
+        ([], "the following arguments are required: command"),
+    ],
+)
+def test_words_that_are_wrong_are_a_line_of_usage_and_the_message_and_end_with_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    assert end.value.code == 2
+    usage, message, *rest = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: dinov3")
+    assert len(usage) < 120
+    assert f"error: {said}" in message
+    assert rest == []
+
+
+def test_every_exit_code_is_in_the_reference() -> None:
+    table = (ROOT / "docs" / "reference.md").read_text()
+    codes = [value for name, value in vars(errors).items() if name.startswith("EXIT_")]
+    assert [code for code in codes if f"\n| {code} | " not in table] == []
 
 
 def test_a_command_that_is_not_there_is_named_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:

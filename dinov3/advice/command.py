@@ -74,7 +74,7 @@ def execute(args: argparse.Namespace) -> int:
         None, words_of(choices), schema_of("classify" if tunes else PRETRAIN)
     )  # what we would refuse is not written
     word = "finetune" if tunes else "train"
-    command = f"dinov3 {word} --config-file {shlex.quote(str(out))} --output-dir runs/{out.stem}"
+    command = f"dinov3 {word} --config-file {shlex.quote(str(out))} --output-dir {shlex.quote(f'runs/{out.stem}')}"
     head = [command, "", *wrapped(f"Written by `{said_again(args)}`. {facts_of(case)}")]
     write_whole(out, yaml_of(choices, head))
     print(facts_of(case))

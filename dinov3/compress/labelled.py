@@ -17,7 +17,7 @@ from dinov3.data.bad_samples import BadSample
 from dinov3.data.decode import read_image
 from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source
-from dinov3.data.storage.labels import matched_classes
+from dinov3.data.storage.labels import every_label, matched_classes
 from dinov3.eval.knn import knn_accuracy
 from dinov3.eval.linear import LinearProbe, fit_linear
 from dinov3.features.preprocess import Preprocess
@@ -56,13 +56,16 @@ class Judge(Protocol):
 def pictures(source: Source, preprocess: Preprocess, count: int, option: str, *, labelled: bool) -> Pictures:
     """At most ``count`` images of ``source``, evenly spread over it; those that cannot be read are left out.
 
-    CompressError when none is left, when sizes differ, for channels the backbone does not take, or for a missing label.
+    CompressError when none is left, when sizes differ, or for channels the backbone does not take; DataError for a missing label.
     """
     chosen = spread(len(source), count)
+    found = (
+        every_label(source, option, "it needs class subfolders or labels", chosen) if labelled else [0] * len(chosen)
+    )
     images: list[Tensor] = []
     labels: list[int] = []
     bad: list[BadSample] = []
-    for index in chosen:
+    for index, label in zip(chosen, found, strict=True):
         try:
             pixels = read_image(source, index, preprocess.reading)
         except BadImage as error:
@@ -72,9 +75,6 @@ def pictures(source: Source, preprocess: Preprocess, count: int, option: str, *,
             image = preprocess(pixels)
         except ValueError as error:  # channels the backbone does not take
             raise CompressError(f"{option}: {source.name(index)}: {error}") from error
-        label = source.label(index) if labelled else 0
-        if label is None:
-            raise CompressError(f"{option}: {source.name(index)} has no label")
         images.append(image)
         labels.append(label)
     if not images:

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from dinov3.config.errors import ConfigError
 from dinov3.config.names import nearest, types_of_keys
 from dinov3.config.recipes import recipes
 
+NEAR = 0.8  # likeness of an option to what was written, from which it may be meant
 COMMAND_LINE = "command line"
 RECIPES = "configs/train/photos_vits.yaml"
 # What says which model is trained, or where that is written.
 NAMES_A_MODEL = ("student.arch=", "student.preset=", "student.embed_dim=", "start.run=", "stages=")
 
 
-def unrecognised(unknown: Sequence[str], argv: Sequence[str], *, takes_overrides: bool = True) -> str:
-    """The message for arguments no parser knows: ``--optim.epochs=3`` is an override with dashes. ``argv``: all of them."""
+def unrecognised(
+    unknown: Sequence[str], argv: Sequence[str], *, takes_overrides: bool = True, options: Sequence[str] = ()
+) -> str:
+    """The message for arguments no parser knows: ``--optim.epochs=3`` is an override with dashes. ``argv``: all of them;
+    ``options``: those that are known."""
     text = f"unrecognized arguments: {' '.join(unknown)}"
     first = next((word for word in unknown if word.startswith("--")), None)
-    if first is None or not takes_overrides:
+    if first is None:
         return text
     name, equals, value = first.lstrip("-").partition("=")
+    key = name.replace("-", "_")
+    near_options = get_close_matches(f"--{name.replace('_', '-')}", options, 1, NEAR)
+    if near_options and not (takes_overrides and key in types_of_keys()):
+        return f"{text}: did you mean {near_options[0]}?"
+    if not takes_overrides:
+        return text
     if not equals:
         after = [word for word in argv[argv.index(first) + 1 :][:1] if not word.startswith("-")]
         value = after[0] if after else "VALUE"
-    key = name.replace("-", "_")
     near = [key] if key in types_of_keys() else nearest(key)
     meant = f"{near[0]}={value}" if near else "key=value (`dinov3 config search WORD` finds the key)"
     return f"{text}\noverrides have no dashes: {meant}"

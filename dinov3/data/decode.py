@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import warnings
 import zlib
@@ -103,11 +104,11 @@ def to_pixels(stored: Stored, reading: Reading = USUAL) -> Pixels:
     return stored
 
 
-def size_of(stored: Stored) -> tuple[int, int]:
+def size_of(stored: Stored, reading: Reading = USUAL) -> tuple[int, int]:
     """(height, width) of what ``to_pixels`` gives, from the header alone where it can be. Raises BadImage."""
     try:
         if not isinstance(stored, bytes):
-            height, width = to_pixels(stored).shape[:2]
+            height, width = to_pixels(stored, reading).shape[:2]
             return height, width
         if stored[:3] == b"\xff\xd8\xff":
             height, width = simplejpeg.decode_jpeg_header(stored)[:2]
@@ -118,9 +119,9 @@ def size_of(stored: Stored) -> tuple[int, int]:
                 with Image.open(io.BytesIO(stored), formats=HEADER_TELLS) as image:
                     (width, height), turned = image.size, _orientation(image) in SIDEWAYS
     except DAMAGED:  # what is unusual, and what is none: only decoding tells
-        height, width = to_pixels(stored).shape[:2]
+        height, width = to_pixels(stored, reading).shape[:2]
         return height, width
-    check_size(width, height)
+    check_size(width, height, reading.max_pixels)
     return (width, height) if turned else (height, width)
 
 
@@ -168,7 +169,7 @@ def stored_values(data: bytes) -> tuple[float, float, float]:
                 if image.mode in ALPHA or "transparency" in image.info:
                     opacity = float(np.asarray(image.convert("RGBA").getchannel("A")).mean() / 255)
     except DAMAGED as error:
-        raise BadImage(f"{type(error).__name__}: {error}") from error
+        raise BadImage(_reason(data, error)) from error
     return low, high, opacity
 
 
@@ -266,11 +267,13 @@ def _decode_with_pillow(data: bytes, reading: Reading) -> Pixels:
     except BadImage:
         raise
     except DAMAGED as error:
-        raise BadImage(_reason(data, error)) from error
+        raise BadImage(_reason(data, error, reading.max_pixels)) from error
 
 
-def _reason(data: bytes, error: Exception) -> str:
+def _reason(data: bytes, error: Exception, max_pixels: int = MAX_PIXELS) -> str:
     """What is wrong with a file that Pillow refused; its own words name an address in memory."""
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_large(error, max_pixels)
     what = described(data)
     unknown = isinstance(error, UnidentifiedImageError)
     if what.startswith(("a JPEG of", "a lossless JPEG", "a hierarchical JPEG")) or (unknown and what[:7] == "TIFF of"):
@@ -279,6 +282,14 @@ def _reason(data: bytes, error: Exception) -> str:
         also = f"; it is {what}" if what else ""
         return f"UnidentifiedImageError: not an image in one of {', '.join(FORMATS)}{also}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _too_large(error: Image.DecompressionBombError, max_pixels: int) -> str:
+    """Pillow opens none above twice its MAX_IMAGE_PIXELS, the most that ``data.max_pixels`` can be; its words have the pixels."""
+    most, found = 2 * (Image.MAX_IMAGE_PIXELS or 0), re.search(r"\d+", str(error))
+    pixels = int(found[0]) if found else most
+    said = f"{pixels / 10**6:.0f} million pixels: more than {max_pixels / 10**6:g} million"
+    return f"{said}; data.max_pixels allows at most {most // 10**6} million: scale it down"
 
 
 def _pixels_of_a_tile(image: ImageFile.ImageFile) -> int:

@@ -14,8 +14,8 @@ from dinov3.features.cache import weights_digest
 from dinov3.features.command import add_extractor_arguments
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.kept import cache_folder
-from dinov3.features.scores import keep_scores
 from dinov3.runs.output import check_output_file
+from dinov3.runs.scores import keep_scores
 from dinov3.system.paths import expanded
 from dinov3.system.rows import append_row
 

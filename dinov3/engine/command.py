@@ -26,7 +26,9 @@ from dinov3.distributed.report import report
 from dinov3.runs.new_folder import folder_for
 from dinov3.runs.output import check_output_folder
 from dinov3.system import console
+from dinov3.system.interrupt import interruptible
 from dinov3.system.leaving import leave_quickly
+from dinov3.system.parser import Parser, options_of
 from dinov3.system.paths import expanded
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 The same command run again continues the run; a finished run says so and ends with 0.
-exit codes: 0 done, 70 too many non-finite steps, 71 below a limit of evaluation.*, saved, 74 checkpoint or file error, 75 folder in use, 78 config or data, 79 hang, 85 stopped and saved
+exit codes: 0 done, 2 words it does not take, 70 too many non-finite steps, 71 below a limit of evaluation.*, saved, 74 checkpoint or file error, 75 folder in use, 78 config or data, 79 hang, 85 stopped and saved, 130 Ctrl-C before training began
 """
 
 
@@ -109,7 +111,8 @@ def add_arguments(
 def check_arguments(args: argparse.Namespace) -> None:
     """ConfigError for arguments that say nothing, or contradict each other."""
     if args.config_file is None and not args.opts and not args.print_config:
-        raise ConfigError("command line", "--config-file", "is missing: nothing says what to train")
+        problem = "is missing: nothing says what to train" + (f"; {args.instead}" if "instead" in args else "")
+        raise ConfigError("command line", "--config-file", problem)
     if args.no_resume and args.resume_from:
         raise ConfigError("command line", "--resume-from", "contradicts --no-resume: give one of them")
 
@@ -138,9 +141,19 @@ def output_folder(args: argparse.Namespace, cfg: Any) -> Path:
         out = folder_for(recipe, to_dict(cfg), anew=args.no_resume)
         if os.environ.get("RANK", "0") == "0":
             print(f"run folder {out} (--output-dir takes another)", flush=True)
+    say_which_folder(out, args)
     if not out.is_dir():  # a finished run may lie in a folder that is only to be read
         check_output_folder(out, "--output-dir" if args.output_dir else "train.output_dir")
     return out
+
+
+def say_which_folder(out: Path, args: argparse.Namespace) -> None:
+    """A line when the command line names two run folders; ``out`` is the one that counts."""
+    others = [word.partition("=")[2] for word in args.opts if word.startswith("train.output_dir=")]
+    if args.output_dir is None or not others or expanded(others[-1]).absolute() == out.absolute():
+        return
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: --output-dir {out} counts, train.output_dir={others[-1]} does not", file=sys.stderr, flush=True)
 
 
 def gives_output_dir(config: Path | None, overrides: Sequence[str]) -> bool:
@@ -170,17 +183,25 @@ def main(
     argv: Sequence[str] | None = None,
 ) -> int:
     """A training command from its words to its exit code."""
+    return interruptible(lambda: _call(execute, arguments, prog, description, argv))
+
+
+def _call(
+    execute: Callable[[argparse.Namespace], int],
+    arguments: Callable[[argparse.ArgumentParser], None],
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None,
+) -> int:
     console.prepare()
     leave_quickly()
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser = Parser(prog=prog, description=description)
     arguments(parser)
     args, rest = parser.parse_known_intermixed_args(argv)
     if rest:
-        parser.error(unrecognised(rest, sys.argv[1:] if argv is None else argv))
+        words = sys.argv[1:] if argv is None else argv
+        parser.error(unrecognised(rest, words, options=options_of(parser, words)))
     try:
         return execute(args)
-    except KeyboardInterrupt:
-        print("interrupted before training began; nothing was lost", file=sys.stderr)
-        return 130
     except Exception as error:  # noqa: BLE001 - raised again unless it was foreseen
         return report(error)

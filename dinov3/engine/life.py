@@ -27,11 +27,11 @@ from dinov3.engine.task import B, Counters, Plan, Task
 from dinov3.engine.trainer import Ending, Trainer, say_last
 from dinov3.runs.alarms import Alarms
 from dinov3.runs.checkpoint import load_tensors
-from dinov3.runs.folder import ALL, MEASURED, RunFolder
+from dinov3.runs.folder import ALL, CONFIG_HISTORY, MEASURED, RunFolder
 from dinov3.runs.lock import RunLock
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.progress import ProgressLine
-from dinov3.runs.recorded import read_config, recorded_config
+from dinov3.runs.recorded import history_of, read_config, recorded_config
 from dinov3.runs.records import open_records, refuse_missing_packages
 from dinov3.runs.run_id import run_id
 from dinov3.runs.run_log import run_log
@@ -103,6 +103,7 @@ def _run(job: Job[B], resume: bool, resume_from: Path | None, stop: StopRequest,
     done += setup.continued.notes
     done += changed_batch(setup.start, images_a_step(cfg))
     with lock:
+        stop.at_end(lock.forget)
         if not resume:
             put_aside(out, ALL, "--no-resume")
         elif setup.start.found is None:  # they are of weights that are gone, perhaps under another config
@@ -193,7 +194,7 @@ def put_aside(run: RunFolder, names: tuple[str, ...], why: str) -> None:
 
 
 def prepare_folder(setup: Setup[B]) -> None:
-    """The config; a resumed run with changed keys adds to ``config_history``.
+    """The config; a resumed run with changed keys adds to ``config_history``, whose newest is the one in force.
 
     A run that begins writes its config even over one that is there: that run ended before its first checkpoint.
     """
@@ -206,10 +207,11 @@ def prepare_folder(setup: Setup[B]) -> None:
         write_json(run.config_json, known or to_dict(cfg), indent=None)
     if setup.start.found is None or not run.config_yaml.exists():
         write_whole(run.config_yaml, to_yaml(cfg))
-    if setup.start.found is not None and setup.continued.changes:
-        history = run.path / "config_history"
+    earlier = history_of(run)
+    if setup.start.found is not None and (setup.continued.changes or earlier):  # it may go back to what it began with
+        history = run.path / CONFIG_HISTORY
         history.mkdir(exist_ok=True)
-        number = 1 + len(list(history.glob("*.yaml")))
+        number = 1 + len(earlier)
         write_whole(history / f"{number:04d}.yaml", to_yaml(cfg))
 
 

@@ -20,9 +20,9 @@ from dinov3.features.cache import FeatureKind, weights_digest
 from dinov3.features.command import add_extractor_arguments, extractor_from
 from dinov3.features.errors import FeatureError
 from dinov3.features.kept import cache_folder
-from dinov3.features.scores import keep_scores
 from dinov3.pictures.retrieval import retrieval_scores
 from dinov3.runs.output import check_output_file
+from dinov3.runs.scores import NO_SHARES, keep_scores
 from dinov3.system.files import write_json
 from dinov3.system.paths import expanded
 
@@ -208,10 +208,9 @@ def _share(predicted: torch.Tensor, test: Labelled) -> float:
 def table(report: dict[str, Any]) -> str:
     """The report for people: shares in per cent."""
     rows = report["scores"]
-    settings = {"k", "temperature", "learning_rate", "C"}
     cells = [
-        [key if key in settings else f"{key} %" for key in rows[0]],
-        *[[f"{v:g}" if k in settings else f"{100 * v:.2f}" for k, v in row.items()] for row in rows],
+        [key if key in NO_SHARES else f"{key} %" for key in rows[0]],
+        *[[f"{v:g}" if k in NO_SHARES else f"{100 * v:.2f}" for k, v in row.items()] for row in rows],
     ]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]

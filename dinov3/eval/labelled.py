@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinov3.data.errors import DataError
 from dinov3.data.sources import Source
-from dinov3.data.storage.labels import matched_classes, names_in, no_such_classes
+from dinov3.data.storage.labels import every_label, matched_classes, names_in, no_such_classes
 from dinov3.features.cache import FeatureKind, cached_features
 from dinov3.features.extract import FeatureExtractor
 
@@ -29,12 +29,10 @@ class Labelled:
 def labelled_features(
     extractor: FeatureExtractor, source: Source, text: str, kind: FeatureKind, cache: Path
 ) -> Labelled:
-    """Features of a labelled source, from ``cache`` when they are there. DataError without labels."""
-    if source.label(0) is None:
-        raise DataError(f"{text}: {source.name(0)} has no label: evaluation needs class subfolders or labels")
+    """Features of a labelled source, from ``cache`` when they are there. DataError for images without a label."""
+    every_label(source, text, "evaluation needs class subfolders or labels")
     features, labels = cached_features(extractor, source, cache, kind).pooled()
-    if labels is None:
-        raise DataError(f"{text}: some images have a label and some have none")
+    assert labels is not None
     return Labelled(features, labels, names_in(source))
 
 

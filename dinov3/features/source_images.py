@@ -11,6 +11,7 @@ from dinov3.data.bad_samples import BadSample
 from dinov3.data.decode import read_image
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources import Source
+from dinov3.data.storage.labels import every_label
 from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor, in_threads
 
@@ -57,14 +58,13 @@ def class_tokens(
     indices: Sequence[int],
     count: Callable[[int], object] = lambda more: None,
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """Class tokens ``[N, D]``, labels ``[N]`` and indices of the chosen images that can be read; ValueError without labels,
-    DataError when none can be read."""
+    """Class tokens ``[N, D]``, labels ``[N]`` and indices of the chosen images that can be read.
+
+    DataError when one has no label, or none can be read."""
     images = SourceImages(extractor, source, indices, count)
     features = [tokens[0].cls for tokens in extractor.stream_prepared(images)]
     if not images.kept:
         bad = images.skipped[0]
         raise DataError(f"none of {len(images.skipped)} images can be read; the first, {bad.name}: {bad.reason}")
-    labels = [source.label(index) for index in images.kept]
-    if None in labels:
-        raise ValueError(f"{source.name(indices[0])} has no label: k-NN needs a labelled data set")
+    labels = every_label(source, "k-NN", "it needs class subfolders or labels", images.kept)
     return torch.cat(features), torch.tensor(labels), images.kept

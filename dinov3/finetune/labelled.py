@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dinov3.data.decode import Stored, read_stored
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources import Source, parse_dataset
-from dinov3.data.storage.labels import matched_classes, names_in
+from dinov3.data.storage.labels import every_label, matched_classes, names_in
 from dinov3.distributed import context
 from dinov3.system.bars import Bar
 
@@ -48,12 +48,7 @@ class LabelledSet:
 def open_labelled(text: str) -> LabelledSet:
     """The set that ``text`` names. DataError for an image without a class."""
     source = parse_dataset(text)
-    found = [source.label(index) for index in range(len(source))]
-    missing = next((index for index, label in enumerate(found) if label is None), None)
-    if missing is not None:
-        raise DataError(
-            f"{text}: {source.name(missing)} has no label: fine-tuning needs class subfolders or labels for every image"
-        )
+    found = every_label(source, text, "fine-tuning needs class subfolders or labels")
     return LabelledSet(text, source, np.array(found, dtype=np.int64), names_in(source))
 
 

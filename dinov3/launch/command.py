@@ -20,6 +20,7 @@ from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from dinov3.config.stages import Stage
 from dinov3.config.students import Student
+from dinov3.engine.command import say_which_folder
 from dinov3.launch import clock
 from dinov3.launch import resources as asked
 from dinov3.launch.resources import Resources
@@ -82,13 +83,14 @@ def execute(args: argparse.Namespace) -> int:
         resources = replace(resources, gpus_per_node=torch.cuda.device_count())
     _check(cfg, resources, args)
     out = asked.absolute(args.output_dir or Path(cfg.train.output_dir))
+    say_which_folder(out, args)
     if not args.dry_run:
         check_output_folder(out, "--output-dir")
     students = load_students(args.config_file, args.opts) if cfg.multidistillation.enabled else []
     processes = (1 if args.local else resources.nodes) * resources.tasks
     _check_students(students, processes)
     if not args.no_check and (args.dry_run or not args.local):  # a local run looks itself, at once
-        _check_data(students or stages, processes)
+        _check_data(students or stages, processes, _said(resources, processes, local=args.local))
     return (_local if args.local else _slurm)(args, cfg, resources, out)
 
 
@@ -116,15 +118,26 @@ def _check_students(students: Sequence[Student], processes: int) -> None:
         raise ConfigError("config", "multidistillation.students", problem)
 
 
-def _check_data(runs: Sequence[Stage] | Sequence[Student], processes: int) -> None:
-    """ConfigError when training would refuse its images."""
+def _said(resources: Resources, processes: int, *, local: bool) -> str:
+    """What the processes of the job are, and the options that say how many."""
+    nodes = "" if local or resources.nodes == 1 else f"--nodes {resources.nodes}, "
+    if resources.tasks_per_node is not None:
+        return f"{processes} processes ({nodes}--tasks-per-node {resources.tasks})"
+    gpus = f", default {resources.gpus}" if resources.gpus_per_node is None else f" {resources.gpus}"
+    return f"{processes} {'GPUs' if resources.gpus else 'processes'} ({nodes}--gpus-per-node{gpus})"
+
+
+def _check_data(runs: Sequence[Stage] | Sequence[Student], processes: int, said: str) -> None:
+    """ConfigError when training would refuse its images; ``said``: what its processes are."""
     from dinov3.data.errors import DataError
     from dinov3.train.dataset import checked_source
+    from dinov3.train.promise import doubts
 
     for run in runs:
         own = len(run.ranks) if isinstance(run, Student) else processes
         try:
-            checked_source(run.cfg, own)
+            for line in doubts(run.cfg, checked_source(run.cfg, own, said if own == processes else "")):
+                print(line, file=sys.stderr)
         except (DataError, OSError) as error:
             raise ConfigError("data", "", f"{error} (--no-check submits without looking)") from error
 

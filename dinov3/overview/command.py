@@ -58,6 +58,13 @@ def table(folder: Path) -> str:
     return aligned([HEAD, *(cells(status, folder) for status in found)])
 
 
+def _knn(status: RunStatus) -> str:
+    """What training measured; else what ``dinov3 eval`` did, marked: it is of other images, perhaps of other weights."""
+    if status.knn is not None:
+        return f"{100 * status.knn:.1f}"
+    return "" if status.knn_by_eval is None else f"{100 * status.knn_by_eval:.1f} (eval)"
+
+
 def cells(status: RunStatus, folder: Path) -> tuple[str, ...]:
     """What stands in the columns of HEAD."""
     name = status.path.name if status.path == folder else str(status.path.relative_to(folder))
@@ -67,7 +74,7 @@ def cells(status: RunStatus, folder: Path) -> tuple[str, ...]:
         status.state,
         f"{status.step:,}" + (f" of {status.steps:,}" if status.steps is not None else ""),
         "" if status.loss is None else f"{status.loss:.4f}",
-        "" if status.knn is None else f"{100 * status.knn:.1f}",
+        _knn(status),
         "" if status.speed is None else f"{status.speed:,.1f}",
         f"{since(status.written)} ago",
     )

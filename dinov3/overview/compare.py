@@ -12,24 +12,23 @@ from typing import Any
 from dinov3.config.changes import flatten
 from dinov3.config.errors import ConfigError
 from dinov3.config.redaction import redacted
-from dinov3.config.schema import Config
-from dinov3.features.errors import FeatureError
-from dinov3.features.scores import scores_of
+from dinov3.features.errors import FeatureError, refuse_no_folder
 from dinov3.overview.reference import find_reference, read_reference, shipped_references, status_of_reference
 from dinov3.overview.status import RunStatus, status_of
 from dinov3.pictures.charts.inline import Charts
 from dinov3.pictures.curves import Panel, ending_in, line_of
-from dinov3.pictures.figures import figure, is_number, plans, shown
+from dinov3.pictures.figures import figure, plans, shown
 from dinov3.pictures.page import page, table_of
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.output import check_output_file
-from dinov3.runs.recorded import read_config
+from dinov3.runs.recorded import config_in_force
+from dinov3.runs.scores import scores_of
 from dinov3.system.columns import aligned
 from dinov3.system.errors import EXIT_DONE
 from dinov3.system.files import write_whole
 from dinov3.system.html import Html, markup
 from dinov3.system.paths import expanded
-from dinov3.system.rows import Row, read_rows
+from dinov3.system.rows import Row, is_number, read_rows
 
 OWN = {"train.output_dir"}  # every run has its own: no difference
 HIGHER = ("knn_accuracy", "linear_accuracy", "rankme")  # what the table ends with; a difference is shown
@@ -104,9 +103,9 @@ def read_run(path: Path, name: str) -> Compared:
     run = RunFolder(path)
     rows = read_rows(run.metrics)
     if not rows:
+        refuse_no_folder(path)
         raise FeatureError(f"{path}: no metrics.jsonl with a line in it: not the folder of a run that trained")
-    config, _ = read_config(run, Config)
-    keys = flatten(redacted("", config or {}))
+    keys = flatten(redacted("", config_in_force(run).now or {}))
     return Compared(name, status_of(path), rows, read_rows(run.evaluation), keys, scores_of(run))
 
 
@@ -144,7 +143,7 @@ def compare_page(runs: Sequence[Compared]) -> str:
 
 def panels_over(runs: Sequence[Compared]) -> list[Panel]:
     """A panel a figure, a line a run; figures that no run has are left out."""
-    panels = []
+    panels, names = [], [run.name for run in runs]
     terms, norms = (ending_in(ending, *(run.rows for run in runs)) for ending in ("_loss", "_grad_norm"))
     for plan in plans(terms, norms):
         for key in plan.keys:
@@ -154,7 +153,7 @@ def panels_over(runs: Sequence[Compared]) -> list[Panel]:
             if lines:
                 about = figure(key)
                 title = plan.title if len(plan.keys) == 1 else f"{plan.title}: {about.label}"
-                panels.append(Panel(title, about.meaning or plan.note, lines, dots=plan.evaluations))
+                panels.append(Panel(title, about.meaning or plan.note, lines, plan.evaluations, names))
     return panels
 
 
@@ -182,7 +181,8 @@ def _score(run: Compared, reference: Compared) -> list[str]:
 def _first_to_last(key: str, run: Compared, reference: Compared | None) -> str:
     values, theirs = _values(key, run), _values(key, reference) if reference is not None else []
     if not values:
-        return ""
+        by_eval = run.status.knn_by_eval if key == "knn_accuracy" else None  # of other images: no difference is said
+        return "" if by_eval is None else f"{shown(key, by_eval)} {figure(key).unit} (eval)"
     text = shown(key, values[0]) if len(values) == 1 else f"{shown(key, values[0])} → {shown(key, values[-1])}"
     unit = f" {figure(key).unit}" if figure(key).unit else ""
     apart = f" ({figure(key).scale * (values[-1] - theirs[-1]):+.4g})" if theirs else ""

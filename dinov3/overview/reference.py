@@ -14,12 +14,11 @@ from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
 from dinov3.overview.status import RunStatus, model_of
 from dinov3.pictures.curves import curves
-from dinov3.pictures.figures import is_number
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.recorded import read_config
 from dinov3.system.files import write_whole
 from dinov3.system.json_file import JsonError, Maybe, read_object
-from dinov3.system.rows import Row, read_rows
+from dinov3.system.rows import Row, is_number, read_rows
 
 SHIPPED = Path(__file__).resolve().parents[1] / "curves"  # docs/curves in a checkout
 FORM = {

@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.config.schema import Config
-from dinov3.pictures.figures import is_number
 from dinov3.runs.folder import ASIDE, CHECKPOINTS, CONFIG_JSON, METRICS, RunFolder
-from dinov3.runs.lock import RunLock, RunLocked
-from dinov3.runs.manifest import STATE
 from dinov3.runs.recorded import read_config
-from dinov3.runs.step_folders import own_step_folders
-from dinov3.system.json_file import JsonError, Maybe, read_object
-from dinov3.system.rows import Row, read_rows
+from dinov3.runs.scores import knn_of
+from dinov3.runs.standing import standing
+from dinov3.system.rows import Row, is_number, read_rows
 
 DEEPEST = 4  # folders below the one that is looked through
 INSIDE = {CHECKPOINTS, "pictures", "wandb", "tensorboard", "mlflow", "hang", "not_finite", "config_history"}
@@ -36,6 +33,7 @@ class RunStatus:
     knn: float | None  # share, the latest
     speed: float | None  # images/s, the latest
     written: float  # when its figures were, in seconds since 1970
+    knn_by_eval: float | None = None  # share, the latest of `dinov3 eval knn`
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -63,52 +61,20 @@ def status_of(path: Path) -> RunStatus:
     run = RunFolder(path)
     rows, evaluations = read_rows(run.metrics), read_rows(run.evaluation)
     config, _ = read_config(run, Config)
-    saved = own_step_folders(path)
-    steps = _asked_for(saved) or steps_of(config or {})
     last: Row = rows[-1] if rows else {}
-    step = max(last.get("iteration", -1) + 1, *(int(p.name.rpartition("-")[2]) for p in saved), 0)
+    where = standing(path, last, config or {})
     return RunStatus(
         path=path,
         model=model_of(config or {}),
-        state=_state(path, step, steps),
-        step=step,
-        steps=steps,
+        state=where.state,
+        step=where.step,
+        steps=where.steps,
         loss=_number(last.get("total_loss")),
         knn=next((row["knn_accuracy"] for row in reversed(evaluations) if is_number(row.get("knn_accuracy"))), None),
         speed=_number(last.get("images_per_second")),
         written=(run.metrics if rows else path).stat().st_mtime,
+        knn_by_eval=knn_of(run),
     )
-
-
-def _state(path: Path, step: int, steps: int | None) -> str:
-    try:
-        RunLock(path).refuse_if_held()
-    except RunLocked:
-        return "trains"
-    except OSError:  # a lock that is no file: nobody can train here, and the other runs are still to be listed
-        pass
-    if steps is not None and step >= steps:
-        return "finished"
-    return "stopped" if step else "begun"
-
-
-def _asked_for(saved: list[Path]) -> int | None:
-    """How many steps the run is to train, as its newest checkpoint says: an epoch of many kinds is known with the data."""
-    for folder in reversed(saved):
-        try:
-            return read_object(folder / STATE, {"until": Maybe(int)}).get("until")
-        except (OSError, JsonError):
-            continue  # being written, or damaged: the one before it knows as well
-    return None
-
-
-def steps_of(config: Mapping[str, Any]) -> int | None:
-    """How many steps a config asks for; None when it does not say."""
-    train, optim = config.get("train", {}), config.get("optim", {})
-    epochs, length, most = optim.get("epochs"), train.get("OFFICIAL_EPOCH_LENGTH"), train.get("max_steps")
-    if not is_number(epochs) or not is_number(length):
-        return None
-    return min(int(epochs * length), int(most)) if is_number(most) and most else int(epochs * length)
 
 
 def model_of(config: Mapping[str, Any]) -> str:

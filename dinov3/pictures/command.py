@@ -16,7 +16,7 @@ from dinov3.data.errors import BadImage
 from dinov3.data.sources import Source, parse_dataset
 from dinov3.data.sources.imagefolder import refuse_output_inside
 from dinov3.features.command import add_extractor_arguments, extractor_from
-from dinov3.features.errors import FeatureError
+from dinov3.features.errors import FeatureError, refuse_no_folder
 from dinov3.features.extract import FeatureExtractor
 from dinov3.features.source_images import SourceImages
 from dinov3.pictures.attention import attention_maps, similarity_map
@@ -69,6 +69,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.kind == "curves":
         rows = read_rows(args.weights / "metrics.jsonl")
         if not rows:
+            refuse_no_folder(args.weights)
             raise FeatureError(f"{args.weights}: no metrics.jsonl with a line in it: give --weights a run folder")
         args.out.parent.mkdir(parents=True, exist_ok=True)
         curves(rows, args.out, read_rows(args.weights / "evaluation.jsonl"))

@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dinov3.pictures.figures import figure, is_number, plans
+from dinov3.pictures.figures import figure, plans
 from dinov3.pictures.pca import INK, MUTED
+from dinov3.system.rows import is_number
 
 COLUMNS = 2  # letters can be read on a screen of 1,500 px and, just, on one of 500
 WIDTH, HEIGHT = 5.4, 2.7  # inches of a panel
@@ -22,17 +23,28 @@ LEFT, RIGHT, ABOVE, BELOW = 0.75, 0.15, 0.48, 0.45  # of them beside the axes: n
 DPI = 100
 LONGEST_LABEL = 24  # characters of a legend
 MOST_POINTS = 1500  # of a line; more is not to be seen and makes pages of megabytes
+COLOURS = (
+    *("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed"),
+    *("#0891b2", "#be185d", "#65a30d", "#4b5563", "#92400e"),
+)
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One small plot: lines by label, each as (steps, values)."""
+    """One small plot: lines by label, each as (steps, values). ``among``: the labels of a page, in the order of their colours,
+    where some panels lack some."""
 
     title: str
     note: str
     lines: dict[str, tuple[list[float], list[float]]]
     dots: bool = False
+    among: Sequence[str] = ()
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The colour of each label."""
+        return {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(self.among or self.lines)}
 
 
 def panels_of(rows: Sequence[Row], evaluations: Sequence[Row] = ()) -> list[Panel]:
@@ -96,7 +108,8 @@ def _draw(axis: Any, panel: Panel) -> None:
     for label, (steps, values) in panel.lines.items():
         short = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
         # a name that begins with _ would be hidden by matplotlib
-        axis.plot(steps, values, label=f" {short}", linewidth=1.4, marker="o" if panel.dots else None, markersize=3)
+        look = {"color": panel.colours[label], "marker": "o" if panel.dots else None}
+        axis.plot(steps, values, label=f" {short}", linewidth=1.4, markersize=3, **look)
     axis.set_title(panel.title, loc="left", fontsize=10.5, color=INK, pad=18, y=1)
     axis.text(0, 1.03, panel.note, transform=axis.transAxes, fontsize=8, color=MUTED)
     if len(panel.lines) > 1:  # beside the curves, never over them

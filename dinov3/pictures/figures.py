@@ -5,9 +5,10 @@ The one table that curves and page share. Shares are between 0 and 1 in the file
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
+
+from dinov3.system.rows import is_number
 
 
 class Figure(NamedTuple):
@@ -156,11 +157,6 @@ def plans(losses: Sequence[str], norms: Sequence[str]) -> list[PanelPlan]:
         PanelPlan("Speed, images/s", "over all processes", ["images_per_second"]),
         PanelPlan("Waiting for images, % of the time", "above 20: more workers, a faster disk", ["data_wait"]),
     ]
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of a row can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def shown(key: str, value: object) -> str:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
+
+from dinov3.pictures.dated import save_png
 
 RIGHT, WRONG = (0.17, 0.42, 0.69), (0.87, 0.42, 0.13)  # blue and orange: told apart by everyone
 TILE, FRAME, GAP, APART = 80, 4, 4, 16  # px; APART: between an image and its neighbours
 
 
-def neighbour_sheet(queries: Tensor, found: Tensor, right: Tensor, path: Path) -> None:
+def neighbour_sheet(queries: Tensor, found: Tensor, right: Tensor, path: Path, step: int | None = None) -> None:
     """Write a PNG: a row an image of ``queries [Q, 3, h, w]``, then its neighbours ``found [Q, K, 3, h, w]``, the nearest
-    first, all in [0, 1]; framed in blue where ``right [Q, K]`` is True, else in orange.
+    first, all in [0, 1]; framed in blue where ``right [Q, K]`` is True, else in orange. ``step``: of the backbone's
+    training.
     """
     rows, columns = right.shape
     cell = TILE + 2 * FRAME
@@ -28,7 +29,7 @@ def neighbour_sheet(queries: Tensor, found: Tensor, right: Tensor, path: Path) -
         for column in range(columns):
             left = cell + APART + column * (cell + GAP)
             _place(canvas, found[row, column], top, left, RIGHT if right[row, column] else WRONG)
-    Image.fromarray((canvas.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(path, "PNG")
+    save_png(canvas, path, step)
 
 
 def _place(canvas: Tensor, image: Tensor, top: int, left: int, frame: tuple[float, float, float] | None) -> None:

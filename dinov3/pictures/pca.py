@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
+
+from dinov3.pictures.dated import save_png
 
 INK, MUTED = "#1f2933", "#7b8794"
 
@@ -40,8 +40,15 @@ def token_colours(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     return colours.reshape(len(patches), *grid, 3).permute(0, 3, 1, 2)
 
 
-def pca_sheet(backbone: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float], path: Path) -> None:
-    """Write a PNG: one row of images, below it their patch features as colours."""
+def pca_sheet(
+    backbone: nn.Module,
+    images: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    path: Path,
+    step: int | None = None,
+) -> None:
+    """Write a PNG: one row of images, below it their patch features as colours. ``step``: of the backbone's training."""
     colours = pca_colours(backbone, images).cpu()
     size = max(128, images.shape[-1])
     shown = images.cpu() * torch.tensor(std).reshape(1, -1, 1, 1) + torch.tensor(mean).reshape(1, -1, 1, 1)
@@ -51,4 +58,4 @@ def pca_sheet(backbone: nn.Module, images: Tensor, mean: Sequence[float], std: S
     for r, row in enumerate(rows):
         for i, tile in enumerate(row.clamp(0, 1)):
             canvas[:, r * (size + gap) : r * (size + gap) + size, i * (size + gap) : i * (size + gap) + size] = tile
-    Image.fromarray((canvas.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(path, "PNG")
+    save_png(canvas, path, step)

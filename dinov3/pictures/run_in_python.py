@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinov3.pictures.figures import HEADLINES, figure, first_to_last, is_number
+from dinov3.pictures.figures import HEADLINES, figure, first_to_last
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.stage_record import read_stages
 from dinov3.system.errors import EXIT_DONE, EXIT_PREEMPTED
 from dinov3.system.html import embedded, joined, markup
-from dinov3.system.rows import Row, read_rows
+from dinov3.system.rows import Row, is_number, read_rows
 
 if TYPE_CHECKING:
     from dinov3.features.extract import FeatureExtractor

@@ -14,25 +14,26 @@ from dinov3.config.about.tasks import root_of, task_of
 from dinov3.config.changes import flatten
 from dinov3.config.dump import to_dict
 from dinov3.config.redaction import redacted
-from dinov3.config.schema import Config
-from dinov3.features.errors import FeatureError
-from dinov3.features.scores import scores_of
+from dinov3.features.errors import FeatureError, refuse_no_folder
 from dinov3.pictures.charts.inline import Charts
 from dinov3.pictures.curves import panels_of
-from dinov3.pictures.figures import HEADLINES, figure, first_to_last, heading, is_number, shown
+from dinov3.pictures.dated import step_shown
+from dinov3.pictures.figures import HEADLINES, figure, first_to_last, heading, shown
 from dinov3.pictures.page import NUMBER, img, page, table_of
 from dinov3.runs.alarms import judged_from
-from dinov3.runs.folder import CONFIG_HISTORY, RunFolder
+from dinov3.runs.folder import RunFolder
 from dinov3.runs.manifest import read_train_state
 from dinov3.runs.output import check_output_file
-from dinov3.runs.recorded import read_config
+from dinov3.runs.recorded import InForce, config_in_force, history_of
+from dinov3.runs.scores import scores_of
 from dinov3.runs.stage_record import StageRecord, read_stages
+from dinov3.runs.standing import Standing, standing
 from dinov3.runs.step_folders import CheckpointError, newest_valid, step_of
 from dinov3.runs.student_folders import student_folders
 from dinov3.system.files import write_whole
 from dinov3.system.html import Html, joined, markup
 from dinov3.system.paths import expanded
-from dinov3.system.rows import read_rows
+from dinov3.system.rows import is_number, read_rows
 
 NOTHING = Html("")
 SCORES_HEAD = ("task", "on", "setting", "checkpoint", "measured")
@@ -57,25 +58,26 @@ def _run(run: RunFolder, charts: Charts) -> list[Html]:
     """A run's parts; FeatureError when it has no metrics."""
     rows = read_rows(run.metrics)
     if not rows:
+        refuse_no_folder(run.path)
         if students := student_folders(run.path):
             raise FeatureError(f"{run}: holds several students; give the folder of one, {students[0]}")
         raise FeatureError(f"{run}: no metrics.jsonl with a line in it: not the folder of a run that trained")
     evaluations = read_rows(run.evaluation)
-    config, damage = read_config(run, Config)
+    known = config_in_force(run)
     newest, checkpoints = _checkpoints(run.path)
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.metrics.stat().st_mtime))
     return [
         _heading(run.path),
         markup('<p class="muted">{}, written {}</p>', run.path.resolve(), written),
-        _tiles(rows, evaluations),
-        _alarms(read_rows(run.alarms), rows, config),
+        _tiles(rows, evaluations, standing(run.path, rows[-1], known.now or {})),
+        _alarms(read_rows(run.alarms), rows, known.now),
         markup("<h2>Curves</h2>{}", charts.add(panels_of(rows, evaluations))),
         _neighbours(run),
         _pictures(run),
         _evaluations(evaluations),
         _scores(run),
         _last_figures(rows[-1]),
-        _config(run, config, damage),
+        _config(run, known),
         _start(run, newest),
         _files(run, checkpoints),
     ]
@@ -124,12 +126,12 @@ def _first_to_last(rows: Rows) -> str:
     return f"{losses[0]:.3f} → {losses[-1]:.3f}" if losses else "not finite"
 
 
-def _tiles(rows: Rows, evaluations: Rows) -> Html:
+def _tiles(rows: Rows, evaluations: Rows, where: Standing) -> Html:
     last = rows[-1]
     speeds = sorted(row["images_per_second"] for row in rows if is_number(row.get("images_per_second")))
     samples = last.get("samples")
     tiles: list[tuple[str, object]] = [
-        ("steps", _steps(last)),
+        ("steps", f"{where.state}, {where.step:,}" + ("" if where.steps is None else f" of {where.steps:,}")),
         ("images seen", f"{samples:,}" if is_number(samples) else "?"),
         ("loss, first to last", _first_to_last(rows)),
     ]
@@ -174,16 +176,24 @@ def _pictures(run: RunFolder) -> Html:
 def _neighbours(run: RunFolder) -> Html:
     if not run.neighbours.is_file():
         return NOTHING
+    made = _at(run.neighbours)
     return markup(
-        '<h2>Nearest images</h2><p class="muted">A test image of each class (of many, some), then the training images nearest to it '
-        "at the end. Blue: of its class; orange: of another.</p>{}",
+        '<h2>Nearest images</h2><p class="muted">A test image of each class (of many, some), then the training images nearest to it'
+        "{}. Blue: of its class; orange: of another.</p>{}",
+        f" {made}" if made else "",
         img(run.neighbours.name, "png", run.neighbours.read_bytes()),
     )
 
 
 def _caption(path: Path) -> str:
     step = re.search(r"(\d+)\.png$", path.name)
-    return f"step {int(step[1]):,}" if step else "at the end"
+    return f"step {int(step[1]):,}" if step else _at(path) or "step not recorded"
+
+
+def _at(path: Path) -> str:
+    """At which step a picture was made, which is not the end of a run that went on; empty where it does not say."""
+    step = step_shown(path)
+    return "" if step is None else f"at step {step:,}"
 
 
 def _evaluations(evaluations: Rows) -> Html:
@@ -212,25 +222,30 @@ def _last_figures(row: Mapping[str, Any]) -> Html:
     return markup("<details><summary>All figures of the last logged step</summary>{}</details>", table)
 
 
-def _config(run: RunFolder, config: Mapping[str, Any] | None, damage: str | None) -> Html:
-    """What differs from the defaults; secrets are not shown."""
-    if config is None:
-        return markup("<p>config.json: {}.</p>", damage) if damage else NOTHING
-    default, own = flatten(to_dict(root_of(task_of(config))())), flatten(redacted("", config))
+def _config(run: RunFolder, known: InForce) -> Html:
+    """What differs from the defaults, as it is now, and what it was at the start; secrets are not shown."""
+    damage = markup("<p>{}.</p>", known.problem) if known.problem else NOTHING
+    if known.now is None or known.began is None:
+        return damage
+    default = flatten(to_dict(root_of(task_of(known.now))()))
+    now, began = (flatten(redacted("", config)) for config in (known.now, known.began))
     body = [
         [
             markup("<code>{}</code>", key),
-            json.dumps(value),
+            joined([json.dumps(value), _began(began.get(key), value)], ""),
             markup('<span class="muted">{}</span>', json.dumps(default.get(key))),
         ]
-        for key, value in own.items()
-        if value != default.get(key)
+        for key, value in now.items()
+        if value != default.get(key) or began.get(key) != value
     ]
-    history = run.path / CONFIG_HISTORY
-    changes = sorted(p.name for p in history.glob("*.yaml")) if history.is_dir() else []
-    later = markup("<p>Changed later: {} in config_history.</p>", ", ".join(changes)) if changes else NOTHING
+    changes = ", ".join(path.name for path in history_of(run))
+    later = markup("<p>Changed since the start: {} in config_history.</p>", changes) if changes else NOTHING
     table = table_of(("key", "this run", "default"), body)
-    return markup("<h2>Config, where it differs from the default</h2>{}{}", table, later)
+    return markup("<h2>Config, where it differs from the default</h2>{}{}{}", damage, table, later)
+
+
+def _began(value: object, now: object) -> Html:
+    return NOTHING if value == now else markup(' <span class="muted">(at the start {})</span>', json.dumps(value))
 
 
 def _start(run: RunFolder, newest: Path | None) -> Html:

@@ -136,6 +136,12 @@ class RunLock:
             except OSError as error:  # a full disk is for the next checkpoint to report
                 log.warning("%s: %s", self.lease, error)
 
+    def forget(self) -> None:
+        """Remove the lease, for a process that is about to be ended: no other machine waits for its signs of life."""
+        self._released.set()
+        if self._handle is not None:
+            self.lease.unlink(missing_ok=True)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

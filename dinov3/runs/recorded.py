@@ -1,14 +1,19 @@
-"""The config a run began with, as its folder has it or, when that file is damaged, its checkpoints."""
+"""The config a run began with, as its folder has it or, when that file is damaged, its checkpoints; and the one it has now."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from dinov3.config.about.tasks import schema_of, task_of
+from dinov3.config.changes import with_defaults
 from dinov3.config.dump import to_dict
-from dinov3.runs.folder import RunFolder
+from dinov3.config.errors import ConfigError
+from dinov3.config.load import load_config
+from dinov3.config.schema import Config
+from dinov3.runs.folder import CONFIG_HISTORY, CONFIG_JSON, RunFolder
 from dinov3.runs.manifest import read_train_state
 from dinov3.system.json_file import JsonError, read_value
 
@@ -41,6 +46,37 @@ def read_config(run: RunFolder, root: type) -> tuple[dict[str, Any] | None, str 
         return None, f"damaged ({error})"
     problem = _problem_with(content, root)
     return (None, problem) if problem else (content, None)
+
+
+class InForce(NamedTuple):
+    """The config a run has now."""
+
+    began: dict[str, Any] | None  # with what it began
+    now: dict[str, Any] | None  # the same, unless it was changed later
+    problem: str | None  # what is wrong with the files
+
+
+def config_in_force(run: RunFolder) -> InForce:
+    """What ``config.json`` says and, where a run went on with other keys, the newest file of ``config_history``.
+
+    One that cannot be read leaves what it began with, and is the problem.
+    """
+    began, problem = read_config(run, Config)
+    changes = history_of(run)
+    problem = problem and f"{CONFIG_JSON}: {problem}"
+    if began is None or not changes:
+        return InForce(began, began, problem)
+    schema = schema_of(task_of(began))._replace(checks=(), remarks=lambda cfg, origin: iter(()))
+    try:
+        now = to_dict(load_config(changes[-1], (), schema))
+    except ConfigError as error:
+        return InForce(began, began, f"{changes[-1].name} of {CONFIG_HISTORY} cannot be read ({error})")
+    return InForce(with_defaults(began, schema.root), now, problem)
+
+
+def history_of(run: RunFolder) -> list[Path]:
+    """The configs a run went on with, the oldest first."""
+    return sorted((run.path / CONFIG_HISTORY).glob("[0-9]*.yaml"))
 
 
 def _problem_with(content: Any, root: type) -> str | None:

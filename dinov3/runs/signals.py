@@ -46,6 +46,7 @@ class StopRequest:
         self._then, self._end = then, end or end_process
         self._first: dict[int, float] = {}  # signal -> when it came first
         self._last: dict[int, float] = {}
+        self._at_end: list[Callable[[], None]] = []
         for number in listen:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._note)
@@ -74,6 +75,10 @@ class StopRequest:
         by_slurm = resumed is not None and abs(resumed - term) < SAME_REQUEST
         return Asked.THE_SCHEDULER if by_slurm else Asked.SIGTERM
 
+    def at_end(self, call: Callable[[], None]) -> None:
+        """What a signal that ends everything at once does first. It must not wait for anything; its OSError is dropped."""
+        self._at_end.append(call)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         self._last[number] = now
@@ -86,6 +91,9 @@ class StopRequest:
             with contextlib.suppress(OSError):  # not print: the signal may come in the middle of one
                 os.write(2, ANSWER)
         if (number == signal.SIGINT and asked) or (number == signal.SIGTERM and again):
+            for call in self._at_end:
+                with contextlib.suppress(OSError):  # the process ends, and nobody is left to tell
+                    call()
             self._end(number)
         elif self._then is not None:
             self._then(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 EXIT_DONE = 0
+EXIT_USAGE = 2  # words that the command does not take, or one that it lacks
 EXIT_NON_FINITE = 70  # too many steps in a row had a loss or gradient that is nan or inf
 EXIT_FORGOTTEN = 71  # an evaluation fell below a limit the config sets; the state is saved
 EXIT_IO = 74  # a checkpoint or a file could not be written or read
@@ -10,6 +11,7 @@ EXIT_LOCKED = 75  # another process holds the run folder
 EXIT_CONFIG = 78  # the config or the data cannot be used; nothing was started
 EXIT_HANG = 79  # no step for too long
 EXIT_PREEMPTED = 85  # a signal asked for the end; the state is saved
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class Foreseeable(Exception):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from dinov3.system.files import cut_to_whole_lines, naming, open_to_append, write_whole
 
@@ -31,6 +32,11 @@ def rows_of(path: Path) -> Iterator[Row]:
 def read_rows(path: Path) -> list[Row]:
     """``rows_of`` as a list."""
     return list(rows_of(path))
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of a row is one that can be counted with or drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class RowWriter:

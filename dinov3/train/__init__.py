@@ -5,9 +5,14 @@ Nothing but ``launch`` and the command line imports it. The package can be calle
 ``in_python.py: train``.
 """
 
+from __future__ import annotations
+
 import sys
 from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # as in dinov3/__init__.py
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class _Callable(ModuleType):

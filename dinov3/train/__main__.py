@@ -2,7 +2,15 @@
 
 import sys
 
-from dinov3.train.command import main
+from dinov3.system.interrupt import interruptible
+
+
+def main() -> int:
+    """The command, imported where Ctrl-C is answered."""
+    from dinov3.train.command import main as train
+
+    return train()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main))

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``python -m dinov3.train`` and ``dinov3 train``."""
     about = "a folder of images (without --config-file a recipe is chosen for them and this machine); "
     command.add_arguments(parser, words="FOLDER key=value", about=about)
+    parser.set_defaults(instead="`dinov3 train FOLDER` chooses a recipe for the images in FOLDER")
     parser.add_argument("--multi-distillation", action="store_true", help="the same as multidistillation.enabled=true")
 
 

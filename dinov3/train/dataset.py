@@ -14,40 +14,46 @@ from dinov3.data.errors import BadImage
 from dinov3.data.sources import DataError, Mixture, Source, open_dataset, parse_dataset
 from dinov3.data.sources.mixture import title
 from dinov3.data.sources.source import PartlyDamaged
-from dinov3.data.storage.labels import names_in, no_such_classes, renumbered
+from dinov3.data.storage.labels import every_label, names_in, no_such_classes, renumbered
 from dinov3.distributed import context
 from dinov3.eval.online.dense import check_dense
+from dinov3.eval.online.scene import spread
 
 
-def checked_source(cfg: Config, world: int) -> Source:
+def checked_source(cfg: Config, world: int, processes: str = "") -> Source:
     """The dataset, opened before anything is built or written; DataError when it cannot fill one batch.
+
+    ``processes``: what the ``world`` of them are, and who says so, where this is not the command that trains.
 
     So are the data sets of the k-NN evaluation, which must have labels, and of the dense ones, which must have truths.
     """
     check_labelled(cfg)
     check_dense(cfg)
     source = open_dataset(cfg.train.dataset_path)
-    batch = images_per_process(cfg) * world
+    each = images_per_process(cfg)
+    batch = each * world
     lower = "train.batch_size_per_gpu (or train.gradient_accumulation_steps)"
     if cfg.multidistillation.enabled:
         lower = "multidistillation.global_batch_size"
     if len(source) < batch:
+        made = "" if world == 1 else f" ({processes or f'{world} processes'} x {each} images)"
         raise DataError(
-            f"{title(cfg.train.dataset_path)}: {len(source)} images, fewer than one batch of {batch}: "
-            f"lower {lower} or add images"
+            f"{title(cfg.train.dataset_path)}: {len(source)} images, fewer than one batch of {batch}{made}: "
+            f"lower {lower}{', take fewer GPUs' if processes else ''} or add images"
         )
     check_channels(cfg, source)
     return source
 
 
 def check_labelled(cfg: Config) -> None:
-    """DataError when a data set of the k-NN evaluation has no labels, or its test folders are not among its training ones."""
+    """DataError when a data set of the k-NN evaluation lacks labels, or its test folders are not among its training ones."""
     known: list[str] | None = None
-    for text in (cfg.evaluation.knn.train, cfg.evaluation.knn.test):
+    knn = cfg.evaluation.knn
+    for text, limit in ((knn.train, knn.max_train), (knn.test, knn.max_test)):
         if text is None:
             continue
-        if (labelled := parse_dataset(text)).label(0) is None:
-            raise DataError(f"{text}: {labelled.name(0)} has no label: k-NN needs class subfolders or labels")
+        labelled = parse_dataset(text)
+        every_label(labelled, text, "k-NN needs class subfolders or labels", spread(len(labelled), limit))
         names = names_in(labelled)
         if known and names and (new := renumbered(np.arange(len(names)), names, known).unknown):
             raise no_such_classes(text, new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +52,7 @@ def take_folder(config: Path | None, opts: Sequence[str]) -> Chosen:
     choices = choices_for(case)
     said = (
         f"recipe     chosen: {of_images(case.data)}; {of_machine(case.machine)}. "
-        f"`dinov3 init {folders[0]}` writes it down with its reasons; --config-file NAME takes another"
+        f"`dinov3 init {shlex.quote(folders[0])}` writes it down with its reasons; --config-file NAME takes another"
     )
     return Chosen(None, [*words_of(choices), *rest], said)
 

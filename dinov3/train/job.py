@@ -45,6 +45,7 @@ from dinov3.train.banner import lines
 from dinov3.train.dataset import checked_source, record_damage
 from dinov3.train.flops import flops_an_image
 from dinov3.train.model import build_model
+from dinov3.train.promise import doubts
 from dinov3.train.start_from import counters_after, take_over_moments
 from dinov3.train.task import Pretraining
 
@@ -60,6 +61,7 @@ class PretrainingJob(Job[CropBatch]):
         super().__init__(cfg, run, peers)
         self._said = [said] if said else []
         self._source: Source | None = None
+        self._doubts: list[str] = []  # about its images
 
     @property
     def source(self) -> Source:
@@ -67,6 +69,8 @@ class PretrainingJob(Job[CropBatch]):
         if self._source is None:
             source = checked_source(self.cfg, context.world_size())
             refuse_output_inside(source, self.run.path)
+            if context.is_main():
+                self._doubts = doubts(self.cfg, source)
             self._source = source
         return self._source
 
@@ -137,7 +141,7 @@ class PretrainingJob(Job[CropBatch]):
         return rules_for(self.cfg) if self.cfg.evaluation.alarms else ()
 
     def banner(self, trainer: Trainer[CropBatch]) -> list[str]:
-        return [*self._said, *lines(trainer, self.cfg, self.source)]
+        return [*self._doubts, *self._said, *lines(trainer, self.cfg, self.source)]
 
     def files(self) -> Mapping[str, str | None]:
         cfg = self.cfg

@@ -23,6 +23,7 @@ from dinov3.weights.reading.errors import clipped
 
 HEADS = ("dino_head", "ibot_head")
 SHOWN = 5  # names in a message
+DIFFERENCES = 12  # of an architecture in a message: who sets them one by one wants to know all
 PERIODS = "rope_embed.periods"
 BF16 = 2**-7  # relative distance of two periods that differ by bf16 rounding only
 # Settings that names and shapes do not show; compared when the file or its layout states them.
@@ -173,8 +174,8 @@ def _compare_settings(backbone: Backbone, source: ModelWeights, allowed: _Allowe
             )
         released = None if preset else released
         raise WeightsError(
-            f"{source.source}: the architecture differs: {'; '.join(refused[:SHOWN])}"
-            + ("" if len(refused) <= SHOWN else f"; and {len(refused) - SHOWN} more")
+            f"{source.source}: the architecture differs: {'; '.join(refused[:DIFFERENCES])}"
+            + ("" if len(refused) <= DIFFERENCES else f"; and {len(refused) - DIFFERENCES} more")
             + (f" (student.preset={released} sets all of them)" if released else "")
         )
     return notes + [f"allowed: {key}: {what.rpartition(':')[0]}" for key, what in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from dinov3 import cli
 from dinov3.config.arguments import not_an_override, refuse_a_model_nobody_chose, unrecognised
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_config
+from dinov3.engine.command import say_which_folder
 from dinov3.train.command import main
 
 
@@ -34,6 +36,43 @@ def test_an_override_with_dashes_is_told_to_drop_them(
             command()
         assert end.value.code == 2
         assert f"overrides have no dashes: {hint}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--outputdir", "m/o"], "did you mean --output-dir?"),
+        (["--output_dir=m/o"], "did you mean --output-dir?"),
+        (["--resume-form", "x"], "did you mean --resume-from?"),
+    ],
+)
+def test_an_option_with_a_slip_is_named(words: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (lambda: cli.main(["train", *words]), lambda: main(words)):
+        with pytest.raises(SystemExit) as end:
+            command()
+        assert end.value.code == 2
+        assert capsys.readouterr().err.endswith(f": {hint}\n")
+    with pytest.raises(SystemExit):
+        cli.main(["eval", "knn", "--weights", "w", "--train", "t", "--tesst", "u"])
+    assert capsys.readouterr().err.endswith("--tesst u: did you mean --test?\n")
+
+
+def test_training_nothing_says_that_a_folder_will_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train"]) == 78
+    assert "nothing says what to train; `dinov3 train FOLDER` chooses" in capsys.readouterr().err
+    assert cli.main(["finetune"]) == 78
+    assert "FOLDER" not in capsys.readouterr().err
+
+
+def test_of_two_run_folders_the_one_that_counts_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = argparse.Namespace(output_dir=tmp_path / "a", opts=[f"train.output_dir={tmp_path / 'b'}"])
+    say_which_folder(tmp_path / "a", args)
+    said = f"note: --output-dir {tmp_path / 'a'} counts, train.output_dir={tmp_path / 'b'} does not\n"
+    assert capsys.readouterr().err == said
+    args.opts = [f"train.output_dir={tmp_path / 'a'}"]
+    say_which_folder(tmp_path / "a", args)
+    say_which_folder(tmp_path / "b", argparse.Namespace(output_dir=None, opts=["train.output_dir=b"]))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_command_without_overrides_gives_no_such_hint() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dinov3.data import decode as decode_module
-from dinov3.data.decode import BACKGROUND, MAX_PIXELS, Pixels, decode, fit_channels, read_image, size_of
+from dinov3.data.decode import BACKGROUND, MAX_PIXELS, Pixels, decode, fit_channels, read_image, size_of, stored_values
 from dinov3.data.errors import BadImage, DataError
 
 RAMP = np.linspace(0, 255, 48 * 64 * 3).reshape(48, 64, 3).astype(np.uint8)
@@ -348,3 +348,17 @@ def test_a_file_that_is_gone_and_pixels_of_another_type_are_bad_images() -> None
         read_image(OneImage(FileNotFoundError(2, "gone", "/set/a.jpg")), 0)
     with pytest.raises(BadImage, match="float32"):
         read_image(OneImage(RAMP.astype(np.float32)), 0)
+
+
+def test_an_image_beyond_what_pillow_opens_names_the_key_and_the_most_it_allows() -> None:
+    header = zlib.compress(b"")
+    chunk = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    parts = [(b"IHDR", chunk), (b"IDAT", header), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    )
+    said = "400 million pixels: more than 64 million; data.max_pixels allows at most 178 million: scale it down"
+    for read in (decode, size_of, stored_values):
+        with pytest.raises(BadImage) as caught:
+            read(data)
+        assert str(caught.value) == said

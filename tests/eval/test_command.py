@@ -108,6 +108,18 @@ def test_an_unlabelled_folder_is_one_line(place: Path, capsys: pytest.CaptureFix
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--train", "--test"])
+def test_images_without_a_class_among_others_are_counted_and_one_is_named(
+    place: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = f"ImageFolder:root={place / 'train'}:class_of=(bright|dark)"
+    words = ["--train", some] if option == "--train" else ["--train", str(place / "train"), "--test", some]
+    assert main(["eval", "knn", "--weights", str(place / "weights"), *words]) == 78
+    name = place / "train" / "gray" / "0.png"
+    said = f"error: {some}: 12 of 36 images have no label, for example {name}: evaluation needs"
+    assert capsys.readouterr().err == f"{said} class subfolders or labels for every image\n"
+
+
 def test_scoring_on_the_training_images_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = str(place / "train")
     assert main(["eval", "knn", "--weights", str(place / "weights"), "--train", train, "--test", train]) == 78

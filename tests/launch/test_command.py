@@ -208,7 +208,18 @@ def test_a_long_notice_is_a_long_patience_of_torchrun(config: Path, capsys: pyte
         (["wandb.name=a\udcffb"], r"command line: wandb.name=a\udcffb: is not UTF-8"),
         (["--local", "--output-dir", "a%jb"], "--output-dir: "),
         (["train.dataset_path=/no/such/folder"], "data: /no/such/folder"),
-        (["train.dataset_path=Synthetic:n=100:size=40"], "100 images, fewer than one batch of 512"),
+        (
+            ["train.dataset_path=Synthetic:n=100:size=40"],
+            "100 images, fewer than one batch of 512 (8 GPUs (--gpus-per-node, default 8) x 64",
+        ),
+        (
+            ["--nodes", "2", "--gpus-per-node", "4", "train.dataset_path=Synthetic:n=100:size=40"],
+            "of 512 (8 GPUs (--nodes 2, --gpus-per-node 4) x 64",
+        ),
+        (
+            ["--tasks-per-node", "2", "train.dataset_path=Synthetic:n=100:size=40"],
+            "of 128 (2 processes (--tasks-per-node 2) x 64",
+        ),
         (["--local", "--setup", "ls"], "--setup: does nothing with --local, leave it out"),
         (["--nodes", "0"], "--nodes: 0 is out of range: it must be >= 1"),
     ],

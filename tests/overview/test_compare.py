@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_a_page_has_curves_scores_and_differences(
         ("fast", [0, 1], [3.0, 1.0]),
     ]
     assert "<code>optim.lr</code></td><td>0.1</td><td>0.2</td>" in page
-    assert "<td>b, from a, cls</td><td>k 20</td><td></td><td>accuracy 0.625</td>" in page
+    assert "<td>b, from a, cls</td><td>k 20</td><td></td><td>accuracy 62.50 %</td>" in page
     assert "train.output_dir" not in page
     assert "hunter2" not in page
     outside = [u for u in re.findall(r'(?:src|href)="([^"]+)"', page) if not u.startswith("data:")]
@@ -78,6 +79,35 @@ def test_figures_that_only_one_run_has_are_shown(tmp_path: Path) -> None:
     knn = next(panel for panel in found if "Accuracy" in panel.title)
     assert list(knn.lines) == ["a"]
     assert differences([read_run(path, path.name) for path in paths]) == {}
+
+
+def test_a_run_has_one_colour_in_every_chart_also_in_those_that_others_lack(tmp_path: Path) -> None:
+    paths = [a_run(tmp_path / "a", [1.0]), a_run(tmp_path / "b", [1.0, 2.0], knn=[0.5])]
+    assert cli.main(["compare", *map(str, paths), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    colours: dict[str, set[str]] = {"a": set(), "b": set()}
+    for panel in panels_in(page):
+        for line in panel["lines"]:  # type: ignore[attr-defined]
+            colours[line["label"]].add(line["colour"])
+    assert [len(found) for found in colours.values()] == [1, 1]
+    assert colours["a"] != colours["b"]
+    pictures = [base64.b64decode(text).decode() for text in re.findall(r"svg\+xml;base64,([\w+/=]+)", page)]
+    (alone,) = [picture for picture in pictures if "Accuracy" in picture]
+    assert colours["b"].pop() in alone
+
+
+def test_a_run_that_only_eval_has_measured_has_that_score_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [a_run(tmp_path / "a", [1.0], knn=[0.5]), a_run(tmp_path / "b", [1.0])]
+    row = {"task": "knn", "train": "a", "test": "b", "pool": "cls", "scores": [{"k": 20, "accuracy": 0.3404255}]}
+    (paths[1] / "scores.jsonl").write_text(json.dumps(row) + "\n")
+    assert cli.main(["compare", *map(str, paths), "--out", str(tmp_path / "page.html")]) == 0
+    assert "34.04 % (eval)" in capsys.readouterr().out.splitlines()[2]
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    assert [
+        said for line in capsys.readouterr().out.splitlines() for said in ("50.0", "34.0 (eval)") if said in line
+    ] == ["50.0", "34.0 (eval)"]
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -9,11 +9,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
 from dinov3.cli import main
+from dinov3.config.load import load_config, to_yaml
 from dinov3.pictures import run_page
+from dinov3.pictures.dated import save_png, step_shown
+from dinov3.pictures.run_page import report
 from dinov3.runs.step_folders import step_folders
 from dinov3.train.command import main as train
+from tests.overview.test_runs import a_run
 from tests.train.tiny import command
 
 VOID = {"meta", "img", "br", "hr", "link"}
@@ -82,6 +87,8 @@ def test_the_page_has_every_part_and_needs_nothing_else(page: Path) -> None:
     ):
         assert words in parser.text, words
     assert content.count("data:image/png;base64,") >= 3
+    assert "at the end" not in parser.text
+    assert [step_shown(page.with_name(name)) for name in ("pca.png", "neighbours.png")] == [4, 4]
     outside = [u for u in re.findall(r'(?:src|href)="([^"]+)"', content) if not u.startswith(("data:", "#"))]
     assert outside == []
     assert content.count("<script") == 3, "the data, uPlot, and what draws with it"
@@ -107,9 +114,50 @@ def test_a_run_whose_checkpoints_are_damaged_has_a_page_that_says_so(page: Path,
     assert "no checkpoint can be read (step-00000004: manifest.json is missing" in (run / "report.html").read_text()
 
 
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = str(tmp_path / "nosuch")
+    for words in (
+        ["report", place],
+        ["compare", place, str(tmp_path)],
+        ["viz", "curves", "--weights", place, "--out", "x.png"],
+    ):
+        assert main(words) == 78
+        assert capsys.readouterr().err == f"error: {place}: there is no such folder: give that of a run\n"
+
+
 def test_a_folder_without_metrics_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 78
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def continued(run: Path) -> Path:
+    """A run of 4 steps that goes on to 400 and is stopped at the 68th."""
+    a_run(run, [3.0] * 68)
+    (run / "config_history").mkdir()
+    cfg = load_config(None, ["train.OFFICIAL_EPOCH_LENGTH=4", "optim.epochs=100", "optim.lr=0.3"])
+    (run / "config_history" / "0001.yaml").write_text(to_yaml(cfg))
+    canvas = torch.rand(3, 20, 20)
+    save_png(canvas, run / "pca.png", 60)
+    save_png(canvas, run / "neighbours.png")
+    return run
+
+
+def test_a_run_that_was_stopped_says_so_and_pictures_say_of_which_step_they_are(tmp_path: Path) -> None:
+    parser = Balance()
+    parser.feed(report(continued(tmp_path / "run")))
+    assert "stopped, 68 of 400steps" in parser.text
+    assert "at step 60" in parser.text
+    assert "nearest to it ." not in parser.text
+    assert "at the end" not in parser.text
+
+
+def test_the_config_is_the_one_in_force_and_says_what_it_was_at_the_start(tmp_path: Path) -> None:
+    run = continued(tmp_path / "run")
+    assert '<code>optim.lr</code></td><td>0.3 <span class="muted">(at the start 0.1)</span></td>' in report(run)
+    (run / "config_history" / "0002.yaml").write_text("optim: [")
+    page = report(run)
+    assert "0002.yaml of config_history cannot be read" in page
+    assert "<code>optim.lr</code></td><td>0.1</td>" in page
 
 
 TAGS = {

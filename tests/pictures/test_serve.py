@@ -43,8 +43,8 @@ def test_the_page_is_made_anew_and_only_for_this_machine(tmp_path: Path) -> None
     assert where == "127.0.0.1"
     assert first[0] == second[0] == 200
     assert 'http-equiv="refresh" content="10"' in first[1]
-    assert "<b>1</b>" in first[1]
-    assert "<b>2</b>" in second[1]
+    assert "<b>stopped, 1 of 4</b>" in first[1]
+    assert "<b>stopped, 2 of 4</b>" in second[1]
     assert codes == [404, 403, 503]
 
 

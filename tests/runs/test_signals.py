@@ -4,10 +4,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dinov3.runs import signals
+from dinov3.runs.lock import RunLock
 from dinov3.runs.signals import STOPPING, Asked, StopRequest
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
@@ -124,3 +126,20 @@ def test_ctrl_c_is_answered_at_once_and_once(capfd: pytest.CaptureFixture[str]) 
     signal.raise_signal(signal.SIGINT)
     assert stop.signal_name == "SIGINT"
     assert capfd.readouterr().err == "\nstopping after this step, saving; again to end now\n"
+
+
+def test_what_is_to_be_done_before_an_end_at_once_is_done_and_its_faults_are_dropped(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    def fails() -> None:
+        raise OSError("disk")
+
+    stop = StopRequest(end=lambda number: done.append("end"))
+    with RunLock(tmp_path / "run") as lock:
+        stop.at_end(fails)
+        stop.at_end(lock.forget)
+        signal.raise_signal(signal.SIGINT)
+        assert (tmp_path / "run" / ".lease").exists()
+        signal.raise_signal(signal.SIGINT)
+        assert not (tmp_path / "run" / ".lease").exists()
+    assert done == ["end"]

@@ -37,6 +37,7 @@ def test_a_folder_is_all_it_takes_and_the_same_command_continues(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "recipe     chosen: 12 to train on, short side 40 px, 3 channels, no classes; " in said
+    assert "`dinov3 init 'my photos'` writes it down" in said
     (run,) = (photos.parent / "runs").iterdir()
     assert f"run folder runs/{run.name} (--output-dir takes another)" in said
     assert run.name.startswith("train-20")

@@ -17,7 +17,9 @@ from dinov3 import __version__
 from dinov3.data.sources.synthetic import Synthetic
 from dinov3.engine import trainer
 from dinov3.runs.checkpoint import read_tensors
+from dinov3.runs.folder import RunFolder
 from dinov3.runs.lock import RunLock
+from dinov3.runs.recorded import config_in_force
 from dinov3.runs.state import digest
 from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
@@ -198,6 +200,8 @@ def test_what_may_change_is_said_and_written_to_the_history(tmp_path: Path, caps
     assert changed in (tmp_path / "run.log").read_text()
     assert "max_steps: 4" in (tmp_path / "config_history" / "0001.yaml").read_text()
     assert "max_steps: 2" in (tmp_path / "config.yaml").read_text()
+    assert main(command(tmp_path, train__max_steps=6)) == 0
+    assert (config_in_force(RunFolder(tmp_path)).now or {})["optim"]["lr"] == 0.001, "as it was at the start"
 
 
 @pytest.mark.parametrize(

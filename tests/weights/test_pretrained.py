@@ -121,6 +121,16 @@ def test_a_flag_that_differs_is_refused_by_name_with_the_way_out(
     assert message in str(caught.value)
 
 
+def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:
+    together = {"n_storage_tokens", "mask_k_bias", "ffn_layer", "layerscale", "qkv_bias", "depth", "num_heads"}
+    chosen = [(change, message) for change, message in WRONG if together & set(change) and "arch" not in change]
+    changes = {key: value for change, _ in chosen for key, value in change.items()}
+    with pytest.raises(WeightsError, match="the architecture differs") as caught:
+        start(meta_file(tmp_path / "w.pth", tiny_vit().state_dict()), **changes)
+    assert all(message.partition(":")[0] in str(caught.value) for _, message in chosen)
+    assert "more" not in str(caught.value)
+
+
 @pytest.mark.parametrize("layout", ["Hugging Face", "dinov3"])
 def test_a_norm_epsilon_that_differs_is_refused_where_the_file_states_it(layout: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"student\.norm_layer: layernorm, .* has layernormbf16: set it to"):

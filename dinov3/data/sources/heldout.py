@@ -11,6 +11,7 @@ from dinov3.data.sources.options import Options
 from dinov3.data.sources.parse import parse_dataset
 from dinov3.data.sources.source import Source
 from dinov3.data.storage.identity import VERSION, Identity
+from dinov3.data.storage.labels import every_label
 
 NAME = "HeldOut"
 EVERY = 5  # as `dinov3 eval` holds out, so that both score the same images
@@ -22,10 +23,7 @@ def open_source(options: Options) -> HeldOut:
     of, part = options.string("of"), options.choice("part", PARTS, "train")
     options.finish()
     source = parse_dataset(of)
-    labels = [source.label(index) for index in range(len(source))]
-    if None in labels:
-        raise options.error("has images without a class, and they are held out class by class")
-    held = held_out([label for label in labels if label is not None])
+    held = held_out(every_label(source, of, "images are held out class by class, which needs subfolders or labels"))
     if not held.any():
         raise options.error(f"no class has {EVERY} images")
     return HeldOut(source, part, np.flatnonzero(held == (part == "test")))

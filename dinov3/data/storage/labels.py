@@ -8,12 +8,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dinov3.data.errors import DataError
+
+if TYPE_CHECKING:
+    from dinov3.data.sources.source import Source
 
 logger = logging.getLogger(__name__)
 NO_LABEL = -1
@@ -104,6 +107,24 @@ def names_in(source: object) -> list[str] | None:
     """What the classes of a source are called, by number; None when they are numbers."""
     found = getattr(source, "classes", None)
     return [os.fsdecode(name) for name in found] if isinstance(found, list) and found else None
+
+
+def every_label(source: Source, where: str, need: str, indices: Sequence[int] | None = None) -> list[int]:
+    """The class of every image (of those at ``indices``).
+
+    DataError when some have none: how many, one of them by name, and ``need``: what wants them, and in what form.
+    """
+    chosen = range(len(source)) if indices is None else indices
+    found = [(index, source.label(index)) for index in chosen]
+    lacking = [index for index, label in found if label is None]
+    if lacking and len(lacking) == len(found):
+        raise DataError(f"{where}: {source.name(lacking[0])} has no label: {need}")
+    if lacking:
+        raise DataError(
+            f"{where}: {len(lacking):,} of {len(found):,} images have no label, for example {source.name(lacking[0])}: "
+            f"{need} for every image"
+        )
+    return [label for _, label in found if label is not None]
 
 
 class Renumbered(NamedTuple):

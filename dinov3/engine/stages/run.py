@@ -77,6 +77,7 @@ def run_stages(
         if context.is_main():
             write_stages(out, records_of(plan, out))
         stop = stop or StopRequest()  # one for all: a signal between two stages is not lost
+        stop.at_end(lock.forget)
         for stage in plan:
             again = redone is not None and stage.number == redone.number
             code = run_stage(stage, len(plan), out, stop, resume_from if again else None)

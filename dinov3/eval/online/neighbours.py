@@ -44,7 +44,7 @@ class Neighbours(Look[Scene]):
         found = self._images(scene, train, nearest.flatten()).unflatten(0, tuple(nearest.shape))
         right = train.labels[nearest] == test.labels[chosen][:, None]
         with replacing(scene.run.neighbours) as fresh:
-            neighbour_sheet(queries, found, right, fresh)
+            neighbour_sheet(queries, found, right, fresh, scene.step)
         scene.drawn(scene.run.neighbours)
 
     def missing(self, run: RunFolder, saved_ns: int) -> list[str]:

@@ -53,7 +53,7 @@ class Picture(Look[Scene]):
         images = torch.stack(list(SourceImages(look_at, source, chosen))).to(look_at.device)
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as fresh:
-            pca_sheet(scene.backbone, images, cfg.crops.rgb_mean, cfg.crops.rgb_std, fresh)
+            pca_sheet(scene.backbone, images, cfg.crops.rgb_mean, cfg.crops.rgb_std, fresh, scene.step)
         scene.drawn(path)
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.client
 import os
+import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -133,12 +134,16 @@ def verify(root: Path, sums: dict[str, str]) -> list[Verified]:
     """Every pair: it opens, counts agree, labels are 0 and 1, sums are right. DataError or FinetuneError otherwise."""
     h5py, found = need("h5py"), []
     if not root.is_dir():
-        raise DataError(f"{root}: there is no such folder: `dinov3 pcam download --out {root}` makes it")
+        raise DataError(
+            f"{root}: there is no such folder: `dinov3 pcam download --out {shlex.quote(str(root))}` makes it"
+        )
     for split in SPLITS:
         pair = [root / FILE.format(split=split, part=part) for part in ("x", "y")]
         for path in pair:
             if not path.is_file():
-                raise DataError(f"{path}: there is no such file: `dinov3 pcam download --out {root}` fetches it")
+                raise DataError(
+                    f"{path}: there is no such file: `dinov3 pcam download --out {shlex.quote(str(root))}` fetches it"
+                )
         try:
             with h5py.File(pair[0]) as pixels, h5py.File(pair[1]) as classes:
                 shape, labels = pixels["x"].shape, classes["y"][...].reshape(-1)

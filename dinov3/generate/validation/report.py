@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinov3.generate.errors import GenerateError
-from dinov3.pictures.figures import is_number
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.output import check_output_file
 from dinov3.system.files import write_whole
 from dinov3.system.html import Html, joined, markup
 from dinov3.system.paths import expanded
-from dinov3.system.rows import read_rows
+from dinov3.system.rows import is_number, read_rows
 
 Row = Mapping[str, Any]
 STYLE = Html(

@@ -1,15 +1,14 @@
 "use strict";
 (function () {
-  const colours = ["#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#65a30d", "#4b5563", "#92400e"];
   const height = 210;
   const digits = (value) => (value == null ? "" : Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 }));
 
   function draw(place, panel) {
     const tables = panel.lines.map((line) => [line.x, line.y]);
     const data = tables.length > 1 ? uPlot.join(tables) : tables[0];
-    const series = panel.lines.map((line, i) => ({
+    const series = panel.lines.map((line) => ({
       label: line.label,
-      stroke: colours[i % colours.length],
+      stroke: line.colour,
       width: 1.6,
       spanGaps: true, // runs that log at other steps share one axis
       points: { show: panel.dots || data[0].length < 2 },

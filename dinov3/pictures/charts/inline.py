@@ -60,7 +60,7 @@ def _figure(panel: Panel, number: int) -> Html:
 
 def as_data(panel: Panel) -> dict[str, Any]:
     """What ``draw.js`` reads."""
-    lines = [{"label": label, "x": x, "y": y} for label, (x, y) in panel.lines.items()]
+    lines = [{"label": label, "x": x, "y": y, "colour": panel.colours[label]} for label, (x, y) in panel.lines.items()]
     return {"dots": panel.dots, "lines": lines}
 
 

@@ -6,6 +6,7 @@ from dinov3.weights.reading.errors import clipped
 
 HEAD = 512  # bytes that tell
 AGAIN = "download it again"
+PICTURE = "a picture: give weights here (a run folder, .pth or .safetensors); images go to the option for data"
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull` in its folder"),
     (b"version https://hawser", "a Git LFS pointer, not the file itself: run `git lfs pull` in its folder"),
@@ -20,8 +21,8 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"GGUF", "a GGUF file: weights are read from safetensors and torch files"),
     (b"\x93NUMPY", "a NumPy array: weights are read from safetensors and torch files"),
     (b"%PDF", "a PDF"),
-    (b"\x89PNG", "a picture"),
-    (b"\xff\xd8\xff", "a picture"),
+    (b"\x89PNG", PICTURE),
+    (b"\xff\xd8\xff", PICTURE),
 )
 
 

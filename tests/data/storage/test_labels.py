@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from dinov3.data.errors import DataError
 from dinov3.data.sources import parse_dataset
-from dinov3.data.storage.labels import LARGEST, classes_of, matched_classes, renumbered
+from dinov3.data.storage.labels import LARGEST, classes_of, every_label, matched_classes, renumbered
 from tests.data.stores import photographs, write_folder, write_lmdb
 
 SPELLINGS = ["{}", "{}.0", "{}.", "0{}", " {} ", "+{}", "{}e0", "{}.000", "{}0e-1"]
@@ -203,3 +204,19 @@ def test_numbers_put_beside_names_are_said_and_names_beside_names_are_not(caplog
 
 def test_whole_numbers_of_a_spreadsheet_with_decimal_commas_are_those_numbers() -> None:
     assert classes_of(["10,0", "2,0", "-1,0", ""]).numbers.tolist() == [10, 2, -1, -1]
+
+
+def test_images_without_a_class_are_counted_and_one_is_named(tmp_path: Path) -> None:
+    for name in ("cat1.png", "cat2.png", "dog1.png", "x.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    some = f"ImageFolder:root={tmp_path}:class_of=(cat|dog)"
+    source = parse_dataset(some)
+    assert every_label(source, some, "k-NN needs labels", range(3)) == [0, 0, 1]
+    with pytest.raises(
+        DataError, match=r"1 of 4 images have no label, for example .*x\.png: k-NN needs labels for every"
+    ):
+        every_label(source, some, "k-NN needs labels")
+    with pytest.raises(DataError, match=r"cat1\.png has no label: k-NN needs labels$"):
+        every_label(parse_dataset(str(tmp_path)), "photos", "k-NN needs labels")
+    with pytest.raises(DataError, match=r"1 of 4 images have no label"):
+        parse_dataset(f"HeldOut:of={some.replace(':', chr(92) + ':')}:part=train")

@@ -53,7 +53,7 @@ CASES = {
     "gzip": (gzip.compress(b"weights"), "is packed with gzip: unpack it first"),
     "tar": (tar(), "is a tar archive: unpack it first"),
     "NumPy": (array(), "is a NumPy array"),
-    "a photograph": (picture("JPEG"), "is a picture"),
+    "a photograph": (picture("JPEG"), r"is a picture: give weights here .a run folder, \.pth or \.safetensors."),
     "a drawing": (picture("PNG"), "is a picture"),
 }
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dinov3.features.scores import keep_scores, scores_of
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.scores import keep_scores, knn_of, scores_of
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_the_last_score_of_a_kind_counts_and_says_of_which_checkpoint_it_is(run:
         keep_scores(weights, report(accuracy, held_out={"0.1": 0.5}))
         assert len(scores_of(RunFolder(run))) == 1
     known = scores_of(RunFolder(run))
-    assert known == {("knn", "b, from a, cls", "k 20, temperature 0.07"): ("step-00000004", "accuracy 0.5")}
+    assert known == {("knn", "b, from a, cls", "k 20, temperature 0.07"): ("step-00000004", "accuracy 50.00 %")}
     rows = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
     assert [row["checkpoint"] for row in rows] == ["step-00000002", "step-00000004"]
 
@@ -51,6 +51,17 @@ def test_words_of_a_score_are_settings_and_what_is_missing_a_dash(run: Path) -> 
         ("segmentation", "d, small", "head linear"): ("step-00000004", "mIoU 0.25, mAcc -"),
         ("segmentation", "d, small", "head 30-NN"): ("step-00000004", "mIoU 0.5"),
     }
+
+
+def test_the_newest_knn_score_stands_for_a_run(run: Path) -> None:
+    assert knn_of(RunFolder(run)) is None
+    for accuracy in (0.25, 0.5):
+        keep_scores(run, report(accuracy))
+    several = [{"k": 10, "accuracy": 0.7}, {"k": 20, "accuracy": 0.6}, {"k": 200, "accuracy": 0.8}]
+    keep_scores(run, {"task": "knn", "scores": several})
+    keep_scores(run, {"task": "linear", "scores": [{"learning_rate": 0.1, "accuracy": 0.9}]})
+    assert knn_of(RunFolder(run)) == 0.6
+    assert scores_of(RunFolder(run))["linear", "None, from None, None", ""][1] == "learning_rate 0.1, accuracy 90.00 %"
 
 
 def test_what_is_no_run_is_left_alone(run: Path, tmp_path: Path) -> None:
