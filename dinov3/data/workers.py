@@ -16,7 +16,6 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -185,7 +184,7 @@ class WorkerPool:
             start_method or "forkserver", __name__
         )  # torch is imported once, not by every worker
         with signals_blocked():  # SLURM's SIGUSR2 would end it; by itself, for it takes the mask away from what follows
-            resource_tracker.ensure_running()
+            forkserver.start_tracker()
         self._job = Job(
             writer=writer,
             position=position,

@@ -21,7 +21,8 @@ TOP = "\x1b[H\x1b[J"  # a terminal begins again at its first line
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dinov3 runs``."""
-    parser.description = "All runs below a folder: model, state, step, loss, k-NN accuracy, speed, age of the figures."
+    parser.description = "All runs below a folder: model, state, step, loss, k-NN accuracy, speed, age of the figures. "
+    parser.description += "(eval): measured by `dinov3 eval knn`, where training measured none."
     parser.add_argument("folder", type=expanded, nargs="?", default=Path("runs"), help="looked through (default: runs)")
     parser.add_argument("--watch", action="store_true", help="show it anew until Ctrl-C")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two with --watch (default 5)")

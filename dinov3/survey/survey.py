@@ -15,7 +15,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -127,7 +126,7 @@ def _chunks(source: Source, reading: Reading, tasks: Sequence[NDArray[np.int64]]
         return
     context = forkserver.context("forkserver", __name__)  # copies neither threads nor memory
     with signals_blocked():  # by itself: starting it takes the mask away from what follows
-        resource_tracker.ensure_running()
+        forkserver.start_tracker()
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(source, reading)
     ) as pool:

@@ -1,4 +1,4 @@
-"""``multiprocessing``'s forkserver, where the folder of temporary files has a long name, too."""
+"""``multiprocessing``'s helpers: the forkserver, where the folder of temporary files has a long name, too; the tracker."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import atexit
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
+from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
 LONGEST = 107  # bytes of a UNIX socket's address on Linux (sun_path, less its closing zero)
 FOLDER, LISTENER = "/pymp-12345678", "/listener-12345678"  # what multiprocessing adds, in length
 OPEN_FOLDERS = Path("/proc/self/fd")
+QUIET = "ignore:resource_tracker:UserWarning"  # as after python -W
 
 
 def context(method: str, *preload: str) -> BaseContext:
@@ -35,3 +38,13 @@ def shorten_addresses() -> None:
     made = tempfile.mkdtemp(prefix="dinov3-")
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     config["tempdir"] = str(OPEN_FOLDERS / str(os.open(made, os.O_RDONLY | os.O_DIRECTORY)))
+
+
+def start_tracker() -> None:
+    """Start the process that removes semaphores and shared memory when this one is killed, without a word about it: who
+    ends a run with a second Ctrl-C would read of leaks, and there are none."""
+    sys.warnoptions.append(QUIET)  # what is started takes them over
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(QUIET)

@@ -15,6 +15,7 @@ from dinov3.eval.online.scene import spread
 
 LOOKED_AT = 32  # images: a share of a quarter shows in so few
 FEW = 100  # images below which a run is warned: below it features of pretraining are those of single images
+MANY = 0.1  # share of unreadable images that is said even where more are allowed: a recipe allows what it finds
 
 
 class Sample(NamedTuple):
@@ -45,7 +46,7 @@ def sample(source: Source, reading: Reading) -> Sample:
 
 def doubts(cfg: Config, source: Source) -> list[str]:
     """Lines of the start-up block about images that promise little. DataError for those that can teach nothing: one image,
-    be it under several names, or images smaller than a patch."""
+    be it under several names, or images of a single patch."""
     found, name = sample(source, Reading.from_config(cfg)), title(cfg.train.dataset_path)
     readable = found.looked_at - len(found.bad)
     if found.distinct == 1 and found.looked_at == len(source):
@@ -53,9 +54,9 @@ def doubts(cfg: Config, source: Source) -> list[str]:
         alone = "1 image" if readable == 1 else f"all {readable} images are the same"
         raise DataError(f"{name}: {same}{alone}: nothing can be learned from one; give others beside it")
     height, width = found.largest
-    if readable and max(found.largest) < cfg.student.patch_size and cfg.student.arch.startswith("vit"):
+    if readable and max(found.largest) <= cfg.student.patch_size and cfg.student.arch.startswith("vit"):
         raise DataError(
-            f"{name}: images of {width} x {height} px at most, smaller than one patch (student.patch_size "
+            f"{name}: images of {width} x {height} px at most, no more than one patch (student.patch_size "
             f"{cfg.student.patch_size}): nothing can be learned from them; give larger ones, or take a smaller patch"
         )
     lines = []
@@ -65,7 +66,7 @@ def doubts(cfg: Config, source: Source) -> list[str]:
         )
     if found.distinct == 1 and readable > 1:
         lines.append(f"warning    {readable} of {len(source):,} images were looked at, and all are the same")
-    if len(found.bad) > cfg.data.max_bad_frac * found.looked_at:
+    if len(found.bad) > min(cfg.data.max_bad_frac, MANY) * found.looked_at:
         first = found.bad[0]
         lines.append(
             f"warning    {len(found.bad)} of {found.looked_at} images that were looked at cannot be read, as {first.name}: "

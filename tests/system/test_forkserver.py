@@ -45,3 +45,22 @@ def test_a_short_name_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forkserver.tempfile, "gettempdir", lambda: "/" + "t" * 74)
     forkserver.shorten_addresses()
     assert config == {}, "107 bytes are an address"
+
+
+KILLED = """
+import multiprocessing, os, signal, sys
+from dinov3.system.forkserver import start_tracker
+
+start_tracker()
+lock = multiprocessing.get_context("spawn").Lock()
+print(lock._semlock.name, sys.warnoptions, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_held_is_removed_without_a_word() -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+    name, options = done.stdout.split()
+    assert done.stderr == ""
+    assert options == "[]"
+    assert not Path("/dev/shm", f"sem.{name.strip('/')}").exists()
