@@ -211,7 +211,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
                 "optim.layerwise_decay": 0.75,
                 "head_warmup.steps": 20 if on_cpu(c) else 300,
             },
-            "twenty times below pretraining, lower still in early blocks; heads alone first: as continue_small",
+            "twenty times below pretraining, lower still in early blocks; heads alone first",
             "one pass over the images an epoch, at most 100 steps",
         ),
         Rule(
@@ -249,12 +249,16 @@ RULES: dict[str, tuple[Rule, ...]] = {
             lambda c: c.goal == "continue",
             {
                 "feature_anchor.enabled": True,
+                "feature_anchor.loss_weight": 5.0,
                 "feature_anchor.tokens": "unmasked",
+                "optim.lr": 2e-4,
+                "optim.layerwise_decay": 0.9,
+                "teacher.momentum_teacher": 0.996,
                 "evaluation.drift.enabled": True,
                 "evaluation.drift.period": 100,
                 "evaluation.drift.stop_below": 0.5,
             },
-            "a frozen copy of the start, and an end to a run whose features leave it: as continue_small",
+            "a frozen copy of the start, which lets rates be higher, and an end to a run whose features leave it: as continue_small",
         ),
         Rule(
             "goal high-res",

@@ -22,6 +22,7 @@ from dinov3.models.patch_embed import WhitenedStem
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.system.bars import Bar
 from dinov3.system.cores import usable_workers
+from dinov3.system.errors import first_line
 from dinov3.train.ssl_meta_arch import SSLMetaArch
 
 IMAGES = 2000  # at most, evenly spread over the data set
@@ -32,7 +33,7 @@ PAIRS = 8000  # two crops each of the first samples of the stream; k-NN of CIFAR
 def fit_stem(model: SSLMetaArch, source: Source) -> list[str]:
     """Make the student's stem, and so the EMA's, of images of ``source``; nothing for other stems. What was done, to be printed.
 
-    Raises ConfigError when there are not more of them than the student is wide.
+    Raises ConfigError when there are not more of them than the student is wide, or when they are all of one colour.
     """
     backbone = model.student["backbone"]
     if not isinstance(backbone, DinoVisionTransformer) or not isinstance(backbone.patch_embed, WhitenedStem):
@@ -47,7 +48,11 @@ def fit_stem(model: SSLMetaArch, source: Source) -> list[str]:
         )
     device = next(backbone.parameters()).device
     generator = torch.Generator().manual_seed(model.cfg.train.seed)
-    backbone.patch_embed.fit(images.to(device), pairs_of_crops(model.cfg, source, device), generator)
+    try:
+        backbone.patch_embed.fit(images.to(device), pairs_of_crops(model.cfg, source, device), generator)
+    except torch.linalg.LinAlgError as error:  # of images without any detail
+        text = f"whitened, but these images do not differ enough ({first_line(error)}): set it to patch"
+        raise ConfigError("config", "student.stem", text) from error
     cast(DinoVisionTransformer, model.model_ema["backbone"]).load_state_dict(backbone.state_dict())
     model.copy_start_to_teachers()
     return [f"stem       filters and matrices made of {len(images):,} images and {PAIRS:,} pairs of crops"]
