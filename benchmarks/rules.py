@@ -47,7 +47,7 @@ def trained(arm: str, seed: int, args: argparse.Namespace) -> Row:
 def results(args: argparse.Namespace) -> None:
     """Train and measure what is not in OUT/results.jsonl yet."""
     path = args.out / "results.jsonl"
-    settings = {name: getattr(args, name) for name in ("images", "test", "recipe", "keys")}
+    settings = {"data": args.images, "test": args.test, "recipe": args.recipe, "keys": args.keys}
     rows = read_rows(path)
     if any(row.get(name) != value for row in rows for name, value in settings.items()):
         sys.exit(f"{path}: has results of other settings: choose another --out")
