@@ -16,20 +16,17 @@ the backbone before. What is in OUT/results.jsonl is not computed again. Differe
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_sections.report import git_hash
-from benchmarks.learning import machine, train
-from benchmarks.over_seeds import table_of_arms
+from benchmarks.learning import train
+from benchmarks.over_seeds import add_arguments_of_runs, measure_missing, table_of_arms
 from dinov3.eval.in_python import evaluate
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.step_folders import newest_valid
-from dinov3.system.bars import Bar
 from dinov3.system.paths import expanded
-from dinov3.system.rows import Row, append_row, read_rows
+from dinov3.system.rows import Row, read_rows
 
 RECIPE = "cifar10_continue_cpu"
 WITHOUT: dict[str, list[str]] = {  # what takes each part of the recipe away
@@ -66,9 +63,9 @@ def measured(weights: Path, args: argparse.Namespace) -> dict[str, float]:
 
 
 def continued(arm: str, seed: int, backbone: Path, args: argparse.Namespace) -> Row:
-    """The line of one run, trained now unless it was."""
+    """What one run is worth, trained now unless it was."""
     if arm == START:
-        return {"arm": arm, "seed": seed, **measured(backbone, args)}
+        return measured(backbone, args)
     run = args.out / arm.replace(" ", "-") / f"seed-{seed}"
     words = [
         f"train.dataset_path={args.images or args.new[0]}",
@@ -82,7 +79,7 @@ def continued(arm: str, seed: int, backbone: Path, args: argparse.Namespace) -> 
     train(RECIPE, run, seed, words)
     last = read_rows(RunFolder(run).evaluation)[-1]
     moved = {key: round(last[key], 4) for key in FIGURES if key in last}
-    return {"arm": arm, "seed": seed, "steps": last["step"], **measured(run, args), **moved}
+    return {**measured(run, args), **moved}
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -90,23 +87,13 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("old", "new", "images", "steps", "keys")}
 
 
-def results(args: argparse.Namespace) -> None:
-    """Train and measure what is not in OUT/results.jsonl yet."""
-    path = args.out / "results.jsonl"
-    settings, rows = settings_of(args), read_rows(path)
-    if any(row.get(name) != value for row in rows for name, value in settings.items()):
-        sys.exit(f"{path}: has results of other settings: choose another --out")
-    done = {(row["arm"], row["seed"]) for row in rows}
-    starts = {}
-    for seed, given in enumerate(args.backbones):
-        newest = newest_valid(given) if given.is_dir() else None
-        starts[seed] = given if newest is None else newest / "backbone.safetensors"
-    wanted = [(arm, seed) for seed in starts for arm in args.arms if (arm, seed) not in done]
-    with Bar(len(wanted), about="continued", unit="runs") as bar:
-        for arm, seed in wanted:
-            row = continued(arm, seed, starts[seed], args)
-            append_row(path, {**row, **settings, "commit": git_hash(), "machine": machine()})
-            bar.update()
+def starts(args: argparse.Namespace) -> dict[int, Path]:
+    """The backbone of each seed."""
+    newest = [newest_valid(given) if given.is_dir() else None for given in args.backbones]
+    return {
+        seed: given if found is None else found / "backbone.safetensors"
+        for seed, (given, found) in enumerate(zip(args.backbones, newest, strict=True))
+    }
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,16 +106,22 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--images", help="what to continue on (default: the new ones that vote)")
     found.add_argument("--steps", type=int, default=150)
     found.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
-    found.add_argument("--keys", nargs="+", default=[], metavar="key=value", help="changes of all runs")
-    found.add_argument("--out", type=expanded, required=True)
+    add_arguments_of_runs(found)
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    results(args)
-    print(table_of_arms(read_rows(args.out / "results.jsonl"), FIGURES, ARMS, NOTHING))
+    begun = starts(args)
+    rows = measure_missing(
+        args.out / "results.jsonl",
+        settings_of(args),
+        args.arms,
+        begun,
+        lambda arm, seed: continued(arm, seed, begun[seed], args),
+    )
+    print(table_of_arms(rows, FIGURES, ARMS, NOTHING))
 
 
 if __name__ == "__main__":

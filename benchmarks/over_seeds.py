@@ -1,13 +1,51 @@
-"""Means over seeds, and differences of two arms that are paired by seed."""
+"""Arms over seeds: what has not been measured yet, means, and differences of two arms that are paired by seed."""
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_sections.report import git_hash
+from benchmarks.learning import machine
+from dinov3.system.bars import Bar
+from dinov3.system.paths import expanded
+from dinov3.system.rows import append_row, read_rows
+
 Row = Mapping[str, Any]
+
+
+def add_arguments_of_runs(parser: argparse.ArgumentParser) -> None:
+    """``--keys`` and ``--out``."""
+    about = "changes of all runs, for example train.num_workers=0"
+    parser.add_argument("--keys", nargs="+", default=[], metavar="key=value", help=about)
+    parser.add_argument("--out", type=expanded, required=True)
+
+
+def measure_missing(
+    path: Path, settings: Row, arms: Sequence[str], seeds: Iterable[int], measure: Callable[[str, int], Row]
+) -> list[dict[str, Any]]:
+    """All rows of the file ``path``, after ``measure(arm, seed)`` has added those that it lacks, each with ``settings``, commit and machine.
+
+    Ends the program when the file has results of other settings. Raises ValueError for a measurement named as a setting.
+    """
+    rows = read_rows(path)
+    if any(row.get(name) != value for row in rows for name, value in settings.items()):
+        sys.exit(f"{path}: has results of other settings: choose another --out")
+    done = {(row["arm"], row["seed"]) for row in rows}
+    wanted = [(arm, seed) for seed in seeds for arm in arms if (arm, seed) not in done]
+    with Bar(len(wanted), about="arms and seeds", unit="runs") as bar:
+        for arm, seed in wanted:
+            row = {"arm": arm, "seed": seed, **measure(arm, seed)}
+            if taken := row.keys() & settings.keys():
+                raise ValueError(f"{min(taken)} is a setting and a measurement")
+            append_row(path, {**row, **settings, "commit": git_hash(), "machine": machine()})
+            bar.update()
+    return read_rows(path)
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:

@@ -16,52 +16,35 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from benchmarks.gpu_sections.report import git_hash
-from benchmarks.learning import cost, machine, train
-from benchmarks.over_seeds import table_of_arms
+from benchmarks.learning import cost, train
+from benchmarks.over_seeds import add_arguments_of_runs, measure_missing, table_of_arms
 from dinov3.eval.in_python import evaluate
 from dinov3.runs.folder import RunFolder
-from dinov3.system.bars import Bar
-from dinov3.system.paths import expanded
-from dinov3.system.rows import Row, append_row, read_rows
+from dinov3.system.rows import Row, read_rows
 
 INIT, START, RANDOM = "init", "start", "random"
-UNTRAINED = {
-    START: ["train.max_steps=1"],
-    RANDOM: ["train.max_steps=1", "student.stem=patch"],
-}  # a first step has a rate of 0
+ONE_STEP = "train.max_steps=1"  # its rate is 0
+UNTRAINED = {START: [ONE_STEP], RANDOM: [ONE_STEP, "student.stem=patch"]}
 FIGURES = {"knn": "k-NN", "images": "images", "train_seconds": "seconds"}
 
 
 def trained(arm: str, seed: int, args: argparse.Namespace) -> Row:
-    """The line of one run, trained now unless it was."""
+    """What one run is worth, trained now unless it was."""
     run = args.out / arm / f"seed-{seed}"
     recipe = args.recipe if arm == args.recipe else str(args.out / "init.yaml")
     words = [f"train.dataset_path={args.images}", "evaluation.knn.train=null", "evaluation.knn.test=null"]
     train(recipe, run, seed, [*words, "evaluation.pictures=false", *args.keys, *UNTRAINED.get(arm, [])])
     result = evaluate(run, args.images, args.test, task="knn", k=[20], size="train", cache=args.out / "features")
     spent = {} if arm in UNTRAINED else cost(read_rows(RunFolder(run).metrics))
-    return {"arm": arm, "seed": seed, "knn": round(result["scores"][0]["accuracy"], 4), **spent}
+    return {"knn": round(result["scores"][0]["accuracy"], 4), **spent}
 
 
-def results(args: argparse.Namespace) -> None:
-    """Train and measure what is not in OUT/results.jsonl yet."""
-    path = args.out / "results.jsonl"
-    settings = {"data": args.images, "test": args.test, "recipe": args.recipe, "keys": args.keys}
-    rows = read_rows(path)
-    if any(row.get(name) != value for row in rows for name, value in settings.items()):
-        sys.exit(f"{path}: has results of other settings: choose another --out")
+def write_init(args: argparse.Namespace) -> None:
+    """OUT/init.yaml, unless it is there."""
     written = args.out / "init.yaml"
     if not written.is_file():
         words = ["init", args.images, "--out", str(written)]
         subprocess.run([sys.executable, "-m", "dinov3.cli", *words], check=True, stdout=sys.stderr)
-    done = {(row["arm"], row["seed"]) for row in rows}
-    arms = (START, RANDOM, INIT, args.recipe)
-    wanted = [(arm, seed) for seed in args.seeds for arm in arms if (arm, seed) not in done]
-    with Bar(len(wanted), about="compared", unit="runs") as bar:
-        for arm, seed in wanted:
-            append_row(path, {**trained(arm, seed, args), **settings, "commit": git_hash(), "machine": machine()})
-            bar.update()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,18 +53,20 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--test", required=True, help="labelled images that are scored")
     found.add_argument("--recipe", required=True, help="made by hand: short name of a shipped one, or a YAML")
     found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    found.add_argument(
-        "--keys", nargs="+", default=[], metavar="key=value", help="changes of both, for example train.num_workers=0"
-    )
-    found.add_argument("--out", type=expanded, required=True)
+    add_arguments_of_runs(found)
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    results(args)
-    print(table_of_arms(read_rows(args.out / "results.jsonl"), FIGURES, (START, RANDOM, INIT), args.recipe))
+    write_init(args)
+    settings = {"data": args.images, "test": args.test, "recipe": args.recipe, "keys": args.keys}
+    arms = (START, RANDOM, INIT, args.recipe)
+    rows = measure_missing(
+        args.out / "results.jsonl", settings, arms, args.seeds, lambda arm, seed: trained(arm, seed, args)
+    )
+    print(table_of_arms(rows, FIGURES, (START, RANDOM, INIT), args.recipe))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks.over_seeds import difference, spread, table_of_arms
+from benchmarks.over_seeds import difference, measure_missing, spread, table_of_arms
 
 
 def test_differences_are_paired_by_seed_with_students_interval() -> None:
@@ -29,3 +31,29 @@ def test_every_arm_has_a_line_and_its_difference_another() -> None:
     assert lines[2] == "| without | 3 | 9.0000 ± 1.0000 | 0.5000 ± 0.0000 |"
     assert lines[3] == "| with | 3 | 7.5000 ± 0.5000 |  |"
     assert lines[4] == "| with - without | 3 | -1.5000 [-2.7421, -0.2579] |  |"
+
+
+def test_what_is_there_is_not_measured_again(tmp_path: Path) -> None:
+    path, asked = tmp_path / "results.jsonl", []
+
+    def measure(arm: str, seed: int) -> dict[str, float]:
+        asked.append((arm, seed))
+        return {"knn": seed / 10}
+
+    for seeds in ([0], [0, 1]):
+        rows = measure_missing(path, {"data": "d"}, ["a", "b"], seeds, measure)
+    assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert [(row["arm"], row["seed"], row["knn"], row["data"]) for row in rows[1:3]] == [
+        ("b", 0, 0, "d"),
+        ("a", 1, 0.1, "d"),
+    ]
+
+
+def test_results_of_other_settings_and_names_that_clash_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    with pytest.raises(ValueError, match="knn is a setting and a measurement"):
+        measure_missing(path, {"knn": 20}, ["a"], [0], lambda arm, seed: {"knn": 0.5})
+    assert not path.exists()
+    measure_missing(path, {"data": "d"}, ["a"], [0], lambda arm, seed: {"knn": 0.5})
+    with pytest.raises(SystemExit, match="has results of other settings: choose another --out"):
+        measure_missing(path, {"data": "e"}, ["a"], [0], lambda arm, seed: {"knn": 0.5})
