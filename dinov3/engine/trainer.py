@@ -81,6 +81,7 @@ class Trainer(Generic[B]):
     step_seconds: float = 0.0  # of the last step
     peak: Peak | None = None  # of the cards, where it is known
     sizes: set[tuple[int, ...]] = field(default_factory=set)  # of images since this start
+    seen: tuple[int, Any] | None = None  # the scene of this step, with what was computed of it
 
     def train(self) -> Ending:
         """Train to the end, stopping to save and to look when due; then draw what belongs to the end."""
@@ -90,6 +91,7 @@ class Trainer(Generic[B]):
             if reason := self.reason_to_stop():
                 self._stop_below_a_limit(reason)
                 return Ending.BELOW_A_LIMIT
+            self.seen = None
             finished = self.steps(plan.next_stop(counters.step, [look.period for look in self.looks]))
             self.saver.spare_what_others_need()
             decision = plan.decide(counters.step, finished=finished, skipped=counters.skipped_in_a_row > 0)
@@ -157,9 +159,16 @@ class Trainer(Generic[B]):
         due = [look for look in self.looks if look.due(step, ends=step in (0, self.until))]
         if due and not main_decides(lambda: any(row.get("step") == step for row in read_rows(self.run.evaluation))):
             with self.progress.beside(f"evaluating step {step}"):
-                self._measure(due, self.scene(step))
+                self._measure(due, self._scene())
         with self.progress.beside("waiting for the others"):
             self.peers.barrier()
+
+    def _scene(self) -> Any:
+        """The scene of this step: one, so that what is drawn at the end is not computed anew after it was measured."""
+        step = self.counters.step
+        if self.seen is None or self.seen[0] != step:
+            self.seen = (step, self.scene(step))
+        return self.seen[1]
 
     def _measure(self, due: Sequence[Look[Any]], scene: Any) -> None:
         if self.records is None:  # not the main process
@@ -189,7 +198,7 @@ class Trainer(Generic[B]):
         self._draw()
 
     def _draw(self) -> None:
-        scene = self.scene(self.counters.step)
+        scene = self._scene()
         if self.records is None:
             return
         with self._eagerly():
