@@ -16,6 +16,7 @@ from PIL import Image
 from dinov3 import __version__
 from dinov3.data.sources.synthetic import Synthetic
 from dinov3.engine import trainer
+from dinov3.eval.online.scene import LabelledPart, Scene
 from dinov3.runs.checkpoint import read_tensors
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.lock import RunLock
@@ -274,14 +275,23 @@ def test_a_truncated_shard_is_named_in_the_record_of_bad_samples(
 
 
 def test_knn_of_the_ema_backbone_is_measured_before_and_after(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looked_at: list[int] = []
+    part = Scene._part
+
+    def counted(scene: Scene, text: str, limit: int | None) -> LabelledPart:
+        looked_at.append(scene.step)
+        return part(scene, text, limit)
+
+    monkeypatch.setattr(Scene, "_part", counted)
     knn = {"evaluation__knn__train": "Synthetic:n=40:size=40", "evaluation__knn__test": "Synthetic:n=20:size=40:seed=9"}
     more = {"evaluation__knn__linear": "true", "evaluation__knn__linear_epochs": 2}
     more |= {"evaluation__pictures": "true", "evaluation__pictures_period": 2}
     assert main(command(tmp_path, train__max_steps=2, **knn, **more)) == 0
     rows = rows_of_evaluation(tmp_path)
     assert [r["step"] for r in rows] == [0, 2]
+    assert looked_at == [0, 0, 2, 2], "the picture of neighbours is drawn from features that were measured"
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert f"{100 * rows[0]['knn_accuracy']:.1f} % untrained" in last
     assert f"{100 * rows[1]['knn_accuracy']:.1f} % after 2 steps" in last
