@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from dinov3.config.errors import ConfigError
 from dinov3.distributed.allocation import refuse_unused_gpus
+from dinov3.system.memory import keep_freed_memory
 
 
 def is_initialized() -> bool:
@@ -88,8 +89,11 @@ def setup(device: str = "auto", timeout: float = 1800.0) -> torch.device:
     """Join the group torchrun describes, if it describes one and none was joined, and return the device to use.
 
     ``timeout`` (seconds): how long a process may wait for the others in a collective. ``device`` as in ``choose_device``.
+    On a CPU the process keeps the memory of large tensors that are freed (``keep_freed_memory``).
     """
     chosen = choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
         wait = datetime.timedelta(seconds=timeout)
         dist.init_process_group(_backends(chosen), timeout=wait, device_id=_device_id(chosen))
