@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
+from dinov3.dense.evaluation import Evaluation
 from dinov3.dense.palette import coloured, mistakes, of_pixels, sheet
-from dinov3.dense.protocols import SEGMENT, SegmentProtocol, chosen
-from dinov3.dense.report import LeftOut, add_common_arguments, cache_of, check_places, finish
+from dinov3.dense.protocols import SEGMENT, SegmentProtocol
+from dinov3.dense.report import LeftOut, add_common_arguments, cache_of
 from dinov3.dense.segment import Segmentation, check, evaluate
-from dinov3.dense.sets import open_parts
-from dinov3.distributed import context
-from dinov3.features.command import extractor_from
-from dinov3.features.errors import FeatureError
+from dinov3.dense.sets import DenseSet, open_parts
+from dinov3.features.extract import FeatureExtractor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,38 +26,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class SegmentEvaluation(Evaluation[SegmentProtocol, tuple[DenseSet, DenseSet], Segmentation]):
+    """A linear head, and dense k-NN."""
+
+    task = "segmentation"
+
+    def check(self, protocol: SegmentProtocol) -> None:
+        check(protocol)
+
+    def open(self, args: argparse.Namespace, protocol: SegmentProtocol) -> tuple[DenseSet, DenseSet]:
+        return open_parts(args.data, "mask")
+
+    def measure(
+        self,
+        args: argparse.Namespace,
+        protocol: SegmentProtocol,
+        extractor: FeatureExtractor,
+        data: tuple[DenseSet, DenseSet],
+        left_out: LeftOut,
+    ) -> Segmentation:
+        return evaluate(extractor, *data, protocol, cache_of(args), left_out, max_bad_frac=args.max_bad_frac)
+
+    def facts(self, found: Segmentation, extractor: FeatureExtractor) -> Mapping[str, Any]:
+        return {"images": found.images, "classes": found.classes}
+
+    def draw(
+        self, found: Segmentation, protocol: SegmentProtocol, extractor: FeatureExtractor, args: argparse.Namespace
+    ) -> None:
+        """Image, truth, prediction and error of the first test images."""
+        columns = {
+            "image": [of_pixels(pixels) for pixels, _, _ in found.shown],
+            "truth": [coloured(truth, found.classes) for _, truth, _ in found.shown],
+            "prediction": [coloured(said, found.classes) for _, _, said in found.shown],
+            "error": [mistakes(said, truth, protocol.ignore) for _, truth, said in found.shown],
+        }
+        names = [f"test image {i}" for i in range(len(found.shown))]
+        title = f"segmentation, {args.protocol}, {args.weights}: mIoU {found.scores[0]['mIoU']:.3f}"
+        sheet(columns, names, title, args.pictures)
+        print(f"  picture {args.pictures}")
+
+
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
-    protocol = chosen(SEGMENT, args.protocol, args.opts)
-    check(protocol)
-    check_places(args)
-    train, test = open_parts(args.data, "mask")
-    extractor = extractor_from(args)
-    left_out = LeftOut()
-    try:
-        found = evaluate(extractor, train, test, protocol, cache_of(args), left_out, max_bad_frac=args.max_bad_frac)
-    except (ValueError, FloatingPointError) as error:
-        raise FeatureError(str(error)) from error
-    facts = {
-        "images": found.images,
-        "classes": found.classes,
-    }
-    finish(args, "segmentation", protocol, extractor, facts, found.scores, left_out)
-    if args.pictures is not None:
-        draw(found, protocol, args)
-    context.teardown()
-    return 0
-
-
-def draw(found: Segmentation, protocol: SegmentProtocol, args: argparse.Namespace) -> None:
-    """Image, truth, prediction and error of the first test images."""
-    columns = {
-        "image": [of_pixels(pixels) for pixels, _, _ in found.shown],
-        "truth": [coloured(truth, found.classes) for _, truth, _ in found.shown],
-        "prediction": [coloured(said, found.classes) for _, _, said in found.shown],
-        "error": [mistakes(said, truth, protocol.ignore) for _, truth, said in found.shown],
-    }
-    names = [f"test image {i}" for i in range(len(found.shown))]
-    title = f"segmentation, {args.protocol}, {args.weights}: mIoU {found.scores[0]['mIoU']:.3f}"
-    sheet(columns, names, title, args.pictures)
-    print(f"  picture {args.pictures}")
+    return SegmentEvaluation(SEGMENT).execute(args)

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from threading import get_ident
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources import parse_dataset
 from dinov3.data.sources.source import Source
 from dinov3.data.sources.synthetic import Synthetic
+from dinov3.data.sources.world import Scene
 from dinov3.data.storage.identity import VERSION, Identity
 from dinov3.dense.truth_files import check_same_size, read_depth, read_mask
 from dinov3.system.paths import expanded
@@ -82,21 +84,31 @@ class PairedFiles:
 
 
 class SyntheticTruth:
-    """The synthetic landscapes with their segmentation or depth."""
+    """The synthetic landscapes with their segmentation or depth: one is made for its picture, and the truth kept until it
+    is asked for, by the same thread and at once."""
 
     def __init__(self, source: Synthetic, kind: str) -> None:
         self.source, self.kind = source, kind
-        self.read, self.label, self.name = source.read, source.label, source.name
+        self.label, self.name = source.label, source.name
         self.fingerprint, self.version, self.identity = source.fingerprint, source.version, source.identity
+        self._kept: dict[int, tuple[int, NDArray[np.generic]]] = {}  # thread -> index and truth of its last picture
 
     def __len__(self) -> int:
         return len(self.source)
 
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """The picture ``[size, size, 3]``."""
+        scene = self.source.scene(index)
+        self._kept[get_ident()] = index, self._of(scene)
+        return scene.image
+
     def truth(self, index: int) -> NDArray[np.generic]:
         """15 classes, or the distance: 1 at the bottom edge, 100 for the sky."""
-        if self.kind == "mask":
-            return self.source.segmentation(index).astype(np.int32)
-        return self.source.depth(index)
+        of, truth = self._kept.pop(get_ident(), (None, None))  # given once: whoever has it may change it
+        return truth if of == index and truth is not None else self._of(self.source.scene(index))
+
+    def _of(self, scene: Scene) -> NDArray[np.generic]:
+        return scene.segmentation.astype(np.int32) if self.kind == "mask" else scene.depth
 
 
 class Chosen:

@@ -231,7 +231,7 @@ def build_trainer(setup: Setup[B], task: Task[B], stop: StopRequest) -> Trainer[
         "run": run_id(run, _run_of(start)) if main else None,
     }
     records = open_records(cfg, run, counters.step) if main else None
-    job.progress = ProgressLine(setup.until, counters.step, shown=peers.is_first)
+    job.progress = ProgressLine(setup.until, counters.step, shown=peers.is_first, figures_every=cfg.train.log_every)
     return Trainer(
         cfg=cfg,
         task=task,

@@ -54,6 +54,7 @@ class FinetuneJob(Job[LabelledBatch]):
         super().__init__(cfg, run, peers)
         self._opened: tuple[LabelledSet, int, dict[str, LabelledSet]] | None = None
         self._cached: dict[str, CachedSet] = {}
+        self._fed: Views | None = None
         self.notes: list[str] = []  # on the data, for the start-up block and the results
 
     # ------------------------------------------------------------------ data
@@ -106,10 +107,16 @@ class FinetuneJob(Job[LabelledBatch]):
             return lambda folder: write_classifier(folder, classifier, about, built.facts)
 
         task = FinetuneTask(built.classifier, self.cfg, precision, built.pretrained, writes)
-        self._built = built
+        self._fed = self._views_of(built)
         return task, built.lines
 
-    def _views(self, built: Built) -> Views:
+    @property
+    def views(self) -> Views:
+        """How images are fed to the model that was built."""
+        assert self._fed is not None, "build is called first"
+        return self._fed
+
+    def _views_of(self, built: Built) -> Views:
         augment = self.cfg.augment
         return Views(
             built.size,
@@ -133,7 +140,7 @@ class FinetuneJob(Job[LabelledBatch]):
             return FeatureStream(cached.features, cached.labels, cached.name_of, places)
         return ImageStream(
             train,
-            self._views(self._built),
+            self.views,
             Places(len(train), seed, counters.samples, batch),
             task.device,
             threads=usable_workers(cfg.train.num_workers),
@@ -144,14 +151,12 @@ class FinetuneJob(Job[LabelledBatch]):
     def _features(self, name: str, labelled: LabelledSet, task: FinetuneTask) -> CachedSet:
         if name not in self._cached:
             folder = expanded(self.cfg.train.cache) if self.cfg.train.cache else self.run.path / "features"
-            self._cached[name] = CachedSet.of(
-                labelled, task.classifier, self._views(self._built), task.precision, folder, self.cfg
-            )
+            self._cached[name] = CachedSet.of(labelled, task.classifier, self.views, task.precision, folder, self.cfg)
         return self._cached[name]
 
     def scorer(self, task: FinetuneTask) -> Scorer:
         return Scorer(
-            self._views(self._built),
+            self.views,
             task.precision,
             batch=self.cfg.evaluation.batch_size,
             threads=max(1, usable_workers(self.cfg.train.num_workers)),
@@ -196,7 +201,7 @@ class FinetuneJob(Job[LabelledBatch]):
             device_line(task.device, f"{task.precision.name}: {task.precision.reason}"),
             processes_line(trainer),
             f"data       {train.text}: {len(train):,} images of {classes} classes; {counts}",
-            f"model      {label_of(self.cfg.model)}: {trained:,} of {whole:,} parameters train, {self._built.size} px",
+            f"model      {label_of(self.cfg.model)}: {trained:,} of {whole:,} parameters train, {self.views.size} px",
         ]
         if classes == 2:
             negative, positive = (train.names or ["0", "1"])[:2]

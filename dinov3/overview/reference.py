@@ -10,12 +10,11 @@ from typing import Any
 
 from dinov3.config.changes import flatten
 from dinov3.config.redaction import redacted
-from dinov3.config.schema import Config
 from dinov3.features.errors import FeatureError
 from dinov3.overview.status import RunStatus, model_of
 from dinov3.pictures.curves import curves
 from dinov3.runs.folder import RunFolder
-from dinov3.runs.recorded import read_config
+from dinov3.runs.recorded import config_in_force
 from dinov3.system.files import write_whole
 from dinov3.system.json_file import JsonError, Maybe, read_object
 from dinov3.system.rows import Row, is_number, read_rows
@@ -43,8 +42,7 @@ def mean_of_runs(recipe: str, runs: Sequence[Path], made: Mapping[str, Any]) -> 
     configs, rows, looks = [], [], []
     for path in runs:
         run = RunFolder(path)
-        config, _ = read_config(run, Config)
-        configs.append(flatten(redacted("", config or {})))
+        configs.append(flatten(redacted("", config_in_force(run).now or {})))
         rows.append(read_rows(run.metrics))
         looks.append(read_rows(run.evaluation))
         if not rows[-1] or not configs[-1]:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinov3.config.schema import Config
 from dinov3.runs.folder import ASIDE, CHECKPOINTS, CONFIG_JSON, METRICS, RunFolder
-from dinov3.runs.recorded import read_config
+from dinov3.runs.recorded import config_in_force
 from dinov3.runs.scores import knn_of
 from dinov3.runs.standing import standing
 from dinov3.system.rows import Row, is_number, read_rows
@@ -60,12 +59,12 @@ def status_of(path: Path) -> RunStatus:
     """Where the run in ``path`` is."""
     run = RunFolder(path)
     rows, evaluations = read_rows(run.metrics), read_rows(run.evaluation)
-    config, _ = read_config(run, Config)
+    config = config_in_force(run).now or {}
     last: Row = rows[-1] if rows else {}
-    where = standing(path, last, config or {})
+    where = standing(path, last, config)
     return RunStatus(
         path=path,
-        model=model_of(config or {}),
+        model=model_of(config),
         state=where.state,
         step=where.step,
         steps=where.steps,

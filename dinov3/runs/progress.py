@@ -1,7 +1,8 @@
 """The progress of a run: a line that moves on a terminal, lines that follow one another anywhere else.
 
 Time is that of training steps. Evaluations and saves stand beside them, so that the estimate of what is left does not
-count the minutes before the first step as if every step took so long.
+count the minutes before the first step as if every step took so long. It is one from the second step on, the first that is
+measured, and calls itself one until there are ENOUGH.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ from dinov3.system.bars import Count, width
 
 LINES = 100  # of a run whose output is a file, at most, but for one every MINUTE
 MINUTE = 60.0  # seconds
+ENOUGH = 4  # measured steps, after which what is left is said to the second
 OFTEN = 0.5  # seconds between two texts of what is counted, on a terminal
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 class ProgressLine:
     """Steps of a run with ETA, images/s, loss and the share of time spent waiting for data."""
 
-    def __init__(self, total: int, start: int, *, shown: bool) -> None:
+    def __init__(self, total: int, start: int, *, shown: bool, figures_every: int = 1) -> None:
+        """``figures_every``: the steps from one call of ``describe`` to the next, counted as ``train.log_every`` is."""
         self._total, self._start, self._done, self._shown = total, start, start, shown
+        self._every = figures_every
         self._moving = shown and sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
@@ -33,11 +38,12 @@ class ProgressLine:
             unit="step",
             delay=1e-9,  # drawn from the first step on, below the start-up block
             **width(),
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            bar_format=BAR,
         )
         self._began, self._beside = time.monotonic(), 0.0
         self._first: float | None = None  # seconds until the first step was done: workers start, memory is found
-        self._said_at, self._said_step = -MINUTE, start  # of the last line
+        self._said_at = self._began  # any line
+        self._told_at, self._told_step = -MINUTE, start  # the last line with figures
         self._open = 0  # nested ``beside``
 
     @property
@@ -48,13 +54,28 @@ class ProgressLine:
     def step(self) -> None:
         self._done += 1
         if self._first is not None:
+            few = self._done - self._start - 1 < ENOUGH
+            self._bar.bar_format = BAR.replace("{remaining}", self._left()) if few else BAR
             self._bar.update(1)
+        else:
+            self._first = self.training_seconds
+            if self._moving:  # the first step is in no rate of tqdm's either
+                self._bar.n = self._bar.last_print_n = self._bar.initial = self._done
+                self._bar.last_print_t = self._bar.start_t + self._bar.format_dict["elapsed"]
+                self._bar.refresh()
+        if self._shown and not self._moving:
+            self._announce()
+
+    def _announce(self) -> None:
+        """Where lines follow one another: the first estimate, and signs of life of steps so slow that figures are far."""
+        to_come = -(self._done - 1) % self._every  # steps until figures
+        if not to_come or self._done == self._total:
             return
-        self._first = self.training_seconds
-        if self._moving:  # the first step is in no rate of tqdm's either
-            self._bar.n = self._bar.last_print_n = self._bar.initial = self._done
-            self._bar.last_print_t = self._bar.start_t + self._bar.format_dict["elapsed"]
-            self._bar.refresh()
+        measured = self._done - self._start > 1
+        first = self._done - self._start == 2 and self._seconds_left() >= MINUTE
+        far = not measured or self._a_step() * to_come >= MINUTE
+        if first or (far and time.monotonic() - self._said_at >= MINUTE):
+            self._say(f"step {self._done}/{self._total} [{self._clock()}]")
 
     def describe(
         self, *, loss: float, images_per_second: float, data_wait: float, share_of_peak: float | None = None
@@ -66,8 +87,10 @@ class ProgressLine:
         if self._beside >= 1:
             text += f", evaluations and saves {tqdm.format_interval(self._beside)}"
         self._bar.set_postfix_str(text)
-        enough = self._done - self._said_step >= max(1, self._total // LINES)
-        if self._shown and not self._moving and (enough or self._done == self._total or self._is_late()):
+        enough = self._done - self._told_step >= max(1, self._total // LINES)
+        late = time.monotonic() - self._told_at >= MINUTE
+        if self._shown and not self._moving and (enough or self._done == self._total or late):
+            self._told_at, self._told_step = time.monotonic(), self._done
             self._say(f"step {self._done}/{self._total} [{self._clock()}, {text}]")
 
     @contextlib.contextmanager
@@ -119,14 +142,32 @@ class ProgressLine:
 
     def _clock(self) -> str:
         """``elapsed<remaining`` of the steps."""
-        spent, steps = self.training_seconds, self._done - self._start - 1
-        a_step = (spent - (self._first or 0.0)) / steps if steps > 0 else 0.0
-        left = tqdm.format_interval(a_step * (self._total - self._done)) if steps > 0 else "?"
-        return f"{tqdm.format_interval(spent)}<{left}"
+        return f"{tqdm.format_interval(self.training_seconds)}<{self._left()}"
 
-    def _is_late(self) -> bool:
-        return time.monotonic() - self._said_at >= MINUTE
+    def _left(self) -> str:
+        """What remains; after few steps it is marked as the estimate it is."""
+        measured = self._done - self._start - 1
+        if measured <= 0:
+            return "?"
+        if measured < ENOUGH and self._done < self._total:
+            return f"about {rough(self._seconds_left())} by {measured} step{'s' if measured > 1 else ''}"
+        return tqdm.format_interval(self._seconds_left())
+
+    def _seconds_left(self) -> float:
+        return self._a_step() * (self._total - self._done)
+
+    def _a_step(self) -> float:
+        """Seconds, the mean of those that were measured: all but the first."""
+        return (self.training_seconds - (self._first or 0.0)) / (self._done - self._start - 1)
 
     def _say(self, text: str) -> None:
-        self._said_at, self._said_step = time.monotonic(), self._done
+        self._said_at = time.monotonic()
         print(text, file=sys.stderr, flush=True)
+
+
+def rough(seconds: float) -> str:
+    """A time in one unit, of about two digits: ``40 s``, ``12 min``, ``25 h``."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= (1 if unit == "min" else 2) * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dinov3.config.about.tasks import schema_of, task_of
+from dinov3.config.about.in_force import changes_of, in_force
+from dinov3.config.about.tasks import root_of, task_of
 from dinov3.config.changes import with_defaults
 from dinov3.config.dump import to_dict
 from dinov3.config.errors import ConfigError
-from dinov3.config.load import load_config
 from dinov3.config.schema import Config
 from dinov3.runs.folder import CONFIG_HISTORY, CONFIG_JSON, RunFolder
 from dinov3.runs.manifest import read_train_state
@@ -66,17 +66,16 @@ def config_in_force(run: RunFolder) -> InForce:
     problem = problem and f"{CONFIG_JSON}: {problem}"
     if began is None or not changes:
         return InForce(began, began, problem)
-    schema = schema_of(task_of(began))._replace(checks=(), remarks=lambda cfg, origin: iter(()))
     try:
-        now = to_dict(load_config(changes[-1], (), schema))
+        now = in_force(began, run.path)
     except ConfigError as error:
         return InForce(began, began, f"{changes[-1].name} of {CONFIG_HISTORY} cannot be read ({error})")
-    return InForce(with_defaults(began, schema.root), now, problem)
+    return InForce(with_defaults(began, root_of(task_of(began))), now, problem)
 
 
 def history_of(run: RunFolder) -> list[Path]:
     """The configs a run went on with, the oldest first."""
-    return sorted((run.path / CONFIG_HISTORY).glob("[0-9]*.yaml"))
+    return changes_of(run.path)
 
 
 def _problem_with(content: Any, root: type) -> str | None:

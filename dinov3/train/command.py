@@ -79,7 +79,7 @@ def prepared(args: argparse.Namespace) -> Prepared:
     def train(stop: StopRequest | None = None) -> int:
         from dinov3.train.students import run_students
 
-        return run_students(students, out, resume=not args.no_resume, resume_from=args.resume_from)
+        return run_students(students, out, resume=not args.no_resume, resume_from=args.resume_from, stop=stop)
 
     return Prepared(out, train)
 

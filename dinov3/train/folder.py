@@ -24,6 +24,7 @@ from dinov3.system.paths import expanded
 
 STORED = (*BY_SUFFIX, ".json", ".arrow")  # files that may hold images
 KEY = "train.dataset_path"
+MAX_BAD = "data.max_bad_frac"
 
 
 class Chosen(NamedTuple):
@@ -50,11 +51,18 @@ def take_folder(config: Path | None, opts: Sequence[str]) -> Chosen:
         return Chosen(config, own, "")
     case = Case(look_at(folders[0]), this_machine())
     choices = choices_for(case)
+    given = any(word.startswith(f"{MAX_BAD}=") for word in rest)
+    allowed = None if given else next((choice.keys[MAX_BAD] for choice in choices if MAX_BAD in choice.keys), None)
     said = (
-        f"recipe     chosen: {of_images(case.data)}; {of_machine(case.machine)}. "
+        f"recipe     chosen: {of_images(case.data)}{_told(allowed)}; {of_machine(case.machine)}. "
         f"`dinov3 init {shlex.quote(folders[0])}` writes it down with its reasons; --config-file NAME takes another"
     )
     return Chosen(None, [*words_of(choices), *rest], said)
+
+
+def _told(allowed: float | None) -> str:
+    """Behind the share of unreadable images, which ``of_images`` says last."""
+    return "" if allowed is None else f" (the run goes on with up to {allowed:.1%}, {MAX_BAD})"
 
 
 def is_data(word: str) -> bool:

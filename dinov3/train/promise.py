@@ -70,6 +70,7 @@ def doubts(cfg: Config, source: Source) -> list[str]:
         first = found.bad[0]
         lines.append(
             f"warning    {len(found.bad)} of {found.looked_at} images that were looked at cannot be read, as {first.name}: "
-            f"{first.reason} (`dinov3 data check` lists them)"
+            f"{first.reason} (`dinov3 data check` lists them); the run goes on with up to {cfg.data.max_bad_frac:.1%} "
+            "(data.max_bad_frac)"
         )
     return lines

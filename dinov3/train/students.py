@@ -17,15 +17,24 @@ from dinov3.distributed.context import choose_device
 from dinov3.distributed.peers import join
 from dinov3.engine.life import run
 from dinov3.runs.folder import RunFolder
+from dinov3.runs.signals import StopRequest
 from dinov3.runs.step_folders import step_folders
 from dinov3.runs.student_folders import student_folders
 from dinov3.train.job import PretrainingJob
 
 
-def run_students(students: Sequence[Student], out: Path, *, resume: bool, resume_from: Path | None = None) -> int:
+def run_students(
+    students: Sequence[Student],
+    out: Path,
+    *,
+    resume: bool,
+    resume_from: Path | None = None,
+    stop: StopRequest | None = None,
+) -> int:
     """Train this process's student; the exit code of its run.
 
-    ``students`` as ``load_students`` gives them. Raises ConfigError when another number of processes was started.
+    ``students`` as ``load_students`` gives them; ``stop``: signals that are noted already. Raises ConfigError when
+    another number of processes was started.
     """
     if resume_from is not None:
         raise ConfigError(
@@ -45,11 +54,11 @@ def run_students(students: Sequence[Student], out: Path, *, resume: bool, resume
     number = int(os.environ.get("RANK", "0"))
     own = next(student for student in students if number in student.ranks)
     if len(students) == 1:
-        return run(PretrainingJob(own.cfg, RunFolder(out / own.name)), resume=resume)
+        return run(PretrainingJob(own.cfg, RunFolder(out / own.name)), resume=resume, stop=stop)
     device = choose_device(train.device)
     peers = join([s.ranks for s in students], device, train.watchdog_slow_seconds + 300, own.name)
     job = PretrainingJob(own.cfg, RunFolder(out / own.name), peers)
-    return run(job, resume=resume, title=f"student    {own.name}, {place(own, students)}")
+    return run(job, resume=resume, stop=stop, title=f"student    {own.name}, {place(own, students)}")
 
 
 def refuse_strangers(students: Sequence[Student], out: Path, *, resume: bool) -> None:

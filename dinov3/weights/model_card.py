@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import yaml
 
 from dinov3 import __version__
+from dinov3.config.changes import changed_keys
+from dinov3.config.convert import as_text
 from dinov3.config.dump import to_dict
 from dinov3.config.redaction import redacted
 from dinov3.config.schema import Config
@@ -18,7 +21,7 @@ from dinov3.models.shapes import shape_line
 from dinov3.models.vit_config import BlockShape
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.manifest import read_train_state
-from dinov3.runs.recorded import read_config
+from dinov3.runs.recorded import InForce, config_in_force
 from dinov3.system.rows import read_rows
 from dinov3.weights.description import BACKBONE
 from dinov3.weights.fingerprint import fingerprint
@@ -26,6 +29,7 @@ from dinov3.weights.formats import Written
 from dinov3.weights.own import checkpoint_in
 from dinov3.weights.provenance import MAX_RECIPE, MAX_TEXT, Facts, Provenance, provenance_from
 
+log = logging.getLogger(__name__)
 MARK = "<!-- written by dinov3 export -->"
 FINE_TUNED = "fine-tuned"  # what the note of a backbone that learned from labels begins with
 RELEASED_TERMS = (
@@ -50,15 +54,18 @@ def provenance_of(source: Path, described: Mapping[str, Any] | None, notes: Sequ
         )
     run = checkpoint.resolve().parents[1] if checkpoint else None
     state = read_train_state(checkpoint) if checkpoint else {}
-    config = read_config(RunFolder(run), Config)[0] if run else None
+    known = config_in_force(RunFolder(run)) if run else InForce(None, None, None)
     name = source.name if run is None or (source.is_dir() and source != checkpoint) else run.name
     rows = [
-        *(_origin(name, state, config) if state else [("made from", name)]),
+        *(_origin(name, state, known.now) if state else [("made from", name)]),
+        *_changes(run, known),
         *_metrics(run),
         ("starting weights", _licence(state, source)),
         *changed,
     ]
-    return Provenance([(key, value[:MAX_TEXT]) for key, value in rows], _recipe(config)[:MAX_RECIPE] if config else "")
+    return Provenance(
+        [(key, value[:MAX_TEXT]) for key, value in rows], _recipe(known.now)[:MAX_RECIPE] if known.now else ""
+    )
 
 
 def _in_checkpoint(source: Path) -> bool:
@@ -122,6 +129,18 @@ def _origin(name: str, state: Mapping[str, Any], config: Mapping[str, Any] | Non
     if config is not None:
         named = redacted("dataset_path", config["train"]["dataset_path"])
         yield "data", f"{named} (fingerprint {state['dataset']})" if state.get("dataset") else str(named)
+
+
+def _changes(run: Path | None, known: InForce) -> Iterator[tuple[str, str]]:
+    """Where the recipe, which is the config in force, is not what the run began with, and what of it cannot be read."""
+    if known.problem:
+        log.warning("%s: %s", run, known.problem)  # it may name folders, which a card that is passed on does not
+        lost = "is damaged: no recipe" if known.now is None else "is that of the start: a later one cannot be read"
+        yield "config", lost
+    changed = changed_keys(redacted("", known.began or {}), redacted("", known.now or {}))
+    if changed:
+        told = (f"{key} was {as_text(old)} at the start, is {as_text(new)}" for key, (old, new) in changed.items())
+        yield "changed", "; ".join(told)
 
 
 def _metrics(run: Path | None) -> Iterator[tuple[str, str]]:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import pickle
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dinov3.data.errors import BadImage, DataError
+from dinov3.data.sources.synthetic import Synthetic
 from dinov3.dense.sets import Mirrored, few, images_of, open_parts, read_both
 from dinov3.dense.truth_files import check_labels, read_depth, read_mask
 from tests.dense.conftest import save
@@ -153,3 +158,35 @@ def test_the_images_of_a_folder_with_truths_are_those_without_the_truths(tmp_pat
     assert sorted(Path(found.name(i)).name for i in range(len(found))) == ["a.png", "b.png"]
     assert len(images_of(str(tmp_path / images))) == 2, "a folder of images alone"
     assert len(images_of("Synthetic:n=7:size=32")) == 7
+
+
+@pytest.mark.parametrize("kind", ["mask", "depth"])
+def test_a_landscape_is_made_once_for_its_picture_and_its_truth(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, made = Synthetic(n=40, size=32), Counter[int]()
+    make = Synthetic.scene
+
+    def counting(source: Synthetic, index: int, *moved: Any) -> Any:
+        made[index] += 1
+        return make(source, index, *moved)
+
+    monkeypatch.setattr(Synthetic, "scene", counting)
+    dense = pickle.loads(pickle.dumps(open_parts("Synthetic:n=40:size=32", kind)[1]))
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda i: read_both(dense, i), range(len(dense))))
+    assert set(made.values()) == {1}
+    monkeypatch.undo()
+    for place, (pixels, truth) in enumerate(found):
+        scene = plain.scene(5 * place + 4)
+        assert np.array_equal(pixels, scene.image)
+        assert np.array_equal(truth, scene.segmentation if kind == "mask" else scene.depth)
+
+
+def test_a_truth_of_a_landscape_that_was_changed_is_whole_when_it_is_asked_for_again() -> None:
+    dense = open_parts("Synthetic:n=10:size=32", "depth")[0]
+    _, truth = read_both(dense, 0)
+    kept = truth.copy()
+    truth[:] = 0
+    assert np.array_equal(dense.truth(0), kept)
+    assert np.array_equal(read_both(dense, 0)[1], kept)
+    dense.read(0)
+    assert not np.array_equal(dense.truth(1), kept), "the one that is kept is of another image"

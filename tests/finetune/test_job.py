@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +12,17 @@ import pytest
 import torch
 
 from dinov3.config.errors import ConfigError
+from dinov3.config.load import load_config
 from dinov3.data.errors import DataError
 from dinov3.finetune.classifier_file import load_classifier
-from dinov3.finetune.config import ClassifyConfig
+from dinov3.finetune.config import CLASSIFY, ClassifyConfig
 from dinov3.finetune.job import FinetuneJob
 from dinov3.finetune.predictions import read_predictions
 from dinov3.finetune.results import read_results
 from dinov3.models.convnext import ConvNeXt
 from dinov3.runs.folder import RunFolder
 from dinov3.runs.output import check_output_file
+from dinov3.runs.start import Start
 from dinov3.system.rows import read_rows
 from dinov3.weights.own import write_backbone
 from tests.faults.runs import Launcher, final_state
@@ -125,6 +129,18 @@ def test_a_run_folder_inside_the_images_is_refused(tmp_path: Path) -> None:
     cfg.evaluation.test = None
     with pytest.raises(DataError, match="lies inside the images"):
         _ = FinetuneJob(cfg, RunFolder(tmp_path / "more" / "run")).data
+
+
+def test_a_job_knows_how_images_are_fed_once_it_is_built_and_keeps_no_model(at: Path, tmp_path: Path) -> None:
+    job = FinetuneJob(load_config(None, tiny.words(at), CLASSIFY), RunFolder(tmp_path / "run"))
+    with pytest.raises(AssertionError, match="build is called first"):
+        _ = job.views
+    task, _ = job.build(Start(), torch.device("cpu"))
+    assert (job.views.size, job.views.mean) == (16, (0.5, 0.5, 0.5))
+    classifier = weakref.ref(task.classifier)
+    del task
+    gc.collect()
+    assert classifier() is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from dinov3 import cli
+from dinov3.config.dump import to_yaml
+from dinov3.config.load import load_config
 from dinov3.features.errors import FeatureError
 from dinov3.overview.reference import find_reference, mean_of_runs, shipped_references, write_reference
 from tests.overview.test_runs import a_run
@@ -44,6 +46,13 @@ def test_a_run_is_laid_over_the_curves_of_its_recipe(tmp_path: Path, capsys: pyt
     assert "10 → 45 % (+5)" in run
     assert "<code>optim.lr</code></td><td>0.1</td><td>0.2</td>" in page.read_text()
     assert "wandb" not in page.read_text()
+
+
+def test_a_reference_has_the_config_its_runs_ended_with(tmp_path: Path) -> None:
+    (run,) = seeds(tmp_path, 0.3)
+    (run / "config_history").mkdir()
+    (run / "config_history" / "0001.yaml").write_text(to_yaml(load_config(None, ["optim.lr=0.4"])))
+    assert mean_of_runs("tiny", [run], {})["config"]["optim.lr"] == 0.4
 
 
 def test_curves_of_a_smaller_model_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from dinov3 import cli
+from dinov3.config.dump import to_yaml
+from dinov3.config.load import load_config
 from dinov3.overview.command import TOP, watch
 from dinov3.overview.status import find_runs, since, status_of
 from dinov3.runs.lock import RunLock
@@ -40,6 +42,15 @@ def test_a_table_says_where_each_run_is(tmp_path: Path, capsys: pytest.CaptureFi
     assert words[0][:7] == ["busy", *model, "trains", "1", "of", "4"]
     assert words[1][:8] == ["deep/half", *model, "stopped", "2", "of", "4", "2.0000"]
     assert words[2][:10] == ["done", *model, "finished", "4", "of", "4", "1.2500", "50.0", "13.0"]
+
+
+def test_a_run_that_goes_on_for_longer_has_its_new_length(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", [3.0, 2.0, 1.5, 1.25])
+    (run / "config_history").mkdir()
+    (run / "config_history" / "0001.yaml").write_text(
+        to_yaml(load_config(None, ["optim.epochs=200", "train.OFFICIAL_EPOCH_LENGTH=4"]))
+    )
+    assert (status_of(run).state, status_of(run).steps) == ("stopped", 800)
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:

@@ -123,3 +123,97 @@ def test_what_is_not_shown_says_nothing(clock: Clock, capsys: pytest.CaptureFixt
     steps(line, clock, 3)
     line.close()
     assert capsys.readouterr() == ("", "")
+
+
+def slow_steps(line: ProgressLine, clock: Clock, number: int, *, seconds: float, every: int) -> None:
+    """As the trainer does them: figures after the first step and after each ``every`` more."""
+    for step in range(number):
+        clock.now += seconds
+        line.step()
+        if step % every == 0:
+            line.describe(loss=1.0, images_per_second=4.0, data_wait=0.0)
+
+
+def test_the_first_step_that_is_measured_gives_an_estimate_that_calls_itself_one(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ProgressLine(102, 0, shown=True, figures_every=10)
+    clock.now += 5  # workers start
+    slow_steps(line, clock, 5, seconds=7.0, every=10)
+    first, estimate = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 1/102 [00:12<?, loss 1.0000")
+    assert estimate == "step 2/102 [00:19<about 12 min by 1 step]"
+
+
+def test_steps_of_more_than_a_minute_are_said_one_by_one_and_the_estimate_gets_surer(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ProgressLine(1000, 0, shown=True, figures_every=5)
+    slow_steps(line, clock, 6, seconds=90.0, every=5)
+    said = [text.split(", loss")[0] for text in capsys.readouterr().err.splitlines()]
+    assert said == [
+        "step 1/1000 [01:30<?",
+        "step 2/1000 [03:00<about 25 h by 1 step]",
+        "step 3/1000 [04:30<about 25 h by 2 steps]",
+        "step 4/1000 [06:00<about 25 h by 3 steps]",
+        "step 5/1000 [07:30<24:52:30]",
+        "step 6/1000 [09:00<24:51:00",
+    ]
+
+
+def test_a_slow_first_step_after_a_resume_is_said_although_its_figures_come_later(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ProgressLine(300, 13, shown=True, figures_every=10)
+    for _ in range(2):
+        clock.now += 90
+        line.step()
+    assert capsys.readouterr().err.splitlines() == [
+        "step 14/300 [01:30<?]",
+        "step 15/300 [03:00<about 7 h by 1 step]",
+    ]
+
+
+def test_steps_of_seconds_wait_for_their_figures(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ProgressLine(5000, 0, shown=True, figures_every=10)
+    slow_steps(line, clock, 101, seconds=2.5, every=10)
+    said = [text for text in capsys.readouterr().err.splitlines() if "loss" not in text]
+    assert said == ["step 2/5000 [00:05<about 3 h by 1 step]"]
+
+
+def test_a_run_of_less_than_a_minute_has_no_line_more(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ProgressLine(11, 0, shown=True, figures_every=10)
+    slow_steps(line, clock, 11, seconds=2.0, every=10)
+    assert [text.split()[1] for text in capsys.readouterr().err.splitlines()] == ["1/11", "11/11"]
+
+
+def test_a_terminal_shows_the_estimate_as_one_until_several_steps_are_measured(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    line = ProgressLine(102, 0, shown=True, figures_every=10)
+    slow_steps(line, clock, 5, seconds=7.0, every=10)
+    line.close()
+    shown = screen.getvalue()
+    assert "1/102 [00:07<?" in shown
+    assert "2/102 [00:14<about 12 min by 1 step" in shown
+    assert "4/102 [00:28<about 11 min by 3 steps" in shown
+    assert "5/102 [00:35<11:19" in shown
+
+
+def test_figures_follow_when_they_are_due_also_where_every_step_is_late(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ProgressLine(5000, 0, shown=True, figures_every=10)
+    slow_steps(line, clock, 31, seconds=90.0, every=10)
+    told = [text.split()[1] for text in capsys.readouterr().err.splitlines() if "loss" in text]
+    assert told == ["1/5000", "11/5000", "21/5000", "31/5000"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(64, "1 min"), (89, "1 min"), (100, "2 min"), (5400, "90 min"), (7300, "2 h"), (200000, "2 d")],
+)
+def test_a_rough_time_has_one_unit(seconds: float, said: str) -> None:
+    assert progress.rough(seconds) == said

@@ -63,6 +63,16 @@ def test_few_images_are_one_batch(photos: Path) -> None:
     assert chosen.config is None
 
 
+def test_the_share_of_unreadable_images_that_a_chosen_recipe_allows_is_said(photos: Path) -> None:
+    assert "max_bad_frac" not in take_folder(None, [str(photos)]).said
+    (photos / "0.png").write_bytes(b"")
+    chosen = take_folder(None, [str(photos)])
+    assert "data.max_bad_frac=0.172" in chosen.opts
+    assert "no classes, 8.3% unreadable (the run goes on with up to 17.2%, data.max_bad_frac); " in chosen.said
+    own = take_folder(None, [str(photos), "data.max_bad_frac=0.5"])
+    assert "no classes, 8.3% unreadable; " in own.said, "whoever gives a share knows it"
+
+
 def test_a_recipe_of_ones_own_goes_with_a_folder(photos: Path) -> None:
     chosen = take_folder(Path("own.yaml"), ["optim.lr=1", str(photos)])
     assert chosen == (Path("own.yaml"), [f"train.dataset_path={photos}", "optim.lr=1"], "")

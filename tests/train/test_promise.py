@@ -55,6 +55,7 @@ def test_images_that_promise_little_are_said_on_top_of_the_start_up_block(
     began = next(place for place, line in enumerate(lines) if line.startswith("dinov3 "))
     assert lines[began + 1].startswith("warning    only 24 images: ")
     assert lines[began + 2].startswith("warning    6 of 24 images that were looked at cannot be read, as ")
+    assert lines[began + 2].endswith("lists them); the run goes on with up to 50.0% (data.max_bad_frac)")
 
 
 def test_a_large_data_set_whose_looked_at_images_are_the_same_is_not_refused(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -130,6 +133,28 @@ def test_the_model_card_tells_where_it_comes_from_and_no_secret(run: Path, tmp_p
     ):
         assert expected in card
     assert str(run) not in card
+
+
+def test_the_recipe_of_the_card_is_the_config_in_force(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changed = tmp_path / "photos"
+    shutil.copytree(run, changed)
+    (changed / "config_history").mkdir()
+    cfg = yaml.safe_load((run / "config.yaml").read_text())
+    cfg["optim"]["lr"] = 0.125
+    (changed / "config_history" / "0001.yaml").write_text(yaml.safe_dump(cfg))
+    export(changed, tmp_path / "m.safetensors")
+    card = (tmp_path / "m.safetensors.md").read_text()
+    assert "  lr: 0.125\n" in card
+    assert re.search(r"\| changed \| optim\.lr was [\d.e-]+ at the start, is 0\.125 \|", card)
+    (changed / "config_history" / "0002.yaml").write_text("optim: [")
+    export(changed, tmp_path / "n.safetensors")
+    card = (tmp_path / "n.safetensors.md").read_text()
+    assert "0.125" not in card
+    assert "| config | is that of the start: a later one cannot be read |" in card
+    assert str(tmp_path) not in card
+    assert "0002.yaml of config_history cannot be read" in caplog.text
 
 
 def test_released_weights_keep_their_licence_in_the_card(tmp_path: Path) -> None:

@@ -24,7 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=PRETRAIN,
             help=f"whose keys: classify is `dinov3 finetune`'s (default {PRETRAIN})",
         )
-    of_two = actions.add_parser("diff", help="the keys in which two configs differ: YAMLs, recipes or run folders")
+    of_two = actions.add_parser(
+        "diff",
+        help="the keys in which two configs differ: YAMLs, recipes or run folders",
+        description="The keys in which two configs differ: YAMLs, recipes or run folders, of these the config in force, "
+        "with what was changed when the run went on.",
+    )
     of_two.add_argument("a", metavar="A", help="for example demo_cpu")
     of_two.add_argument("b", metavar="B", help="for example runs/photos")
     actions.add_parser("default", help="print the default config with comments")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dinov3.data.errors import DataError
+from dinov3.dense.evaluation import Evaluation
 from dinov3.dense.matching.match import Matches, check, homographies, keypoints, navi
 from dinov3.dense.matching.pairs import chosen_pairs, coco_keypoints, spair
-from dinov3.dense.protocols import MATCH, MatchProtocol, chosen
-from dinov3.dense.report import LeftOut, add_common_arguments, check_places, finish
+from dinov3.dense.protocols import MATCH, MatchProtocol
+from dinov3.dense.report import LeftOut, add_common_arguments
 from dinov3.dense.sets import images_of
-from dinov3.distributed import context
-from dinov3.features.command import extractor_from
-from dinov3.features.errors import FeatureError
 from dinov3.features.extract import FeatureExtractor
 from dinov3.system.paths import expanded
 
@@ -29,33 +28,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def execute(args: argparse.Namespace) -> int:
-    """Run the command."""
-    protocol = chosen(MATCH, args.protocol, args.opts)
-    check(protocol)
-    check_places(args)
-    left_out = LeftOut()
-    extractor = extractor_from(args)
-    try:
+class MatchEvaluation(Evaluation[MatchProtocol, None, Matches]):
+    """Correspondence of patch features."""
+
+    task = "correspondence"
+
+    def check(self, protocol: MatchProtocol) -> None:
+        check(protocol)
+
+    def open(self, args: argparse.Namespace, protocol: MatchProtocol) -> None:
+        """Each task opens its own, as it goes."""
+
+    def measure(
+        self,
+        args: argparse.Namespace,
+        protocol: MatchProtocol,
+        extractor: FeatureExtractor,
+        data: None,
+        left_out: LeftOut,
+    ) -> Matches:
         found = measured(args, protocol, extractor, left_out)
-    except (ValueError, FloatingPointError) as error:
-        raise FeatureError(str(error)) from error
-    left_out.check(args.max_bad_frac)
-    facts: dict[str, Any] = {
-        "pairs": found.pairs,
-        "positional_bias": found.facts,
-        "patch_px": extractor.preprocess.patch,
-    }
-    finish(args, "correspondence", protocol, extractor, facts, found.scores, left_out)
-    if found.facts:
-        print(
+        left_out.check(args.max_bad_frac)
+        return found
+
+    def facts(self, found: Matches, extractor: FeatureExtractor) -> Mapping[str, Any]:
+        return {"pairs": found.pairs, "positional_bias": found.facts, "patch_px": extractor.preprocess.patch}
+
+    def notes(self, found: Matches) -> Sequence[str]:
+        if not found.facts:
+            return []
+        return [
             f"  debiased: {found.facts['directions_removed']} directions, estimated on {found.facts['estimated_on']}; "
             f"the place explains {found.facts['share_of_variance']:.1%} of their features"
-        )
-    if args.pictures is not None:
+        ]
+
+    def draw(
+        self, found: Matches, protocol: MatchProtocol, extractor: FeatureExtractor, args: argparse.Namespace
+    ) -> None:
         draw(found, extractor, args)
-    context.teardown()
-    return 0
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the command."""
+    return MatchEvaluation(MATCH).execute(args)
 
 
 def measured(

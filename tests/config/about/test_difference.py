@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dinov3 import cli
-from dinov3.config.dump import to_dict
+from dinov3.config.dump import to_dict, to_yaml
 from dinov3.config.load import load_config
 
 
@@ -20,6 +20,23 @@ def test_two_configs_differ_where_they_do(tmp_path: Path, capsys: pytest.Capture
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == [str(tmp_path / "a.yaml"), str(run)]
     assert [row.split() for row in rows] == [["optim.lr", "0.1", "0.2"], ["wandb.enabled", "true", "false"]]
+
+
+def test_a_run_has_the_config_it_went_on_with_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(load_config(None, ["optim.lr=0.2"]))))
+    history = tmp_path / "config_history"
+    history.mkdir()
+    for number, rate in enumerate((0.3, 0.4), 1):
+        (history / f"{number:04d}.yaml").write_text(to_yaml(load_config(None, [f"optim.lr={rate}"])))
+    (tmp_path / "a.yaml").write_text("optim: {lr: 0.1}\n")
+    assert cli.main(["config", "diff", str(tmp_path / "a.yaml"), str(tmp_path)]) == 0
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split() for row in rows] == [["optim.lr", "0.1", "0.4"]]
+    (history / "0003.yaml").write_text("optim: [")
+    assert cli.main(["config", "diff", str(tmp_path / "a.yaml"), str(tmp_path)]) == 78
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "0003.yaml" in error
 
 
 def test_a_recipe_has_a_name_and_no_difference_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
