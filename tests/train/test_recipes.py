@@ -11,6 +11,7 @@ from dinov3.config.load import load_config, load_stages
 from dinov3.models.build import build_backbone
 from dinov3.runs.step_folders import step_folders
 from dinov3.system.rows import read_rows
+from dinov3.train import stem
 from dinov3.train.command import main
 from dinov3.weights.own import write_backbone
 from tests.train.three_stages import FOLDERS, command
@@ -87,7 +88,8 @@ def written_backbone(path: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if runs_alone(p)], ids=lambda p: p.stem)
-def test_two_steps_of_a_recipe(path: Path, tmp_path: Path) -> None:
+def test_two_steps_of_a_recipe(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stem, "PAIRS", 256)
     out = tmp_path / "run"
     arguments = ["--config-file", str(path), "--output-dir", str(out), *overrides_for(path, tmp_path)]
     assert main(arguments) == 0
