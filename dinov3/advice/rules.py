@@ -215,11 +215,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "one pass over the images an epoch, at most 100 steps",
         ),
         Rule(
-            "a CPU, short side below 48 px, and patches are whitened",
-            lambda c: is_tiny(c) and whitens(c),
+            "a CPU, and patches are whitened",
+            whitens,
             lambda c: {**short_epochs(c), **SHORT_OPTIM, **GENTLE_OPTIM},
             "what begins with features of these images should keep them: 200 steps, a low rate and a large KoLeo weight, measured with "
-            "cifar10_cpu",
+            "cifar10_cpu; made pictures of twenty classes lost 5 points of k-NN by lr 0.003 and 400 steps, and none so (one seed)",
             "20 steps an epoch",
         ),
         Rule(
