@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import logging
 import statistics
 import sys
@@ -267,3 +268,9 @@ class Compilations:
             "compile_seconds": round(sum(seconds), 1),
             "recompile_reasons": reasons[:12],
         }
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """A JSON line, in one write: several processes have one standard output, and ``print`` may write the line's end apart."""
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()

@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.in_turns import OtherFailed, in_turns
-from benchmarks.measure import Compilations, PeakMemory, plain_steps, profile_steps
+from benchmarks.measure import Compilations, PeakMemory, plain_steps, print_row, profile_steps
 from benchmarks.reference import official
 from benchmarks.synthetic_step import Recipe, SyntheticStep, shares
 from dinov3.distributed import context
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        print(json.dumps(measure(args, context.setup())))  # of torchrun's processes each prints its own
+        print_row(measure(args, context.setup()))  # of torchrun's processes each prints its own
     finally:
         context.teardown()
     return 0

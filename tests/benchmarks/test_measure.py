@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.measure import Compilations, Parts, PeakMemory, cost_of, idleness, plain_steps, profile_steps
+from benchmarks.measure import Compilations, Parts, PeakMemory, cost_of, idleness, plain_steps, print_row, profile_steps
 
 CPU = torch.device("cpu")
 
@@ -121,3 +123,10 @@ def test_peak_memory_is_that_since_it_was_restarted() -> None:
     memory.restart()
     assert memory.peak() < 1e-9 or memory.peak() > 0.01
     assert memory.close() >= 0
+
+
+def test_a_row_is_one_write_so_that_those_of_several_processes_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=written.append, flush=lambda: None))
+    print_row({"a": 1})
+    assert written == ['{"a": 1}\n']
