@@ -114,7 +114,7 @@ class SyntheticStep:
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
         cfg = recipe.config()
-        self.precision = resolve(recipe.dtype, device)
+        self.precision = resolve(recipe.dtype, device, cpu_dtype=recipe.dtype)
         self.model = SSLMetaArch(cfg, device, self.precision)
         self.model.init_weights(torch.Generator(device).manual_seed(0))
         self.prepared = self.model.prepare_for_distributed_training()

@@ -29,14 +29,24 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
 
-def resolve(param_dtype: str, device: torch.device) -> Precision:
+def multiplies_bf16() -> bool:
+    """Whether this processor has units that multiply bf16 matrices (AMX: Intel's Xeons since Sapphire Rapids, 2023).
+
+    With AVX-512's bf16 instructions alone products are hardly faster than in fp32, and without either slower.
+    """
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def resolve(param_dtype: str, device: torch.device, cpu_dtype: str = "fp32") -> Precision:
     """bf16 where it was asked for and the hardware has it, fp32 otherwise.
 
     fp16 would need loss scaling, which this project does not do: asking for it on a GPU that has bf16 gives bf16,
-    and on one that has not (compute capability below 8.0) fp32.
+    and on one that has not (compute capability below 8.0) fp32. On a CPU ``cpu_dtype`` decides.
     """
     if param_dtype == "fp32":
         return Precision(torch.float32, device, "compute_precision.param_dtype is fp32")
+    if device.type == "cpu":
+        return _on_cpu(cpu_dtype, device)
     if device.type != "cuda":
         asked = "bf16" if param_dtype == "auto" else param_dtype
         return Precision(torch.float32, device, f"{asked} autocast is for GPUs, {device.type} runs in fp32")
@@ -44,3 +54,16 @@ def resolve(param_dtype: str, device: torch.device) -> Precision:
         why = "the GPU has bf16" if param_dtype == "bf16" else "fp16 needs loss scaling, the GPU has bf16"
         return Precision(torch.bfloat16, device, why)
     return Precision(torch.float32, device, f"{torch.cuda.get_device_name(device)} has no bf16")
+
+
+def _on_cpu(asked: str, device: torch.device) -> Precision:
+    able = multiplies_bf16()
+    if asked == "bf16":
+        slow = "" if able else "; this processor has no units for it (AMX): fp32 may be faster"
+        return Precision(torch.bfloat16, device, f"compute_precision.cpu_dtype is bf16{slow}")
+    if asked == "auto" and able:
+        return Precision(torch.bfloat16, device, "the processor multiplies bf16 matrices (AMX)")
+    if asked == "auto":
+        return Precision(torch.float32, device, "the processor does not multiply bf16 matrices (no AMX)")
+    hint = "; this processor multiplies bf16 matrices (AMX): compute_precision.cpu_dtype=auto is faster" if able else ""
+    return Precision(torch.float32, device, f"compute_precision.cpu_dtype is fp32{hint}")

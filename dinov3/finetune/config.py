@@ -85,7 +85,10 @@ class FinetuneOptimConfig(TaskOptimConfig):
 
 @dataclass
 class PrecisionConfig:
-    param_dtype: Literal["bf16", "fp32"] = key("bf16", "of matrix products on a GPU; a CPU computes in fp32")
+    param_dtype: Literal["bf16", "fp32"] = key("bf16", "number format of matrix products on a GPU")
+    cpu_dtype: Literal["bf16", "fp32", "auto"] = key(
+        "fp32", "the same on a CPU. auto: bf16 where the processor multiplies matrices in it (AMX; the run says so)"
+    )
 
 
 @dataclass

@@ -94,7 +94,7 @@ class FinetuneJob(Job[LabelledBatch]):
     # ------------------------------------------------------------------ the model
 
     def build(self, start: Start, device: torch.device) -> tuple[FinetuneTask, list[str]]:
-        precision = resolve(self.cfg.compute_precision.param_dtype, device)
+        precision = resolve(self.cfg.compute_precision.param_dtype, device, self.cfg.compute_precision.cpu_dtype)
         train, classes, others = self.data
         trained_on, validation = train.source.identity().content, others.get("validation")
         validated_on = None if validation is None else validation.source.identity().content

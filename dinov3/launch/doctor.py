@@ -10,9 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from dinov3.config.load import load_config
 from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
+from dinov3.engine.precision import resolve
 from dinov3.launch.machine import Machine
 from dinov3.system.errors import EXIT_DONE
 from dinov3.system.paths import expanded
@@ -159,7 +162,9 @@ def _speed(machine: Machine, cfg: Config) -> Iterator[Finding]:
             "" if kernels else "update torch and the driver",
         )
     else:
-        yield Finding("precision", "ok", "fp32: autocast is for GPUs")
+        asked_here = cfg.compute_precision
+        chosen = resolve(asked_here.param_dtype, torch.device("cpu"), asked_here.cpu_dtype)
+        yield Finding("precision", "ok", f"{chosen.name}: {chosen.reason}")
     yield Finding("optimizer", "ok", "fused AdamW; EMA and gradient norms over all tensors at once")
     if not machine.gpus or not cfg.train.compile:
         yield Finding(

@@ -26,6 +26,8 @@ class Execution:
     """
     joint_draws: bool = False
     """Drop path is drawn for all blocks at once: other draws of the same law."""
+    written_out: bool = True
+    """Attention that is trained in bf16 on a CPU does without torch's kernel. Nothing changes elsewhere."""
 
 
 class Executed(nn.Module):

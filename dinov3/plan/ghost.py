@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from dinov3.distributed.imagined import Imagined, group_of
 from dinov3.distributed.parallel import Parallel
 from dinov3.engine.optim import build_optimizer
 from dinov3.engine.precision import Precision
+from dinov3.models.backbone import Backbone
+from dinov3.models.execution import execution_of
 from dinov3.objectives.centering import CenteredObjective
 from dinov3.plan.outlines import OUTLINES
 from dinov3.runs.state import allocate_optimizer_state
@@ -58,6 +61,9 @@ def ghost(cfg: Config, dtype: torch.dtype, per_machine: int) -> Ghost:
         student, frozen = model.student, model._frozen()
         model.parallel = Imagined(**vars(choose_parallel(cfg, precision, student, frozen, per_machine)))
         done = parallelize(cfg, student, frozen, model.parallel)
+        if cfg.train.device != "cpu":  # a GPU has kernels where a CPU writes out
+            backbone = cast(Backbone, student["backbone"])
+            backbone.set_execution(dataclasses.replace(execution_of(cfg, HOST.type), written_out=False))
         model.early_sums = model.parallel.early_sums(student)
         optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
         allocate_optimizer_state(optimizer)

@@ -3,16 +3,48 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dinov3.engine import precision
 from dinov3.engine.precision import resolve
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.mark.parametrize("asked", ["bf16", "fp16", "fp32"])
-def test_a_cpu_runs_in_fp32_and_says_why(asked: str) -> None:
+@pytest.mark.parametrize("asked", ["bf16", "fp16", "fp32", "auto"])
+@pytest.mark.parametrize("able", [True, False])
+def test_a_cpu_runs_in_fp32_unless_it_is_told_otherwise(
+    asked: str, able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: able)
     chosen = resolve(asked, CPU)
     assert chosen.name == "fp32"
-    assert asked in chosen.reason
+    assert "fp32" in chosen.reason
+    assert ("cpu_dtype=auto is faster" in chosen.reason) == (able and asked != "fp32")
+
+
+@pytest.mark.parametrize(
+    ("param_dtype", "cpu_dtype", "able", "expected"),
+    [
+        ("bf16", "auto", True, "bf16"),
+        ("bf16", "auto", False, "fp32"),
+        ("bf16", "bf16", True, "bf16"),
+        ("bf16", "bf16", False, "bf16"),
+        ("fp32", "bf16", True, "fp32"),
+        ("fp32", "auto", True, "fp32"),
+    ],
+)
+def test_a_cpu_runs_in_bf16_where_that_is_asked_for_or_faster(
+    param_dtype: str, cpu_dtype: str, able: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: able)
+    chosen = resolve(param_dtype, CPU, cpu_dtype)
+    assert chosen.name == expected
+    assert ("may be faster" in chosen.reason) == (expected == "bf16" and not able)
+
+
+def test_other_devices_run_in_fp32_and_say_why() -> None:
+    chosen = resolve("bf16", torch.device("mps"), "auto")
+    assert chosen.name == "fp32"
+    assert chosen.reason == "bf16 autocast is for GPUs, mps runs in fp32"
 
 
 @pytest.mark.parametrize(

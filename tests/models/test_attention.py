@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from dinov3.models.attention import KeyBiasMaskedLinear, SelfAttention
+from dinov3.models import attention as module_of_attention
+from dinov3.models.attention import LONG, KeyBiasMaskedLinear, SelfAttention
 from dinov3.models.initialization import init_layers
 from dinov3.models.packing import pack, unpack
 from dinov3.models.rope import RopePositionEmbedding, Rotation
@@ -92,3 +96,39 @@ def test_initialised_bias_is_zero() -> None:
     init_layers(module, torch.Generator().manual_seed(0))
     assert not module.qkv.bias.any()
     assert not module.proj.bias.any()
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 37, LONG + 1])
+def test_attention_that_a_cpu_trains_in_bf16_has_the_results_and_gradients_of_fp32(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    start = torch.randn(4, 2, 3, tokens, 16, generator=generator).to(torch.bfloat16)  # [3, N, heads, T, D_head]
+    upstream = torch.randn(2, 3, tokens, 16, generator=generator).to(torch.bfloat16)
+
+    def found(dtype: torch.dtype, *, written_out: bool) -> list[Tensor]:
+        qkv = [part.detach().to(dtype).requires_grad_() for part in start[:3]]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            seen = module_of_attention.attention(*qkv, written_out=written_out)
+        assert seen.dtype == dtype
+        seen.backward(upstream.to(dtype))
+        return [seen.detach().float(), *(part.grad.float() for part in qkv if part.grad is not None)]
+
+    exact, kernel = found(torch.float32, written_out=True), found(torch.bfloat16, written_out=False)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", only_in_fp32(F.scaled_dot_product_attention))
+    ours = found(torch.bfloat16, written_out=True)
+    assert len(ours) == 4
+    for a, b, expected in zip(ours, kernel, exact, strict=True):
+        rounding = 2.0**-8 * expected.norm()  # of bf16
+        assert (a - expected).norm() <= max(2 * rounding, 2 * (b - expected).norm())
+
+
+def only_in_fp32(kernel: Any) -> Any:
+    """torch's function, which refuses to train in bf16."""
+
+    def checked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        assert q.dtype == torch.float32
+        assert not torch.is_autocast_enabled("cpu")
+        return kernel(q, k, v)
+
+    return checked

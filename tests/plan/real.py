@@ -17,7 +17,8 @@ CPU = torch.device("cpu")
 
 def real_step(cfg: Config) -> Ghost:
     """Model, optimizer and batch on the CPU, of the shapes the plan has."""
-    model = SSLMetaArch(cfg, CPU, resolve("fp32", CPU))
+    asked = cfg.compute_precision
+    model = SSLMetaArch(cfg, CPU, resolve(asked.param_dtype, CPU, asked.cpu_dtype))
     model.init_weights(torch.Generator().manual_seed(0))
     done = model.prepare_for_distributed_training()
     optimizer = build_optimizer(model.get_params_groups(), cfg.optim)

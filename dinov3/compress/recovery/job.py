@@ -127,7 +127,7 @@ class RecoveryJob(Job[LabelledBatch]):
         return max(1, -(-len(self.data) // images_a_step(self.cfg)))
 
     def build(self, start: Start, device: torch.device) -> tuple[RecoveryTask, list[str]]:
-        precision = resolve(self.cfg.compute_precision.param_dtype, device)
+        precision = resolve(self.cfg.compute_precision.param_dtype, device, self.cfg.compute_precision.cpu_dtype)
         pair = load_pair(self.cfg, start)
         judged = self.cfg.evaluation
         option = "train.dataset_path" if judged.images is None else "evaluation.images"

@@ -56,6 +56,11 @@ class ComputePrecisionConfig:
     param_dtype: Literal["bf16", "fp16", "fp32", "auto"] = key(
         "bf16", "number format of matrix products; fp32 where the hardware has no bf16, and the run says so"
     )
+    cpu_dtype: Literal["bf16", "fp32", "auto"] = key(
+        "fp32",
+        "the same on a CPU, where param_dtype is not fp32. auto: bf16 where the processor multiplies matrices in it (AMX; "
+        "the run says so), else fp32",
+    )
     reduce_dtype: Dtype = key("fp32", "number format in which gradients are summed over processes")
     sharding_strategy: Strategy = key(
         "auto",

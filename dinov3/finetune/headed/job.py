@@ -124,7 +124,7 @@ class HeadedJob(Job[ViewBatch], Generic[M, A, T]):
     # ------------------------------------------------------------------ the model
 
     def build(self, start: Start, device: torch.device) -> tuple[HeadedTask[M], list[str]]:
-        precision = resolve(self.cfg.compute_precision.param_dtype, device)
+        precision = resolve(self.cfg.compute_precision.param_dtype, device, self.cfg.compute_precision.cpu_dtype)
         built = self.built(start)
         self._told = built.about, built.facts.preprocess
         return HeadedTask(built, self.cfg, precision, self.terms()), built.lines
