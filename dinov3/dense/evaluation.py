@@ -18,7 +18,10 @@ from dinov3.features.extract import FeatureExtractor
 class Found(Protocol):
     """What an evaluation found."""
 
-    scores: list[dict[str, Any]]
+    @property
+    def scores(self) -> list[dict[str, Any]]:
+        """A row a head or an average."""
+        ...
 
 
 D = TypeVar("D")  # its data

@@ -26,9 +26,11 @@ SHOWN_FILMS, SHOWN_FRAMES = 2, 4
 class Track:
     """What was found: scores of each object of each video."""
 
+    videos: int  # that were looked at
     objects: list[dict[str, Any]] = field(default_factory=list)
     shown: list[tuple[str, Pixels, Tensor, Tensor]] = field(default_factory=list)  # name, frame, truth, prediction
 
+    @property
     def scores(self) -> list[dict[str, Any]]:
         """Means over objects, as DAVIS has them."""
         j, f = (torch.tensor([row[key] for row in self.objects], dtype=torch.float64) for key in ("J", "F"))
@@ -46,7 +48,7 @@ def rules_of(protocol: TrackProtocol) -> Rules:
 def track(extractor: FeatureExtractor, films: list[Film], protocol: TrackProtocol, left_out: LeftOut) -> Track:
     """Follow every film, one frame in memory at a time. DataError when no film can be scored."""
     carrier_rules, reader = rules_of(protocol), FrameReader(extractor, protocol.short_side)
-    found = Track()
+    found = Track(len(films))
     left_out.of = sum(len(film) for film in films)
     for number, film in enumerate(films):
         _follow(film, Carrier(reader, carrier_rules), protocol, left_out, found, show=number < SHOWN_FILMS)
