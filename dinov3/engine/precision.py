@@ -32,21 +32,22 @@ class Precision:
 def multiplies_bf16() -> bool:
     """Whether this processor has units that multiply bf16 matrices (AMX: Intel's Xeons since Sapphire Rapids, 2023).
 
-    With AVX-512's bf16 instructions alone products are hardly faster than in fp32, and without either slower.
+    What AVX-512's bf16 instructions are worth without them has not been measured.
     """
     return bool(torch.cpu._is_amx_tile_supported())
 
 
-def resolve(param_dtype: str, device: torch.device, cpu_dtype: str = "fp32") -> Precision:
+def resolve(param_dtype: str, device: torch.device, cpu_dtype: str | None = None) -> Precision:
     """bf16 where it was asked for and the hardware has it, fp32 otherwise.
 
     fp16 would need loss scaling, which this project does not do: asking for it on a GPU that has bf16 gives bf16,
-    and on one that has not (compute capability below 8.0) fp32. On a CPU ``cpu_dtype`` decides.
+    and on one that has not (compute capability below 8.0) fp32. On a CPU ``cpu_dtype`` decides between fp32, bf16 and, with
+    auto, the faster one; without it a CPU runs in fp32.
     """
     if param_dtype == "fp32":
-        return Precision(torch.float32, device, "compute_precision.param_dtype is fp32")
-    if device.type == "cpu":
-        return _on_cpu(cpu_dtype, device)
+        return Precision(torch.float32, device, "as the config says")
+    if device.type == "cpu" and cpu_dtype is not None:
+        return _on_a_cpu(cpu_dtype, device)
     if device.type != "cuda":
         asked = "bf16" if param_dtype == "auto" else param_dtype
         return Precision(torch.float32, device, f"{asked} autocast is for GPUs, {device.type} runs in fp32")
@@ -56,14 +57,13 @@ def resolve(param_dtype: str, device: torch.device, cpu_dtype: str = "fp32") -> 
     return Precision(torch.float32, device, f"{torch.cuda.get_device_name(device)} has no bf16")
 
 
-def _on_cpu(asked: str, device: torch.device) -> Precision:
+def _on_a_cpu(asked: str, device: torch.device) -> Precision:
     able = multiplies_bf16()
-    if asked == "bf16":
-        slow = "" if able else "; this processor has no units for it (AMX): fp32 may be faster"
-        return Precision(torch.bfloat16, device, f"compute_precision.cpu_dtype is bf16{slow}")
-    if asked == "auto" and able:
-        return Precision(torch.bfloat16, device, "the processor multiplies bf16 matrices (AMX)")
     if asked == "auto":
-        return Precision(torch.float32, device, "the processor does not multiply bf16 matrices (no AMX)")
-    hint = "; this processor multiplies bf16 matrices (AMX): compute_precision.cpu_dtype=auto is faster" if able else ""
-    return Precision(torch.float32, device, f"compute_precision.cpu_dtype is fp32{hint}")
+        why = "this processor multiplies matrices in bf16 (AMX)" if able else "this processor has no AMX for bf16"
+        return Precision(torch.bfloat16 if able else torch.float32, device, why)
+    if asked == "bf16":
+        slow = "" if able else "; without AMX fp32 may be faster"
+        return Precision(torch.bfloat16, device, f"compute_precision.cpu_dtype{slow}")
+    hint = "; faster on this processor (AMX): compute_precision.cpu_dtype=auto" if able else ""
+    return Precision(torch.float32, device, f"compute_precision.cpu_dtype{hint}")

@@ -10,15 +10,21 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize("asked", ["bf16", "fp16", "fp32", "auto"])
-@pytest.mark.parametrize("able", [True, False])
-def test_a_cpu_runs_in_fp32_unless_it_is_told_otherwise(
-    asked: str, able: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(precision, "multiplies_bf16", lambda: able)
+def test_a_cpu_runs_in_fp32_and_says_why(asked: str) -> None:
     chosen = resolve(asked, CPU)
     assert chosen.name == "fp32"
-    assert "fp32" in chosen.reason
-    assert ("cpu_dtype=auto is faster" in chosen.reason) == (able and asked != "fp32")
+    assert chosen.reason == {
+        "fp32": "as the config says",
+        "fp16": "fp16 autocast is for GPUs, cpu runs in fp32",
+    }.get(asked, "bf16 autocast is for GPUs, cpu runs in fp32")
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_cpu_that_would_be_faster_in_bf16_says_so(able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: able)
+    chosen = resolve("bf16", CPU, "fp32")
+    assert chosen.name == "fp32"
+    assert ("compute_precision.cpu_dtype=auto" in chosen.reason) == able
 
 
 @pytest.mark.parametrize(

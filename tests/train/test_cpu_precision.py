@@ -43,7 +43,7 @@ def test_losses_and_gradients_are_those_of_fp32_up_to_rounding(changes: dict[str
 def test_a_run_in_bf16_says_so_and_continues_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(command(whole, **BF16)) == 0
-    assert ", bf16: compute_precision.cpu_dtype is bf16" in capsys.readouterr().out
+    assert ", bf16: compute_precision.cpu_dtype" in capsys.readouterr().out
     assert main(command(parts, train__max_steps=5, **BF16)) == 0
     assert main(command(parts, **BF16)) == 0
     assert_identical(parts, whole)
