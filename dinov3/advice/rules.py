@@ -339,7 +339,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ),
     ),
     "number formats": (
-        Rule("always", always, {"compute_precision.param_dtype": "auto"}, "bf16 on a GPU that has it, fp32 on a CPU"),
+        Rule(
+            "always",
+            always,
+            {"compute_precision.param_dtype": "auto", "compute_precision.cpu_dtype": "auto"},
+            "bf16 on a GPU that has it, and on a CPU that multiplies matrices in it (AMX): demo_cpu learns as much with it",
+        ),
     ),
     "checkpoints": (
         Rule("a CPU", on_cpu, {"checkpointing.period": 100}, "about a minute's work"),
