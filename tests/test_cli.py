@@ -26,6 +26,13 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
     assert "usage: dinov3" in capsys.readouterr().out
 
 
+def test_the_package_is_the_command_too() -> None:
+    called = [sys.executable, "-m", "dinov3", "config", "explain", "optim.lrr"]
+    done = subprocess.run(called, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 78
+    assert done.stderr == "error: config explain: optim.lrr: unknown key (did you mean optim.lr?)\n"
+
+
 def test_a_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "explain", "optim.clip_grad"]) == 0
     out = capsys.readouterr().out
