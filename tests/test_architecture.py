@@ -60,7 +60,9 @@ def parsed(path: Path) -> ast.Module:
 
 def room_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[0] if parts[0] == "utility" else parts[1]
+    if parts[0] == "utility":
+        return parts[0]
+    return "cli" if parts[1] == "__main__" else parts[1]  # the same command
 
 
 def imported_rooms(tree: ast.AST) -> set[str]:
