@@ -45,7 +45,7 @@ def resolve(param_dtype: str, device: torch.device, cpu_dtype: str | None = None
     auto, the faster one; without it a CPU runs in fp32.
     """
     if param_dtype == "fp32":
-        return Precision(torch.float32, device, "as the config says")
+        return Precision(torch.float32, device, "compute_precision.param_dtype" if cpu_dtype else "as the config says")
     if device.type == "cpu" and cpu_dtype is not None:
         return _on_a_cpu(cpu_dtype, device)
     if device.type != "cuda":
@@ -64,6 +64,6 @@ def _on_a_cpu(asked: str, device: torch.device) -> Precision:
         return Precision(torch.bfloat16 if able else torch.float32, device, why)
     if asked == "bf16":
         slow = "" if able else "; without AMX fp32 may be faster"
-        return Precision(torch.bfloat16, device, f"compute_precision.cpu_dtype{slow}")
-    hint = "; faster on this processor (AMX): compute_precision.cpu_dtype=auto" if able else ""
-    return Precision(torch.float32, device, f"compute_precision.cpu_dtype{hint}")
+        return Precision(torch.bfloat16, device, f"compute_precision.cpu_dtype is bf16{slow}")
+    hint = "; auto would be bf16, which this processor multiplies faster (AMX)" if able else ""
+    return Precision(torch.float32, device, f"compute_precision.cpu_dtype is fp32{hint}")

@@ -87,7 +87,8 @@ class FinetuneOptimConfig(TaskOptimConfig):
 class PrecisionConfig:
     param_dtype: Literal["bf16", "fp32"] = key("bf16", "number format of matrix products on a GPU")
     cpu_dtype: Literal["bf16", "fp32", "auto"] = key(
-        "fp32", "the same on a CPU. auto: bf16 where the processor multiplies matrices in it (AMX; the run says so)"
+        "fp32",
+        "number format of matrix products on a CPU. auto: bf16 where the processor multiplies matrices in it (AMX; the run says so)",
     )
 
 

@@ -38,8 +38,9 @@ class Executed(nn.Module):
 
 def execution_of(cfg: Config, device_type: str) -> Execution:
     """What ``compute_precision`` says for a device of this type."""
-    on = fused(cfg, device_type)
-    return Execution(cfg.compute_precision.residual_dtype == "autocast", fused=on, joint_draws=on)
+    on, on_cpu = fused(cfg, device_type), device_type == "cpu"
+    narrow = cfg.compute_precision.residual_dtype == "autocast" and not on_cpu
+    return Execution(narrow, fused=on, joint_draws=on, written_out=on_cpu)
 
 
 def set_execution(root: nn.Module, execution: Execution) -> None:

@@ -61,9 +61,9 @@ def ghost(cfg: Config, dtype: torch.dtype, per_machine: int) -> Ghost:
         student, frozen = model.student, model._frozen()
         model.parallel = Imagined(**vars(choose_parallel(cfg, precision, student, frozen, per_machine)))
         done = parallelize(cfg, student, frozen, model.parallel)
-        if cfg.train.device != "cpu":  # a GPU has kernels where a CPU writes out
-            backbone = cast(Backbone, student["backbone"])
-            backbone.set_execution(dataclasses.replace(execution_of(cfg, HOST.type), written_out=False))
+        if cfg.train.device != "cpu":  # a GPU computes in other forms
+            for part in (student, *frozen):
+                cast(Backbone, part["backbone"]).set_execution(execution_of(cfg, "cuda"))
         model.early_sums = model.parallel.early_sums(student)
         optimizer = build_optimizer(model.get_params_groups(), cfg.optim)
         allocate_optimizer_state(optimizer)

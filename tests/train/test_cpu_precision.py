@@ -21,16 +21,22 @@ BF16: dict[str, Any] = {"compute_precision__cpu_dtype": "bf16"}
 
 def step_of(**changes: Any) -> tuple[dict[str, Tensor], Tensor]:
     """Losses by name, and all gradients of the backbone as one vector."""
-    made = real_step(tiny_config(student__drop_path_rate=0.0, student__layerscale=1.0, train__log_every=100, **changes))
+    made = real_step(tiny_config(**{"student__drop_path_rate": 0.0, "train__log_every": 100} | changes))
     total, terms = accumulate(made.model, made.batches, teacher_temp=0.05, iteration=1)
     gradients = [p.grad.flatten() for p in made.model.student["backbone"].parameters() if p.grad is not None]
     return {"total": total} | {k: v for k, v in terms.items() if isinstance(v, Tensor)}, torch.cat(gradients)
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"gram__use_loss": True, "gram__ema_teacher": True}, {"train__checkpointing": True}]
-)
-def test_losses_and_gradients_are_those_of_fp32_up_to_rounding(changes: dict[str, Any]) -> None:
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain": {"student__layerscale": 1.0},
+    "Gram": {"student__layerscale": 1.0, "gram__use_loss": True, "gram__ema_teacher": True},
+    "checkpointing": {"student__layerscale": 1.0, "train__checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_losses_and_gradients_are_those_of_fp32_up_to_rounding(name: str) -> None:
+    changes = RECIPES[name]
     (expected, gradient), (ours, our_gradient) = step_of(**changes), step_of(**BF16, **changes)
     assert ours.keys() == expected.keys()
     for key, value in expected.items():
@@ -40,10 +46,23 @@ def test_losses_and_gradients_are_those_of_fp32_up_to_rounding(changes: dict[str
     assert float(our_gradient.norm()) == pytest.approx(float(gradient.norm()), rel=0.05)
 
 
+@torch.no_grad()
+def test_what_tells_images_apart_outlives_the_smallest_layer_scale() -> None:
+    """A branch times 1e-5 is less than bf16 can add to a token, so tokens stay in fp32: class tokens would be equal."""
+
+    def spread(**changes: Any) -> float:
+        made = real_step(tiny_config(student__drop_path_rate=0.0, train__log_every=100, **changes))
+        with made.model.precision.autocast():
+            cls = made.model.get_student_output(made.batches[0])[0].cls_pre_head  # [2, B, D]
+        return float(cls.float().std(dim=1).mean())  # over the images of either crop
+
+    assert spread(**BF16) == pytest.approx(spread(), rel=0.2)
+
+
 def test_a_run_in_bf16_says_so_and_continues_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(command(whole, **BF16)) == 0
-    assert ", bf16: compute_precision.cpu_dtype" in capsys.readouterr().out
+    assert ", bf16: compute_precision.cpu_dtype is bf16\n" in capsys.readouterr().out
     assert main(command(parts, train__max_steps=5, **BF16)) == 0
     assert main(command(parts, **BF16)) == 0
     assert_identical(parts, whole)
