@@ -118,7 +118,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "short side below 48 px, and patches are whitened",
             lambda c: is_tiny(c) and whitens(c),
-            {**crops(8, 32, 16, 2), **TINY_CROPS},
+            {**crops(8, 32, 16, 2), **TINY_CROPS, "crops.global_crops_scale": [0.6, 1.0]},
             "16 patches of 8 px; blur hides much at 32 px: measured with cifar10_cpu",
         ),
         Rule(

@@ -98,6 +98,7 @@ def finish(
         "weights": str(args.weights),
         "weights_sha256": weights_digest(extractor.backbone),
         "preprocess": extractor.preprocess.describe(),
+        "compute_dtype": extractor.dtype,
         "data": args.data,
         **facts,
         "scores": list(scores),

@@ -39,8 +39,14 @@ class Rules:
             raise ValueError(f"variant {self.variant!r}: choose notebook or dino")
         if self.shape not in ("circle", "square"):
             raise ValueError(f"shape {self.shape!r}: choose circle or square")
-        if self.context < 0 or self.topk < 1 or self.radius < 0 or self.temperature <= 0:
-            raise ValueError(f"{self}: context and radius at least 0, topk at least 1, temperature above 0")
+        for name, good, least in (
+            ("context", self.context >= 0, "at least 0"),
+            ("radius", self.radius >= 0, "at least 0"),
+            ("topk", self.topk >= 1, "at least 1"),
+            ("temperature", self.temperature > 0, "above 0"),
+        ):
+            if not good:
+                raise ValueError(f"{name} {getattr(self, name)}: {least}")
 
     @property
     def unlimited(self) -> bool:
