@@ -52,7 +52,8 @@ def run(*words: object) -> int:
 
 
 def evaluated(at: Path, task: str, data: str, *more: str) -> int:
-    common = ["--data", data, "--cache", at / "cache", "--pictures", at / f"{task}.png"]
+    kept = ["--cache", at / "cache"] if task in ("seg", "depth") else []
+    common = ["--data", data, *kept, "--pictures", at / f"{task}.png"]
     return run("eval", task, "--weights", at / "weights", *common, *more)
 
 

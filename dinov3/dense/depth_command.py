@@ -22,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "seconds on a CPU; nyu_linear: DINOv3's 38,400 iterations on random crops, the Eigen crop, flip."
     )
     add_common_arguments(
-        parser, DEPTH, "folder with images/ and depth/ (16-bit PNG, units=1000 a metre), or Synthetic:n=200:size=96"
+        parser,
+        DEPTH,
+        "folder with images/ and depth/ (16-bit PNG, units=1000 a metre), or Synthetic:n=200:size=96",
+        caches=True,
     )
 
 

@@ -23,16 +23,21 @@ SHOWN = 5
 
 
 def add_common_arguments(
-    parser: argparse.ArgumentParser, protocols: Iterable[str], data: str, *, size: str = "train"
+    parser: argparse.ArgumentParser, protocols: Iterable[str], data: str, *, size: str = "train", caches: bool = False
 ) -> None:
-    """Arguments of each dense evaluation; ``data`` says what --data may be, ``size`` is the default of --size."""
+    """Arguments of each dense evaluation; ``data`` says what --data may be, ``size`` is the default of --size.
+
+    ``caches``: it keeps feature sets in the folder ``--cache``."""
     names = list(protocols)
     add_extractor_arguments(parser, size=size)
     parser.add_argument("--data", required=True, help=data)
     parser.add_argument("--protocol", default=names[0], choices=names, help=f"settings by name (default {names[0]})")
     parser.add_argument("--out", type=expanded, help="file the result is appended to, as one JSON line")
     parser.add_argument("--pictures", type=expanded, help="PNG: prediction beside truth")
-    parser.add_argument("--cache", type=expanded, help="folder of feature sets (default: in the user's cache folder)")
+    if caches:
+        parser.add_argument(
+            "--cache", type=expanded, help="folder of feature sets (default: in the user's cache folder)"
+        )
     parser.add_argument(
         "--max-bad-frac", type=float, default=0.01, help="share of unusable images that ends the command (default 0.01)"
     )

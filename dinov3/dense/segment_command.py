@@ -22,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "CPU; ade20k_linear: DINOv3's 40,000 iterations on random crops, sliding windows in the test."
     )
     add_common_arguments(
-        parser, SEGMENT, "folder with images/ and masks/ (PNG of class numbers), or Synthetic:n=200:size=96"
+        parser,
+        SEGMENT,
+        "folder with images/ and masks/ (PNG of class numbers), or Synthetic:n=200:size=96",
+        caches=True,
     )
 
 

@@ -35,7 +35,8 @@ def evaluate(weights: Path, tmp_path: Path) -> Evaluate:
 
     def call(task: str, data: str | Path, *more: str) -> tuple[int, dict[str, Any]]:
         common = ["--weights", str(weights), "--data", str(data), "--device", "cpu"]
-        code = main(["eval", task, *common, "--cache", str(tmp_path / "cache"), "--out", str(out), *more])
+        kept = ["--cache", str(tmp_path / "cache")] if task in ("seg", "depth") else []
+        code = main(["eval", task, *common, *kept, "--out", str(out), *more])
         return code, json.loads(out.read_text().splitlines()[-1]) if out.exists() else {}
 
     return call
