@@ -92,7 +92,7 @@ def test_a_synthetic_film_with_a_cut_and_a_tree_is_scored(evaluate: Evaluate) ->
     ("data", "words", "problem"),
     [
         ("SyntheticVideo:n=0", [], "n=0 is less than 1"),
-        ("SyntheticVideo:n=1:length=3:size=32", ["topk=0"], "topk at least 1"),
+        ("SyntheticVideo:n=1:length=3:size=32", ["topk=0"], "topk 0: at least 1"),
         ("nowhere", [], "neither JPEGImages/"),
     ],
 )
