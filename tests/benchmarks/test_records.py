@@ -35,6 +35,8 @@ def test_a_record_is_surely_better_or_faster_and_not_worse() -> None:
     assert is_record(entry(0.40, 0.41, 0.42, seconds=50.0), old)
     assert not is_record(entry(0.30, 0.31, 0.32, seconds=50.0), old), "faster and worse"
     assert not is_record(entry(0.40, 0.41, 0.42, seconds=50.0, machine="another"), old)
+    busy = "2 cores, shared with others: seconds say nothing"
+    assert not is_record(entry(0.40, 0.41, 0.42, seconds=50.0, machine=busy), entry(0.40, 0.41, 0.42, machine=busy))
 
 
 def test_a_page_names_change_seeds_and_the_worst(tmp_path: Path) -> None:
