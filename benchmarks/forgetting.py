@@ -1,8 +1,8 @@
 """What does continued training cost, and which of the things that hold features hold them? Several seeds: a JSON line a run, and
 a table.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.forgetting --backbones runs/cifar10/seed-0 runs/cifar10/seed-1 runs/cifar10/seed-2 \
-        --old CIFAR/train CIFAR/test --new Synthetic:size=32:near=2:seed=1:n=4000 Synthetic:size=32:near=2:seed=2:n=2000 \
+    OMP_NUM_THREADS=1 python -m benchmarks.forgetting --backbones runs/cifar10/seed-0 runs/cifar10/seed-1 runs/cifar10/seed-2 \\
+        --old CIFAR/train CIFAR/test --new Synthetic:size=32:near=2:seed=1:n=4000 Synthetic:size=32:near=2:seed=2:n=2000 \\
         --images Synthetic:size=32:near=2 --out runs/forgetting
 
 Each BACKBONE, one a seed, is a run of configs/train/cifar10_cpu.yaml on the old images. It goes on for ``--steps`` on ``--images``

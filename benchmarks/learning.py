@@ -1,6 +1,6 @@
 """Does a recipe learn? Several seeds of it, each evaluated on fixed splits: one JSON line a run.
 
-    python -m benchmarks.learning run cifar10_cpu --train CIFAR/train --test CIFAR/test --name baseline \
+    python -m benchmarks.learning run cifar10_cpu --train CIFAR/train --test CIFAR/test --name baseline \\
         --change "as it was" --seeds 0 1 2 --out runs/learning
     python -m benchmarks.learning table
     python -m benchmarks.learning curves cifar10_cpu runs/learning/baseline/seed-*

@@ -22,7 +22,7 @@ HEAD = """# Records
 Made by `python -m benchmarks.learning table` from the logs in [records/](records/), a JSON line a run. Each line of a table names its log.
 
 A **record** has {seeds} seeds or more and either a higher mean k-NN accuracy than the record before it at p < {p:g} (Welch's t test, one-sided), or no lower
-a one (p of being lower at least {p:g}) in less time of training on the same machine and as many threads. Everything else is an ablation, or a step on the way.
+a one (p of being lower at least {p:g}) in less time of training on the same machine, shared with nobody, and as many threads. Everything else is an ablation, or a step on the way.
 
 k-NN: accuracy of frozen CLS tokens of the EMA backbone in %, weighted votes of 100 (and 20) neighbours; mean ± standard deviation over seeds, in
 brackets the worst seed. Seconds are of training alone, without evaluations and saves: **comparable only where machine and threads are the same, and the
