@@ -45,7 +45,9 @@ def resolve(param_dtype: str, device: torch.device, cpu_dtype: str | None = None
     auto, the faster one; without it a CPU runs in fp32.
     """
     if param_dtype == "fp32":
-        return Precision(torch.float32, device, "compute_precision.param_dtype" if cpu_dtype else "as the config says")
+        return Precision(
+            torch.float32, device, "compute_precision.param_dtype is fp32" if cpu_dtype else "as the config says"
+        )
     if device.type == "cpu" and cpu_dtype is not None:
         return _on_a_cpu(cpu_dtype, device)
     if device.type != "cuda":
