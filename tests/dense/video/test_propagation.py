@@ -126,8 +126,15 @@ def test_a_label_that_fades_is_scaled_and_a_constant_one_is_nothing() -> None:
 
 
 def test_settings_without_a_meaning_and_another_grid_are_refused() -> None:
-    for wrong in ({"variant": "x"}, {"shape": "hexagon"}, {"topk": 0}, {"temperature": 0.0}, {"radius": -1.0}):
-        with pytest.raises(ValueError, match=r"choose|at least|above"):
+    for wrong, problem in (
+        ({"variant": "x"}, "variant 'x': choose notebook or dino"),
+        ({"shape": "hexagon"}, "shape 'hexagon': choose circle or square"),
+        ({"topk": 0}, "topk 0: at least 1"),
+        ({"temperature": 0.0}, "temperature 0.0: above 0"),
+        ({"radius": -1.0}, "radius -1.0: at least 0"),
+        ({"context": -1}, "context -1: at least 0"),
+    ):
+        with pytest.raises(ValueError, match=f"^{problem}$"):
             Rules(**wrong)  # type: ignore[arg-type]
     tracker = Tracker(torch.randn(4, 4, 3), torch.rand(4, 4, 2))
     with pytest.raises(ValueError, match="one grid a video"):

@@ -86,6 +86,13 @@ def test_a_synthetic_film_with_a_cut_and_a_tree_is_scored(evaluate: Evaluate) ->
     code, row = evaluate("track", "SyntheticVideo:n=1:length=10:size=64")
     assert code == 0
     assert row["scores"][0]["frames"] == 8
+    assert row["compute_dtype"] == "fp32"
+
+
+def test_a_row_says_the_number_format_that_features_were_computed_in(evaluate: Evaluate) -> None:
+    code, row = evaluate("track", "SyntheticVideo:n=1:length=3:size=32", "--compute-dtype", "bf16")
+    assert code == 0
+    assert row["compute_dtype"] == "bf16"
 
 
 @pytest.mark.parametrize(
