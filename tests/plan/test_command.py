@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +44,27 @@ def test_the_table_names_what_is_largest(capsys: pytest.CaptureFixture[str]) -> 
     assert "name a card" in out
     assert "sent" not in out  # alone there is nobody to send to
     assert not dist.is_initialized()
+
+
+def test_a_tiny_model_is_told_in_mib_and_nothing_in_it_is_of_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", *TINY]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("time")]
+    assert not [line for line in told if "GPU" in line or "GiB" in line]
+    memory = re.search(r"memory +([0-9.]+) MiB a process", "\n".join(told))
+    assert memory is not None
+    assert 1 < float(memory[1]) < 1024
+    work = re.search(r"work +([0-9.e-]+) GFLOP an image", "\n".join(told))
+    assert work is not None
+    assert float(work[1]) > 0
+
+
+@pytest.mark.nightly  # 15 s: a ViT-L on eight cards
+def test_the_example_of_the_documents_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs/plan.md").read_text()
+    words = re.search(r"`dinov3 (plan student\.preset[^`]*)`", page)
+    assert words is not None
+    assert cli.main(words[1].split()) == 0
+    assert f"```\n{capsys.readouterr().out.strip()}\n```" in page
 
 
 def test_a_model_that_is_too_large_is_said_not_to_fit(capsys: pytest.CaptureFixture[str]) -> None:
