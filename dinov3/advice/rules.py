@@ -343,7 +343,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "always",
             always,
             {"compute_precision.param_dtype": "auto", "compute_precision.cpu_dtype": "auto"},
-            "bf16 on a GPU that has it, and on a CPU that multiplies matrices in it (AMX): demo_cpu learns as much with it",
+            "bf16 on a GPU that has it, and on a CPU that multiplies matrices in it (AMX, AVX-512 bf16): demo_cpu learns as much with it",
         ),
     ),
     "checkpoints": (

@@ -88,7 +88,7 @@ class PrecisionConfig:
     param_dtype: Literal["bf16", "fp32"] = key("bf16", "number format of matrix products on a GPU")
     cpu_dtype: Literal["bf16", "fp32", "auto"] = key(
         "fp32",
-        "number format of matrix products on a CPU. auto: bf16 where the processor multiplies matrices in it (AMX; the run says so)",
+        "number format of matrix products on a CPU. auto: bf16 where the processor multiplies matrices in it (AMX, AVX-512 bf16; the run says so)",
     )
 
 

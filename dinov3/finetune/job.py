@@ -19,7 +19,7 @@ from dinov3.distributed.peers import ALONE, Peers
 from dinov3.engine.banner import device_line, processes_line
 from dinov3.engine.job import Job
 from dinov3.engine.look import Look
-from dinov3.engine.precision import resolve
+from dinov3.engine.precision import resolve_block
 from dinov3.engine.resume import images_a_step
 from dinov3.engine.schedules import RateSchedules, build_rates
 from dinov3.engine.task import Counters
@@ -94,7 +94,7 @@ class FinetuneJob(Job[LabelledBatch]):
     # ------------------------------------------------------------------ the model
 
     def build(self, start: Start, device: torch.device) -> tuple[FinetuneTask, list[str]]:
-        precision = resolve(self.cfg.compute_precision.param_dtype, device, self.cfg.compute_precision.cpu_dtype)
+        precision = resolve_block(self.cfg.compute_precision, device)
         train, classes, others = self.data
         trained_on, validation = train.source.identity().content, others.get("validation")
         validated_on = None if validation is None else validation.source.identity().content

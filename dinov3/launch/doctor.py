@@ -15,7 +15,7 @@ import torch
 from dinov3.config.load import load_config
 from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
-from dinov3.engine.precision import resolve
+from dinov3.engine.precision import resolve_block
 from dinov3.launch.machine import Machine
 from dinov3.system.errors import EXIT_DONE
 from dinov3.system.paths import expanded
@@ -163,7 +163,7 @@ def _speed(machine: Machine, cfg: Config) -> Iterator[Finding]:
         )
     else:
         asked_here = cfg.compute_precision
-        chosen = resolve(asked_here.param_dtype, torch.device("cpu"), asked_here.cpu_dtype)
+        chosen = resolve_block(asked_here, torch.device("cpu"))
         yield Finding("precision", "ok", f"{chosen.name}: {chosen.reason}")
     yield Finding("optimizer", "ok", "fused AdamW; EMA and gradient norms over all tensors at once")
     if not machine.gpus or not cfg.train.compile:

@@ -49,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
     stages = load_stages(args.config_file, args.opts)
     import torch
 
-    from dinov3.engine.precision import DTYPES, resolve
+    from dinov3.engine.precision import DTYPES, resolve_block
     from dinov3.plan.estimate import SHARE, as_json, plan
     from dinov3.plan.table import table
 
@@ -59,7 +59,7 @@ def execute(args: argparse.Namespace) -> int:
     for stage in stages:
         wanted = stage.cfg.compute_precision
         if stage.cfg.train.device == "cpu":
-            dtype = resolve(wanted.param_dtype, torch.device("cpu"), wanted.cpu_dtype).dtype
+            dtype = resolve_block(wanted, torch.device("cpu")).dtype
         else:  # fp16 would need loss scaling, so a GPU that has bf16 takes that
             dtype = DTYPES["fp32" if wanted.param_dtype == "fp32" else "bf16"]
         with Bar(STEPS, about="counting", unit="parts", shown=not args.json or sys.stderr.isatty()) as bar:

@@ -135,9 +135,7 @@ def check(cfg: Config) -> Report:
     cfg.compute_precision.unread_tokens = "compute"  # the picture shows every token
     device = setup(cfg.train.device)
     source = checked_source(cfg, 1)
-    model = SSLMetaArch(
-        cfg, device, precision.resolve(cfg.compute_precision.param_dtype, device, cfg.compute_precision.cpu_dtype)
-    )
+    model = SSLMetaArch(cfg, device, precision.resolve_block(cfg.compute_precision, device))
     model.init_weights(torch.Generator(device).manual_seed(cfg.train.seed))
     teacher = model.da3_teacher  # execute() has seen da3.enabled
     with CropLoader(cfg, source, position=0, rank=0, world_size=1, device=device, dtype=torch.float32) as loader:

@@ -35,7 +35,7 @@ def build_model(
     ``start.found`` is the checkpoint training goes on from: it holds the student, so given weights are not read again.
     """
     start = start or Start()
-    chosen = precision.resolve(cfg.compute_precision.param_dtype, device, cfg.compute_precision.cpu_dtype)
+    chosen = precision.resolve_block(cfg.compute_precision, device)
 
     def assemble() -> tuple[SSLMetaArch, list[str]]:
         try:

@@ -47,6 +47,15 @@ def test_a_cpu_runs_in_bf16_where_that_is_asked_for_or_faster(
     assert ("may be faster" in chosen.reason) == (expected == "bf16" and not able)
 
 
+@pytest.mark.parametrize("unit", [None, "_is_amx_tile_supported", "_is_avx512_bf16_supported"])
+def test_a_processor_multiplies_bf16_with_either_kind_of_instruction(
+    unit: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == unit)
+    assert precision.multiplies_bf16() == (unit is not None)
+
+
 def test_other_devices_run_in_fp32_and_say_why() -> None:
     chosen = resolve("bf16", torch.device("mps"), "auto")
     assert chosen.name == "fp32"

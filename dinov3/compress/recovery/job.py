@@ -23,7 +23,7 @@ from dinov3.distributed.peers import ALONE, Peers
 from dinov3.engine.banner import device_line, processes_line
 from dinov3.engine.job import Job
 from dinov3.engine.look import Look, Row
-from dinov3.engine.precision import resolve
+from dinov3.engine.precision import resolve_block
 from dinov3.engine.resume import images_a_step
 from dinov3.engine.schedules import RateSchedules, build_rates
 from dinov3.engine.task import Counters
@@ -127,7 +127,7 @@ class RecoveryJob(Job[LabelledBatch]):
         return max(1, -(-len(self.data) // images_a_step(self.cfg)))
 
     def build(self, start: Start, device: torch.device) -> tuple[RecoveryTask, list[str]]:
-        precision = resolve(self.cfg.compute_precision.param_dtype, device, self.cfg.compute_precision.cpu_dtype)
+        precision = resolve_block(self.cfg.compute_precision, device)
         pair = load_pair(self.cfg, start)
         judged = self.cfg.evaluation
         option = "train.dataset_path" if judged.images is None else "evaluation.images"

@@ -59,7 +59,7 @@ class ComputePrecisionConfig:
     cpu_dtype: Literal["bf16", "fp32", "auto"] = key(
         "fp32",
         "number format of matrix products on a CPU, unless param_dtype is fp32. auto: bf16 where the processor multiplies "
-        "matrices in it (AMX; the run says so), else fp32",
+        "matrices in it (AMX, AVX-512 bf16; the run says so), else fp32",
     )
     reduce_dtype: Dtype = key("fp32", "number format in which gradients are summed over processes")
     sharding_strategy: Strategy = key(

@@ -18,7 +18,7 @@ from dinov3.distributed.peers import ALONE, Peers
 from dinov3.engine.banner import device_line, processes_line
 from dinov3.engine.job import Job
 from dinov3.engine.look import Look
-from dinov3.engine.precision import resolve
+from dinov3.engine.precision import resolve_block
 from dinov3.engine.resume import images_a_step
 from dinov3.engine.schedules import RateSchedules, build_rates
 from dinov3.engine.task import Counters
@@ -124,7 +124,7 @@ class HeadedJob(Job[ViewBatch], Generic[M, A, T]):
     # ------------------------------------------------------------------ the model
 
     def build(self, start: Start, device: torch.device) -> tuple[HeadedTask[M], list[str]]:
-        precision = resolve(self.cfg.compute_precision.param_dtype, device, self.cfg.compute_precision.cpu_dtype)
+        precision = resolve_block(self.cfg.compute_precision, device)
         built = self.built(start)
         self._told = built.about, built.facts.preprocess
         return HeadedTask(built, self.cfg, precision, self.terms()), built.lines
