@@ -65,7 +65,8 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
     names = ("arch", "batch", "patch", "global_size", "local_size", "locals", "prototypes", "drop_path", "dtype")
-    return Recipe(**{name: getattr(args, name) for name in names}, compile=args.compile)
+    more = dict(word.split("=", 1) for word in args.keys)
+    return Recipe(**{name: getattr(args, name) for name in names}, compile=args.compile, more=more)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,11 +84,25 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps", type=int, default=5, help=f"measured steps, after {WARMUP} (GPU: {WARMUP_GPU}) that are not"
     )
+    parser.add_argument(
+        "--keys",
+        nargs="+",
+        type=_key,
+        default=[],
+        metavar="key=value",
+        help="others of the config: train.checkpointing=true",
+    )
     parser.add_argument("--threads", type=int, help="default: torch's choice")
     parser.add_argument("--profile", action="store_true", help="also the most expensive kernels of 3 more steps")
     parser.add_argument("--other", metavar="COMMAND", help="another step's program, run in turns with this one")
     parser.add_argument("--rounds", type=int, default=3, help="turns with --other")
     return parser
+
+
+def _key(word: str) -> str:
+    if "=" not in word:
+        raise argparse.ArgumentTypeError(f"{word} is not key=value")
+    return word
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -34,6 +34,7 @@ from dinov3.data.signal_mask import signals_blocked
 from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.sources.mixture import order_of
 from dinov3.system import forkserver
+from dinov3.system.patience import Patience
 
 CHUNK = 8  # images a task: fewer cost more messages, more keep the first batch waiting
 PREFETCH = 2  # chunks a worker may be ahead
@@ -245,8 +246,11 @@ class WorkerPool:
 
         Raises DataError, TooManyBadSamples, LoaderError when a worker died or failed, LoaderHang when none answers.
         """
+        patience = Patience(self._timeout)
         while self._finished[batch] < self._chunks:
-            if not self._listen(self._timeout):
+            if self._listen(patience.tick):
+                patience = Patience(self._timeout)
+            elif patience.over():
                 raise LoaderHang(self._hanging())
         del self._finished[batch]
         return [sample for _, bad in sorted(self._bad.pop(batch, []), key=lambda item: item[0]) for sample in bad]

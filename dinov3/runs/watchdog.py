@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -12,29 +13,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dinov3.distributed.context import rank
+from dinov3.runs import guard
 from dinov3.system.errors import EXIT_HANG
 from dinov3.system.files import open_unlinked
+from dinov3.system.patience import Patience
 
-# Seconds after which the interpreter itself is taken to be stuck (a C function that never lets go of Python's lock, so
-# that no thread of ours can run): faulthandler's own thread then prints the stacks and ends the process, with code 1.
-GRACE = 30.0
+GRACE = 30.0  # seconds beyond the limit after which the interpreter itself is taken to be stuck: see guard.py
 LINGER = 3.0  # seconds between the report and the end: the other processes, a moment behind, report too
-REARM = 10.0  # seconds; setting it up anew starts a thread, too dear for every step
 
 
 class Watchdog:
     """A thread that expects ``beat`` to be called often enough; otherwise it ends the process with code 79.
 
     Every process has one, so a process that waits for a stalled one in a collective ends at the same time.
-    ``seconds``: the usual limit; ``slow_seconds``: for things that take long.
+    ``seconds``: the usual limit; ``slow_seconds``: for things that take long. Time in which the process is suspended does
+    not count.
     """
 
     def __init__(self, folder: Path, *, seconds: float, slow_seconds: float) -> None:
         self.folder, self.seconds, self.slow_seconds = folder, seconds, max(seconds, slow_seconds)
-        self._what: Callable[[], str] = lambda: "starting"
-        self._limit, self._deadline, self._armed = self.slow_seconds, 0.0, (0.0, 0.0)
         self._closed = threading.Event()
         self.beat("starting", slow=True)
+        self._tick = Patience(self.seconds).tick
+        self._guard = _Guard(self.slow_seconds + GRACE)
         self._thread = threading.Thread(target=self._watch, name="dinov3-watchdog", daemon=True)
         self._thread.start()
 
@@ -42,21 +43,18 @@ class Watchdog:
         """Something was finished; ``what`` comes next."""
         self._what = what if callable(what) else lambda: what
         self._limit = self.slow_seconds if slow else self.seconds
-        now = time.monotonic()
-        self._deadline = now + self._limit
-        if self._limit != self._armed[1] or now - self._armed[0] > REARM:
-            faulthandler.dump_traceback_later(self._limit + GRACE, exit=True, file=sys.__stderr__ or 2)
-            self._armed = (now, self._limit)
+        self._patience = Patience(self._limit)
 
     def close(self) -> None:
         """Stop watching."""
-        faulthandler.cancel_dump_traceback_later()
         self._closed.set()
         self._thread.join()
+        self._guard.close()
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(1.0, self.seconds / 4)):
-            if time.monotonic() > self._deadline:
+        while not self._closed.wait(self._tick):
+            self._guard.beat()
+            if self._patience.over():
                 self._end()
 
     def _end(self) -> None:
@@ -75,3 +73,30 @@ class Watchdog:
         for worker in multiprocessing.active_children():
             worker.kill()
         os._exit(EXIT_HANG)
+
+
+class _Guard:
+    """This process's end of ``guard.py``, which hears of it every second while Python code can run here."""
+
+    def __init__(self, seconds: float) -> None:
+        faulthandler.enable(sys.__stderr__ or 2)
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, str(seconds)], stdin=subprocess.PIPE
+        )
+        assert self._process.stdin is not None
+        self._pipe = self._process.stdin
+        os.set_blocking(self._pipe.fileno(), False)
+
+    def beat(self) -> None:
+        """All is well."""
+        try:
+            os.write(self._pipe.fileno(), b".")
+        except BlockingIOError:  # it is suspended, and has enough to read
+            return
+        except BrokenPipeError:  # somebody ended it: what it is for is rare, and no reason to end the run
+            return
+
+    def close(self) -> None:
+        """Let it end."""
+        self._pipe.close()
+        self._process.wait()

@@ -21,6 +21,7 @@ from dinov3.data import workers as workers_module
 from dinov3.data.errors import LoaderError, LoaderHang
 from dinov3.data.loader import CropLoader
 from dinov3.data.workers import CHUNK, IDLE, WorkerPool
+from dinov3.system import patience
 from tests.data.fakes import Exiting, Failing, Hanging, Killed, Pictures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +123,31 @@ def test_a_hanging_worker_is_an_error_that_names_the_sample(cfg: Config, capfd: 
         with pytest.raises(LoaderHang, match=r"no image for 0\.5 s .*: worker \d at sample \d+, picture-7"):
             exhaust(stream)
     assert "in happen" in capfd.readouterr().err  # the stack of the worker
+
+
+def test_a_night_in_which_the_job_was_suspended_is_no_hang(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Night:
+        """A clock of which the second reading is a night later; the workers go on then."""
+
+        readings = 0
+
+        def monotonic(self) -> float:
+            self.readings += 1
+            if self.readings == 2:
+                for pid in asleep:
+                    os.kill(pid, signal.SIGCONT)
+            return time.monotonic() + (8 * 3600 if self.readings > 1 else 0)
+
+    with loader(cfg, Pictures(), timeout=60) as stream:
+        for _ in range(4):
+            next(stream)
+        asleep = pids(stream)
+        for pid in asleep:
+            os.kill(pid, signal.SIGSTOP)
+        clock = Night()
+        monkeypatch.setattr(patience, "time", clock)
+        exhaust(stream)
+        assert clock.readings > 1
 
 
 @pytest.mark.parametrize("source", [Killed(7), Failing(7), Hanging(7)], ids=lambda source: type(source).__name__)

@@ -41,7 +41,11 @@ class LoopConfig:
     )
     log_every: int = key(10, "steps between two lines of metrics", unit="steps", ge=1)
     watchdog_seconds: float = key(
-        600.0, "without a finished step, after which all stacks are printed and the run ends with 79", unit="s", gt=0
+        600.0,
+        "without a finished step, after which all stacks are printed and the run ends with 79; time in which it is suspended "
+        "does not count",
+        unit="s",
+        gt=0,
     )
     watchdog_slow_seconds: float = key(
         1800.0, "the same for the first step (compilation), a checkpoint and an evaluation", unit="s", gt=0

@@ -1,0 +1,23 @@
+"""Limits in seconds for which a process was running: a scheduler may suspend a job, or a person (Ctrl-Z)."""
+
+from __future__ import annotations
+
+import time
+
+TICK = 1.0  # seconds; how often a limit is asked after
+MOST = 2  # ticks that one of them may take on a busy machine. What is longer was no running
+
+
+class Patience:
+    """Whether ``seconds`` are over, without those in which this process stood still. To be asked every ``tick`` seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.tick = min(TICK, seconds / 4)
+        self._left, self._asked = seconds, time.monotonic()
+
+    def over(self) -> bool:
+        """Whether nothing is left."""
+        now = time.monotonic()
+        self._left -= min(now - self._asked, MOST * self.tick)
+        self._asked = now
+        return self._left <= 0

@@ -1,0 +1,91 @@
+"""What ends a process that hangs, and what does not: processes of its own, since the watchdog ends the one it is in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+START = """
+import ctypes, sys, time
+from pathlib import Path
+from dinov3.runs import watchdog
+watchdog.GRACE, watchdog.LINGER = 1.0, 0.1
+dog = watchdog.Watchdog(Path(sys.argv[1]), seconds=1.0, slow_seconds=1.0)
+print("ready", flush=True)
+"""
+WORKS = "for _ in range(10): time.sleep(0.2); dog.beat('working')\ndog.close()"
+HANGS = "time.sleep(60)"
+NEVER_LETS_GO = "ctypes.PyDLL(None).sleep(60)"  # PyDLL: with Python's lock held
+
+
+def started(body: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", START + body, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def children_of(process: int) -> list[int]:
+    return [int(n) for n in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def gone(process: int) -> bool:
+    end = time.monotonic() + 10
+    while Path(f"/proc/{process}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return not Path(f"/proc/{process}").exists()
+
+
+def test_a_process_that_hangs_ends_with_79_and_its_stacks(tmp_path: Path) -> None:
+    process = started(HANGS, tmp_path)
+    guards = children_of(process.pid)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 79
+    assert "has hung for 1 s" in said
+    assert "process 0: starting" in (tmp_path / "process-0.txt").read_text()
+    assert len(guards) == 1
+    assert gone(guards[0])
+
+
+def test_a_process_whose_interpreter_is_stuck_is_aborted_with_its_stacks(tmp_path: Path) -> None:
+    process = started(NEVER_LETS_GO, tmp_path)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGABRT
+    assert 'File "<string>", line 8' in said
+
+
+@pytest.mark.parametrize("everything", [True, False], ids=["with its guard", "alone"])
+def test_a_process_that_was_suspended_for_longer_than_the_limit_goes_on(tmp_path: Path, everything: bool) -> None:
+    process = started(WORKS, tmp_path)
+    suspended = [process.pid, *(children_of(process.pid) if everything else [])]
+    for pid in suspended:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2.5)
+    for pid in suspended:
+        os.kill(pid, signal.SIGCONT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_guard_was_killed_goes_on(tmp_path: Path) -> None:
+    process = started(WORKS, tmp_path)
+    os.kill(children_of(process.pid)[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
+
+
+def test_a_guard_ends_with_the_process_that_was_killed(tmp_path: Path) -> None:
+    process = started(WORKS, tmp_path)
+    guards = children_of(process.pid)
+    os.kill(guards[0], signal.SIGTERM)  # as a scheduler does to every process of a job
+    process.kill()
+    process.communicate()
+    assert gone(guards[0])
