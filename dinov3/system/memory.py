@@ -73,7 +73,8 @@ def keep_freed_memory() -> bool:
 
     By itself glibc fetches every block above 32 MiB from the system and gives it back when it is freed, and each of its pages is
     then made, and cleared, anew: 1.86 million in four steps of a ViT-S on 8 images, where 0.87 were left with blocks kept, and
-    processor time fell from 99.8 and 94.1 s to 89.6 and 92.5. Peak memory was the same (3.4 GiB).
+    processor time fell from 99.8 and 94.1 s to 89.6 and 92.5. In bf16, in turns on two idle cores, such a step took 4.07, 4.23 and 4.29 s
+    where it took 4.23, 4.77 and 4.37; the peak rose from 3.14 to 3.23 GiB (medians).
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if set_option is None or any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
