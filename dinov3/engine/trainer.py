@@ -269,16 +269,16 @@ class Trainer(Generic[B]):
         names = ", ".join(self.stream.names_at(own))
         return f"step {self.counters.step}, samples {own[0]} to {own[-1]}: {names}"
 
-    def _count_step(self) -> None:
+    def _count_step(self, *, jumped: bool = False) -> None:
         self.counters.step += 1
         self.counters.samples += self.batch
-        self.progress.step()
+        self.progress.step(jumped=jumped)
 
     def _jump(self) -> None:
         """Pass a step of ``data.skip_steps``: its batch is drawn, nothing learns from it."""
         log.warning("step %d jumped over (data.skip_steps)", self.counters.step)
         self.counters.jumped_steps += 1
-        self._count_step()
+        self._count_step(jumped=True)
 
     def _count_skip(self, batches: Sequence[B], result: StepResult) -> None:
         counters, step, most = self.counters, self.counters.step, self.cfg.nan.max_consecutive

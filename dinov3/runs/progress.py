@@ -51,20 +51,28 @@ class ProgressLine:
         """Since the start, without what was done beside steps."""
         return time.monotonic() - self._began - self._beside
 
-    def step(self) -> None:
+    def step(self, *, jumped: bool = False) -> None:
+        """A step is over. ``jumped``: nothing was computed, so that its time is no measure of the others'."""
         self._done += 1
-        if self._first is not None:
+        if jumped:
+            self._start += 1
+            self._from_here()
+        elif self._first is not None:
             few = self._done - self._start - 1 < ENOUGH
             self._bar.bar_format = BAR.replace("{remaining}", self._left()) if few else BAR
             self._bar.update(1)
         else:
             self._first = self.training_seconds
-            if self._moving:  # the first step is in no rate of tqdm's either
-                self._bar.n = self._bar.last_print_n = self._bar.initial = self._done
-                self._bar.last_print_t = self._bar.start_t + self._bar.format_dict["elapsed"]
-                self._bar.refresh()
-        if self._shown and not self._moving:
+            self._from_here()
+        if self._shown and not self._moving and not jumped:
             self._announce()
+
+    def _from_here(self) -> None:
+        """No rate of tqdm's has the steps so far."""
+        if self._moving:
+            self._bar.n = self._bar.last_print_n = self._bar.initial = self._done
+            self._bar.last_print_t = self._bar.start_t + self._bar.format_dict["elapsed"]
+            self._bar.refresh()
 
     def _announce(self) -> None:
         """Where lines follow one another: the first estimate, and signs of life of steps so slow that figures are far."""

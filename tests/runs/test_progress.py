@@ -78,6 +78,22 @@ def test_a_slow_first_step_is_no_measure_of_the_others(
     assert "5/20 [01:10<00:30, " in screen.getvalue()
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("before", [0, 3])
+def test_steps_that_are_jumped_over_are_no_measure_of_the_others(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, terminal: bool, before: int
+) -> None:
+    screen = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    line = ProgressLine(40, 0, shown=True)
+    steps(line, clock, before)
+    for _ in range(20):
+        line.step(jumped=True)
+    steps(line, clock, 10 - before)
+    line.close()
+    assert "30/40 [00:20<00:20, " in screen.getvalue()
+
+
 def test_a_file_gets_lines_and_no_carriage_return_and_not_one_a_step(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
