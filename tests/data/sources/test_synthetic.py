@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from dinov3.data.sources import synthetic
 from dinov3.data.sources.synthetic import SHAPES, TEXTURES, Synthetic
 from dinov3.data.sources.world import OBJECT, PLAIN, SKY, SKY_DISTANCE, foot
 
@@ -115,6 +116,27 @@ def test_a_body_stands_on_its_foot() -> None:
     assert foot(SHAPES["box"], np.pi / 4) == pytest.approx(0.72 * np.sqrt(2), abs=0.05)
 
 
+def test_a_picture_is_drawn_once_and_whoever_reads_it_may_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Synthetic(n=10, size=32)
+    first = source.read(3)
+    before = first.copy()
+    first[:] = 0
+    monkeypatch.setattr(Synthetic, "scene", None)  # drawing again would fail
+    assert np.array_equal(source.read(3), before)
+
+
+def test_pictures_are_kept_up_to_a_number_of_bytes_and_do_not_travel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "KEPT", 2 * 32 * 32 * 3)
+    source = Synthetic(n=10, size=32)
+    read = [source.read(index) for index in range(4)]
+    assert list(source._drawn) == [0, 1]
+    assert all(np.array_equal(source.read(index), picture) for index, picture in enumerate(read))
+    elsewhere = pickle.loads(pickle.dumps(source))
+    assert elsewhere._drawn == {}
+    assert np.array_equal(elsewhere.read(1), read[1])
+    assert list(source._drawn) == [0, 1], "what travels is a copy"
+
+
 def test_an_index_beyond_the_end_is_refused() -> None:
     with pytest.raises(IndexError):
         Synthetic(n=3).read(3)
@@ -122,12 +144,12 @@ def test_an_index_beyond_the_end_is_refused() -> None:
 
 def test_a_picture_of_96_pixels_takes_milliseconds() -> None:
     source = Synthetic(size=96)
-    source.read(0)
+    source.scene(0)
     rounds = []
     for _ in range(5):
         started = time.process_time()
         for index in range(20):
-            source.read(index)
+            source.scene(index)
         rounds.append((time.process_time() - started) / 20)
     assert min(rounds) < 0.02  # of the CPU; 1.4 ms on one core of a Xeon, and slower ones are not to fail
 
