@@ -43,7 +43,7 @@ def write_init(args: argparse.Namespace) -> None:
     """OUT/init.yaml, unless it is there."""
     written = args.out / "init.yaml"
     if not written.is_file():
-        words = ["init", args.images, "--out", str(written)]
+        words = ["init", args.images, "--out", str(written), *(["--shape-only"] if args.shape_only else [])]
         subprocess.run([sys.executable, "-m", "dinov3.cli", *words], check=True, stdout=sys.stderr)
 
 
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("images", help="labelled images: trained on, and voting afterwards")
     found.add_argument("--test", required=True, help="labelled images that are scored")
     found.add_argument("--recipe", required=True, help="made by hand: short name of a shipped one, or a YAML")
+    found.add_argument("--shape-only", action="store_true", help="what init is told of the images")
     found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add_arguments_of_runs(found)
     return found

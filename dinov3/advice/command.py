@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--card", choices=[known.name for known in CARDS], type=str.lower, help="kind of GPU, where the run has another"
     )
     parser.add_argument(
+        "--shape-only",
+        action="store_true",
+        help="what is to be told apart differs in shape, not in colour: crops' colours are changed so much that shape is left",
+    )
+    parser.add_argument(
         "--plan", action="store_true", help="also count memory and time, as `dinov3 plan` does: for up to a minute"
     )
     parser.add_argument("--out", type=expanded, help="file to write (default: FOLDER's name .yaml, here)")
@@ -63,7 +68,9 @@ def execute(args: argparse.Namespace) -> int:
         raise ConfigError("command line", "--out", f"{out} is there already: give another name, or remove it")
     check_output_file(out, "--out")
     machine = machine_for(args.gpus, args.card)
-    case = Case(look_at(absolute(args.data), workers=cores()), machine, args.goal, absolute(args.weights))
+    images = look_at(absolute(args.data), workers=cores())
+    case = Case(images, machine, args.goal, absolute(args.weights), args.shape_only)
+    check_shape_only(case)
     tunes = args.goal == FINETUNE
     if tunes:
         check_classifier(case, args.data)
@@ -100,6 +107,17 @@ def check_classifier(case: Case, data: str) -> None:
             "FOLDER",
             f"{data}: {parts[0]} is one of its classes: put the others into a folder train beside it",
         )
+
+
+def check_shape_only(case: Case) -> None:
+    """ConfigError where colours are not changed, or nobody measured what becomes of it."""
+    if not case.shape_only:
+        return
+    if case.goal != "pretrain":
+        raise ConfigError("command line", "--shape-only", f"is for --goal pretrain: leave it out with {case.goal}")
+    if case.data.channels != 3:
+        text = f"changes colours of three channels, these images have {case.data.channels}: leave it out"
+        raise ConfigError("command line", "--shape-only", text)
 
 
 def check_weights(case: Case) -> None:
@@ -169,7 +187,8 @@ def said_again(args: argparse.Namespace) -> str:
     """The command that was called."""
     goal = "" if args.goal == "pretrain" else f" --goal {args.goal} --weights {shlex.quote(args.weights)}"
     gpus = "" if args.gpus is None else f" --gpus {args.gpus}"
-    return f"dinov3 init {shlex.quote(args.data)}{goal}{gpus}{'' if args.card is None else f' --card {args.card}'}"
+    card = "" if args.card is None else f" --card {args.card}"
+    return f"dinov3 init {shlex.quote(args.data)}{goal}{gpus}{card}{' --shape-only' if args.shape_only else ''}"
 
 
 def facts_of(case: Case) -> str:

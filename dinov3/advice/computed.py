@@ -101,6 +101,13 @@ SHORT_OPTIM = {
     "dino.koleo_loss_weight": 0.05,
     "ibot.loss_weight": 0.1,
 }
+SHAPE_OPTIM = {"optim.epochs": 30}
+SHAPE_COLOURS = {
+    "crops.color_jitter_prob": 1.0,
+    "crops.hue": 0.5,
+    "crops.saturation": 0.8,
+    "crops.grayscale_prob": 0.5,
+}
 GENTLE_OPTIM = {"optim.epochs": 10, "optim.lr": 0.0003, "dino.koleo_loss_weight": 0.5}
 
 

@@ -66,6 +66,7 @@ class Case:
     machine: Machine
     goal: str = "pretrain"
     weights: str = ""
+    shape_only: bool = False  # colours say nothing of what is to be told apart
 
 
 def this_machine() -> Machine:

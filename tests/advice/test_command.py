@@ -167,6 +167,7 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(
     assert "not used by --goal pretrain" in refused([str(data), "--weights", "x.pth"], capsys)
     tuned = [str(data), "--goal", "finetune", "--weights", "nowhere.pth"]
     assert "two classes or more, with ten images each" in refused(tuned, capsys)
+    assert "--shape-only: is for --goal pretrain" in refused([*tuned, "--shape-only"], capsys)
     assert "--plan: counts pretraining only" in refused([*tuned, "--plan"], capsys)
     assert "nowhere.pth: no such file" in refused([str(labelled), *tuned[1:]], capsys)
     assert "nowhere.pth: no such file" in refused([str(data), "--goal", "distill", "--weights", "nowhere.pth"], capsys)
@@ -184,6 +185,25 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(
 def init(at: Path, *words: str) -> int:
     data = at / "photos" if (at / "photos").exists() else folder(at / "photos", 20, 140)
     return cli.main(["init", str(data), "--out", str(at / "made.yaml"), *words])
+
+
+def test_shape_only_wants_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = four_channels(tmp_path / "four.h5")
+    words = [str(data), "--out", str(tmp_path / "four.yaml"), "--shape-only"]
+    assert "--shape-only: changes colours of three channels, these images have 4" in refused(words, capsys)
+    assert not (tmp_path / "four.yaml").exists()
+
+
+def test_shape_only_changes_colours_and_says_so(tmp_path: Path) -> None:
+    data = folder(tmp_path / "tiny", 60, 32)
+    for name, words in (("plain", []), ("shape", ["--shape-only"])):
+        assert cli.main(["init", str(data), "--gpus", "0", "--out", str(tmp_path / f"{name}.yaml"), *words]) == 0
+    plain, shape = (load_config(tmp_path / f"{name}.yaml") for name in ("plain", "shape"))
+    assert (plain.crops.hue, plain.crops.grayscale_prob, plain.crops.color_jitter_prob) == (None, None, None)
+    assert (shape.crops.hue, shape.crops.grayscale_prob, shape.crops.color_jitter_prob) == (0.5, 0.5, 1.0)
+    shape.crops = plain.crops
+    assert shape == plain, "nothing else"
+    assert "--gpus 0 --shape-only`" in " ".join((tmp_path / "shape.yaml").read_text().replace("#", "").split())
 
 
 def test_a_card_that_is_not_here_decides_the_batch_and_the_cost_is_one_command_away(

@@ -9,7 +9,9 @@ from dinov3.advice.choices import choices_for, words_of
 from dinov3.advice.computed import batch_of
 from dinov3.advice.facts import Case, Images, Machine, described_weights
 from dinov3.advice.rules import RULES
+from dinov3.config.checks_continued import steps_of
 from dinov3.config.load import load_config
+from dinov3.config.recipes import config_file
 from dinov3.config.schema import Config
 from tests.test_readme import write_weights
 
@@ -80,6 +82,17 @@ def test_every_rule_says_when_and_why() -> None:
         assert subject
         assert all(rule.when and rule.why for rule in rules)
         assert len({rule.when for rule in rules}) == len(rules)
+
+
+def test_what_differs_in_shape_only_is_trained_like_the_demo() -> None:
+    data = replace(PHOTOS, images=4000, median_side=64)
+    plain, shape = (config(Case(data, CPU, shape_only=only)) for only in (False, True))
+    demo = load_config(config_file("demo_cpu"))
+    assert (shape.optim.lr, shape.dino.koleo_loss_weight) == (demo.optim.lr, demo.dino.koleo_loss_weight)
+    assert steps_of(shape) == steps_of(demo) == 3 * steps_of(plain)
+    assert (shape.crops.hue, shape.crops.grayscale_prob) == (demo.crops.hue, demo.crops.grayscale_prob)
+    large = config(Case(replace(PHOTOS, images=100_000), GPU, shape_only=True))
+    assert large.crops.color_jitter_prob == 1.0
 
 
 def test_small_images_on_a_cpu_get_whitened_patches_when_there_are_enough_of_them() -> None:
