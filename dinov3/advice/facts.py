@@ -38,7 +38,7 @@ class Images:
     channels: int = 3
     mean: tuple[float, ...] = ()  # by channel, pixels in [0, 1]
     std: tuple[float, ...] = ()
-    values: tuple[float, float] | None = None  # least and largest, of files of more than 8 bits
+    values: tuple[float, float] | None = None  # least and largest, of files of more than 8 bits that are of one kind
     unreadable: float = 0.0  # share
     copies: float = 0.0  # share that equals another image
 
@@ -107,7 +107,7 @@ def _described(text: str, source: Source, found: Survey, train: str, test: str |
     channels, count = np.unique(facts["channels"], return_counts=True)
     usual = int(channels[count.argmax()])
     moments = found.moments[usual]
-    deep = value_ranges(facts).values()
+    deep = list(value_ranges(facts).values())
     return Images(
         text=text,
         images=len(source),
@@ -118,7 +118,7 @@ def _described(text: str, source: Source, found: Survey, train: str, test: str |
         channels=usual,
         mean=tuple(moments.mean.round(4).tolist()),
         std=tuple(moments.std.round(4).tolist()),
-        values=(min(row["low"] for row in deep), max(row["high"] for row in deep)) if deep else None,
+        values=(deep[0]["low"], deep[0]["high"]) if len(deep) == 1 else None,
         unreadable=len(found.bad) / found.examined,
         copies=sum(len(group) - 1 for group in found.copies()) / len(facts),
     )

@@ -56,6 +56,6 @@ def refuse_fixed(changes: Changes, allowed: Sequence[str], run: str, root: type)
             continue
         problem = (
             f"this run was started with {old!r}, now it is {new!r}; "
-            f"use another --output-dir, put the old value back, or add {key} to resume.allow"
+            f"use another --output-dir, put the old value back, or, where no tensor changes its size, add {key} to resume.allow"
         )
         raise ConfigError(run, key, problem)

@@ -107,10 +107,25 @@ def nearest(key: str, root: type = Config) -> list[str]:
     return difflib.get_close_matches(key, known, n=1)
 
 
+def _command_with(key: str, root: type) -> str:
+    """Another command that has this key; nothing when none has, or when it is what other frameworks call one of ours."""
+    if _spelling(key.rpartition(".")[2]) in _SPELT:
+        return ""
+    from dinov3.config.about.tasks import (  # which looks at the keys of all, by this module
+        COMMANDS,
+        root_of,
+        tasks_with,
+    )
+
+    return next((COMMANDS[task] for task in tasks_with(key) if root_of(task) is not root), "")
+
+
 def unknown(key: str, root: type = Config) -> KeyProblem:
     """The error for a key that does not exist."""
     if key == "task" and root is Config:
         return KeyProblem(key, "is a key of `dinov3 finetune`: this YAML is for that command")
+    if command := _command_with(key, root):
+        return KeyProblem(key, f"unknown key here, `{command}` has it: is this YAML for that command?")
     if names := nearest(key, root):
         return KeyProblem(key, f"unknown key (did you mean {' or '.join(names)}?)")
     return KeyProblem(key, "unknown key (`dinov3 config search WORD` finds one, `dinov3 config default` shows all)")

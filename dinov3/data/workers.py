@@ -30,11 +30,11 @@ from torch import Tensor
 from dinov3.data.bad_samples import BadSample
 from dinov3.data.errors import DataError, LoaderError, LoaderHang, TooManyBadSamples
 from dinov3.data.ring import Ring, SharedBytes
-from dinov3.data.signal_mask import signals_blocked
 from dinov3.data.slot_writer import SampleWriter
 from dinov3.data.sources.mixture import order_of
 from dinov3.system import forkserver
 from dinov3.system.patience import Patience
+from dinov3.system.signal_mask import signals_blocked
 
 CHUNK = 8  # images a task: fewer cost more messages, more keep the first batch waiting
 PREFETCH = 2  # chunks a worker may be ahead

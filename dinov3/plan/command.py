@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from dinov3.config.arguments import refuse_a_model_nobody_chose
+from dinov3.config.arguments import COMMAND_LINE, refuse_a_model_nobody_chose
 from dinov3.config.errors import ConfigError
 from dinov3.config.load import load_stages
 from dinov3.config.recipes import config_file
+from dinov3.config.schema import Config
 from dinov3.system.bars import Bar
-from dinov3.system.cards import CARDS, card
+from dinov3.system.cards import CARDS, Card, card
+from dinov3.system.paths import expanded
+
+if TYPE_CHECKING:
+    import torch
 
 STEPS = 3  # pieces of work a plan is made of
+MOST_PROCESSES, LEAST_SHARE = 100_000, 0.001
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,26 +39,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_PROCESSES:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 to {MOST_PROCESSES:,}")
+    return int(text)
 
 
 def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{value:g} is not above 0 and at most 1")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not LEAST_SHARE <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number from {LEAST_SHARE:g} to 1")
     return value
+
+
+def _dtype(cfg: Config, named: Card | None) -> torch.dtype:
+    """The number format of the run: on a CPU where that is asked for, or where there is no GPU and no card was named."""
+    import torch
+
+    from dinov3.engine.precision import DTYPES, resolve_block
+
+    wanted, device = cfg.compute_precision, cfg.train.device
+    if device == "cpu" and named is not None:
+        raise ConfigError(COMMAND_LINE, "--card", "contradicts train.device=cpu: leave one of them out")
+    if device == "cpu" or (device == "auto" and named is None and not torch.cuda.is_available()):
+        return resolve_block(wanted, torch.device("cpu")).dtype
+    return DTYPES["fp32" if wanted.param_dtype == "fp32" else "bf16"]  # fp16 would need loss scaling: a GPU takes bf16
+
+
+def _refuse_a_folder(words: Sequence[str]) -> None:
+    if folders := [word for word in words if "=" not in word and expanded(word).is_dir()]:
+        text = f"plan takes no images: `dinov3 init {shlex.quote(folders[0])} --plan` chooses a config for them and counts it"
+        raise ConfigError(COMMAND_LINE, folders[0], text)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Print the plan of every stage. Raises ConfigError."""
+    _refuse_a_folder(args.opts)
     refuse_a_model_nobody_chose(args.config_file, args.opts)
     stages = load_stages(args.config_file, args.opts)
-    import torch
-
-    from dinov3.engine.precision import DTYPES, resolve_block
     from dinov3.plan.estimate import SHARE, as_json, plan
     from dinov3.plan.table import table
 
@@ -57,11 +86,6 @@ def execute(args: argparse.Namespace) -> int:
     machine = args.gpus_per_machine or (8 if known is None else known.machine)
     printed = []
     for stage in stages:
-        wanted = stage.cfg.compute_precision
-        if stage.cfg.train.device == "cpu":
-            dtype = resolve_block(wanted, torch.device("cpu")).dtype
-        else:  # fp16 would need loss scaling, so a GPU that has bf16 takes that
-            dtype = DTYPES["fp32" if wanted.param_dtype == "fp32" else "bf16"]
         with Bar(STEPS, about="counting", unit="parts", shown=not args.json or sys.stderr.isatty()) as bar:
             try:
                 made = plan(
@@ -69,7 +93,7 @@ def execute(args: argparse.Namespace) -> int:
                     card=known,
                     gpus=args.gpus,
                     per_machine=machine,
-                    dtype=dtype,
+                    dtype=_dtype(stage.cfg, known),
                     share=args.share or SHARE,
                     told=lambda what, bar=bar: bar.update(),  # type: ignore[misc]
                 )

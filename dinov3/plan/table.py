@@ -22,7 +22,7 @@ def _model(made: Plan) -> list[str]:
     parts = cfg.train.gradient_accumulation_steps
     batch = f"{cfg.train.batch_size_per_gpu}" + (f" x {parts} accumulated" if parts > 1 else "")
     processes = f"{made.gpus} process{'es' if made.gpus > 1 else ''}, no card named"
-    cards = processes if made.card is None else f"{made.gpus} x {made.card.name} ({made.card.tflops:g} TFLOP/s bf16)"
+    cards = processes if made.card is None else f"{made.gpus:,} x {made.card.name} ({made.card.tflops:g} TFLOP/s bf16)"
     lines = [
         f"student    {cfg.student.arch}, {cost.parameters / 1e6:,.1f} M parameters train (backbone and heads)",
         f"machine    {cards}" + (f", {made.per_machine} a machine" if made.gpus > 1 else ""),
@@ -47,7 +47,7 @@ def _memory(made: Plan) -> list[str]:
             f"           {word} {made.usable / UNITS['GiB']:.1f} GiB: {USABLE:.0%} of {made.card.memory / 1e9:g} GB, less "
             f"{CONTEXT / 1e9:g} GB for CUDA"
         )
-        lines.append(f"           largest batch that fits: {made.largest_batch} images a process at once")
+        lines.append(f"           largest batch that fits: {made.largest_batch:,} images a process at once")
     return lines
 
 
@@ -83,9 +83,9 @@ def _time(made: Plan) -> list[str]:
     if made.hours is None or made.seconds_a_step is None:
         return ["time       name a card (--card h100) for time and for what fits"]
     return [
-        f"time       {made.seconds_a_step:.3f} s a step, {made.images / made.seconds_a_step:,.0f} images/s, if a step "
+        f"time       {_digits(made.seconds_a_step)} s a step, {made.images / made.seconds_a_step:,.0f} images/s, if a step "
         f"reaches {made.share:.0%} of the peak (--share)",
-        f"           {made.steps:,} steps: {made.hours:,.1f} hours, {made.hours * made.gpus:,.0f} GPU hours, without "
+        f"           {made.steps:,} steps: {_digits(made.hours)} hours, {_digits(made.hours * made.gpus)} GPU hours, without "
         "evaluations and saves",
     ]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
+import multiprocessing
 import os
 import socket
 import threading
@@ -132,9 +134,28 @@ class RunLock:
         while not self._released.wait(HEARTBEAT):
             beat += 1
             try:
+                if owner := self._taken_by():
+                    self._end(owner)
                 self._write_lease(beat)
             except OSError as error:  # a full disk is for the next checkpoint to report
                 log.warning("%s: %s", self.lease, error)
+
+    def _taken_by(self) -> str:
+        """Who else holds the folder: this process was suspended for so long that another machine took it for gone."""
+        there = (self._read_lease() or "").splitlines()
+        ours = [socket.gethostname(), str(os.getpid())]
+        return "" if len(there) < 2 or [there[0], there[1].split(" ")[0]] == ours else there[0]
+
+    def _end(self, owner: str) -> None:
+        """End this process at once: nothing of it is to be written into the other one's folder."""
+        if self._released.is_set():
+            return
+        said = f"error: {self.path.parent}: a process on {owner} took over while this one stood still; this one ends\n"
+        with contextlib.suppress(OSError):
+            os.write(2, said.encode())
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        os._exit(EXIT_LOCKED)
 
     def forget(self) -> None:
         """Remove the lease, for a process that is about to be ended: no other machine waits for its signs of life."""

@@ -8,13 +8,13 @@ measured, and calls itself one until there are ENOUGH.
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
 
 from tqdm import tqdm
 
 from dinov3.system.bars import Count, width
+from dinov3.system.console import stderr
 
 LINES = 100  # of a run whose output is a file, at most, but for one every MINUTE
 MINUTE = 60.0  # seconds
@@ -30,7 +30,7 @@ class ProgressLine:
         """``figures_every``: the steps from one call of ``describe`` to the next, counted as ``train.log_every`` is."""
         self._total, self._start, self._done, self._shown = total, start, start, shown
         self._every = figures_every
-        self._moving = shown and sys.stderr.isatty()
+        self._moving = shown and stderr().isatty()
         self._bar = tqdm(
             total=total,
             initial=start,
@@ -170,7 +170,7 @@ class ProgressLine:
 
     def _say(self, text: str) -> None:
         self._said_at = time.monotonic()
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=stderr(), flush=True)
 
 
 def rough(seconds: float) -> str:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from dinov3.distributed.context import is_main, rank
 from dinov3.distributed.peers import Peers
 from dinov3.runs.folder import RunFolder
+from dinov3.system.console import stderr
 from dinov3.system.files import open_to_append
 
 
@@ -21,7 +22,7 @@ class Terminal(logging.Handler):
     """Writes to stderr without tearing the progress line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(self.format(record), file=stderr())
 
 
 class LogFile(logging.StreamHandler[TextIO]):
@@ -34,7 +35,7 @@ class LogFile(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # the name is logging's
         if not self._full:
             self._full = True
-            tqdm.write(f"run.log cannot be written to: {sys.exc_info()[1]}", file=sys.stderr)
+            tqdm.write(f"run.log cannot be written to: {sys.exc_info()[1]}", file=stderr())
 
     def close(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # what a full disk did not take is in the buffer still

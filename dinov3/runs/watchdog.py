@@ -17,6 +17,7 @@ from dinov3.runs import guard
 from dinov3.system.errors import EXIT_HANG
 from dinov3.system.files import open_unlinked
 from dinov3.system.patience import Patience
+from dinov3.system.signal_mask import signals_blocked
 
 GRACE = 30.0  # seconds beyond the limit after which the interpreter itself is taken to be stuck: see guard.py
 LINGER = 3.0  # seconds between the report and the end: the other processes, a moment behind, report too
@@ -80,9 +81,10 @@ class _Guard:
 
     def __init__(self, seconds: float) -> None:
         faulthandler.enable(sys.__stderr__ or 2)
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, str(seconds)], stdin=subprocess.PIPE
-        )
+        with signals_blocked():
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__, str(seconds)], stdin=subprocess.PIPE
+            )
         assert self._process.stdin is not None
         self._pipe = self._process.stdin
         os.set_blocking(self._pipe.fileno(), False)
@@ -97,6 +99,7 @@ class _Guard:
             return
 
     def close(self) -> None:
-        """Let it end."""
+        """End it."""
         self._pipe.close()
+        self._process.kill()  # it may be suspended
         self._process.wait()

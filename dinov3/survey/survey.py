@@ -24,12 +24,12 @@ from dinov3.data.bad_samples import BadSample
 from dinov3.data.decode import USUAL, Reading, Stored, kind_of, read_stored, stored_values, to_pixels
 from dinov3.data.errors import BadImage, LoaderError
 from dinov3.data.order import permuted
-from dinov3.data.signal_mask import ASKING, signals_blocked
 from dinov3.data.sources.source import Source
 from dinov3.survey import duplicates
 from dinov3.survey.channel_moments import ChannelMoments
 from dinov3.system import forkserver
 from dinov3.system.bars import Bar
+from dinov3.system.signal_mask import ASKING, signals_blocked
 
 BITS_OR_ALPHA = re.compile(r" (I|I;16\w*|F|RGBA|LA|PA|La|RGBa|P)$| 16 bit$")  # kinds of which the values are looked at
 CHUNK = 32  # images a task

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +11,8 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tqdm import tqdm
+
+from dinov3.system.console import stderr
 
 SOON, MINUTE = 10.0, 60.0  # seconds until the first line, and between later ones
 Count = Callable[[int], object]  # called with how many more are done
@@ -24,7 +25,7 @@ def width() -> dict[str, Any]:
     below the last row.
     """
     try:
-        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+        known = os.get_terminal_size(stderr().fileno()).columns > 0
     except (OSError, ValueError):
         known = False
     return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
@@ -35,7 +36,7 @@ class Bar:
 
     def __init__(self, total: int, *, about: str, unit: str, shown: bool = True) -> None:
         """``about``: what is done; ``unit``: what is counted, in the plural."""
-        self._moving = shown and sys.stderr.isatty()
+        self._moving = shown and stderr().isatty()
         self._bar = tqdm(total=total, desc=about, unit=f" {unit}", **width(), disable=not self._moving)
         self._total, self._about, self._unit, self._shown = total, about, unit, shown
         self._done, self._began = 0, time.monotonic()
@@ -49,7 +50,7 @@ class Bar:
             left = timedelta(seconds=round((now - self._began) * (self._total - self._done) / self._done))
             print(
                 f"{self._about}: {self._done:,} of {self._total:,} {self._unit}, {left} left",
-                file=sys.stderr,
+                file=stderr(),
                 flush=True,
             )
 

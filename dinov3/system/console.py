@@ -13,6 +13,7 @@ import io
 import os
 import select
 import sys
+from functools import lru_cache
 from typing import TextIO
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,6 +56,16 @@ class Outlet(io.RawIOBase):
         self.gone = True
         with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self._handle)
+
+
+def stderr() -> TextIO:
+    """Standard error; a stream that leads nowhere where a program that calls us from Python has none, or closed it."""
+    return _nowhere() if sys.stderr is None or sys.stderr.closed else sys.stderr
+
+
+@lru_cache(maxsize=1)
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def prepare() -> None:

@@ -187,6 +187,15 @@ def init(at: Path, *words: str) -> int:
     return cli.main(["init", str(data), "--out", str(at / "made.yaml"), *words])
 
 
+def test_values_of_two_kinds_have_no_range_in_common(tmp_path: Path) -> None:
+    data = folder(tmp_path / "mixed", 10, 130, top=4096)
+    for index in range(10):
+        values = np.random.default_rng(index).random((130, 138), dtype=np.float32)
+        Image.fromarray(values).save(data / f"float {index}.tiff")
+    assert cli.main(["init", str(data), "--out", str(tmp_path / "mixed.yaml")]) == 0
+    assert load_config(tmp_path / "mixed.yaml").data.value_range is None
+
+
 def test_shape_only_wants_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = four_channels(tmp_path / "four.h5")
     words = [str(data), "--out", str(tmp_path / "four.yaml"), "--shape-only"]

@@ -29,6 +29,10 @@ schedules:
 
 # (YAML text, what must stand after "FILE: ")
 BAD_FILES = {
+    "key of another command": (
+        "evaluation:\n  validation: images",
+        "evaluation.validation: unknown key here, `dinov3 finetune` has it: is this YAML for that command?",
+    ),
     "unknown key": ("optim:\n  lrr: 1", "optim.lrr: unknown key (did you mean optim.lr?)"),
     "unknown block": ("optimm:\n  lr: 1", "optimm: unknown key (did you mean optim?)"),
     "key of another block": (

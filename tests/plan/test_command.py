@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 
 from dinov3 import cli
+from dinov3.config.load import load_config
+from dinov3.plan.command import _dtype
 from dinov3.plan.depth import cost_of_step
 from dinov3.plan.estimate import CONTEXT, USABLE, plan
 from dinov3.plan.state import shard, states
@@ -80,11 +82,56 @@ def test_what_cannot_be_planned_is_one_line(words: list[str], capsys: pytest.Cap
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("words", [["--gpus", "0"], ["--share", "1.5"], ["--card", "abacus"]])
-def test_an_option_that_means_nothing_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--gpus", "0"], "argument --gpus: 0 is no whole number from 1 to 100,000"),
+        (["--gpus", "many"], "argument --gpus: many is no whole number from 1 to 100,000"),
+        (["--gpus", "3000000000"], "argument --gpus: 3000000000 is no whole number from 1 to 100,000"),
+        (["--share", "1.5"], "argument --share: 1.5 is no number from 0.001 to 1"),
+        (["--share", "half"], "argument --share: half is no number from 0.001 to 1"),
+        (["--share", "nan"], "argument --share: nan is no number from 0.001 to 1"),
+        (["--card", "abacus"], "argument --card: invalid choice"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         cli.main(["plan", *TINY, *words])
-    assert words[0] in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_is_sent_to_init(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", str(tmp_path)]) == 78
+    assert f"plan takes no images: `dinov3 init {tmp_path} --plan`" in capsys.readouterr().err
+
+
+def test_a_card_and_a_cpu_contradict_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", *TINY, "train.device=cpu", "--card", "l4"]) == 78
+    assert "--card: contradicts train.device=cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "gpu", "expected"),
+    [
+        ([], False, "float32"),
+        (["compute_precision.cpu_dtype=bf16"], False, "bfloat16"),
+        (["compute_precision.cpu_dtype=bf16", "compute_precision.param_dtype=fp32"], False, "float32"),
+        ([], True, "bfloat16"),
+        (["--card", "l4"], False, "bfloat16"),
+        (["train.device=cpu"], True, "float32"),
+        (["train.device=cuda"], False, "bfloat16"),
+    ],
+)
+def test_the_number_format_is_that_of_the_machine_the_run_will_be_on(
+    words: list[str], gpu: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    at = words.index("--card") if "--card" in words else len(words)
+    keys = ["compute_precision.param_dtype=bf16", "train.device=auto", *words[:at]]
+    named = card(words[at + 1]) if at < len(words) else None
+    assert str(_dtype(load_config(None, keys), named)) == f"torch.{expected}"
 
 
 def test_shards_are_cut_along_the_first_dimension_and_none_is_larger_than_the_first() -> None:

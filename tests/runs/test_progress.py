@@ -131,6 +131,16 @@ def test_a_part_that_is_not_announced_is_named_when_it_takes_long(
     assert capsys.readouterr().err == "probe: 101 of 500\n"
 
 
+def test_a_program_without_standard_error_is_told_nothing(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    line = ProgressLine(20, 0, shown=True)
+    steps(line, clock, 20)
+    line.close()
+    assert capsys.readouterr().out == ""
+
+
 def test_what_is_not_shown_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     line = ProgressLine(3, 0, shown=False)
     with line.beside("evaluating"), line.counting("features", 3) as count:

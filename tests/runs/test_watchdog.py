@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dinov3.system.signal_mask import ASKING
+
 START = """
 import ctypes, sys, time
 from pathlib import Path
@@ -80,6 +82,24 @@ def test_a_run_whose_guard_was_killed_goes_on(tmp_path: Path) -> None:
     os.kill(children_of(process.pid)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")
+
+
+def test_a_run_whose_guard_stands_still_ends(tmp_path: Path) -> None:
+    process = started(WORKS, tmp_path)
+    guards = children_of(process.pid)
+    os.kill(guards[0], signal.SIGSTOP)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
+    assert gone(guards[0])
+
+
+def test_a_guard_is_deaf_to_what_asks_a_job_to_stop_from_its_first_instruction(tmp_path: Path) -> None:
+    process = started(WORKS, tmp_path)
+    status = Path(f"/proc/{children_of(process.pid)[0]}/status").read_text()
+    process.kill()
+    process.communicate()
+    blocked = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")), 16)
+    assert all(blocked >> (number - 1) & 1 for number in ASKING)
 
 
 def test_a_guard_ends_with_the_process_that_was_killed(tmp_path: Path) -> None:

@@ -38,6 +38,19 @@ def test_a_file_gets_a_line_soon_and_one_a_minute_and_nothing_of_what_is_quick(
     )
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_program_without_standard_error_is_told_nothing(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr(sys, "stderr", stream if closed else None)
+    monkeypatch.setattr(bars, "SOON", 0.0)
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    with Bar(2, about="counting", unit="images") as bar:
+        bar.update()
+    assert out.getvalue() == ""
+
+
 def test_what_does_not_know_who_watches_is_counted_by_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)

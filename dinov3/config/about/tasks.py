@@ -23,6 +23,12 @@ SCHEMAS = {  # task -> module and name of its schema
     "recover": ("dinov3.compress.recovery.config", "RECOVER"),
     "dit": ("dinov3.config.dit", "DIT"),
 }
+COMMANDS = {  # task -> what reads its YAML
+    PRETRAIN: "dinov3 train",
+    **dict.fromkeys(("classify", "segment", "detect", "depth"), "dinov3 finetune"),
+    "recover": "dinov3 compress",
+    "dit": "dinov3 dit train",
+}
 
 
 def schema_of(task: str) -> Schema[Any]:

@@ -25,7 +25,7 @@ WorkerPool(SampleWriter.from_config(cfg, parse_dataset("Synthetic:n=2:size=16"),
 """
 
 
-# Both start them through dinov3/data/signal_mask.py; those of the loader import torch.
+# Both start them through dinov3/system/signal_mask.py; those of the loader import torch.
 OF_EACH_KIND = [SURVEY, pytest.param(LOADER, marks=pytest.mark.nightly)]
 
 
@@ -39,7 +39,7 @@ def test_every_process_that_is_started_is_deaf_from_its_first_instruction(starts
     watch = """
 import signal
 from multiprocessing import util
-from dinov3.data.signal_mask import ASKING
+from dinov3.system.signal_mask import ASKING
 
 start = util.spawnv_passfds
 
