@@ -112,6 +112,7 @@ class Trainer(Generic[B]):
         """Train up to step ``until`` (exclusive). False when a signal asked to stop first."""
         counters, cfg = self.counters, self.cfg
         window = _Window(self)
+        self.watchdog.stood_still()  # what it noticed beside steps is no part of them
         while counters.step < until:
             step, began = counters.step, time.perf_counter()
             # the first steps of a start may compile, and so may the first of another resolution
@@ -135,6 +136,10 @@ class Trainer(Generic[B]):
                 save_ended=self.saver.ended,
                 meanwhile=self.stream.stage_ahead,
             )
+            if still := self.watchdog.stood_still():
+                log.warning("stood still for %.0f s in step %d: suspended, and going on", still, step)
+                self.progress.leave_out(still)
+                window.leave_out(still)
             if result.taken:
                 counters.skipped_in_a_row = 0
             else:
@@ -142,7 +147,7 @@ class Trainer(Generic[B]):
             self._count_step()
             if step % cfg.train.log_every == 0 or counters.step == self.until:
                 self._write_metrics(step, result, window.close())
-            self.step_seconds = time.perf_counter() - began
+            self.step_seconds = time.perf_counter() - began - still
             if result.saved:
                 self.saver.collect(self)
             if self.peers.any_of(result.stop) and counters.step < self.until:
@@ -341,6 +346,10 @@ class _Window:
 
     def _read(self) -> tuple[float, int, float]:
         return time.perf_counter(), self._trainer.counters.samples, self._trainer.stream.wait_seconds
+
+    def leave_out(self, seconds: float) -> None:
+        """No step took that."""
+        self._time += seconds
 
     def close(self) -> dict[str, float]:
         now, samples, wait = self._read()

@@ -40,7 +40,7 @@ class ProgressLine:
             **width(),
             bar_format=BAR,
         )
-        self._began, self._beside = time.monotonic(), 0.0
+        self._began, self._beside, self._still = time.monotonic(), 0.0, 0.0
         self._first: float | None = None  # seconds until the first step was done: workers start, memory is found
         self._said_at = self._began  # any line
         self._told_at, self._told_step = -MINUTE, start  # the last line with figures
@@ -48,8 +48,13 @@ class ProgressLine:
 
     @property
     def training_seconds(self) -> float:
-        """Since the start, without what was done beside steps."""
-        return time.monotonic() - self._began - self._beside
+        """Since the start, without what was done beside steps, and without standing still."""
+        return time.monotonic() - self._began - self._beside - self._still
+
+    def leave_out(self, seconds: float) -> None:
+        """The process was suspended so long: no step took that."""
+        self._still += seconds
+        self._later(seconds)
 
     def step(self, *, jumped: bool = False) -> None:
         """A step is over. ``jumped``: nothing was computed, so that its time is no measure of the others'."""
@@ -115,9 +120,13 @@ class ProgressLine:
                 spent = time.monotonic() - began
                 self._beside += spent
                 self._bar.set_description_str("", refresh=False)
-                if self._moving:  # tqdm's own clock begins later by as much
-                    self._bar.start_t += spent
-                    self._bar.last_print_t += spent
+                self._later(spent)
+
+    def _later(self, seconds: float) -> None:
+        """tqdm's own clock begins later by as much."""
+        if self._moving:
+            self._bar.start_t += seconds
+            self._bar.last_print_t += seconds
 
     @contextlib.contextmanager
     def counting(self, what: str, total: int, unit: str = "images", *, announced: bool = True) -> Iterator[Count]:

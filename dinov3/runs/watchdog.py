@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import multiprocessing
 import os
 import subprocess
@@ -20,6 +21,7 @@ from dinov3.system.patience import Patience
 from dinov3.system.signal_mask import signals_blocked
 
 GRACE = 30.0  # seconds beyond the limit after which the interpreter itself is taken to be stuck: see guard.py
+NOTICED = 5.0  # seconds of standing still, below which a machine may just be busy
 LINGER = 3.0  # seconds between the report and the end: the other processes, a moment behind, report too
 
 
@@ -34,6 +36,7 @@ class Watchdog:
     def __init__(self, folder: Path, *, seconds: float, slow_seconds: float) -> None:
         self.folder, self.seconds, self.slow_seconds = folder, seconds, max(seconds, slow_seconds)
         self._closed = threading.Event()
+        self._still = 0.0
         self.beat("starting", slow=True)
         self._tick = Patience(self.seconds).tick
         self._guard = _Guard(self.slow_seconds + GRACE)
@@ -46,6 +49,11 @@ class Watchdog:
         self._limit = self.slow_seconds if slow else self.seconds
         self._patience = Patience(self._limit)
 
+    def stood_still(self) -> float:
+        """Seconds in which this process was suspended since this was last asked; 0 for less than a few."""
+        found, self._still = self._still, 0.0
+        return found if found > NOTICED else 0.0
+
     def close(self) -> None:
         """Stop watching."""
         self._closed.set()
@@ -53,8 +61,12 @@ class Watchdog:
         self._guard.close()
 
     def _watch(self) -> None:
+        always = Patience(math.inf, self._tick)  # unlike the other one nobody begins it anew
         while not self._closed.wait(self._tick):
             self._guard.beat()
+            before = always.stood_still
+            always.over()
+            self._still += always.stood_still - before
             if self._patience.over():
                 self._end()
 

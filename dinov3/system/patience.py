@@ -9,15 +9,21 @@ MOST = 2  # ticks that one of them may take on a busy machine. What is longer wa
 
 
 class Patience:
-    """Whether ``seconds`` are over, without those in which this process stood still. To be asked every ``tick`` seconds."""
+    """Whether ``seconds`` are over, without those in which this process stood still. To be asked every ``tick`` seconds.
 
-    def __init__(self, seconds: float) -> None:
-        self.tick = min(TICK, seconds / 4)
-        self._left, self._asked = seconds, time.monotonic()
+    ``stood_still``: those seconds, as far as they were noticed.
+    """
+
+    def __init__(self, seconds: float, tick: float = TICK) -> None:
+        self.tick = min(tick, seconds / 4)
+        self._left, self._asked, self.stood_still = seconds, time.monotonic(), 0.0
 
     def over(self) -> bool:
         """Whether nothing is left."""
         now = time.monotonic()
-        self._left -= min(now - self._asked, MOST * self.tick)
+        passed = now - self._asked
+        counted = min(passed, MOST * self.tick)
+        self._left -= counted
+        self.stood_still += passed - counted
         self._asked = now
         return self._left <= 0

@@ -51,6 +51,21 @@ def test_what_is_left_counts_the_time_of_steps_and_not_that_of_evaluations(
     assert "evaluations and saves 11:00" in said
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_night_in_which_the_process_was_suspended_is_in_no_estimate(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    screen = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    line = ProgressLine(20, 0, shown=True)
+    steps(line, clock, 5)
+    clock.now += 8 * 3600
+    line.leave_out(8 * 3600)
+    steps(line, clock, 5)
+    line.close()
+    assert "10/20 [00:20<00:20, loss 1.0000" in screen.getvalue()
+
+
 def test_the_line_of_a_terminal_counts_in_the_same_way(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)

@@ -17,11 +17,17 @@ START = """
 import ctypes, sys, time
 from pathlib import Path
 from dinov3.runs import watchdog
-watchdog.GRACE, watchdog.LINGER = 1.0, 0.1
+watchdog.GRACE, watchdog.LINGER, watchdog.NOTICED = 1.0, 0.1, 1.0
 dog = watchdog.Watchdog(Path(sys.argv[1]), seconds=1.0, slow_seconds=1.0)
 print("ready", flush=True)
 """
-WORKS = "for _ in range(10): time.sleep(0.2); dog.beat('working')\ndog.close()"
+WORKS = """
+for _ in range(10):
+    time.sleep(0.2)
+    dog.beat("working")
+dog.close()
+print(dog.stood_still() > 0)
+"""
 HANGS = "time.sleep(60)"
 NEVER_LETS_GO = "ctypes.PyDLL(None).sleep(60)"  # PyDLL: with Python's lock held
 
@@ -72,8 +78,9 @@ def test_a_process_that_was_suspended_for_longer_than_the_limit_goes_on(tmp_path
     time.sleep(2.5)
     for pid in suspended:
         os.kill(pid, signal.SIGCONT)
-    _, said = process.communicate(timeout=60)
+    told, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")
+    assert told == "True\n", "it knows that it stood still"
     assert not list(tmp_path.iterdir())
 
 

@@ -40,6 +40,7 @@ def test_a_night_in_which_the_process_was_suspended_takes_no_more_than_a_few_tic
     waiting = Patience(60.0)
     clock.now += 8 * 3600
     assert not waiting.over()
+    assert waiting.stood_still == 8 * 3600 - MOST
     assert ticks_until_over(clock, waiting, 1.0) == 60 - MOST
 
 
