@@ -110,7 +110,7 @@ def check_classifier(case: Case, data: str) -> None:
 
 
 def check_shape_only(case: Case) -> None:
-    """ConfigError where colours are not changed, or nobody measured what becomes of it."""
+    """ConfigError where the choice changes nothing."""
     if not case.shape_only:
         return
     if case.goal != "pretrain":

@@ -90,15 +90,21 @@ def _spelling(name: str) -> str:
 _SPELT = {_spelling(name): key for name, key in ELSEWHERE.items()}
 
 
+def _sibling(key: str, root: type) -> str:
+    """The key of the same block that is spelt much like ``key``; nothing when there is none."""
+    block, _, name = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in types_of_keys(root) if k.rpartition(".")[0] == block}
+    close = difflib.get_close_matches(name, siblings, n=1, cutoff=0.75)
+    return siblings[close[0]] if close else ""
+
+
 def nearest(key: str, root: type = Config) -> list[str]:
     """Up to three keys that ``key`` may have meant: the nearest of its block, what other frameworks call so, or the same
     name in another block.
     """
-    known = list(types_of_keys(root))
-    block, _, name = key.rpartition(".")
-    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == block}
-    if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.75):
-        return [siblings[close[0]]]
+    known, name = list(types_of_keys(root)), key.rpartition(".")[2]
+    if sibling := _sibling(key, root):
+        return [sibling]
     if (elsewhere := _SPELT.get(_spelling(name))) in known:
         return [elsewhere]
     same_name = [k for k in known if k.rpartition(".")[2] == name]
@@ -108,8 +114,10 @@ def nearest(key: str, root: type = Config) -> list[str]:
 
 
 def _command_with(key: str, root: type) -> str:
-    """Another command that has this key; nothing when none has, or when it is what other frameworks call one of ours."""
-    if _spelling(key.rpartition(".")[2]) in _SPELT:
+    """Another command that has this key; nothing when none has, or when it is spelt much like one of ours, or what other
+    frameworks call one.
+    """
+    if _sibling(key, root) or _spelling(key.rpartition(".")[2]) in _SPELT:
         return ""
     from dinov3.config.about.tasks import (  # which looks at the keys of all, by this module
         COMMANDS,
@@ -117,7 +125,8 @@ def _command_with(key: str, root: type) -> str:
         tasks_with,
     )
 
-    return next((COMMANDS[task] for task in tasks_with(key) if root_of(task) is not root), "")
+    own = {command for task, command in COMMANDS.items() if root_of(task) is root}
+    return next((COMMANDS[task] for task in tasks_with(key) if COMMANDS[task] not in own), "")
 
 
 def unknown(key: str, root: type = Config) -> KeyProblem:

@@ -122,6 +122,7 @@ class Trainer(Generic[B]):
                 self.watchdog.beat(self._occupation, slow=True)
                 self.sizes |= new
             if any(first <= step <= last for first, last in cfg.data.skip_steps):
+                self._leave_out_a_suspension(window)
                 self._jump()
                 continue
             hit(Point.STEP, step)
@@ -136,10 +137,7 @@ class Trainer(Generic[B]):
                 save_ended=self.saver.ended,
                 meanwhile=self.stream.stage_ahead,
             )
-            if still := self.watchdog.stood_still():
-                log.warning("stood still for %.0f s in step %d: suspended, and going on", still, step)
-                self.progress.leave_out(still)
-                window.leave_out(still)
+            still = self._leave_out_a_suspension(window)
             if result.taken:
                 counters.skipped_in_a_row = 0
             else:
@@ -147,12 +145,20 @@ class Trainer(Generic[B]):
             self._count_step()
             if step % cfg.train.log_every == 0 or counters.step == self.until:
                 self._write_metrics(step, result, window.close())
-            self.step_seconds = time.perf_counter() - began - still
+            self.step_seconds = max(0.0, time.perf_counter() - began - still)
             if result.saved:
                 self.saver.collect(self)
             if self.peers.any_of(result.stop) and counters.step < self.until:
                 return False
         return True
+
+    def _leave_out_a_suspension(self, window: _Window) -> float:
+        """Seconds in which the process stood still in this step, which are in no rate and no estimate."""
+        if still := self.watchdog.stood_still():
+            log.warning("stood still for %.0f s in step %d: suspended, and going on", still, self.counters.step)
+            self.progress.leave_out(still)
+            window.leave_out(still)
+        return still
 
     # ------------------------------------------------------------------ looking
 
@@ -356,7 +362,7 @@ class _Window:
         elapsed = max(now - self._time, 1e-9)
         speed = {
             "images_per_second": (samples - self._samples) / elapsed,
-            "data_wait": (wait - self._wait) / elapsed,
+            "data_wait": min(1.0, (wait - self._wait) / elapsed),  # a suspension may have come while waiting
         }
         if self._trainer.peak is not None:
             speed["share_of_peak"] = speed["images_per_second"] / self._trainer.peak.samples_per_second

@@ -54,8 +54,9 @@ def _share(text: str) -> float:
     return value
 
 
-def _dtype(cfg: Config, named: Card | None) -> torch.dtype:
-    """The number format of the run: on a CPU where that is asked for, or where there is no GPU and no card was named."""
+def _dtype(cfg: Config, named: Card | None, gpus: int) -> torch.dtype:
+    """The number format of the run: on a CPU where that is asked for, or where there is no GPU and neither a card nor several
+    GPUs were named."""
     import torch
 
     from dinov3.engine.precision import DTYPES, resolve_block
@@ -63,7 +64,8 @@ def _dtype(cfg: Config, named: Card | None) -> torch.dtype:
     wanted, device = cfg.compute_precision, cfg.train.device
     if device == "cpu" and named is not None:
         raise ConfigError(COMMAND_LINE, "--card", "contradicts train.device=cpu: leave one of them out")
-    if device == "cpu" or (device == "auto" and named is None and not torch.cuda.is_available()):
+    here = device == "auto" and named is None and gpus == 1
+    if device == "cpu" or (here and not torch.cuda.is_available()):
         return resolve_block(wanted, torch.device("cpu")).dtype
     return DTYPES["fp32" if wanted.param_dtype == "fp32" else "bf16"]  # fp16 would need loss scaling: a GPU takes bf16
 
@@ -93,7 +95,7 @@ def execute(args: argparse.Namespace) -> int:
                     card=known,
                     gpus=args.gpus,
                     per_machine=machine,
-                    dtype=_dtype(stage.cfg, known),
+                    dtype=_dtype(stage.cfg, known, args.gpus),
                     share=args.share or SHARE,
                     told=lambda what, bar=bar: bar.update(),  # type: ignore[misc]
                 )

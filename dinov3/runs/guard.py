@@ -11,6 +11,7 @@ would also end one that a scheduler suspended, when it goes on.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import sys
@@ -41,6 +42,8 @@ def main(limit: float) -> None:
         elif not stands_still(parent):
             quiet += TICK  # what was waited for, not what a clock says: this process may have been suspended, too
         if quiet >= limit:
+            if sys.platform == "linux":  # stacks say enough: a core may be tens of GB
+                resource.prlimit(parent, resource.RLIMIT_CORE, (0, 0))
             os.kill(parent, signal.SIGABRT)
             return
 

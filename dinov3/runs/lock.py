@@ -45,6 +45,7 @@ class RunLock:
         self.lease = run / LEASE
         self._handle: int | None = None
         self._kernel = True  # its file system has locks
+        self._holder = "", 0  # this machine and process
         self._released = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="dinov3-lease", daemon=True)
 
@@ -94,6 +95,7 @@ class RunLock:
             os.ftruncate(handle, 0)
             os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         self._handle = handle
+        self._holder = socket.gethostname(), os.getpid()  # as it is now: a laptop may get another name
         self._write_lease(0)
         self._heart.start()
 
@@ -127,7 +129,7 @@ class RunLock:
             os.close(handle)
 
     def _write_lease(self, beat: int) -> None:
-        write_whole(self.lease, f"{socket.gethostname()}\n{os.getpid()} {beat}\n")
+        write_whole(self.lease, "{}\n{} {}\n".format(*self._holder, beat))
 
     def _beat(self) -> None:
         beat = 0
@@ -143,8 +145,8 @@ class RunLock:
     def _taken_by(self) -> str:
         """Who else holds the folder: this process was suspended for so long that another machine took it for gone."""
         there = (self._read_lease() or "").splitlines()
-        ours = [socket.gethostname(), str(os.getpid())]
-        return "" if len(there) < 2 or [there[0], there[1].split(" ")[0]] == ours else there[0]
+        damaged = len(there) < 2
+        return "" if damaged or (there[0], there[1].split(" ")[0]) == tuple(map(str, self._holder)) else there[0]
 
     def _end(self, owner: str) -> None:
         """End this process at once: nothing of it is to be written into the other one's folder."""

@@ -41,6 +41,7 @@ class ProgressLine:
             bar_format=BAR,
         )
         self._began, self._beside, self._still = time.monotonic(), 0.0, 0.0
+        self._at = 0.0  # training seconds when the last step ended
         self._first: float | None = None  # seconds until the first step was done: workers start, memory is found
         self._said_at = self._began  # any line
         self._told_at, self._told_step = -MINUTE, start  # the last line with figures
@@ -52,7 +53,7 @@ class ProgressLine:
         return time.monotonic() - self._began - self._beside - self._still
 
     def leave_out(self, seconds: float) -> None:
-        """The process was suspended so long: no step took that."""
+        """No step took that: the process was suspended, or a step was jumped over."""
         self._still += seconds
         self._later(seconds)
 
@@ -61,6 +62,7 @@ class ProgressLine:
         self._done += 1
         if jumped:
             self._start += 1
+            self.leave_out(self.training_seconds - self._at)
             self._from_here()
         elif self._first is not None:
             few = self._done - self._start - 1 < ENOUGH
@@ -69,6 +71,7 @@ class ProgressLine:
         else:
             self._first = self.training_seconds
             self._from_here()
+        self._at = self.training_seconds
         if self._shown and not self._moving and not jumped:
             self._announce()
 

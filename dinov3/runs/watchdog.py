@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from dinov3.distributed.context import rank
 from dinov3.runs import guard
@@ -21,7 +22,7 @@ from dinov3.system.patience import Patience
 from dinov3.system.signal_mask import signals_blocked
 
 GRACE = 30.0  # seconds beyond the limit after which the interpreter itself is taken to be stuck: see guard.py
-NOTICED = 5.0  # seconds of standing still, below which a machine may just be busy
+NOTICED = 60.0  # seconds of standing still, below which a machine may be busy, or one call have kept Python's lock
 LINGER = 3.0  # seconds between the report and the end: the other processes, a moment behind, report too
 
 
@@ -36,9 +37,9 @@ class Watchdog:
     def __init__(self, folder: Path, *, seconds: float, slow_seconds: float) -> None:
         self.folder, self.seconds, self.slow_seconds = folder, seconds, max(seconds, slow_seconds)
         self._closed = threading.Event()
-        self._still = 0.0
         self.beat("starting", slow=True)
         self._tick = Patience(self.seconds).tick
+        self._always, self._lock = Patience(math.inf, self._tick), threading.Lock()  # nobody begins this one anew
         self._guard = _Guard(self.slow_seconds + GRACE)
         self._thread = threading.Thread(target=self._watch, name="dinov3-watchdog", daemon=True)
         self._thread.start()
@@ -50,8 +51,10 @@ class Watchdog:
         self._patience = Patience(self._limit)
 
     def stood_still(self) -> float:
-        """Seconds in which this process was suspended since this was last asked; 0 for less than a few."""
-        found, self._still = self._still, 0.0
+        """Seconds in which this process was suspended since this was last asked; 0 for less than a minute."""
+        with self._lock:
+            self._always.over()
+            found, self._always.stood_still = self._always.stood_still, 0.0
         return found if found > NOTICED else 0.0
 
     def close(self) -> None:
@@ -61,12 +64,10 @@ class Watchdog:
         self._guard.close()
 
     def _watch(self) -> None:
-        always = Patience(math.inf, self._tick)  # unlike the other one nobody begins it anew
         while not self._closed.wait(self._tick):
             self._guard.beat()
-            before = always.stood_still
-            always.over()
-            self._still += always.stood_still - before
+            with self._lock:
+                self._always.over()
             if self._patience.over():
                 self._end()
 
@@ -74,25 +75,29 @@ class Watchdog:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"process-{rank()}.txt"
         with os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as file:
-            for out in (file, sys.__stderr__):
-                if out is None:
-                    continue
+            for out in (file, *_stderr()):
                 print(f"error: process {rank()} has hung for {self._limit:g} s; stacks:", file=out, flush=True)
                 faulthandler.dump_traceback(out, all_threads=True)
-            for out in (file, sys.__stderr__):
-                if out is not None:
-                    print(f"process {rank()}: {self._what()}", file=out, flush=True)
+            for out in (file, *_stderr()):
+                print(f"process {rank()}: {self._what()}", file=out, flush=True)
         time.sleep(LINGER)
         for worker in multiprocessing.active_children():
             worker.kill()
         os._exit(EXIT_HANG)
 
 
+def _stderr() -> list[TextIO]:
+    """Standard error, if this process has it open."""
+    return [] if sys.__stderr__ is None or sys.__stderr__.closed else [sys.__stderr__]
+
+
 class _Guard:
     """This process's end of ``guard.py``, which hears of it every second while Python code can run here."""
 
     def __init__(self, seconds: float) -> None:
-        faulthandler.enable(sys.__stderr__ or 2)
+        self._enabled = not faulthandler.is_enabled()  # else a notebook's or a test's target stays
+        if self._enabled:
+            faulthandler.enable(next(iter(_stderr()), 2))
         with signals_blocked():
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", guard.__file__, str(seconds)], stdin=subprocess.PIPE
@@ -115,3 +120,5 @@ class _Guard:
         self._pipe.close()
         self._process.kill()  # it may be suspended
         self._process.wait()
+        if self._enabled:
+            faulthandler.disable()

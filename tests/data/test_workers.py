@@ -126,28 +126,31 @@ def test_a_hanging_worker_is_an_error_that_names_the_sample(cfg: Config, capfd: 
 
 
 def test_a_night_in_which_the_job_was_suspended_is_no_hang(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Night:
-        """A clock of which the second reading is a night later; the workers go on then."""
+    nights = 0
+    asked = patience.Patience.over
 
-        readings = 0
-
+    class Clock:
         def monotonic(self) -> float:
-            self.readings += 1
-            if self.readings == 2:
-                for pid in asleep:
-                    os.kill(pid, signal.SIGCONT)
-            return time.monotonic() + (8 * 3600 if self.readings > 1 else 0)
+            return time.monotonic() + 8 * 3600 * nights
 
+    def over(waiting: patience.Patience) -> bool:
+        """It is asked when nothing came: after a night, and the workers go on then."""
+        nonlocal nights
+        if not nights:
+            nights = 1
+            for pid in asleep:
+                os.kill(pid, signal.SIGCONT)
+        return asked(waiting)
+
+    monkeypatch.setattr(patience, "time", Clock())
+    monkeypatch.setattr(patience.Patience, "over", over)
     with loader(cfg, Pictures(), timeout=60) as stream:
-        for _ in range(4):
-            next(stream)
+        next(stream)
         asleep = pids(stream)
         for pid in asleep:
             os.kill(pid, signal.SIGSTOP)
-        clock = Night()
-        monkeypatch.setattr(patience, "time", clock)
         exhaust(stream)
-        assert clock.readings > 1
+    assert nights == 1
 
 
 @pytest.mark.parametrize("source", [Killed(7), Failing(7), Hanging(7)], ids=lambda source: type(source).__name__)

@@ -113,25 +113,25 @@ def test_a_card_and_a_cpu_contradict_each_other(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    ("words", "gpu", "expected"),
+    ("keys", "named", "gpus", "there", "expected"),
     [
-        ([], False, "float32"),
-        (["compute_precision.cpu_dtype=bf16"], False, "bfloat16"),
-        (["compute_precision.cpu_dtype=bf16", "compute_precision.param_dtype=fp32"], False, "float32"),
-        ([], True, "bfloat16"),
-        (["--card", "l4"], False, "bfloat16"),
-        (["train.device=cpu"], True, "float32"),
-        (["train.device=cuda"], False, "bfloat16"),
+        ([], None, 1, False, "float32"),
+        (["compute_precision.cpu_dtype=bf16"], None, 1, False, "bfloat16"),
+        (["compute_precision.cpu_dtype=bf16", "compute_precision.param_dtype=fp32"], None, 1, False, "float32"),
+        ([], None, 1, True, "bfloat16"),
+        ([], None, 2, False, "bfloat16"),
+        ([], "l4", 1, False, "bfloat16"),
+        (["train.device=cpu"], None, 1, True, "float32"),
+        (["train.device=cuda"], None, 1, False, "bfloat16"),
     ],
 )
 def test_the_number_format_is_that_of_the_machine_the_run_will_be_on(
-    words: list[str], gpu: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+    keys: list[str], named: str | None, gpus: int, there: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    at = words.index("--card") if "--card" in words else len(words)
-    keys = ["compute_precision.param_dtype=bf16", "train.device=auto", *words[:at]]
-    named = card(words[at + 1]) if at < len(words) else None
-    assert str(_dtype(load_config(None, keys), named)) == f"torch.{expected}"
+    """``there``: a GPU, on the machine that plans."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    cfg = load_config(None, ["compute_precision.param_dtype=bf16", "train.device=auto", *keys])
+    assert str(_dtype(cfg, named and card(named), gpus)) == f"torch.{expected}"
 
 
 def test_shards_are_cut_along_the_first_dimension_and_none_is_larger_than_the_first() -> None:
