@@ -95,4 +95,4 @@ def _unit(made: Plan) -> tuple[str, int]:
 
 
 def _digits(number: float) -> str:
-    return f"{number:,.2f}" if 1 <= number < 100 else f"{number:,.0f}" if number >= 100 else f"{number:.2g}"
+    return f"{number:,.2f}" if 1 <= number < 100 else f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
