@@ -1,6 +1,6 @@
 """A process beside another one, which it ends when that one's interpreter is stuck. A program of its own: it imports nothing of ours.
 
-    python guard.py SECONDS
+    python guard.py SECONDS    # with the signals that ask a job to stop blocked: it ends with its parent, and no sooner
 
 A C function that never lets go of Python's lock (HDF5 on a file system that hangs) leaves no thread of the process to notice.
 This one is told that all is well through its standard input, and ends its parent with SIGABRT (for which faulthandler
@@ -17,7 +17,6 @@ import signal
 import sys
 
 TICK = 1.0
-ENDS_WITH_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def stands_still(process: int) -> bool:
@@ -32,8 +31,6 @@ def stands_still(process: int) -> bool:
 
 def main(limit: float) -> None:
     parent, quiet = os.getppid(), 0.0
-    for number in ENDS_WITH_THE_PARENT:  # and no sooner: a signal for all may be one to save first
-        signal.signal(number, signal.SIG_IGN)
     while os.getppid() == parent:
         if select.select([0], [], [], TICK)[0]:
             if not os.read(0, 4096):  # the parent has closed it

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import logging
-import multiprocessing
 import os
 import socket
 import threading
@@ -18,6 +17,7 @@ from dinov3.runs.folder import LEASE, LOCK
 from dinov3.runs.output import check_output_folder
 from dinov3.system.errors import EXIT_LOCKED, Foreseeable
 from dinov3.system.files import naming, open_unlinked, write_whole
+from dinov3.system.leaving import leave_at_once
 
 log = logging.getLogger(__name__)
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -155,9 +155,7 @@ class RunLock:
         said = f"error: {self.path.parent}: a process on {owner} took over while this one stood still; this one ends\n"
         with contextlib.suppress(OSError):
             os.write(2, said.encode())
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        os._exit(EXIT_LOCKED)
+        leave_at_once(EXIT_LOCKED)
 
     def forget(self) -> None:
         """Remove the lease, for a process that is about to be ended: no other machine waits for its signs of life."""

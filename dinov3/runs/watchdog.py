@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import math
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from dinov3.distributed.context import rank
 from dinov3.runs import guard
 from dinov3.system.errors import EXIT_HANG
 from dinov3.system.files import open_unlinked
+from dinov3.system.leaving import leave_at_once
 from dinov3.system.patience import Patience
 from dinov3.system.signal_mask import signals_blocked
 
@@ -81,9 +81,7 @@ class Watchdog:
             for out in (file, *_stderr()):
                 print(f"process {rank()}: {self._what()}", file=out, flush=True)
         time.sleep(LINGER)
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        os._exit(EXIT_HANG)
+        leave_at_once(EXIT_HANG)
 
 
 def _stderr() -> list[TextIO]:

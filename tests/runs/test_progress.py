@@ -28,6 +28,13 @@ class Terminal(io.StringIO):
         return True
 
 
+def shown(monkeypatch: pytest.MonkeyPatch, terminal: bool, total: int) -> tuple[io.StringIO, ProgressLine]:
+    """A line of ``total`` steps, and where it stands."""
+    screen = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    return screen, ProgressLine(total, 0, shown=True)
+
+
 def steps(line: ProgressLine, clock: Clock, number: int) -> None:
     for _ in range(number):
         clock.now += 2.0
@@ -55,9 +62,7 @@ def test_what_is_left_counts_the_time_of_steps_and_not_that_of_evaluations(
 def test_a_night_in_which_the_process_was_suspended_is_in_no_estimate(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    screen = Terminal() if terminal else io.StringIO()
-    monkeypatch.setattr(sys, "stderr", screen)
-    line = ProgressLine(20, 0, shown=True)
+    screen, line = shown(monkeypatch, terminal, total=20)
     steps(line, clock, 5)
     clock.now += 8 * 3600
     line.leave_out(8 * 3600)
@@ -82,9 +87,7 @@ def test_the_line_of_a_terminal_counts_in_the_same_way(clock: Clock, monkeypatch
 def test_a_slow_first_step_is_no_measure_of_the_others(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    screen = Terminal() if terminal else io.StringIO()
-    monkeypatch.setattr(sys, "stderr", screen)
-    line = ProgressLine(20, 0, shown=True)
+    screen, line = shown(monkeypatch, terminal, total=20)
     clock.now += 60  # workers start
     steps(line, clock, 1)
     assert "1/20 [01:02<?" in screen.getvalue()
@@ -98,9 +101,7 @@ def test_a_slow_first_step_is_no_measure_of_the_others(
 def test_steps_that_are_jumped_over_are_no_measure_of_the_others(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, terminal: bool, before: int
 ) -> None:
-    screen = Terminal() if terminal else io.StringIO()
-    monkeypatch.setattr(sys, "stderr", screen)
-    line = ProgressLine(40, 0, shown=True)
+    screen, line = shown(monkeypatch, terminal, total=40)
     steps(line, clock, before)
     for _ in range(20):
         clock.now += 5.0  # its batch is drawn

@@ -25,8 +25,7 @@ SCHEMAS = {  # task -> module and name of its schema
 }
 COMMANDS = {  # task -> what reads its YAML
     PRETRAIN: "dinov3 train",
-    **dict.fromkeys(("classify", "segment", "detect", "depth"), "dinov3 finetune"),
-    "recover": "dinov3 compress",
+    **dict.fromkeys(("classify", "segment", "detect", "depth", "recover"), "dinov3 finetune"),
     "dit": "dinov3 dit train",
 }
 

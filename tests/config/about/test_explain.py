@@ -8,7 +8,7 @@ import pytest
 
 from dinov3.config.about import explain as module
 from dinov3.config.about.explain import explain, search
-from dinov3.config.about.tasks import PRETRAIN, SCHEMAS, root_of
+from dinov3.config.about.tasks import COMMANDS, PRETRAIN, SCHEMAS, root_of
 from dinov3.config.blocks.data import KnnConfig
 from dinov3.config.errors import ConfigError
 from dinov3.config.names import ELSEWHERE, types_of_keys
@@ -161,3 +161,8 @@ def test_every_task_of_fine_tuning_has_its_keys_here() -> None:
 def test_a_yaml_of_another_command_is_told_by_its_key() -> None:
     with pytest.raises(ConfigError, match="task: is a key of `dinov3 finetune`"):
         explain("task")
+
+
+def test_every_task_has_the_command_that_reads_its_yaml() -> None:
+    assert COMMANDS.keys() == SCHEMAS.keys()
+    assert {task for task, command in COMMANDS.items() if command == "dinov3 finetune"} == set(KINDS)
