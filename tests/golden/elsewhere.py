@@ -1,6 +1,7 @@
 """Golden cases on an accelerator that computes on the CPU: ``python -m tests.golden.elsewhere CASE ...``.
 
-One JSON line a case: its status, and how many results came from the accelerator. It shows what a GPU would be spared
+One JSON line a case: its status, how many operations the accelerator did, how many of the checked results were tensors,
+and how many of these lie there. It shows what a GPU would be spared
 from: tensors of the case that stayed on the CPU, operations that mix devices, numpy asked to read the device.
 """
 
@@ -16,6 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from tests import accelerator_on_cpu
 from tests.accelerator_on_cpu import NAME, start
 from tests.golden.__main__ import run_case
 from tests.golden.case import Case
@@ -30,16 +32,19 @@ def main(names: Sequence[str]) -> int:
     torch.set_num_threads(1)  # the reference was made with one thread
     compare = Case.check
     for name in names:
-        there = 0
+        tensors = there = 0
+        before = accelerator_on_cpu.computed
 
         def check(case: Case, key: str, value: Any) -> None:
-            nonlocal there
+            nonlocal tensors, there
+            tensors += isinstance(value, Tensor)
             there += isinstance(value, Tensor) and value.device.type == NAME
             compare(case, key, value)
 
         with patch.object(Case, "check", check):
             status, detail = run_case(DATA / name, torch.device(NAME, 0))
-        print(json.dumps({"case": name, "status": status, "detail": detail, "there": there}), flush=True)
+        counts = {"operations": accelerator_on_cpu.computed - before, "tensors": tensors, "there": there}
+        print(json.dumps({"case": name, "status": status, "detail": detail, **counts}), flush=True)
     return 0
 
 
