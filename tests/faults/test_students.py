@@ -98,13 +98,16 @@ def test_a_student_among_others_has_the_losses_of_one_that_is_distilled_alone(
 def test_a_student_may_be_sharded_over_its_own_processes(
     runs: Launcher, together: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    out, sharded = tmp_path / "run", "compute_precision.sharding_strategy=FULL_SHARD"
-    assert runs.run(out, sharded, file=together[0], ranks=PROCESSES) == [0] * PROCESSES
-    assert (tmp_path / "run.log").read_text().count("parameters: FULL_SHARD") == 1, "the other has one process"
-    for name in STUDENTS:
-        rows = zip(figures(out / name), figures(together[1] / name), strict=True)
-        for step, (a, b) in enumerate(rows):  # later on the last bit may decide which neighbour KoLeo sees
-            assert math.isclose(a["total_loss"], b["total_loss"], rel_tol=1e-6 if step < 5 else 1e-4)
+    losses = {}
+    for strategy in ("NO_SHARD", "FULL_SHARD"):
+        # KoLeo off: class tokens are all but equal at the start, and the last bit of a sum decides which is the nearest
+        settings = (f"compute_precision.sharding_strategy={strategy}", "dino.koleo_loss_weight=0")
+        out = tmp_path / strategy
+        assert runs.run(out, *settings, file=together[0], ranks=PROCESSES) == [0] * PROCESSES
+        losses[strategy] = [row["total_loss"] for name in STUDENTS for row in figures(out / name)]
+    assert (tmp_path / "FULL_SHARD.log").read_text().count("parameters: FULL_SHARD") == 1, "the other has one process"
+    assert len(losses["NO_SHARD"]) == STEPS * len(STUDENTS)
+    assert losses["FULL_SHARD"] == pytest.approx(losses["NO_SHARD"], rel=1e-6)
 
 
 def continue_and_compare(runs: Launcher, together: tuple[Path, Path], out: Path) -> None:
