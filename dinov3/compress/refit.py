@@ -87,7 +87,7 @@ class _Stream:
         for handle in handles:
             handle.remove()
         missing = self.middle - between[0] if middle else self.after - after
-        return inputs[0], missing, self.weights
+        return torch.cat([entry.flatten(0, -2) for entry in inputs]), missing, self.weights
 
 
 def _token_weights(backbone: Backbone, batch: Tensor) -> Tensor:

@@ -61,15 +61,23 @@ class SelfAttention(Executed):
 
     def forward(self, x: Tensor, sizes: Sizes, rotations: Sequence[Rotation], gamma: Tensor | None = None) -> Tensor:
         """``x`` [S, D] packed as ``sizes`` says; one rotation an entry. The result is times ``gamma [D]``."""
-        return self.join(*self.attend(self.qkv(x), sizes, rotations), gamma=gamma)  # [S, D]
+        return self.join(*self.attend(self.project(x, sizes), rotations), gamma=gamma)  # [S, D]
 
-    def attend(self, qkv: Tensor, sizes: Sizes, rotations: Sequence[Rotation]) -> list[Tensor]:
-        """What the tokens of each entry ``[N, T, D]`` see, from ``qkv`` [S, 3*D]."""
-        return [self._attend(*pair) for pair in zip(unpack(qkv, sizes), rotations, strict=True)]
+    def project(self, x: Tensor, sizes: Sizes) -> list[Tensor]:
+        """Queries, keys and values of each entry ``[N, T, 3*D]``, from ``x`` [S, D].
+
+        One product an entry, as behind attention: the gradients of one product for all would have to be packed first,
+        and what attention gives, too, which is copied anyway when the branch is added.
+        """
+        return [self.qkv(entry) for entry in unpack(x, sizes)]
+
+    def attend(self, entries: Sequence[Tensor], rotations: Sequence[Rotation]) -> list[Tensor]:
+        """What the tokens of each entry ``[N, T, D]`` see, from its ``[N, T, 3*D]``."""
+        return [self._attend(*pair) for pair in zip(entries, rotations, strict=True)]
 
     def join(self, *entries: Tensor, gamma: Tensor | None = None) -> Tensor:
-        """The last matrix over all entries ``[N, T, D]`` together, ``[S, D]``, times ``gamma [D]``."""
-        return scaled(self.proj, pack(entries), gamma)
+        """The last matrix over entries ``[N, T, D]``, times ``gamma [D]``: ``[S, D]``."""
+        return pack([scaled(self.proj, entry, gamma) for entry in entries])
 
     def heads(self, qkv: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both rotated) and values, [N, heads, T, D_head] each, of projected tokens ``qkv`` [N, T, 3*D]."""

@@ -91,7 +91,8 @@ class Block(CheckpointedBlock, Executed):
         attention, ffn = kept or (None, None)
         before, after = self._gammas(self.ls1)
         inner = sizes if attention is None else attention.sizes
-        mixed = pack(self.attn.attend(self.attn.qkv(_Seen(self.norm1, attention)(x)), inner, rotations))  # [S', D]
+        projected = self.attn.project(_Seen(self.norm1, attention)(x), inner)
+        mixed = pack(self.attn.attend(projected, rotations))  # [S', D]
         places = read if attention is None else attention.places(len(x)).index_select(0, read)
         y = self.attn.join(mixed.index_select(0, places)[None], gamma=before)  # [M, D]
         rows = _add(x.index_select(0, read), _weighed(y, attention, len(x), read), after, None)
@@ -104,8 +105,8 @@ class Block(CheckpointedBlock, Executed):
     def _attend_in_pieces(
         self, x: Tensor, seen: _Seen, sizes: Sizes, rotations: Sequence[Rotation], gamma: Tensor | None
     ) -> Tensor:
-        qkv = computed_again(lambda x: self.attn.qkv(seen(x)), x)
-        return computed_again(partial(self.attn.join, gamma=gamma), *self.attn.attend(qkv, sizes, rotations))
+        entries = computed_again(lambda x: self.attn.project(seen(x), sizes), x)
+        return computed_again(partial(self.attn.join, gamma=gamma), *self.attn.attend(entries, rotations))
 
     def _feed_in_pieces(self, x: Tensor, seen: _Seen, gamma: Tensor | None) -> Tensor:
         wide = computed_again(lambda x: self.mlp.widen(seen(x)), x)

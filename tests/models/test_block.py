@@ -61,13 +61,13 @@ def test_dropped_samples_skip_a_branch_and_kept_ones_count_more(layerscale: floa
 
 def test_branches_run_on_the_kept_rows_only() -> None:
     module, rotations = block(None)
-    seen: list[int] = []
-    for branch in (module.attn.qkv, module.mlp.fc1):
+    seen: list[list[int]] = []
+    for branch in (module.attn.qkv, module.attn.proj, module.mlp.fc1):
         assert isinstance(branch, nn.Module)
-        branch.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0]))
+        branch.register_forward_pre_hook(lambda _, args: seen.append([*args[0].shape[:-1]]))
     x = tokens()
     module(x, SIZES, rotations, KeptPair(Kept(SIZES, 0.5, x.device), Kept(SIZES, 0.5, x.device)))
-    assert seen == [2 * 5 + 1 * 5] * 2
+    assert seen == [[2, 5], [1, 5]] * 2 + [[2 * 5 + 1 * 5]]  # attention's matrices entry by entry
 
 
 def test_one_entry_equals_the_same_entry_in_a_list() -> None:
