@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check.py --out gpu_check.json
 
-Sections A to M (``benchmarks/gpu_sections/plan.py``), each in a process of its own with a limit of its own; one for
+Sections A to O (``benchmarks/gpu_sections/plan.py``), each in a process of its own with a limit of its own; one for
 which too little of the budget is left is skipped. Sections run at the same time where the
 card holds them; what is timed is timed alone. The JSON is written anew after every item. On a CPU
 (``--device cpu``) the same sections run with tiny sizes, which measure nothing.

@@ -42,10 +42,12 @@ SECTIONS = (
     Section("F", "device feed, saves, NCCL and FSDP2 on one rank", 70, "pieces"),
     Section("G", "ViT-B step", 130, "speed", gib=41),
     Section("H", "parts of a ViT-B step", 40, "parts", alone=True),
+    Section("N", "rotation and GELU in other forms", 40, "candidates", alone=True),
     Section("I", "ViT-S step, then end to end from files", 150, "speed", gib=45),
     Section("J", "ViT-L step", 240, "speed", gib=100),
     Section("K", "ViT-B step, tokens between blocks in fp32", 130, "speed", gib=45, optional=True),
     Section("L", "ViT-B step, compiled block by block", 80, "speed", gib=45, optional=True),
+    Section("O", "ViT-B step, heads rotated by kernels", 130, "speed", gib=41, optional=True),
     Section("M", "the CIFAR-10 recipe, for as long as there is time", 500, "learn", alone=True, optional=True),
 )
 USABLE = 0.95  # of the card's memory

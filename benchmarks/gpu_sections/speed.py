@@ -25,6 +25,7 @@ from benchmarks.synthetic_step import Recipe, SyntheticStep, crop_loader, shares
 RECIPES = {"G": Recipe("vit_base", 128), "I": Recipe("vit_small", 256), "J": Recipe("vit_large", 128, drop_path=0.3)}
 RECIPES["K"] = replace(RECIPES["G"], more={"compute_precision.residual_dtype": "fp32"})
 RECIPES["L"] = replace(RECIPES["G"], more={"train.compile_blocks": "true"})
+RECIPES["O"] = replace(RECIPES["G"], more={"compute_precision.fused_rotation": "true"})
 GIB_PER_IMAGE = {"vit_small": 0.21, "vit_base": 0.40, "vit_large": 0.80}  # estimated before a GPU was there
 USABLE = 0.92  # of the card's memory
 WARMUP, PLAIN, WITH_PARTS, PROFILED = 4, 20, 5, 3

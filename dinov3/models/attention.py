@@ -11,7 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dinov3.models.execution import Executed
 from dinov3.models.packing import Sizes, pack, unpack
-from dinov3.models.rope import Rotation
+from dinov3.models.rotary.embedding import Rotation
+from dinov3.models.rotary.turned_heads import turned_heads
 from dinov3.models.scaling import scaled
 
 SHORT = 64
@@ -81,6 +82,9 @@ class SelfAttention(Executed):
 
     def heads(self, qkv: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both rotated) and values, [N, heads, T, D_head] each, of projected tokens ``qkv`` [N, T, 3*D]."""
+        if self.execution.fused_rotation and torch.is_grad_enabled():
+            q, k, v = turned_heads(qkv, rotation.cos, rotation.signed_sin, self.num_heads)
+            return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         qkv = qkv.unflatten(2, (3, self.num_heads, self.head_dim))  # [N, T, 3, heads, D_head]
         qk, v = qkv.split([2, 1], dim=2)
         q, k = rotation.apply(qk).unbind(2)  # [N, T, heads, D_head]

@@ -15,7 +15,7 @@ from dinov3.models.execution import Executed
 from dinov3.models.ffn import FFN_LAYERS
 from dinov3.models.norms import NORM_LAYERS
 from dinov3.models.packing import Kept, Sizes, pack
-from dinov3.models.rope import Rotation
+from dinov3.models.rotary.embedding import Rotation
 from dinov3.models.vit_config import VitConfig
 
 

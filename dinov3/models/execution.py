@@ -26,6 +26,8 @@ class Execution:
     """
     joint_draws: bool = False
     """Drop path is drawn for all blocks at once: other draws of the same law."""
+    fused_rotation: bool = False
+    """Heads that are trained are split and rotated by one operation (``turned_heads``)."""
     written_out: bool = True
     """Attention that is trained in bf16 on a CPU does without torch's kernel. Nothing changes elsewhere."""
 
@@ -40,7 +42,8 @@ def execution_of(cfg: Config, device_type: str) -> Execution:
     """What ``compute_precision`` says for a device of this type."""
     on, on_cpu = fused(cfg, device_type), device_type == "cpu"
     narrow = cfg.compute_precision.residual_dtype == "autocast" and not on_cpu
-    return Execution(narrow, fused=on, joint_draws=on, written_out=on_cpu)
+    rotation = cfg.compute_precision.fused_rotation
+    return Execution(narrow, fused=on, joint_draws=on, fused_rotation=rotation, written_out=on_cpu)
 
 
 def set_execution(root: nn.Module, execution: Execution) -> None:

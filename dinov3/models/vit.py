@@ -17,7 +17,7 @@ from dinov3.models.initialization import allocate, init_layers
 from dinov3.models.norms import NORM_LAYERS, RMSNorm
 from dinov3.models.packing import Kept, Sizes, draw_at_once, pack, unpack
 from dinov3.models.patch_embed import Grid, PatchEmbed, WhitenedStem
-from dinov3.models.rope import RopePositionEmbedding, Rotation
+from dinov3.models.rotary.embedding import RopePositionEmbedding, Rotation
 from dinov3.models.shapes import reshape_blocks
 from dinov3.models.vit_config import VitConfig
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -49,6 +50,8 @@ def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleD
         done.append(f"activation checkpointing: {mode}")
     for model in (student, *frozen):
         cast(Backbone, model["backbone"]).set_execution(execution_of(cfg, device))
+    if cfg.compute_precision.fused_rotation:
+        done.append(rotation_line(device))
     if cfg.student.fp8_enabled:
         done.append(fp8_line(cfg, student["backbone"]))
     if train.cudagraphs and (device != "cuda" or parallel.shards):
@@ -74,6 +77,15 @@ def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleD
             for module in model.values():
                 shard(module, blocks_of(module), parallel, trains=model is student)
     return [*done, f"parameters: {parallel}"]
+
+
+def rotation_line(device: str) -> str:
+    """What ``compute_precision.fused_rotation`` does on a device of this type."""
+    if device != "cuda":
+        return f"rotation: split and turned by operators, its kernels are for GPUs (this is {device})"
+    if importlib.util.find_spec("triton") is None:
+        raise ConfigError("config", "compute_precision.fused_rotation", "true needs triton, which is not installed")
+    return "rotation: heads split and turned by one kernel a crop size"
 
 
 def fp8_line(cfg: Config, backbone: nn.Module) -> str:

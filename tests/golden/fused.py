@@ -20,7 +20,7 @@ def every_fused_piece(backend: str, mode: CheckpointMode = "selective") -> Itera
     form = passes.compiled(backend)
     with (
         mock.patch("dinov3.objectives.centering.choose", return_value=form),
-        mock.patch.object(Executed, "execution", Execution(fused=True, narrow_residual=True)),
+        mock.patch.object(Executed, "execution", Execution(fused=True, fused_rotation=True, narrow_residual=True)),
         mock.patch.object(CheckpointedBlock, "checkpoint_mode", mode),
     ):
         yield

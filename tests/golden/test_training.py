@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.golden.__main__ import main
 from tests.golden.case import Case
 from tests.golden.cases_training import RUNNERS
-from tests.golden.fused import every_fused_piece
 
 DATA = Path(__file__).parent / "data"
 CASES = ["D01_ssl_base", "D04_ssl_gram_separate_hires", "D06_ssl_reweight_local_untie_koleodist", "D08_ssl_distill"]
@@ -22,14 +22,14 @@ def test_training_steps_equal_those_of_the_official_code(name: str) -> None:
 
 
 @pytest.mark.nightly  # a minute of compilation; each piece is held to its plain form daily, where it lives
-@pytest.mark.parametrize("name", [CASES[0], CASES[2]])
-def test_they_do_with_every_fused_piece_on(name: str) -> None:
+def test_every_golden_case_has_its_numbers_with_every_fused_piece_on(capsys: pytest.CaptureFixture[str]) -> None:
     torch._dynamo.reset()
-    case = Case(DATA / name)
-    with every_fused_piece("aot_eager"):
-        RUNNERS["D"](case)
-    assert case.checked > 60
-    assert case.failures == []
+    threads = torch.get_num_threads()
+    failed = main([str(DATA), "--fused", "aot_eager"])
+    torch.set_num_threads(threads)
+    said = capsys.readouterr().out
+    assert not failed, said
+    assert f"{len(list(DATA.glob('*.json')))} passed, 0 failed, 0 skipped" in said
 
 
 def test_a_wrong_number_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

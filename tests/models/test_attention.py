@@ -12,7 +12,7 @@ from dinov3.models import attention as module_of_attention
 from dinov3.models.attention import LONG, KeyBiasMaskedLinear, SelfAttention
 from dinov3.models.initialization import init_layers
 from dinov3.models.packing import pack, unpack
-from dinov3.models.rope import RopePositionEmbedding, Rotation
+from dinov3.models.rotary.embedding import RopePositionEmbedding, Rotation
 
 DIM, HEADS, WIDTH, PREFIX = 16, 2, 8, 1
 GRIDS = [(2, 2), (1, 3)]

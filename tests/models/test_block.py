@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dinov3.models.block import Block, KeptPair
 from dinov3.models.packing import Kept, pack
-from dinov3.models.rope import RopePositionEmbedding, Rotation
+from dinov3.models.rotary.embedding import RopePositionEmbedding, Rotation
 from dinov3.models.vit_config import VitConfig
 
 SIZES = ((4, 5), (3, 5))

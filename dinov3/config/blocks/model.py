@@ -82,6 +82,11 @@ class ComputePrecisionConfig:
         "losses compiled, colour changes in kernels of their own (GPUs with triton), LayerScale folded into the matrix "
         "before it, drop path drawn at once: the same numbers up to rounding. auto: on GPUs with train.compile",
     )
+    fused_rotation: bool = key(
+        False,
+        "queries, keys and values are split and rotated in training by one kernel a crop size, and their gradients by "
+        "another (GPUs with triton; elsewhere by operators): the same numbers up to rounding. Not yet timed on a GPU",
+    )
 
 
 @dataclass

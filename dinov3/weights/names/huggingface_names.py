@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinov3.models.rope import RopePositionEmbedding
+from dinov3.models.rotary.embedding import RopePositionEmbedding
 from dinov3.weights.names.name_table import NameTable, Rows
 from dinov3.weights.reading.errors import WeightsError
 from dinov3.weights.settings import checked_preprocess, real, said, whole

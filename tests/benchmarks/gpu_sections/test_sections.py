@@ -13,7 +13,7 @@ from benchmarks.gpu_sections.report import Report, Row
 from benchmarks.gpu_sections.resume import difference
 from dinov3.runs.folder import RunFolder
 
-SLOW = {"D", "E", "F", "J", "K", "L", "M"}  # they compile, or start processes that train; J to L are G in other forms
+SLOW = {"D", "E", "F", "J", "K", "L", "M", "O"}  # they compile, or start processes that train; J to L and O are G again
 LETTERS = [pytest.param(s.letter, marks=[pytest.mark.nightly] if s.letter in SLOW else []) for s in SECTIONS]
 
 
@@ -31,9 +31,9 @@ def test_a_section_runs_in_its_tiny_form(letter: str, tmp_path: Path) -> None:
     records = records_of(letter, tmp_path)
     assert {r["section"] for r in records} == {letter}
     assert [(r["item"], r.get("error", r)) for r in records if r["status"] not in ("ok", "skipped")] == []
-    assert sum(r["status"] == "ok" for r in records) >= (1 if letter in "EM" else 3)
+    assert sum(r["status"] == "ok" for r in records) >= (1 if letter in "EM" else 2 if letter == "N" else 3)
     speed = [r for r in records if r["item"] == "step"]
-    assert len(speed) == (letter in "GIJKL")
+    assert len(speed) == (letter in "GIJKLO")
     assert all({"recompiles", "limit_hits", "compile_seconds"} <= set(r["compiled"]) for r in speed)
 
 

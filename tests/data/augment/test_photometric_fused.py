@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from dinov3.data.augment.augmentation import JITTER_OPS
 from dinov3.data.augment.photometric import TAPS, blur_weights
 from dinov3.data.augment.photometric_fused import table, why_not
 from tests.data.augment.test_photometric import untouched
+from tests.kernels_for_gpus import A100, H100, compiled
 
 
 def test_the_table_has_every_parameter_in_its_column() -> None:
@@ -85,3 +87,24 @@ def test_a_grid_of_many_crops_is_one_that_cuda_takes(interpreted: dict[str, Any]
     """2**31 - 1 programs along the first axis, 65,535 along the second."""
     assert len(interpreted["grids"]) == 4
     assert all(grid[0] >= 8 * 4096 and all(n <= 65535 for n in grid[1:]) for grid in interpreted["grids"])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("capability", [A100, H100])
+def test_the_kernels_compile_for_gpus(capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="pip install '.[nightly]'")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from dinov3.data.augment import photometric_kernels
+
+    like = {name: torch.empty(3, device="meta") for name in ("mean", "std")}
+    crops = torch.empty(2, 224, 224, 3, dtype=torch.uint8, device="meta")
+    values = torch.empty(2, table(untouched(2)).shape[1], device="meta")
+    with compiled(photometric_kernels, ["_contrast_mean", "_colours", "_blurred"], capability) as kernels:
+        for dtype in (torch.float32, torch.bfloat16):
+            photometric_kernels.launch(crops, values, **like, dtype=dtype, recolors=True, blurs=True)
+        photometric_kernels.launch(crops, values, **like, dtype=torch.bfloat16, recolors=False, blurs=False)
+    assert {name: len(kernel.ptx) for name, kernel in kernels.items()} == {
+        "_contrast_mean": 2,
+        "_colours": 3,
+        "_blurred": 4,
+    }

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from dinov3.models.build import vit_tiny
-from dinov3.models.rope import RopePositionEmbedding, RopeTable, Rotation
+from dinov3.models.rotary.embedding import RopePositionEmbedding, RopeTable, Rotation
 
 
 def rope(head_dim: int = 8, **settings: object) -> RopePositionEmbedding:
