@@ -73,13 +73,12 @@ def timed(report: SectionReport, settings: Settings, step: SyntheticStep, compil
 
 def recipe_of(letter: str, settings: Settings, device: torch.device) -> Recipe:
     """What the section trains here: the batch is halved until it should fit, or scaled as it was asked for."""
-    if settings.tiny:
-        tiny = Recipe(
-            "vit_small", 2, global_size=32, local_size=16, locals=2, prototypes=64, dtype="fp32", compile=False
-        )
-        return replace(tiny, more=TINY_MODEL)
     recipe = RECIPES[letter]
-    recipe = replace(recipe, more=recipe.more | dict(key.split("=", 1) for key in settings.keys))
+    more = recipe.more | dict(key.split("=", 1) for key in settings.keys)
+    if settings.tiny:
+        tiny = Recipe("vit_small", 2, global_size=32, local_size=16, locals=2, prototypes=64, dtype="fp32")
+        return replace(tiny, more=TINY_MODEL | more)
+    recipe = replace(recipe, more=more)
     if letter in "GH" and settings.arch:
         recipe = replace(recipe, arch=settings.arch)
     if settings.batch_scale != "auto":
@@ -150,6 +149,7 @@ def plain(step: SyntheticStep, row: Row, compilations: Compilations, count: int)
         "arch": recipe.arch,
         "batch": recipe.batch,
         "drop_path": recipe.drop_path,
+        "keys": [f"{k}={v}" for k, v in recipe.more.items() if k not in TINY_MODEL],
         "runs_in": step.precision.name,
         "seconds_per_step": round(middle, 5),
         "mean_seconds": round(sum(seconds) / len(seconds), 5),

@@ -11,7 +11,8 @@ Row = dict[str, Any]
 def tables(content: Row) -> str:
     """What a report says, ready for a README."""
     records: list[Row] = content["records"]
-    parts = [heading(records), speed_table(records), checks_table(records), parts_table(records), problems(records)]
+    parts = [heading(records), speed_table(records), checks_table(records), parts_table(records)]
+    parts += [forms_table(records), problems(records)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -55,8 +56,9 @@ def step_row(record: Row) -> list[Any]:
     official, compiled = record.get("official") or {}, record.get("compiled", {})
     reference_ms = official.get("seconds_per_step")
     batch = f" (batch {official['batch']})" if official and official["batch"] != record["batch"] else ""
+    keys = "".join(f", {key}" for key in record.get("keys", ()))
     return [
-        f"{record['arch']}, batch {record['batch']}, drop path {record['drop_path']}",
+        f"{record['arch']}, batch {record['batch']}, drop path {record['drop_path']}{keys}",
         round(record["seconds_per_step"] * 1e3, 1),
         record["images_per_second"],
         record["peak_gib"],
@@ -83,6 +85,17 @@ def checks_table(records: list[Row]) -> str:
 def parts_table(records: list[Row]) -> str:
     rows = [[r["item"], r["ms"], r["host_ms"]] for r in records if r["section"] == "H" and "ms" in r]
     return markdown(("part of a ViT-B step", "ms", "ms of the host"), rows) if rows else ""
+
+
+def forms_table(records: list[Row]) -> str:
+    """What section N found: each form's milliseconds, the faster of two turns."""
+    rows = []
+    for record in records:
+        names = [key.removesuffix("_ms_1") for key in record if key.endswith("_ms_1")]
+        cells = [f"{name} {min(record[f'{name}_ms_1'], record[f'{name}_ms_2'])}" for name in names]
+        if names:
+            rows.append([record["item"], *cells, f"{record['relative_difference']:.1e}"])
+    return markdown(("in another form", "ms now", "ms", "differs by"), rows) if rows else ""
 
 
 def problems(records: list[Row]) -> str:

@@ -11,6 +11,7 @@ from benchmarks.gpu_sections.child import run_section
 from benchmarks.gpu_sections.plan import SECTIONS, Settings
 from benchmarks.gpu_sections.report import Report, Row
 from benchmarks.gpu_sections.resume import difference
+from benchmarks.gpu_sections.speed import RECIPES
 from dinov3.runs.folder import RunFolder
 
 SLOW = {"D", "E", "F", "J", "K", "L", "M", "O"}  # they compile, or start processes that train; J to L and O are G again
@@ -34,6 +35,7 @@ def test_a_section_runs_in_its_tiny_form(letter: str, tmp_path: Path) -> None:
     assert sum(r["status"] == "ok" for r in records) >= (1 if letter in "EM" else 2 if letter == "N" else 3)
     speed = [r for r in records if r["item"] == "step"]
     assert len(speed) == (letter in "GIJKLO")
+    assert all(r["keys"] == [f"{k}={v}" for k, v in RECIPES[letter].more.items()] for r in speed)
     assert all({"recompiles", "limit_hits", "compile_seconds"} <= set(r["compiled"]) for r in speed)
 
 

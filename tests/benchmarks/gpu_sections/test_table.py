@@ -51,3 +51,12 @@ def test_what_did_not_end_well_is_listed_and_what_cannot_be_here_is_not() -> Non
 
 def test_a_report_without_a_record_has_a_text_too() -> None:
     assert tables({"records": []}) == "No section has run."
+
+
+def test_steps_that_differ_in_keys_and_other_forms_of_a_part_can_be_told_apart() -> None:
+    heads = {"section": "N", "item": "heads", "status": "ok", "relative_difference": 0.002, **KNOWN}
+    heads |= {"compiled_ms_1": 0.9, "kernels_ms_1": 0.5, "compiled_ms_2": 0.8, "kernels_ms_2": 0.6}
+    text = tables({"records": [step(), step(section="O", keys=["compute_precision.fused_rotation=true"]), heads]})
+    assert "| vit_base, batch 128, drop path 0.1 |" in text
+    assert "| vit_base, batch 128, drop path 0.1, compute_precision.fused_rotation=true |" in text
+    assert "| heads | compiled 0.8 | kernels 0.5 | 2.0e-03 |" in text
