@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,9 @@ from benchmarks.gpu_sections.report import NotHere, Row, SectionReport, device_o
 from benchmarks.measure import Compilations, PeakMemory, plain_steps, profile_steps, wait_for
 from benchmarks.reference import END_TO_END, GIB, TARGETS, official
 from benchmarks.synthetic_step import Recipe, SyntheticStep, crop_loader, shares
+from dinov3.data.feed import one_thread
+from dinov3.data.slot_writer import SampleWriter
+from dinov3.data.sources import open_dataset
 
 RECIPES = {"G": Recipe("vit_base", 128), "I": Recipe("vit_small", 256), "J": Recipe("vit_large", 128, drop_path=0.3)}
 RECIPES["K"] = replace(RECIPES["G"], more={"compute_precision.residual_dtype": "fp32"})
@@ -209,28 +212,56 @@ def end_to_end(
     workers = 0 if settings.tiny else max(1, (os.cpu_count() or 2) - 2)
     warmup = 1 if settings.tiny else END_TO_END_WARMUP
     first = WARMUP + PLAIN + WITH_PARTS + PROFILED
+    dataset = f"ImageFolder:root={folder}"
+    row["ms_an_image_of_a_worker_alone"] = alone(step.recipe, dataset, 4 if settings.tiny else 64)
     compilations.restart()
-    taken, started, waited = 0, 0.0, 0.0
-    with crop_loader(
-        step.recipe, f"ImageFolder:root={folder}", step.device, workers=workers, dtype=torch.float32
-    ) as loader:
+    taken, started, waited, busy = 0, 0.0, 0.0, 0.0
+    with crop_loader(step.recipe, dataset, step.device, workers=workers, dtype=torch.float32) as loader:
         for number in range(steps):
             if number == warmup:
                 wait_for(step.device)
-                started, waited = time.perf_counter(), loader.wait_seconds
+                started, waited, busy = time.perf_counter(), loader.wait_seconds, processor_seconds_of_workers()
             step.on(next(loader), first + number)
             taken += number >= warmup
             if number > warmup and report.left() < 3:
                 break
         wait_for(step.device)
-        elapsed = time.perf_counter() - started
+        elapsed, busy = time.perf_counter() - started, processor_seconds_of_workers() - busy
         row["data_wait"] = round((loader.wait_seconds - waited) / elapsed, 4)
     rate = taken * step.recipe.batch / elapsed
     row |= {"images_per_second": round(rate, 1), "steps": taken, "workers": workers, "compiled": compilations.figures()}
+    # as much as alone: the loader's workers wait, or are too few; more: the cores are not theirs, or are slower together
+    row["processor_ms_an_image"] = round(busy / (taken * step.recipe.batch) * 1e3, 3)
     if speed:
         row["of_step_rate"] = round(rate / speed["images_per_second"], 3)
         row["target"] = END_TO_END
         row["passed"] = settings.tiny or row["of_step_rate"] >= END_TO_END
+
+
+def alone(recipe: Recipe, dataset: str, images: int) -> float:
+    """Milliseconds of one process, with one thread, for an image: read, decoded, cut."""
+    cfg = replace(recipe, batch=images, more=recipe.more | {"train.dataset_path": dataset}).config()
+    writer = SampleWriter.from_config(cfg, open_dataset(dataset), 0, 1)
+    slot = torch.zeros(writer.resolutions.slot_bytes, dtype=torch.uint8)
+    with one_thread():
+        writer.fill(slot, 0, 0, images)
+        started = time.perf_counter()
+        writer.fill(slot, 0, 0, images)
+        return round((time.perf_counter() - started) / images * 1e3, 3)
+
+
+def processor_seconds_of_workers() -> float:
+    """Of all processes below this one; 0 where the system does not tell."""
+    parents, seconds = {}, {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            words = file.read_bytes().rpartition(b")")[2].split()
+            pid = int(file.parent.name)
+            parents[pid], seconds[pid] = int(words[1]), (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    below = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    return sum(seconds.get(pid, 0.0) for pid in below - {os.getpid()})
 
 
 def write_photographs(folder: Path, count: int, size: tuple[int, int]) -> None:

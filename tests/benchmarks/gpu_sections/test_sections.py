@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from benchmarks.gpu_sections.child import run_section
 from benchmarks.gpu_sections.plan import SECTIONS, Settings
 from benchmarks.gpu_sections.report import Report, Row
 from benchmarks.gpu_sections.resume import difference
-from benchmarks.gpu_sections.speed import RECIPES
+from benchmarks.gpu_sections.speed import RECIPES, processor_seconds_of_workers
 from dinov3.runs.folder import RunFolder
 
 SLOW = {"D", "E", "F", "J", "K", "L", "M", "O"}  # they compile, or start processes that train; J to L and O are G again
@@ -37,6 +39,18 @@ def test_a_section_runs_in_its_tiny_form(letter: str, tmp_path: Path) -> None:
     assert len(speed) == (letter in "GIJKLO")
     assert all(r["keys"] == [f"{k}={v}" for k, v in RECIPES[letter].more.items()] for r in speed)
     assert all({"recompiles", "limit_hits", "compile_seconds"} <= set(r["compiled"]) for r in speed)
+
+
+def test_processor_time_of_processes_below_this_one_is_counted() -> None:
+    before = processor_seconds_of_workers()
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(9**8)); print(1, flush=True); input()'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        spent = processor_seconds_of_workers() - before
+        process.stdin.write(b"\n")
+    assert spent > 0.1  # a grandchild's
 
 
 def test_the_device_feed_and_a_save_beside_training_are_checked(tmp_path: Path) -> None:
