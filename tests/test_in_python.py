@@ -65,12 +65,14 @@ def test_blocks_and_dotted_keys_are_the_words_of_a_command_line() -> None:
 
 
 def test_mistakes_are_raised_and_leave_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"optim\.lr"):
+    with pytest.raises(ConfigError, match=r"^dinov3\.train: optim\.lr: -1"):
         dinov3.train(out=tmp_path / "run", **{**TINY, "optim.lr": -1})
     with pytest.raises(DataError, match="no such"):
         dinov3.train("nowhere/at/all", tmp_path / "run")
     with pytest.raises(ConfigError, match="nothing says what to train"):
         dinov3.train()
+    with pytest.raises(ConfigError, match=r"^dinov3\.train: resume_from: contradicts resume=False"):
+        dinov3.train(out=tmp_path / "run", resume_from=tmp_path / "ckpt", resume=False, **TINY)
     with pytest.raises(FeatureError, match="taks"):
         dinov3.evaluate(tmp_path, tmp_path, taks="knn")
     assert list(tmp_path.iterdir()) == []

@@ -38,7 +38,9 @@ from dinov3.distributed.collectives import Group, broadcast_object
 from dinov3.distributed.context import is_main, rank, world_size
 from dinov3.runs import manifest
 from dinov3.runs.faults import Point, hit
+from dinov3.runs.folder import RunFolder
 from dinov3.runs.manifest import FORMAT_VERSION, describe_file, problem_with, quick_problem_with
+from dinov3.runs.run_id import known_run_id
 from dinov3.runs.step_folders import STEP, CheckpointError, step_folders, step_of
 from dinov3.system.files import flush
 
@@ -126,7 +128,7 @@ class Checkpointer:
         try:
             if main_process(lambda: final.exists() and problem_with(final) is None, self.group):
                 return
-            main_process(lambda: self._open(temporary, _bytes_of(tensors)), self.group)
+            main_process(lambda: self._open(temporary, _bytes_of(tensors), info.get("run")), self.group)
             every_process(lambda: save_tensors(tensors, temporary / "state", self.group), self.group)
             files = every_process(lambda: _seal_own(temporary / "state", step), self.group)
             merged = {k: v for part in files for k, v in part.items()}
@@ -136,8 +138,18 @@ class Checkpointer:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(f"{final}: not saved: {error}") from error
 
-    def _open(self, temporary: Path, size: int) -> None:
-        """Make the folder of a save when there is room for it: a disk that fills up under way costs minutes."""
+    def _open(self, temporary: Path, size: int, run: str | None) -> None:
+        """Make the folder of a save when there is room for it: a disk that fills up under way costs minutes.
+
+        ``run``: the id its folder had; None: not known. In another folder of that name the state would belong to nothing.
+        """
+        known = known_run_id(RunFolder(self.folder.parent))
+        if run is not None and known is None and not self.folder.exists():
+            raise OSError(
+                errno.ENOENT, "the run folder was moved or removed: put it back and run the same command again"
+            )
+        if None not in (run, known) and run != known:
+            raise OSError(errno.EEXIST, f"the folder is that of another run now ({known}, this is {run})")
         self.folder.mkdir(parents=True, exist_ok=True)
         free = os.statvfs(self.folder)
         have, need = free.f_bavail * free.f_frsize, int(MARGIN * size)

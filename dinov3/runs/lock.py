@@ -139,6 +139,10 @@ class RunLock:
                 if owner := self._taken_by():
                     self._end(owner)
                 self._write_lease(beat)
+            except FileNotFoundError:
+                log.warning(
+                    "%s: is not there any more: put it back, or the next checkpoint cannot be saved", self.path.parent
+                )
             except OSError as error:  # a full disk is for the next checkpoint to report
                 log.warning("%s: %s", self.lease, error)
 

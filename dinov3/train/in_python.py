@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dinov3.config.arguments import COMMAND_LINE
+from dinov3.config.errors import ConfigError
 from dinov3.config.recipes import config_file
 from dinov3.data.sources import parse_dataset
 from dinov3.engine.command import check_arguments
@@ -57,10 +59,10 @@ def train(
         multi_distillation=False,
         opts=[*([] if data is None else [_data_word(str(data), recipe)]), *override_words(overrides)],
     )
-    check_arguments(args)
     from dinov3.distributed.context import teardown
 
-    with _guest():
+    with _said_of_the_call(), _guest():
+        check_arguments(args)
         try:
             code, path = _run(args)
         finally:
@@ -102,6 +104,19 @@ def override_words(overrides: Mapping[str, Any], prefix: str = "") -> list[str]:
             text = str(value) if isinstance(value, str | Path) else json.dumps(value, default=str)
             words.append(f"{prefix}{name}={text}")
     return words
+
+
+@contextlib.contextmanager
+def _said_of_the_call() -> Iterator[None]:
+    """What is wrong with a command line is wrong with an argument here."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.source != COMMAND_LINE:
+            raise
+        key = error.key.removeprefix("--").replace("-", "_") if error.key.startswith("--") else error.key
+        problem = error.problem.replace("--no-resume", "resume=False")
+        raise ConfigError("dinov3.train", key, problem) from None
 
 
 @contextlib.contextmanager

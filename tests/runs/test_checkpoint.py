@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from dinov3.runs.checkpoint import Checkpointer, load_tensors, read_tensors
+from dinov3.runs.folder import RUN_ID, RunFolder
 from dinov3.runs.manifest import problem_with
+from dinov3.runs.run_id import run_id
 from dinov3.runs.step_folders import CheckpointError, newest_valid, own_step_folders, step_folders
 
 
@@ -140,6 +143,27 @@ def test_a_failed_save_leaves_the_previous_checkpoint_and_nothing_partial(tmp_pa
     assert problem_with(good) is None
 
 
+@pytest.mark.parametrize("other", [None, "another"])
+def test_nothing_is_saved_in_the_place_of_a_run_folder_that_was_moved_away(tmp_path: Path, other: str | None) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    writer = Checkpointer(run, max_to_keep=3, keep_every=None)
+    writer.tidy(None)
+    info = {"run": run_id(RunFolder(run))}
+    writer.save(1, state(), info, lambda f: None)
+    (run / RUN_ID).unlink()
+    writer.save(2, state(), info, lambda f: None)  # that file alone is no reason to lose steps
+    run.rename(tmp_path / "elsewhere")
+    if other is not None:
+        run.mkdir()
+        run_id(RunFolder(run), other)
+    before = sorted(tmp_path.rglob("*"))
+    said = "was moved or removed: put it back" if other is None else f"another run now (another, this is {info['run']})"
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        writer.save(3, state(), info, lambda f: None)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_left_overs_of_a_killed_save_are_removed_at_the_next_start(tmp_path: Path) -> None:
     (tmp_path / "ckpt" / ".tmp-00000009.1").mkdir(parents=True)
     save(tmp_path, 1)
@@ -199,4 +223,6 @@ def test_a_checkpoint_of_before_runs_had_names_is_taken(tmp_path: Path) -> None:
 
 def write_of(run: Path, step: int, run_id: str) -> Path:
     info = {"counters": {"step": step, "samples": 8 * step}, "run": run_id}
-    return Checkpointer(run, max_to_keep=3, keep_every=None).save(step, state(step), info, lambda f: None).folder
+    writer = Checkpointer(run, max_to_keep=3, keep_every=None)
+    writer.tidy(None)
+    return writer.save(step, state(step), info, lambda f: None).folder

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,19 @@ def test_whatever_a_lease_holds_its_holder_is_gone_when_it_stays(content: bytes,
     with RunLock(tmp_path / "run"):
         pass
     assert not (tmp_path / "run" / ".lease").exists()
+
+
+def test_a_folder_that_is_moved_away_while_it_is_held_is_said_to_be_gone(
+    tmp_path: Path, quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    with lock.RunLock(run):
+        run.rename(tmp_path / "elsewhere")
+        end = time.monotonic() + 30
+        while not caplog.messages and time.monotonic() < end:
+            time.sleep(0.02)
+        assert (
+            caplog.messages[0] == f"{run}: is not there any more: put it back, or the next checkpoint cannot be saved"
+        )
+        assert not run.exists()
+        (tmp_path / "elsewhere").rename(run)
