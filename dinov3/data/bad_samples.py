@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class BadSampleLog:
         if not number:
             return None
         images = "1 image was" if number == 1 else f"{number:,} images were"
-        return f"{images} unreadable and replaced by others: listed with the reasons in {shown(str(self.path))}"
+        return f"{images} unreadable and left out: listed with the reasons in {shown(str(self.path))}"
 
     def _catch_up(self) -> None:
         """Learn the names that this or another process has written; a half-written last line waits."""
@@ -64,6 +65,17 @@ class BadSampleLog:
                 self._read += len(line)
                 with contextlib.suppress(ValueError, RecursionError, LookupError, TypeError):  # half a line, or noise
                     self._names.add(json.loads(line)["name"])
+
+
+def left_out_note(bad: Sequence[BadSample], images: int, data: str, lost: str = "") -> list[str]:
+    """A note on images of ``data``, ``images`` in all, that could not be read and are in no score; none when all could.
+
+    ``lost``: more on which they are.
+    """
+    if not bad:
+        return []
+    of = "1 image is" if len(bad) == 1 else f"{len(bad):,} of {images:,} images are"
+    return [f"note: {data}: {of} unreadable and in no score{lost}; the first, {shown(bad[0].name)}: {bad[0].reason}"]
 
 
 def raise_limit(limit: float) -> str:

@@ -13,7 +13,7 @@ import torch
 from dinov3.data.sources import parse_dataset
 from dinov3.distributed import context
 from dinov3.eval.knn import knn_predict
-from dinov3.eval.labelled import Labelled, hold_out, labelled_features, same_classes
+from dinov3.eval.labelled import Labelled, hold_out, in_both, labelled_features, same_classes
 from dinov3.eval.linear import LEARNING_RATES, fit_linear
 from dinov3.eval.logreg import fit_logreg
 from dinov3.features.cache import FeatureKind, weights_digest
@@ -94,6 +94,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pool", default="cls", choices=POOLED)
     parser.add_argument("--out", type=expanded, help="JSON file for the results")
+    parser.add_argument(
+        "--max-bad-frac",
+        type=float,
+        default=0.01,
+        help="share of unreadable images that ends the command (default 0.01)",
+    )
     parser.add_argument("--cache", type=expanded, help="folder of feature sets (default: in the user's cache folder)")
 
 
@@ -109,7 +115,8 @@ def execute_labelled(args: argparse.Namespace) -> int:
     sources = {text: parse_dataset(text) for text in (args.train, args.test) if text is not None}
     extractor = extractor_from(args)
     kind, cache = FeatureKind(pool=args.pool), cache_folder(args.cache)
-    sets = {t: labelled_features(extractor, s, t, kind, cache) for t, s in sources.items()}
+    most = args.max_bad_frac
+    sets = {t: labelled_features(extractor, s, t, kind, cache, max_bad_frac=most) for t, s in sources.items()}
     if context.is_main():
         train, test = hold_out(sets[args.train]) if args.test is None else (sets[args.train], sets[args.test])
         test = same_classes(train, test)
@@ -132,6 +139,7 @@ def execute_labelled(args: argparse.Namespace) -> int:
             "pool": args.pool,
             "preprocess": extractor.preprocess.describe(),
             "scores": scores,
+            "notes": [*(note for one in sets.values() for note in one.notes), *in_both(train, test)],
         }
         print(table(report))
         keep_scores(args.weights, report)
@@ -221,4 +229,4 @@ def table(report: dict[str, Any]) -> str:
             f"to compare: always the commonest class {100 * held['commonest_class']:.2f} %; one standard error of these "
             f"{images['test']:,} images is at most {100 * held['standard_error']:.1f} points"
         )
-    return "\n".join([head, *lines])
+    return "\n".join([head, *lines, *report.get("notes", ())])

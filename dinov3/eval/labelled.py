@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dinov3.data.bad_samples import BadSample, left_out_note
 from dinov3.data.errors import DataError
 from dinov3.data.sources import Source
 from dinov3.data.storage.labels import every_label, matched_classes, names_in, no_such_classes
@@ -24,16 +25,27 @@ class Labelled:
     features: Tensor
     labels: Tensor
     classes: list[str] | None
+    notes: list[str] = field(default_factory=list)  # on images that could not be read
 
 
 def labelled_features(
-    extractor: FeatureExtractor, source: Source, text: str, kind: FeatureKind, cache: Path
+    extractor: FeatureExtractor,
+    source: Source,
+    text: str,
+    kind: FeatureKind,
+    cache: Path,
+    *,
+    max_bad_frac: float = 0.01,
 ) -> Labelled:
-    """Features of a labelled source, from ``cache`` when they are there. DataError for images without a label."""
+    """Features of a labelled source, from ``cache`` when they are there. DataError for images without a label,
+    TooManyBadSamples when more than ``max_bad_frac`` of them cannot be read.
+    """
     every_label(source, text, "evaluation needs class subfolders or labels")
-    features, labels = cached_features(extractor, source, cache, kind).pooled()
+    found = cached_features(extractor, source, cache, kind, max_bad_frac=max_bad_frac)
+    features, labels = found.pooled()
     assert labels is not None
-    return Labelled(features, labels, names_in(source))
+    bad = [BadSample(**row) for row in found.manifest["skipped"]]
+    return Labelled(features, labels, names_in(source), left_out_note(bad, len(source), text))
 
 
 def same_classes(train: Labelled, test: Labelled) -> Labelled:
@@ -46,6 +58,17 @@ def same_classes(train: Labelled, test: Labelled) -> Labelled:
     if one_has_numbers and (new := sorted(set(labels.tolist()) - set(train.labels.tolist()))):
         raise no_such_classes("the test set", new)
     return Labelled(test.features, labels, train.classes)
+
+
+def in_both(train: Labelled, test: Labelled) -> list[str]:
+    """A note on test images whose features are those of a training image to the last bit: the same image, most likely."""
+    known = {row.tobytes() for row in train.features.numpy()}
+    shared = sum(row.tobytes() in known for row in test.features.numpy())
+    if not shared:
+        return []
+    return [
+        f"note: {shared:,} of {len(test.labels):,} test images have exactly the features of a training image: the same images?"
+    ]
 
 
 def hold_out(everything: Labelled) -> tuple[Labelled, Labelled]:

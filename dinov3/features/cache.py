@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dinov3.data.bad_samples import BadSample
+from dinov3.data.bad_samples import BadSample, raise_limit
 from dinov3.data.errors import TooManyBadSamples
 from dinov3.data.sources import Source
 from dinov3.distributed import context
@@ -262,7 +262,7 @@ def _finish(out: Path, key: dict[str, Any], names: list[str], images: int, max_b
     if len(skipped) > max_bad_frac * images:
         raise TooManyBadSamples(
             f"{len(skipped)} of {images} images are unreadable, the first {skipped[0]['name']}: {skipped[0]['reason']}; "
-            f"mend the data or raise --max-bad-frac ({max_bad_frac:g})"
+            f"{raise_limit(max_bad_frac)}"
         )
     shards = [{k: v for k, v in shard.items() if k != "skipped"} for shard in shards]
     write_manifest(out, key, images - len(skipped), skipped, shards)

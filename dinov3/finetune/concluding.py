@@ -14,6 +14,7 @@ from dinov3.finetune.classifier import Classifier
 from dinov3.finetune.classifier_file import ABOUT, FORMAT, VERSION, load_classifier, place_folder, read_about
 from dinov3.finetune.curves import draw_curves, has_curves
 from dinov3.finetune.errors import FinetuneError
+from dinov3.finetune.labelled import unreadable
 from dinov3.finetune.metrics import metrics
 from dinov3.finetune.predictions import Predicted, write_predictions
 from dinov3.finetune.results import CALIBRATED, CURVES, PREDICTIONS, RESULTS, finite, scores
@@ -75,7 +76,9 @@ def _results(
 ) -> dict[str, Any]:
     cfg = job.cfg
     sets: dict[str, Any] = {}
+    notes = [*job.notes]
     for name, one in scored.items():
+        notes += unreadable(job.data[2][name], one.skipped, one.images)
         p = one.probabilities()
         with job.progress.beside(f"intervals of {name}"):
             found = scores(p, one.labels, resamples=cfg.evaluation.bootstrap, seed=cfg.train.seed)
@@ -105,5 +108,5 @@ def _results(
         "temperature": None if fitted is None else {"value": fitted.temperature, "at_bound": fitted.at_bound},
         "parameters": sum(p.numel() for p in classifier.parameters()),
         "sets": sets,
-        "notes": job.notes,
+        "notes": notes,
     }

@@ -16,7 +16,7 @@ from dinov3.finetune.classifier import Classifier
 from dinov3.finetune.classifier_file import About, folder_of, load_classifier
 from dinov3.finetune.curves import draw_curves, has_curves
 from dinov3.finetune.errors import FinetuneError
-from dinov3.finetune.labelled import LabelledSet, checked_labels, open_labelled, with_numbers_of
+from dinov3.finetune.labelled import LabelledSet, checked_labels, open_labelled, unreadable, with_numbers_of
 from dinov3.finetune.metrics import metrics
 from dinov3.finetune.predictions import Predicted, write_predictions
 from dinov3.finetune.results import (
@@ -65,6 +65,7 @@ def evaluate(asked: Asked) -> int:
     views, labelled = _fed(asked, classifier, about)
     notes = _doubts(asked, classifier, about, views, labelled)
     one = _scored(asked, classifier, views, labelled)
+    notes += unreadable(labelled, one.skipped, one.images)
     p = one.probabilities()
     results = {**_results(asked, classifier, about, one), "notes": notes}
     name: str = results["run"]

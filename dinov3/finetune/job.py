@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from dinov3.config.errors import ConfigError
 from dinov3.data.bad_samples import BadSampleLog
-from dinov3.data.decode import Reading
+from dinov3.data.decode import Reading, read_image
 from dinov3.data.sources.imagefolder import refuse_output_inside
 from dinov3.distributed import context
 from dinov3.distributed.agreement import main_decides
@@ -30,6 +31,7 @@ from dinov3.finetune.classifier import Classifier, label_of
 from dinov3.finetune.classifier_file import write_classifier
 from dinov3.finetune.concluding import conclude
 from dinov3.finetune.config import ClassifyConfig
+from dinov3.finetune.headed.over import check_sample
 from dinov3.finetune.labelled import LabelledSet, classes_missing, open_beside, open_training, shared_with
 from dinov3.finetune.scoring import Scored, Scorer
 from dinov3.finetune.stream import FeatureStream, ImageStream, LabelledBatch, Places
@@ -75,8 +77,16 @@ class FinetuneJob(Job[LabelledBatch]):
                 others[name] = other
             for opened in (train, *others.values()):
                 refuse_output_inside(opened.source, self.run.path)
+            for name, other in others.items():
+                self._check_readable(other, f"evaluation.{name}: {other.text}")
             self._opened = train, classes, others
         return self._opened
+
+    def _check_readable(self, other: LabelledSet, where: str) -> None:
+        """DataError when more of a sample is unreadable than ``data.max_bad_frac`` allows: its scores come after training."""
+        reading = Reading.from_config(self.cfg)
+        read = partial(read_image, other.source, reading=reading)
+        check_sample(len(other), read, other.source.name, where, self.cfg.data.max_bad_frac)
 
     def open_data(self) -> str:
         """The images' content and their classes: other labels are other data."""
@@ -136,6 +146,8 @@ class FinetuneJob(Job[LabelledBatch]):
         batch, seed = cfg.train.batch_size_per_gpu, cfg.train.seed
         if task.on_features:
             cached = self._features("train", train, task)
+            for bad in cached.skipped if context.is_main() else ():
+                bad_samples(bad)
             places = Places(len(cached.labels), seed, counters.samples, batch)
             return FeatureStream(cached.features, cached.labels, cached.name_of, places)
         return ImageStream(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dinov3.data.bad_samples import BadSample, left_out_note
 from dinov3.data.decode import Stored, read_stored
 from dinov3.data.errors import BadImage, DataError
 from dinov3.data.sources import Source, parse_dataset
@@ -128,6 +130,18 @@ def classes_missing(train: LabelledSet, other: LabelledSet, key: str) -> list[st
         return []
     said = ", ".join(repr(train.names[one]) if train.names else str(one) for one in missing[:SHOWN])
     return [f"note: {key} has no image of {said}{', …' * (len(missing) > SHOWN)}: its scores are of the other classes"]
+
+
+def unreadable(labelled: LabelledSet, bad: Sequence[BadSample], kept: NDArray[np.int64]) -> list[str]:
+    """A note on images of ``labelled`` that no score is of, and on the classes they are of; ``kept``: the others' places."""
+    lost = np.delete(labelled.labels, kept)
+    classes, counts = np.unique(lost, return_counts=True)
+    rows = sorted(zip(counts.tolist(), classes.tolist(), strict=True), reverse=True)[:SHOWN]
+    said = ", ".join(
+        f"{count:,} of {int((labelled.labels == label).sum()):,} of {labelled.names[label] if labelled.names else label!r}"
+        for count, label in rows
+    )
+    return left_out_note(bad, len(labelled), labelled.text, f" ({said})")
 
 
 def _digest(stored: Stored) -> bytes:

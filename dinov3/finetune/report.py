@@ -12,7 +12,7 @@ from dinov3.finetune.curves import draw_curves, has_curves
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.kinds import CLASSIFIER, JUDGED
 from dinov3.finetune.predictions import Predicted, read_predictions
-from dinov3.finetune.results import PREDICTIONS, RESULTS, Results, positive_of, read_results, shown
+from dinov3.finetune.results import PREDICTIONS, RESULTS, Results, notes_of, positive_of, read_results, shown
 from dinov3.runs.output import check_output_file
 from dinov3.system.columns import aligned
 from dinov3.system.files import write_whole
@@ -39,6 +39,7 @@ class Section(NamedTuple):
     title: str
     rows: list[list[str]]
     picture: Html
+    notes: Sequence[str] = ()
 
 
 def report(runs: Sequence[Path], out: Path | None) -> int:
@@ -49,7 +50,7 @@ def report(runs: Sequence[Path], out: Path | None) -> int:
         check_output_file(out, "--out")
     sections = list(_sections(runs))
     for section in sections:
-        print(f"{section.title}\n{aligned(section.rows)}")
+        print("\n".join([section.title, aligned(section.rows), *section.notes]))
     if out is not None:
         write_whole(out, markup(PAGE, STYLE, joined(_html(section) for section in sections)))
         print(f"page: {out}")
@@ -64,7 +65,8 @@ def _sections(runs: Sequence[Path]) -> Iterator[Section]:
     found = [(path, read_results(path / RESULTS)) for path in by_room.pop(CLASSIFIER, [])]
     for part in ("test", "validation"):
         if any(part in results["sets"] for _, results in found):
-            yield Section(f"{part}, with 95 % intervals", rows_of(found, part), _picture(found, part))
+            notes = [f"{path.resolve().name}: {note}" for path, results in found for note in notes_of(results)]
+            yield Section(f"{part}, with 95 % intervals", rows_of(found, part), _picture(found, part), notes)
     for room, paths in by_room.items():
         yield _judged(import_module(f"{room}.evaluate").JUDGE, paths)
 
@@ -113,7 +115,7 @@ def _html(section: Section) -> Html:
     heads = joined((markup("<th>{}</th>", cell) for cell in head), "")
     rows = joined((markup("<tr>{}</tr>", joined((markup("<td>{}</td>", c) for c in row), "")) for row in body), "")
     table = markup('<h2>{}</h2><div class="wide"><table><tr>{}</tr>{}</table></div>', section.title, heads, rows)
-    return joined([table, section.picture])
+    return joined([table, *(markup("<p>{}</p>", note) for note in section.notes), section.picture])
 
 
 def _picture(found: Sequence[tuple[Path, Results]], part: str) -> Html:

@@ -71,8 +71,15 @@ def sentence_of(results: Results) -> str:
         f"{name}: AUROC {shown(part['scores']['AUROC'])}, balanced accuracy {shown(part['scores']['BalancedAcc'])}"
         for name, part in results["sets"].items()
     ]
+    parts = parts or ["no validation and no test images: no scores"]
     positive = f", positive {positive_of(results)!r}" if positive_of(results) else ""
     return f"{results['label']}{', 8 views' if results['tta'] else ''}{positive}; " + "; ".join(parts)
+
+
+def notes_of(results: Results) -> list[str]:
+    """What makes the scores mean something else than they seem to, a sentence each."""
+    notes = results.get("notes")
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
 
 
 def positive_of(results: Results) -> str:

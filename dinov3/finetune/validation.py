@@ -13,7 +13,7 @@ import numpy as np
 from dinov3.engine.look import Look, Row
 from dinov3.finetune.config import ClassifyConfig
 from dinov3.finetune.metrics import metrics
-from dinov3.finetune.results import RESULTS, finite, read_results, sentence_of
+from dinov3.finetune.results import RESULTS, finite, notes_of, read_results, sentence_of
 from dinov3.finetune.scoring import Scored
 from dinov3.finetune.selection import PREFIX, best, keep_if_best
 from dinov3.runs.folder import RunFolder
@@ -83,4 +83,7 @@ class Conclusion(Look[Scene]):
 def result_lines(run: RunFolder) -> list[str]:
     """What a finished run says of its scores."""
     path = run.path / RESULTS
-    return [sentence_of(read_results(path))] if path.is_file() else []
+    if not path.is_file():
+        return []
+    results = read_results(path)
+    return [sentence_of(results), *notes_of(results)]

@@ -158,6 +158,8 @@ def _read_located(path: Path, *, heads: bool) -> ModelWeights:
     if not heads or not (weights.parent / "state").is_dir():
         return replace(read_model(weights), source=str(path))
     tensors = read_tensors(weights.parent / "state", prefix="model_ema.")
+    if not tensors:  # of a trainer that has no teacher, as fine-tuning's: the backbone it keeps is what there is
+        return replace(read_model(weights), source=str(path))
     raw = RawWeights(path, [weights.with_name("manifest.json")], tensors)  # it holds the sha256 of every file
     backbone = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
     others = {k: v for k, v in tensors.items() if not k.startswith("backbone.")}

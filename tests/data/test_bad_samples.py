@@ -70,9 +70,9 @@ def test_the_end_of_a_run_says_how_many_images_were_replaced_and_where_they_are_
     log = BadSampleLog(tmp_path / "bad_samples.jsonl")
     assert log.summary() is None
     log(BadSample("a", "x"))
-    assert log.summary() == f"1 image was unreadable and replaced by others: listed with the reasons in {log.path}"
+    assert log.summary() == f"1 image was unreadable and left out: listed with the reasons in {log.path}"
     BadSampleLog(log.path)(BadSample("b", "x"))  # another process
-    assert log.summary() == f"2 images were unreadable and replaced by others: listed with the reasons in {log.path}"
+    assert log.summary() == f"2 images were unreadable and left out: listed with the reasons in {log.path}"
 
 
 def end_of(limit: float, share: float, batches: int = 200, batch: int = 50) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -70,14 +71,18 @@ def over(
 
 
 def check_sample(n: int, read: Callable[[int], object], name: Callable[[int], str], text: str, most_bad: float) -> None:
-    """DataError when more than the share ``most_bad`` of a sample of the ``n`` images of ``text`` cannot be used."""
+    """DataError when more than the share ``most_bad`` of a sample of the ``n`` images of ``text`` cannot be used.
+
+    Chance is allowed for where not all are looked at: three standard deviations.
+    """
     bad, indices = [], spread(n, CHECKED)
     for index in indices:
         try:
             read(index)
         except (BadImage, OSError) as error:
             bad.append(BadSample(name(index), str(error)))
-    if len(bad) > most_bad * len(indices):
+    expected = most_bad * len(indices)
+    if len(bad) > expected + (3 * math.sqrt(expected) if len(indices) < n else 0):
         raise DataError(
             f"{text}: {len(bad)} of {len(indices)} images cannot be used, the first {bad[0].name}: {bad[0].reason}; "
             f"{raise_limit(most_bad)}"
