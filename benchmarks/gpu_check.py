@@ -151,7 +151,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--budget", type=float, default=520, help="seconds for everything (default: 520)")
     parser.add_argument("--only", metavar="A,B", help="these sections")
     parser.add_argument("--skip", metavar="A,B", help="all but these sections")
-    parser.add_argument("--arch", help="architecture of sections G and H instead of vit_base")
+    parser.add_argument("--arch", help="architecture instead of vit_base")
     parser.add_argument(
         "--batch-scale", default="auto", help="factor of the batch sizes; auto: halved until they should fit"
     )
@@ -162,7 +162,7 @@ def arguments() -> argparse.ArgumentParser:
         "--cache", type=Path, help="folder where compiled code is kept from one call to the next: your own"
     )
     parser.add_argument(
-        "keys", nargs="*", metavar="key=value", help="keys of the config for what sections G to J train"
+        "keys", nargs="*", metavar="key=value", help="keys of the config for what the sections of steps train"
     )
     return parser
 

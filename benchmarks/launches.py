@@ -2,9 +2,9 @@
 
     python benchmarks/launches.py --arch vit_small --batch 2 --prototypes 1024
 
-On a CPU every operator that computes and every loop that the compiler writes stands for a kernel of a GPU; views and
-allocations are not counted. Both forms are profiled over the same step: eager and plain as on a CPU, then compiled and
-fused as on a GPU (``compute_precision.fused=always``, ``torch.compile`` by inductor). Compiling takes minutes.
+Counted on a CPU: every operator that computes and every loop that the compiler writes stands for a kernel of a GPU; views
+and allocations are not counted. The same step in the two forms it has on a GPU, all tokens computed: eager and plain
+(``compute_precision.fused=never``), then compiled and fused. Compiling takes minutes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import print_row
 from benchmarks.synthetic_step import Recipe, SyntheticStep
+from dinov3.models.backbone import Backbone
+from dinov3.models.execution import execution_of
 from dinov3.train.parallelize import compile_module
 
 TINY = {"global_size": 64, "local_size": 32, "locals": 2}
@@ -64,6 +66,9 @@ def launches(recipe: Recipe, *, compiled: bool) -> dict[str, Any]:
     found = torch._dynamo.utils.counters
     found.clear()
     step = SyntheticStep(recipe, torch.device("cpu"))
+    cfg = step.model.cfg
+    for model in (step.model.student, step.model.model_ema):
+        cast(Backbone, model["backbone"]).set_execution(execution_of(cfg, "cuda"))
     if compiled:
         for module in (*step.model.student.values(), *step.model.model_ema.values()):
             compile_module(module, in_blocks=False)

@@ -63,10 +63,10 @@ class Settings:
     out: str  # the JSON
     folder: str  # for what a section writes beside it; removed at the end
     turns: str = ""  # folder of the group's ``Turn``, from the parent; empty: the section runs by itself
-    arch: str | None = None  # of sections G and H instead of vit_base
+    arch: str | None = None  # instead of vit_base
     batch_scale: str = "auto"  # or a number
     cache: str | None = None  # folder of compile caches kept from call to call
-    keys: tuple[str, ...] = ()  # key=value of the config, for what sections G to J train
+    keys: tuple[str, ...] = ()  # key=value of the config, for what the sections of steps train
     golden: str = "tests/golden/data"
     cifar: str | None = None  # folder of CIFAR-10 in tar shards, for section M
     seconds: float = 0.0  # a section should end after this time

@@ -82,7 +82,7 @@ def recipe_of(letter: str, settings: Settings, device: torch.device) -> Recipe:
         tiny = Recipe("vit_small", 2, global_size=32, local_size=16, locals=2, prototypes=64, dtype="fp32")
         return replace(tiny, more=TINY_MODEL | more)
     recipe = replace(recipe, more=more)
-    if letter in "GH" and settings.arch:
+    if letter in "GHKLO" and settings.arch:
         recipe = replace(recipe, arch=settings.arch)
     if settings.batch_scale != "auto":
         return replace(recipe, batch=max(1, round(recipe.batch * float(settings.batch_scale))))
@@ -152,7 +152,7 @@ def plain(step: SyntheticStep, row: Row, compilations: Compilations, count: int)
         "arch": recipe.arch,
         "batch": recipe.batch,
         "drop_path": recipe.drop_path,
-        "keys": [f"{k}={v}" for k, v in recipe.more.items() if k not in TINY_MODEL],
+        "keys": [f"{k}={v}" for k, v in recipe.more.items() if TINY_MODEL.get(k) != v],
         "runs_in": step.precision.name,
         "seconds_per_step": round(middle, 5),
         "mean_seconds": round(sum(seconds) / len(seconds), 5),
@@ -231,7 +231,7 @@ def end_to_end(
     rate = taken * step.recipe.batch / elapsed
     row |= {"images_per_second": round(rate, 1), "steps": taken, "workers": workers, "compiled": compilations.figures()}
     # as much as alone: the loader's workers wait, or are too few; more: the cores are not theirs, or are slower together
-    row["processor_ms_an_image"] = round(busy / (taken * step.recipe.batch) * 1e3, 3)
+    row["processor_ms_an_image"] = round(busy / (taken * step.recipe.batch) * 1e3, 3) if busy else None
     if speed:
         row["of_step_rate"] = round(rate / speed["images_per_second"], 3)
         row["target"] = END_TO_END
@@ -239,15 +239,15 @@ def end_to_end(
 
 
 def alone(recipe: Recipe, dataset: str, images: int) -> float:
-    """Milliseconds of one process, with one thread, for an image: read, decoded, cut."""
+    """Milliseconds of the processor that one process, with one thread, needs for an image: read, decoded, cut."""
     cfg = replace(recipe, batch=images, more=recipe.more | {"train.dataset_path": dataset}).config()
     writer = SampleWriter.from_config(cfg, open_dataset(dataset), 0, 1)
     slot = torch.zeros(writer.resolutions.slot_bytes, dtype=torch.uint8)
     with one_thread():
         writer.fill(slot, 0, 0, images)
-        started = time.perf_counter()
+        started = time.process_time()
         writer.fill(slot, 0, 0, images)
-        return round((time.perf_counter() - started) / images * 1e3, 3)
+        return round((time.process_time() - started) / images * 1e3, 3)
 
 
 def processor_seconds_of_workers() -> float:

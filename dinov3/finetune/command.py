@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-from dinov3.config.errors import ConfigError
 from dinov3.engine import command
 from dinov3.finetune.kinds import kind_of, room_of
+from dinov3.system.errors import UsageError
 from dinov3.system.paths import expanded
 
 WORDS = ("report", "evaluate", "export")
@@ -47,7 +47,7 @@ def execute(args: argparse.Namespace) -> int:
         from dinov3.finetune.evaluate import Asked
 
         if len(paths) != 1 or args.data is None or args.out is None:
-            raise ConfigError("command line", word, "needs one classifier, --data and --out")
+            raise UsageError("finetune evaluate: needs one classifier, --data and --out")
         limit = {} if args.max_bad_frac is None else {"max_bad_frac": args.max_bad_frac}
         asked = Asked(paths[0], args.data, args.out, args.backbone, args.tta, **limit)
         evaluate = import_module(f"{room_of(paths[0])}.evaluate").evaluate
@@ -56,14 +56,14 @@ def execute(args: argparse.Namespace) -> int:
         from dinov3.finetune.headed.graph import export
 
         if len(paths) != 1 or args.out is None:
-            raise ConfigError("command line", word, "needs one run of `dinov3 finetune` and --out FILE.onnx")
+            raise UsageError("finetune export: needs one run of `dinov3 finetune` and --out FILE.onnx")
         print("\n".join(export(import_module(f"{room_of(paths[0])}.graph").graph_of(paths[0]), args.out)))
         return 0
     return kind_of(args.config_file, args.opts).execute(args)
 
 
 def _refuse_idle(args: argparse.Namespace, word: str) -> None:
-    """ConfigError for an option that would do nothing."""
+    """UsageError for an option that would do nothing."""
     given = {
         name
         for name in (*TRAINING, *OWN["evaluate"])
@@ -76,4 +76,4 @@ def _refuse_idle(args: argparse.Namespace, word: str) -> None:
             if word
             else "is for `report`, `evaluate` or `export`: a run's folder is --output-dir"
         )
-        raise ConfigError("command line", option, what)
+        raise UsageError(f"finetune: {option}: {what}")

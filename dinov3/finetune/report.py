@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinov3.finetune.curves import draw_curves, has_curves
-from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.kinds import CLASSIFIER, JUDGED
 from dinov3.finetune.predictions import Predicted, read_predictions
 from dinov3.finetune.results import PREDICTIONS, RESULTS, Results, notes_of, positive_of, read_results, shown
 from dinov3.runs.output import check_output_file
 from dinov3.system.columns import aligned
+from dinov3.system.errors import UsageError
 from dinov3.system.files import write_whole
 from dinov3.system.html import Html, embedded, joined, markup
 from dinov3.system.json_file import JsonError, read_object
@@ -43,9 +43,9 @@ class Section(NamedTuple):
 
 
 def report(runs: Sequence[Path], out: Path | None) -> int:
-    """Print the tables; write the page to ``out``. FinetuneError without runs, or for one that is not finished."""
+    """Print the tables; write the page to ``out``. UsageError without runs, FinetuneError for one that is not finished."""
     if not runs:
-        raise FinetuneError("report: give the folders of finished runs")
+        raise UsageError("finetune report: give the folders of finished runs")
     if out is not None:
         check_output_file(out, "--out")
     sections = list(_sections(runs))

@@ -80,6 +80,10 @@ class SelfAttention(Executed):
         """The last matrix over entries ``[N, T, D]``, times ``gamma [D]``: ``[S, D]``."""
         return pack([scaled(self.proj, entry, gamma) for entry in entries])
 
+    def join_at_once(self, *entries: Tensor, gamma: Tensor | None = None) -> Tensor:
+        """``join`` with one product at its end, in front of which recomputation stops."""
+        return scaled(self.proj, pack(entries), gamma)
+
     def heads(self, qkv: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both rotated) and values, [N, heads, T, D_head] each, of projected tokens ``qkv`` [N, T, 3*D]."""
         if self.execution.fused_rotation and torch.is_grad_enabled():

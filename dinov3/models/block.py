@@ -14,7 +14,7 @@ from dinov3.models.checkpointing import CheckpointedBlock, computed_again
 from dinov3.models.execution import Executed
 from dinov3.models.ffn import FFN_LAYERS
 from dinov3.models.norms import NORM_LAYERS
-from dinov3.models.packing import Kept, Sizes, pack
+from dinov3.models.packing import Kept, Sizes, pack, unpack
 from dinov3.models.rotary.embedding import Rotation
 from dinov3.models.vit_config import VitConfig
 
@@ -105,8 +105,8 @@ class Block(CheckpointedBlock, Executed):
     def _attend_in_pieces(
         self, x: Tensor, seen: _Seen, sizes: Sizes, rotations: Sequence[Rotation], gamma: Tensor | None
     ) -> Tensor:
-        entries = computed_again(lambda x: self.attn.project(seen(x), sizes), x)
-        return computed_again(partial(self.attn.join, gamma=gamma), *self.attn.attend(entries, rotations))
+        entries = unpack(computed_again(lambda x: self.attn.qkv(seen(x)), x), sizes)
+        return computed_again(partial(self.attn.join_at_once, gamma=gamma), *self.attn.attend(entries, rotations))
 
     def _feed_in_pieces(self, x: Tensor, seen: _Seen, gamma: Tensor | None) -> Tensor:
         wide = computed_again(lambda x: self.mlp.widen(seen(x)), x)

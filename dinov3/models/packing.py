@@ -1,6 +1,6 @@
 """Crops of several sizes as one token matrix, and the choice of samples that drop path keeps.
 
-Every Linear, norm and FFN runs once over the packed matrix; only attention looks at the entries one by one.
+Norms and FFN run once over the packed matrix; attention, with its two matrices, looks at the entries one by one.
 """
 
 from __future__ import annotations

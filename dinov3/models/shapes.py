@@ -40,7 +40,7 @@ class SplitQkv(nn.Module):
         self.q, self.k, self.v = q, k, v
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((self.q(x), self.k(x), self.v(x)), dim=-1)  # [S, 3 * heads * D_head]
+        return torch.cat((self.q(x), self.k(x), self.v(x)), dim=-1)  # [..., 3 * heads * D_head]
 
 
 def ffn_names(ffn: nn.Module) -> tuple[str, ...]:

@@ -20,6 +20,12 @@ class Foreseeable(Exception):
     code: int = EXIT_CONFIG
 
 
+class UsageError(Foreseeable):
+    """Words that a command does not take, or one that it lacks."""
+
+    code = EXIT_USAGE
+
+
 def first_line(error: BaseException) -> str:
     """What another library says, in one line; the class of an error that says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

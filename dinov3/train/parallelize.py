@@ -16,6 +16,7 @@ from dinov3.distributed.parallel import Parallel, choose
 from dinov3.distributed.shard import compile_forward, shard
 from dinov3.engine.precision import DTYPES, Precision
 from dinov3.models import fp8
+from dinov3.models.attention import SelfAttention
 from dinov3.models.backbone import Backbone
 from dinov3.models.checkpointing import CheckpointedBlock
 from dinov3.models.execution import execution_of
@@ -51,7 +52,8 @@ def parallelize(cfg: Config, student: nn.ModuleDict, frozen: Sequence[nn.ModuleD
     for model in (student, *frozen):
         cast(Backbone, model["backbone"]).set_execution(execution_of(cfg, device))
     if cfg.compute_precision.fused_rotation:
-        done.append(rotation_line(device))
+        rotates = any(isinstance(part, SelfAttention) for part in student["backbone"].modules())
+        done.append(rotation_line(device) if rotates else "rotation: this backbone has none")
     if cfg.student.fp8_enabled:
         done.append(fp8_line(cfg, student["backbone"]))
     if train.cudagraphs and (device != "cuda" or parallel.shards):

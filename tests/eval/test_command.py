@@ -126,6 +126,33 @@ def test_scoring_on_the_training_images_is_refused(place: Path, capsys: pytest.C
     assert "find itself" in capsys.readouterr().err
 
 
+@pytest.fixture
+def torn(place: Path, tmp_path: Path) -> Path:
+    """Test images of which one of 24 cannot be read, and two are training images."""
+    test = shutil.copytree(place / "test", tmp_path / "torn")
+    file = test / "dark" / "3.png"
+    file.write_bytes(file.read_bytes()[:60])
+    for name in ("0.png", "1.png"):
+        shutil.copy(place / "train" / "gray" / name, test / "gray" / name)
+    return test
+
+
+def test_images_that_no_score_is_of_are_said_beside_it_and_kept(
+    place: Path, torn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--test", str(torn), "--k", "3", "--out", str(tmp_path / "out.json")]
+    assert evaluate(place, "knn", *words, test=False) == 74
+    assert "allow more than 0.01 (data.max_bad_frac, or --max-bad-frac of a command)" in capsys.readouterr().err
+    assert evaluate(place, "knn", *words, "--max-bad-frac", "0.1", test=False) == 0
+    said, report = capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
+    unread, known = report["notes"]
+    assert unread.startswith(f"note: {torn}: 1 image is unreadable and in no score; the first, {torn}/dark/3.png: ")
+    assert known == "note: 2 of 23 test images have exactly the features of a training image: the same images?"
+    assert said.endswith(f"{unread}\n{known}\n")
+    assert evaluate(place, "knn", "--k", "3") == 0
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_every_task_explains_its_own_options_and_no_others(capsys: pytest.CaptureFixture[str]) -> None:
     said = {}
     for task in TASKS:

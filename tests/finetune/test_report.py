@@ -55,7 +55,7 @@ def test_a_run_that_is_not_finished_is_named_and_no_page_is_written(
     assert not out.exists()
     (tmp_path / "run" / "results.json").write_text("{}")
     assert dinov3(["finetune", "report", str(tmp_path / "run")]) == 78
-    assert dinov3(["finetune", "report"]) == 78
+    assert dinov3(["finetune", "report"]) == 2
 
 
 def test_what_is_not_defined_is_said_and_never_a_nan_in_json() -> None:

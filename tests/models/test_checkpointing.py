@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dinov3.models.checkpointing import CheckpointedBlock, CheckpointMode, set_mode
 from dinov3.models.convnext import ConvNeXt
 from dinov3.models.vit import DinoVisionTransformer
+from tests.models import test_execution as two_sizes
 
 MODES: list[CheckpointMode] = ["none", "selective", "full"]
 
@@ -51,8 +53,10 @@ def gradients(model: Any, mode: str) -> dict[str, Tensor]:
 def test_recomputing_changes_no_gradient(build: Any, mode: str) -> None:
     plain, recomputed = gradients(build(), "none"), gradients(build(), mode)
     assert any(g.any() for g in plain.values())
+    # selective has one product for q, k and v of all crop sizes, which adds up a weight's gradient in another order
+    tolerance = 1e-5 if (build, mode) == (vit, "selective") else 0.0
     for name, grad in plain.items():
-        assert torch.equal(grad, recomputed[name]), name
+        assert (grad - recomputed[name]).norm() <= tolerance * grad.norm(), name
 
 
 def linears_run(mode: CheckpointMode) -> tuple[int, int]:
@@ -101,3 +105,14 @@ def test_nothing_is_recomputed_without_gradients() -> None:
 def test_an_unknown_mode_is_named_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"'some'.*selective"):
         set_mode(vit(), "some")
+
+
+def test_selective_recomputation_of_crops_of_two_sizes_repeats_no_product() -> None:
+    def work(mode: CheckpointMode) -> int:
+        model = two_sizes.vit()
+        model.set_checkpointing(mode)
+        with FlopCounterMode(display=False) as counter:
+            two_sizes.run(model)
+        return counter.get_total_flops()
+
+    assert work("none") == work("selective") < 0.85 * work("full")

@@ -27,7 +27,7 @@ def _angles(cos, signed_sin, token, inside, HALF: tl.constexpr, PADDED: tl.const
 
 @triton.jit
 def _turn(source, target, cos1, cos2, sin1, sin2, real, table: tl.constexpr, HALF: tl.constexpr):
-    """One head, in the number format of the table, as ``Rotation.apply`` turns it."""
+    """One head, in the number format of the table, as ``Rotation.apply`` turns it but rounded once, at the end."""
     x1 = tl.load(source, mask=real, other=0).to(table).to(tl.float32)
     x2 = tl.load(source + HALF, mask=real, other=0).to(table).to(tl.float32)
     kind: tl.constexpr = target.dtype.element_ty
