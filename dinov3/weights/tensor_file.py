@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -29,7 +30,22 @@ def write_tensor_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str
         if refused := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(refused[1]), os.strerror(int(refused[1])), str(path)) from error
         raise
+    if metadata:
+        _in_order(path)
     path.chmod(mode)
+
+
+def _in_order(path: Path) -> None:
+    """Sort the metadata in the header: the library writes it in an order of chance, and the same weights would have
+    another sha256 every time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # as it is, but for the order; otherwise the library has other words for a character
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def write_torch_file(content: dict[str, Any], path: Path) -> None:

@@ -102,7 +102,7 @@ def test_words_that_do_not_go_together(at: Path, tmp_path: Path, capsys: pytest.
         (["model.weights=a", "--out", "b"], "--out: is for `report`, `evaluate` or `export`"),
         (["report", str(tmp_path)], "results.json: cannot be read"),
     ):
-        assert dinov3(["finetune", *words]) == 78
+        assert dinov3(["finetune", *words]) == (78 if "results.json" in problem else 2)
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert problem in error

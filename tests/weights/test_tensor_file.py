@@ -52,3 +52,17 @@ def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(
     if Path("/dev/full").exists():
         with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
             write_torch_file({"a": torch.zeros(2)}, Path("/dev/full"))
+
+
+def test_the_same_content_gives_the_same_bytes_whatever_the_metadata(tmp_path: Path) -> None:
+    tensors = {"b": torch.arange(3.0), "a": torch.ones(2, 2, dtype=torch.bfloat16)}
+    metadata = {name: f'{name} "quoted" \u00e9 \n' for name in ("format", "arch", "preprocess", "license", "origin")}
+    written = set()
+    for number in range(20):
+        write_tensor_file(tensors, tmp_path / f"{number}.safetensors", metadata)
+        written.add((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(written) == 1
+    with safe_open(tmp_path / "0.safetensors", "pt") as file:
+        assert file.metadata() == metadata
+        assert torch.equal(file.get_tensor("b"), tensors["b"])
+        assert torch.equal(file.get_tensor("a"), tensors["a"])
