@@ -17,7 +17,7 @@ from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.labelled import unreadable
 from dinov3.finetune.metrics import metrics
 from dinov3.finetune.predictions import Predicted, write_predictions
-from dinov3.finetune.results import CALIBRATED, CURVES, PREDICTIONS, RESULTS, finite, scores
+from dinov3.finetune.results import CALIBRATED, CURVES, PREDICTIONS, RESULTS, confused, finite, scores
 from dinov3.finetune.results import FORMAT as RESULTS_FORMAT
 from dinov3.finetune.scoring import Scored
 from dinov3.finetune.selection import kept, place_of
@@ -87,6 +87,7 @@ def _results(
             "images": len(one.labels),
             "left_out": [asdict(bad) for bad in one.skipped],
             "scores": found,
+            **confused(p, one.labels),
         }
         if fitted is not None:
             after = metrics(one.probabilities(fitted.temperature), one.labels)

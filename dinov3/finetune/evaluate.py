@@ -26,9 +26,10 @@ from dinov3.finetune.results import (
     PREDICTIONS,
     RESULTS,
     Results,
+    confused,
     finite,
+    lines_of,
     scores,
-    sentence_of,
 )
 from dinov3.finetune.scoring import Scored, Scorer
 from dinov3.finetune.views import Views
@@ -75,7 +76,7 @@ def evaluate(asked: Asked) -> int:
         with replacing(asked.out / f"{CURVES}.png") as fresh:
             draw_curves({name: (p, one.labels)}, fresh)
     write_json(asked.out / RESULTS, results)
-    print("\n".join([sentence_of(results), *results["notes"]]))
+    print("\n".join(lines_of(results)))
     return 0
 
 
@@ -139,6 +140,7 @@ def _results(asked: Asked, classifier: Classifier, about: About, one: Scored) ->
         "images": len(one.labels),
         "left_out": [asdict(bad) for bad in one.skipped],
         "scores": scores(one.probabilities(), one.labels, resamples=asked.bootstrap, seed=0),
+        **confused(one.probabilities(), one.labels),
     }
     if about.temperature is not None:
         after = metrics(one.probabilities(about.temperature), one.labels)

@@ -49,6 +49,13 @@ def checked(p: Array, y: Array) -> tuple[Array, Array]:
     return p, whole
 
 
+def confusion(p: Array, y: Array) -> Array:
+    """Images ``[C, C]`` of each class (rows) by what is predicted (columns): the likeliest class, of two number 1 at p >= 0.5."""
+    p, y = checked(p, y)
+    predicted, classes = (p >= 0.5, 2) if p.ndim == 1 else (p.argmax(1), p.shape[1])
+    return np.bincount(y * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
 def operating_points(p: Array, y: Array) -> OperatingPoints:
     """Counts at every distinct threshold, for ``p`` [N] and ``y`` [N] in {0, 1}."""
     order = np.argsort(-p, kind="stable")

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 from dinov3.finetune.curves import draw_curves, has_curves
 from dinov3.finetune.kinds import CLASSIFIER, JUDGED
 from dinov3.finetune.predictions import Predicted, read_predictions
-from dinov3.finetune.results import PREDICTIONS, RESULTS, Results, notes_of, positive_of, read_results, shown
+from dinov3.finetune.results import (
+    PREDICTIONS,
+    RESULTS,
+    Results,
+    by_class_of,
+    notes_of,
+    positive_of,
+    read_results,
+    shown,
+)
 from dinov3.runs.output import check_output_file
 from dinov3.system.columns import aligned
 from dinov3.system.errors import UsageError
@@ -65,7 +74,11 @@ def _sections(runs: Sequence[Path]) -> Iterator[Section]:
     found = [(path, read_results(path / RESULTS)) for path in by_room.pop(CLASSIFIER, [])]
     for part in ("test", "validation"):
         if any(part in results["sets"] for _, results in found):
-            notes = [f"{path.resolve().name}: {note}" for path, results in found for note in notes_of(results)]
+            notes = [
+                f"{path.resolve().name}: {line}"
+                for path, results in found
+                for line in (*by_class_of(results, part), *notes_of(results))
+            ]
             yield Section(f"{part}, with 95 % intervals", rows_of(found, part), _picture(found, part), notes)
     for room, paths in by_room.items():
         yield _judged(import_module(f"{room}.evaluate").JUDGE, paths)

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dinov3.config.shown import shown as harmless
 from dinov3.finetune.bootstrap import bootstrap
 from dinov3.finetune.errors import FinetuneError
-from dinov3.finetune.metrics import Array, metrics
+from dinov3.finetune.metrics import Array, confusion, metrics
 from dinov3.system.json_file import JsonError, Maybe, as_form, read_object
 
 RESULTS, PREDICTIONS, CURVES = "results.json", "predictions.csv", "roc_pr_reliability"
 FORMAT = "dinov3-finetune-results"
+CLASSES = 12  # in a line
+MOST_CLASSES = 200  # whose confusion is written down
 CALIBRATED = ("NLL", "Brier", "ECE")  # what a temperature changes
 Results = dict[str, Any]
 _SCORE = {name: Maybe(float) for name in ("value", "low", "high")}
@@ -38,6 +41,12 @@ def scores(p: Array, y: Array, *, resamples: int, seed: int) -> dict[str, dict[s
         for name, interval in bootstrap(p, y, resamples=resamples, seed=seed).items():
             rows[name] |= {"low": finite(interval.low), "high": finite(interval.high)}
     return rows
+
+
+def confused(p: Array, y: Array) -> dict[str, list[list[int]]]:
+    """``{"confusion": [[…]]}`` as ``metrics.confusion`` counts it; of very many classes nothing."""
+    classes = 2 if p.ndim == 1 else p.shape[1]
+    return {} if classes > MOST_CLASSES else {"confusion": confusion(p, y).tolist()}
 
 
 def read_results(path: Path) -> Results:
@@ -74,6 +83,27 @@ def sentence_of(results: Results) -> str:
     parts = parts or ["no validation and no test images: no scores"]
     positive = f", positive {positive_of(results)!r}" if positive_of(results) else ""
     return f"{results['label']}{', 8 views' if results['tta'] else ''}{positive}; " + "; ".join(parts)
+
+
+def by_class_of(results: Results, part: str) -> list[str]:
+    """A line on how many images of each class are recognised: of many classes the worst. None of older files."""
+    rows, names = results["sets"].get(part, {}).get("confusion"), results.get("names")
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(rows) for row in rows):
+        return []
+    found = []
+    for label, row in enumerate(rows):
+        name = names[label] if isinstance(names, list) and label < len(names) else label
+        if all(isinstance(count, int) for count in row) and sum(row):
+            found.append((row[label] / sum(row), f"{harmless(str(name))} {row[label]:,} of {sum(row):,}"))
+    worst = sorted(found, key=lambda pair: pair[0])[:CLASSES] if len(found) > CLASSES else found
+    said = f", the {CLASSES} worst of {len(found)} classes" * (len(found) > CLASSES)
+    return [f"{part}, recognised{said}: {', '.join(text for _, text in worst)}"] if found else []
+
+
+def lines_of(results: Results) -> list[str]:
+    """What is printed of a finished run: its sentence, what became of each class, notes."""
+    classes = [line for part in results["sets"] for line in by_class_of(results, part)]
+    return [sentence_of(results), *classes, *notes_of(results)]
 
 
 def notes_of(results: Results) -> list[str]:

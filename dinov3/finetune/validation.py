@@ -13,7 +13,7 @@ import numpy as np
 from dinov3.engine.look import Look, Row
 from dinov3.finetune.config import ClassifyConfig
 from dinov3.finetune.metrics import metrics
-from dinov3.finetune.results import RESULTS, finite, notes_of, read_results, sentence_of
+from dinov3.finetune.results import RESULTS, finite, lines_of, read_results
 from dinov3.finetune.scoring import Scored
 from dinov3.finetune.selection import PREFIX, best, keep_if_best
 from dinov3.runs.folder import RunFolder
@@ -85,5 +85,4 @@ def result_lines(run: RunFolder) -> list[str]:
     path = run.path / RESULTS
     if not path.is_file():
         return []
-    results = read_results(path)
-    return [sentence_of(results), *notes_of(results)]
+    return lines_of(read_results(path))

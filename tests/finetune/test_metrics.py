@@ -16,6 +16,7 @@ from dinov3.finetune.metrics import (
     auroc,
     binary_metrics,
     calibration_bins,
+    confusion,
     metrics,
     multiclass_metrics,
     operating_points,
@@ -119,3 +120,9 @@ def test_a_class_that_never_occurs_is_left_out_of_the_means() -> None:
 def test_what_no_metric_is_defined_for_is_refused(p: list[float], y: list[float], text: str) -> None:
     with pytest.raises(MetricError, match=text):
         binary_metrics(np.array(p), np.array(y))
+
+
+def test_confusion_counts_every_image_once_by_its_class_and_what_it_is_taken_for() -> None:
+    p = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2]])
+    assert confusion(p, np.array([0, 0, 2, 1])).tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 1]]
+    assert confusion(np.array([0.5, 0.49, 0.9]), np.array([1, 1, 0])).tolist() == [[0, 1], [1, 1]]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dinov3.cli import main as dinov3
 from dinov3.finetune.predictions import Predicted, write_predictions
-from dinov3.finetune.results import FORMAT, finite, scores, shown
+from dinov3.finetune.results import FORMAT, by_class_of, finite, scores, shown
 from dinov3.system.files import write_json
 
 
@@ -90,3 +91,17 @@ def test_dense_heads_stand_in_a_table_of_their_task_with_their_pictures(
     assert page.count("<h2>") == 3
     assert page.count('alt="predictions"') == 1
     assert "<i>" not in page
+
+
+def test_every_class_has_its_count_and_of_many_the_worst_are_named() -> None:
+    def lines(rows: Any, names: Any = None) -> list[str]:
+        return by_class_of({"sets": {"test": {"confusion": rows}}, "names": names}, "test")
+
+    assert lines([[38, 2], [30, 0]], ["normal", "tumour"]) == ["test, recognised: normal 38 of 40, tumour 0 of 30"]
+    assert lines([[3, 1], [0, 0]]) == ["test, recognised: 0 3 of 4"]
+    many = np.diag(np.arange(1, 41)) + np.eye(40, k=1, dtype=int)
+    (said,) = lines(many.tolist())
+    assert said.startswith("test, recognised, the 12 worst of 40 classes: 0 1 of 2, 1 2 of 3, ")
+    assert said.count(" of ") == 13
+    assert lines([[1, 2]]) == lines(None) == lines([["a", "b"], [0, 0]]) == []
+    assert lines([[1, 0], [0, 1]], ["a\x1b[31m", "b"]) == ["test, recognised: a\\x1b[31m 1 of 1, b 1 of 1"]
