@@ -33,7 +33,7 @@ from dinov3.finetune.classifier import Classifier
 from dinov3.finetune.classifier_file import About, load_classifier, write_classifier
 from dinov3.finetune.evaluate import views_of
 from dinov3.finetune.labelled import LabelledSet, open_labelled
-from dinov3.finetune.metrics import metrics
+from dinov3.finetune.measures.metrics import metrics
 from dinov3.finetune.results import read_results
 from dinov3.finetune.scoring import Scorer
 from dinov3.finetune.selection import LOWER_IS_BETTER

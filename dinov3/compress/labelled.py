@@ -21,11 +21,11 @@ from dinov3.data.storage.labels import every_label, matched_classes
 from dinov3.eval.knn import knn_accuracy
 from dinov3.eval.linear import LinearProbe, fit_linear
 from dinov3.features.preprocess import Preprocess
-from dinov3.finetune.bootstrap import bootstrap
-from dinov3.finetune.calibration import softmax
 from dinov3.finetune.classifier import Classifier
 from dinov3.finetune.labelled import LabelledSet
-from dinov3.finetune.metrics import Array, metrics
+from dinov3.finetune.measures.bootstrap import bootstrap
+from dinov3.finetune.measures.calibration import softmax
+from dinov3.finetune.measures.metrics import Array, metrics
 from dinov3.finetune.views import Views
 
 Rows = dict[str, dict[str, float]]  # by metric: value, and where there is an interval low and high

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dinov3.finetune.calibration import Temperature, fit_temperature
 from dinov3.finetune.classifier import Classifier
 from dinov3.finetune.classifier_file import ABOUT, FORMAT, VERSION, load_classifier, place_folder, read_about
 from dinov3.finetune.curves import draw_curves, has_curves
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.labelled import unreadable
-from dinov3.finetune.metrics import metrics
+from dinov3.finetune.measures.calibration import Temperature, fit_temperature
+from dinov3.finetune.measures.metrics import metrics
 from dinov3.finetune.predictions import Predicted, write_predictions
 from dinov3.finetune.results import CALIBRATED, CURVES, PREDICTIONS, RESULTS, confused, finite, scores
 from dinov3.finetune.results import FORMAT as RESULTS_FORMAT

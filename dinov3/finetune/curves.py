@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from dinov3.finetune.metrics import (
+from dinov3.finetune.measures.metrics import (
     BINS,
     Array,
     MetricError,

@@ -17,7 +17,7 @@ from dinov3.finetune.classifier_file import About, folder_of, load_classifier
 from dinov3.finetune.curves import draw_curves, has_curves
 from dinov3.finetune.errors import FinetuneError
 from dinov3.finetune.labelled import LabelledSet, checked_labels, open_labelled, unreadable, with_numbers_of
-from dinov3.finetune.metrics import metrics
+from dinov3.finetune.measures.metrics import metrics
 from dinov3.finetune.predictions import Predicted, write_predictions
 from dinov3.finetune.results import (
     CALIBRATED,

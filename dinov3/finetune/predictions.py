@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dinov3.finetune.metrics import Array, MetricError, checked
+from dinov3.finetune.measures.metrics import Array, MetricError, checked
 from dinov3.system.files import write_whole
 
 FIXED, NAME = ("run", "split", "index", "label"), "image"

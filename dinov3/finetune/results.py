@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.config.shown import shown as harmless
-from dinov3.finetune.bootstrap import bootstrap
 from dinov3.finetune.errors import FinetuneError
-from dinov3.finetune.metrics import Array, confusion, metrics
+from dinov3.finetune.measures.bootstrap import bootstrap
+from dinov3.finetune.measures.metrics import Array, confusion, metrics
 from dinov3.system.json_file import JsonError, Maybe, as_form, read_object
 
 RESULTS, PREDICTIONS, CURVES = "results.json", "predictions.csv", "roc_pr_reliability"

@@ -17,10 +17,10 @@ from dinov3.distributed.collectives import gather_objects
 from dinov3.distributed.context import rank, world_size
 from dinov3.engine.precision import Precision
 from dinov3.features.extract import in_threads
-from dinov3.finetune.calibration import softmax
 from dinov3.finetune.classifier import Classifier, dihedral
 from dinov3.finetune.labelled import LabelledSet
-from dinov3.finetune.metrics import Array
+from dinov3.finetune.measures.calibration import softmax
+from dinov3.finetune.measures.metrics import Array
 from dinov3.finetune.views import Views
 
 Count = Callable[[int], object]

@@ -12,7 +12,7 @@ import numpy as np
 
 from dinov3.engine.look import Look, Row
 from dinov3.finetune.config import ClassifyConfig
-from dinov3.finetune.metrics import metrics
+from dinov3.finetune.measures.metrics import metrics
 from dinov3.finetune.results import RESULTS, finite, lines_of, read_results
 from dinov3.finetune.scoring import Scored
 from dinov3.finetune.selection import PREFIX, best, keep_if_best

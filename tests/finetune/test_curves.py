@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn import metrics as reference
 
 from dinov3.finetune.curves import draw_curves, precision_recall_curve, roc_curve
-from dinov3.finetune.metrics import MetricError
+from dinov3.finetune.measures.metrics import MetricError
 
 
 def sample(seed: int = 0, n: int = 200) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinov3.finetune.metrics import MetricError
+from dinov3.finetune.measures.metrics import MetricError
 from dinov3.finetune.predictions import Predicted, read_predictions, write_predictions
 
 

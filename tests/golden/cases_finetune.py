@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dinov3.finetune.bootstrap import bootstrap
-from dinov3.finetune.calibration import fit_temperature
-from dinov3.finetune.metrics import BINARY, binary_metrics, calibration_bins, expected_calibration_error
+from dinov3.finetune.measures.bootstrap import bootstrap
+from dinov3.finetune.measures.calibration import fit_temperature
+from dinov3.finetune.measures.metrics import BINARY, binary_metrics, calibration_bins, expected_calibration_error
 from dinov3.models.lora import LowRank, RowBlocks, adapters_of, add_lora, merge_lora, unmerge_lora
 from dinov3.models.vit import DinoVisionTransformer
 from dinov3.models.vit_config import QKV

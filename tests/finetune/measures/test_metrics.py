@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from dinov3.finetune.metrics import (
+from dinov3.finetune.measures.metrics import (
     BINARY,
     MetricError,
     auroc,

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinov3.finetune.bootstrap import bootstrap
-from dinov3.finetune.metrics import MetricError, binary_metrics
+from dinov3.finetune.measures.bootstrap import bootstrap
+from dinov3.finetune.measures.metrics import MetricError, binary_metrics
 
 
 def sample(n: int = 80) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dinov3.finetune.metrics import Array, MetricError
+from dinov3.finetune.measures.metrics import Array, MetricError
 
 LOWEST, HIGHEST = 0.05, 20.0
 HALVINGS = 100  # of the interval of 1 / T: to the last bit

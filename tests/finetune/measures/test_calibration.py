@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinov3.finetune.calibration import HIGHEST, LOWEST, fit_temperature, softmax
-from dinov3.finetune.metrics import MetricError, multiclass_metrics
+from dinov3.finetune.measures.calibration import HIGHEST, LOWEST, fit_temperature, softmax
+from dinov3.finetune.measures.metrics import MetricError, multiclass_metrics
 
 
 def overconfident(n: int = 3000, classes: int = 5, temperature: float = 3.0) -> tuple[np.ndarray, np.ndarray]:

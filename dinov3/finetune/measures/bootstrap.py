@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dinov3.finetune.metrics import Array, MetricError, checked, metrics
+from dinov3.finetune.measures.metrics import Array, MetricError, checked, metrics
 
 
 class Interval(NamedTuple):
