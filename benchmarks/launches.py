@@ -1,6 +1,6 @@
 """Graph breaks of a compiled step, and how many kernels its forward and backward pass start, before and after: a JSON line.
 
-    python benchmarks/launches.py --arch vit_small --batch 2 --prototypes 1024
+    python benchmarks/launches.py --arch vit_small --depth 2
 
 Counted on a CPU: every operator that computes and every loop that the compiler writes stands for a kernel of a GPU; views
 and allocations are not counted. The same step in the two forms it has on a GPU, all tokens computed: eager and plain

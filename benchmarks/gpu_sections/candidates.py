@@ -52,10 +52,16 @@ def heads(crops: int, side: int, device: torch.device, repeats: int) -> Row:
     for name, execution in (("compiled", Execution()), ("kernels", Execution(fused_rotation=True))):
         attention = SelfAttention(DIM, HEADS, qkv_bias=True, proj_bias=True, mask_k_bias=False)
         attention.execution = execution
-        form = torch.compile(attention.heads, backend="inductor" if device.type == "cuda" else "eager", fullgraph=True)
+        form = compiled(attention.heads, device)
         forms[name] = lambda x, form=form: form(x, rotation)
     moved = 2 * 2 * qkv.numel() * 2  # read and written, forward and backward, two bytes each
     return beside(forms, qkv, given, moved, device, repeats)
+
+
+def compiled(form: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """As training compiles a backbone: a graph for each size, none for all."""
+    backend = "inductor" if device.type == "cuda" else "eager"
+    return torch.compile(form, backend=backend, fullgraph=True, dynamic=False)
 
 
 def gelus(rows: int, width: int, device: torch.device, repeats: int) -> Row:
@@ -64,7 +70,7 @@ def gelus(rows: int, width: int, device: torch.device, repeats: int) -> Row:
     given = [torch.randn(rows, width, generator=generator, device=device).bfloat16()]
     forms: dict[str, Callable[[Tensor], Sequence[Tensor]]] = {}
     for name, form in (("compiled", F.gelu), ("polynomial", gelu)):
-        made = torch.compile(form, backend="inductor" if device.type == "cuda" else "eager", fullgraph=True)
+        made = compiled(form, device)
         forms[name] = lambda x, made=made: (made(x),)
     return beside(forms, x, given, (2 + 3) * x.numel() * 2, device, repeats)
 

@@ -1,4 +1,4 @@
-"""Sections G, I and J: a whole training step of ViT-B, ViT-S (also from files) and ViT-L; K and L: ViT-B in other forms."""
+"""Sections G, I and J: a whole training step of ViT-B, ViT-S (also from files) and ViT-L; K, L and O: ViT-B in other forms."""
 
 from __future__ import annotations
 

@@ -83,6 +83,12 @@ def raise_limit(limit: float) -> str:
     return f"mend the data or allow more than {limit:g} (data.max_bad_frac, or --max-bad-frac of a command)"
 
 
+def by_chance(limit: float, samples: int) -> float:
+    """The most of ``samples`` that may be bad where a share of ``limit`` is: three standard deviations above it."""
+    expected = limit * samples
+    return expected + 3 * math.sqrt(expected)
+
+
 class BadSampleCount:
     """How many of this process's samples were bad. Ends the run above ``limit``, a share of all samples.
 
@@ -97,8 +103,7 @@ class BadSampleCount:
         """Count one batch. Raises TooManyBadSamples."""
         self.samples += samples
         self.bad += len(bad)
-        expected = self.limit * max(self.samples, LEAST_SAMPLES)
-        if self.bad > expected + 3 * math.sqrt(expected):
+        if self.bad > by_chance(self.limit, max(self.samples, LEAST_SAMPLES)):
             raise TooManyBadSamples(
                 f"{self.bad} unreadable images among {self.samples} samples, the last {bad[-1].name}: {bad[-1].reason}; "
                 f"data.max_bad_frac is {self.limit:g}: mend the data or raise it"

@@ -138,7 +138,7 @@ def unreadable(labelled: LabelledSet, bad: Sequence[BadSample], kept: NDArray[np
     classes, counts = np.unique(lost, return_counts=True)
     rows = sorted(zip(counts.tolist(), classes.tolist(), strict=True), reverse=True)[:SHOWN]
     said = ", ".join(
-        f"{count:,} of {int((labelled.labels == label).sum()):,} of {labelled.names[label] if labelled.names else label!r}"
+        f"{count:,} of {int((labelled.labels == label).sum()):,} of {(labelled.names[label] if labelled.names else label)!r}"
         for count, label in rows
     )
     return left_out_note(bad, len(labelled), labelled.text, f" ({said})")

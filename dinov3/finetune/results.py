@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def by_class_of(results: Results, part: str) -> list[str]:
     for label, row in enumerate(rows):
         name = names[label] if isinstance(names, list) and label < len(names) else label
         if all(isinstance(count, int) for count in row) and sum(row):
-            found.append((row[label] / sum(row), f"{harmless(str(name))} {row[label]:,} of {sum(row):,}"))
+            found.append((Fraction(row[label], sum(row)), f"{harmless(str(name))} {row[label]:,} of {sum(row):,}"))
     worst = sorted(found, key=lambda pair: pair[0])[:CLASSES] if len(found) > CLASSES else found
     said = f", the {CLASSES} worst of {len(found)} classes" * (len(found) > CLASSES)
     return [f"{part}, recognised{said}: {', '.join(text for _, text in worst)}"] if found else []

@@ -22,7 +22,7 @@ from dinov3.features.cache import MANIFEST, FeatureSet, write_manifest
 from dinov3.features.shards import read_record, shard_is_whole, write_shard
 from dinov3.finetune.report import rows_of
 from dinov3.finetune.results import FORMAT as RESULTS_FORMAT
-from dinov3.finetune.results import read_results, sentence_of
+from dinov3.finetune.results import lines_of, read_results
 from dinov3.generate.buckets import Bucket
 from dinov3.generate.errors import GenerateError
 from dinov3.generate.plan import PLAN_FORM, Plan, ShardPlan
@@ -290,14 +290,15 @@ def test_a_list_of_json_lines_holds_any_character(tmp_path: Path) -> None:
 
 def test_the_results_of_a_fine_tuning_run(tmp_path: Path) -> None:
     score = {"value": 0.9, "low": 0.8, "high": None}
-    part = {"images": 3, "scores": {"AUROC": score, "BalancedAcc": score}}
+    part = {"images": 3, "scores": {"AUROC": score, "BalancedAcc": score}, "confusion": [[1, 0], [1, 1]]}
     content = {"format": RESULTS_FORMAT, "run": "a", "label": "b", "step": 1, "parameters": 2, "tta": False}
+    content |= {"names": ["x", "y"], "notes": ["note: z"]}
     path = tmp_path / "results.json"
     path.write_text(json.dumps({**content, "sets": {"test": part}}))
 
     def read() -> None:
         found = read_results(path)
-        sentence_of(found)
+        lines_of(found)
         rows_of([(tmp_path, found)], "test")
 
     survives(path, read)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from dinov3.data.bad_samples import BadSample, raise_limit
+from dinov3.data.bad_samples import BadSample, by_chance, raise_limit
 from dinov3.data.errors import BadImage, DataError, TooManyBadSamples
 from dinov3.distributed.collectives import gather_objects
 from dinov3.distributed.context import rank, world_size
@@ -81,8 +80,7 @@ def check_sample(n: int, read: Callable[[int], object], name: Callable[[int], st
             read(index)
         except (BadImage, OSError) as error:
             bad.append(BadSample(name(index), str(error)))
-    expected = most_bad * len(indices)
-    if len(bad) > expected + (3 * math.sqrt(expected) if len(indices) < n else 0):
+    if len(bad) > (by_chance(most_bad, len(indices)) if len(indices) < n else most_bad * n):
         raise DataError(
             f"{text}: {len(bad)} of {len(indices)} images cannot be used, the first {bad[0].name}: {bad[0].reason}; "
             f"{raise_limit(most_bad)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from torch import nn
 
@@ -53,3 +55,22 @@ def test_too_many_end_it_with_one_line() -> None:
     with pytest.raises(DataError, match=r"DATA: 1 of 6 images cannot be used, the first 3: torn"):
         check_sample(6, read, str, "DATA", 0.1)
     check_sample(6, read, str, "DATA", 0.5)
+
+
+@pytest.mark.parametrize(("bad", "refused"), [(6, False), (7, True)])
+def test_of_a_sample_chance_is_allowed_for_and_of_a_whole_set_none(bad: int, refused: bool) -> None:
+    def read(index: int) -> None:
+        if (
+            index % 10 == 0 and index < 10 * bad
+        ):  # every tenth of 2,000 is looked at: ``bad`` of 200, where 2 are allowed
+            raise BadImage("torn")
+
+    with pytest.raises(DataError, match="7 of 200") if refused else nullcontext():
+        check_sample(2000, read, str, "DATA", 0.01)
+    with pytest.raises(DataError, match="1 of 60"):
+        check_sample(60, read_one, str, "DATA", 0.01)
+
+
+def read_one(index: int) -> None:
+    if index == 59:
+        raise BadImage("torn")
